@@ -1,0 +1,215 @@
+"""Boxes, grids and the letterbox: the only place where coordinates are converted.
+
+Conventions, used everywhere:
+    * pixel boxes are ``BoxXYXY``: floats, half-open ``[x0, x1) x [y0, y1)``, in source-image pixels
+      unless a name says canvas;
+    * cell boxes are ``GridBox``: ints, half-open, in grid cells;
+    * grids are ``GridShape(height, width)``; image sizes are ``(width, height)`` as in Pillow;
+    * the canvas is the square (or the image itself) that the model sees; a grid divides it evenly.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+class GridShape(NamedTuple):
+    """Image-token lattice, (height, width) in cells."""
+
+    height: int
+    width: int
+
+    @property
+    def num_cells(self) -> int:
+        """Number of image tokens on the grid."""
+        return self.height * self.width
+
+
+class GridBox(NamedTuple):
+    """Half-open box in grid cells."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    @property
+    def area(self) -> int:
+        """Number of cells covered; 0 for an empty box."""
+        return max(self.x1 - self.x0, 0) * max(self.y1 - self.y0, 0)
+
+
+class BoxXYXY(NamedTuple):
+    """Half-open box in pixels."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    @property
+    def area(self) -> float:
+        """Area in square pixels; 0 for an empty box."""
+        return max(self.x1 - self.x0, 0.0) * max(self.y1 - self.y0, 0.0)
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """Centre as (x, y)."""
+        return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
+
+    def intersection(self, other: "BoxXYXY") -> "BoxXYXY":
+        """Overlap with ``other``; has area 0 when they do not meet."""
+        return BoxXYXY(
+            max(self.x0, other.x0),
+            max(self.y0, other.y0),
+            min(self.x1, other.x1),
+            min(self.y1, other.y1),
+        )
+
+    def iou(self, other: "BoxXYXY") -> float:
+        """Intersection over union in [0, 1]; 0 when both are empty."""
+        overlap = self.intersection(other).area
+        union = self.area + other.area - overlap
+        return overlap / union if union > 0 else 0.0
+
+    def coverage_of(self, target: "BoxXYXY") -> float:
+        """Share of ``target``'s area that lies inside this box, in [0, 1]."""
+        return self.intersection(target).area / target.area if target.area > 0 else 0.0
+
+    def to_pixels(self, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Smallest whole-pixel box that contains this one, clipped to the image.
+
+        The result always has at least one pixel: a crop of it is never empty.
+
+        Args:
+            image_size: (width, height) of the image.
+        """
+        width, height = image_size
+        x0 = min(max(math.floor(self.x0 + 1e-6), 0), width - 1)
+        y0 = min(max(math.floor(self.y0 + 1e-6), 0), height - 1)
+        x1 = min(max(math.ceil(self.x1 - 1e-6), x0 + 1), width)
+        y1 = min(max(math.ceil(self.y1 - 1e-6), y0 + 1), height)
+        return x0, y0, x1, y1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letterbox:
+    """Placement of an image on the canvas that the model sees, at source resolution.
+
+    The canvas is measured in source pixels; resizing it to the model's input changes no relation
+    between boxes and grid cells, so the model's input size does not appear here.
+    """
+
+    image_width: int
+    image_height: int
+    pad_left: int
+    pad_top: int
+    canvas_width: int
+    canvas_height: int
+
+    @classmethod
+    def square(cls, image_size: tuple[int, int]) -> "Letterbox":
+        """Centre the image on a square of its longer side (LLaVA's ``expand2square``).
+
+        Args:
+            image_size: (width, height) in pixels.
+        """
+        width, height = image_size
+        side = max(width, height)
+        return cls(
+            image_width=width,
+            image_height=height,
+            pad_left=(side - width) // 2,
+            pad_top=(side - height) // 2,
+            canvas_width=side,
+            canvas_height=side,
+        )
+
+    @classmethod
+    def identity(cls, image_size: tuple[int, int]) -> "Letterbox":
+        """No padding: the canvas is the image (models with dynamic grids).
+
+        Args:
+            image_size: (width, height) in pixels.
+        """
+        width, height = image_size
+        return cls(
+            image_width=width,
+            image_height=height,
+            pad_left=0,
+            pad_top=0,
+            canvas_width=width,
+            canvas_height=height,
+        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(width, height) of the source image in pixels."""
+        return self.image_width, self.image_height
+
+    def paste(
+        self, image: Image.Image, fill: tuple[int, int, int], size: tuple[int, int]
+    ) -> Image.Image:
+        """Draw the canvas: the image padded with ``fill``, resized to ``size`` (width, height)."""
+        if image.size != self.image_size:
+            raise ValueError(f"letterbox is for {self.image_size} pixels, image has {image.size}")
+        canvas = Image.new("RGB", (self.canvas_width, self.canvas_height), fill)
+        canvas.paste(image, (self.pad_left, self.pad_top))
+        return canvas.resize(size, Image.Resampling.BICUBIC)
+
+    def to_canvas(self, box: BoxXYXY) -> BoxXYXY:
+        """Source-pixel box -> canvas-pixel box."""
+        return BoxXYXY(
+            box.x0 + self.pad_left,
+            box.y0 + self.pad_top,
+            box.x1 + self.pad_left,
+            box.y1 + self.pad_top,
+        )
+
+    def to_image(self, box: BoxXYXY) -> BoxXYXY:
+        """Canvas-pixel box -> source-pixel box, clipped to the image (area 0 if all padding)."""
+        x0, x1 = (min(max(x - self.pad_left, 0.0), float(self.image_width)) for x in box[0::2])
+        y0, y1 = (min(max(y - self.pad_top, 0.0), float(self.image_height)) for y in box[1::2])
+        return BoxXYXY(x0, y0, x1, y1)
+
+    def cell_size(self, grid: GridShape) -> tuple[float, float]:
+        """Size of one grid cell as (width, height) in source pixels."""
+        return self.canvas_width / grid.width, self.canvas_height / grid.height
+
+    def cells_to_image(self, box: GridBox, grid: GridShape) -> BoxXYXY:
+        """Grid box -> source-pixel box, clipped to the image (area 0 if all padding)."""
+        cell_width, cell_height = self.cell_size(grid)
+        return self.to_image(
+            BoxXYXY(
+                box.x0 * cell_width,
+                box.y0 * cell_height,
+                box.x1 * cell_width,
+                box.y1 * cell_height,
+            )
+        )
+
+    def coverage(self, box: BoxXYXY, grid: GridShape) -> NDArray[np.float32]:
+        """Share of each grid cell covered by a source-pixel box, (h, w) in [0, 1]; exact."""
+        canvas_box = self.to_canvas(box)
+        cell_width, cell_height = self.cell_size(grid)
+        along_x = _overlap_ratios(canvas_box.x0 / cell_width, canvas_box.x1 / cell_width, grid.width)
+        along_y = _overlap_ratios(
+            canvas_box.y0 / cell_height, canvas_box.y1 / cell_height, grid.height
+        )
+        return (along_y[:, None] * along_x[None, :]).astype(np.float32)
+
+    def content_mask(self, grid: GridShape) -> NDArray[np.bool_]:
+        """Cells that show any of the image, (h, w); the others are padding only."""
+        whole_image = BoxXYXY(0.0, 0.0, float(self.image_width), float(self.image_height))
+        # A sliver thinner than a ten-thousandth of a cell is rounding, not content.
+        return self.coverage(whole_image, grid) > 1e-4
+
+
+def _overlap_ratios(start: float, stop: float, num_cells: int) -> NDArray[np.float64]:
+    """Share of each unit cell [i, i + 1) covered by [start, stop)."""
+    edges = np.arange(num_cells, dtype=np.float64)
+    return np.clip(np.minimum(edges + 1, stop) - np.maximum(edges, start), 0.0, 1.0)
