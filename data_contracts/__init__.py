@@ -1,0 +1,1 @@
+"""Versioned schemas, enums, settings and artifact references."""

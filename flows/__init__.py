@@ -1,0 +1,1 @@
+"""Wiring and concurrency: Prefect flows and the command line."""

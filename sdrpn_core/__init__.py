@@ -1,0 +1,1 @@
+"""Numerics, models, training, inference, benchmarks and reports; no orchestration, no storage."""

@@ -196,7 +196,9 @@ class Letterbox:
         """Share of each grid cell covered by a source-pixel box, (h, w) in [0, 1]; exact."""
         canvas_box = self.to_canvas(box)
         cell_width, cell_height = self.cell_size(grid)
-        along_x = _overlap_ratios(canvas_box.x0 / cell_width, canvas_box.x1 / cell_width, grid.width)
+        along_x = _overlap_ratios(
+            canvas_box.x0 / cell_width, canvas_box.x1 / cell_width, grid.width
+        )
         along_y = _overlap_ratios(
             canvas_box.y0 / cell_height, canvas_box.y1 / cell_height, grid.height
         )
@@ -212,4 +214,5 @@ class Letterbox:
 def _overlap_ratios(start: float, stop: float, num_cells: int) -> NDArray[np.float64]:
     """Share of each unit cell [i, i + 1) covered by [start, stop)."""
     edges = np.arange(num_cells, dtype=np.float64)
-    return np.clip(np.minimum(edges + 1, stop) - np.maximum(edges, start), 0.0, 1.0)
+    overlap: NDArray[np.float64] = np.minimum(edges + 1, stop) - np.maximum(edges, start)
+    return overlap.clip(0.0, 1.0)

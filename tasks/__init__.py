@@ -1,0 +1,1 @@
+"""One file per stage: read artifacts, call core, commit an artifact."""

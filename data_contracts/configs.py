@@ -1,0 +1,207 @@
+"""Configuration of a run: what to compute (``PipelineConfig``) and how to (``RuntimeConfig``).
+
+Only ``PipelineConfig`` takes part in artifact identity. Defaults live here and nowhere else.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from data_contracts.base import Settings
+from data_contracts.enums import Method, QuestionKind
+from data_contracts.errors import SdrpnError
+from data_contracts.label_settings import LabelSettings, RegionSettings
+
+S = TypeVar("S", bound=Settings)
+
+
+class ConfigError(SdrpnError, ValueError):
+    """A configuration cannot be used; the message names the key and the remedy."""
+
+
+class LlavaMixSource(Settings):
+    """Question-image pairs in the format of LLaVA's instruction mix."""
+
+    type: Literal["llava_mix"] = "llava_mix"
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    records: str
+    """URI of the JSON list of conversations."""
+    images: str
+    """URI of the folder that the records' ``image`` paths start from."""
+    boxes: str | None = None
+    """URI of a JSONL with true boxes; evaluation alone reads it."""
+
+
+class SceneSource(Settings):
+    """Generated scenes, written out as a LLaVA mix before anything reads them."""
+
+    type: Literal["scenes"] = "scenes"
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    num_images: int = Field(gt=0)
+    seed: int = Field(ge=0)
+    readable: bool = False
+    """Print large enough for the model's own input size."""
+
+
+Source = Annotated[LlavaMixSource | SceneSource, Field(discriminator="type")]
+
+
+class ModelConfig(Settings):
+    """The frozen multimodal LLM."""
+
+    profile: str = "reference"
+    """Name of a packaged profile, or path of a profile file (YAML or JSON)."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class RecordsConfig(Settings):
+    """How source records become questions."""
+
+    turns: Literal["first", "all"] = "first"
+    datasets: dict[str, QuestionKind] = {
+        "gqa": QuestionKind.NATURAL,
+        "coco": QuestionKind.NATURAL,
+        "vg": QuestionKind.NATURAL,
+        "ocr_vqa": QuestionKind.TEXTUAL,
+        "textvqa": QuestionKind.TEXTUAL,
+    }
+    """First folder of a record's image path -> kind of its questions."""
+    default_kind: QuestionKind = QuestionKind.NATURAL
+    max_records: int | None = Field(None, gt=0)
+    """Fixed-seed subset, drawn by question id; None keeps all."""
+    rows_per_shard: int = Field(2048, gt=0)
+
+
+class ExtractionConfig(Settings):
+    """Attention extraction."""
+
+    max_new_tokens: int = Field(128, gt=0)
+    rows_per_shard: int = Field(256, gt=0)
+    max_failure_rate: float = Field(0.05, ge=0, le=1)
+    """A shard with a larger share of unreadable images fails."""
+
+
+class TrainingConfig(Settings):
+    """RPN training (method.md section 5)."""
+
+    num_epochs: int = Field(1, gt=0)
+    batch_size: int = Field(32, gt=0)
+    learning_rate: float = Field(5e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    loss: Literal["bce", "focal", "mse"] = "bce"
+    validation_ratio: float = Field(0.1, gt=0, lt=1)
+    """Share of images held out of training to choose the region threshold."""
+    checkpoint_every: int = Field(50, gt=0)
+    """Optimiser steps between resume points."""
+    seed: int = 0
+
+
+class EvaluationConfig(Settings):
+    """Benchmark evaluation."""
+
+    source: Source
+    """Held-out questions; ones with true boxes also give RoI quality and the oracle."""
+    methods: tuple[Method, ...] = tuple(Method)
+    max_new_tokens: int = Field(32, gt=0)
+    crop_padding_ratio: float = Field(0.1, ge=0)
+    """Margin added to each side of the oracle's box, as a share of the box's side."""
+    num_bootstrap: int = Field(1000, gt=0)
+    rows_per_shard: int = Field(128, gt=0)
+    seed: int = 0
+
+
+class ReportConfig(Settings):
+    """The HTML report."""
+
+    num_gallery: int = Field(12, ge=0)
+
+
+class PipelineConfig(Settings):
+    """Everything that determines a run's results."""
+
+    name: str = Field(pattern=r"^[a-z0-9._-]+$")
+    sources: tuple[Source, ...] = Field(min_length=1)
+    model: ModelConfig = ModelConfig()
+    records: RecordsConfig = RecordsConfig()
+    extraction: ExtractionConfig = ExtractionConfig()
+    labels: LabelSettings | None = None
+    """None takes the model profile's settings."""
+    training: TrainingConfig = TrainingConfig()
+    regions: RegionSettings = RegionSettings.preset("default")
+    evaluation: EvaluationConfig | None = None
+    """None stops after training (a user's own pictures without a benchmark)."""
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _source_names_are_unique(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"source names must differ, got {names}")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a YAML file.
+
+        Raises:
+            ConfigError: naming the file, the key and the remedy.
+        """
+        return load_settings(cls, path)
+
+
+class RuntimeConfig(Settings):
+    """How to run: never part of an artifact's identity."""
+
+    store: str = "artifacts"
+    """URI of the artifact store: a folder, ``s3://...``, ``gs://...``, ``memory://...``."""
+    storage_options: dict[str, Any] = {}
+    """Passed to fsspec, for example ``{endpoint_url: ...}``; keep secrets in the environment."""
+    device: str = "auto"
+    batch_size: int = Field(32, gt=0)
+    num_threads: int | None = Field(None, gt=0)
+    num_workers: int = Field(1, gt=0)
+    """Shards extracted at the same time (processes; one per GPU)."""
+
+
+def load_settings(kind: type[S], path: str | Path) -> S:
+    """Read one settings model from a YAML or JSON file.
+
+    Raises:
+        ConfigError: naming the file, the key and the remedy.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; see configs/ for examples") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    return parse_settings(kind, data, str(path))
+
+
+def parse_settings(kind: type[S], data: object, origin: str) -> S:
+    """Validate plain data as one settings model.
+
+    Raises:
+        ConfigError: one line that names ``origin`` and every wrong key.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        problems = "; ".join(_describe(dict(problem)) for problem in error.errors())
+        raise ConfigError(f"{origin}: {problems}") from None
+
+
+def _describe(problem: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "top level"
+    match problem["type"]:
+        case "missing":
+            return f"key '{key}' is missing: add it"
+        case "extra_forbidden":
+            return f"key '{key}' is not known: remove it or mend its spelling"
+        case _:
+            return f"key '{key}': {problem['msg']}"

@@ -1,0 +1,73 @@
+"""Closed vocabularies shared by every layer; the values are what is stored."""
+
+from enum import IntEnum, StrEnum
+
+
+class Stage(StrEnum):
+    """Stages of the pipeline, in the order they run."""
+
+    DOWNLOAD = "download"
+    BUILD_JSONL = "build-jsonl"
+    EXTRACT_ATTENTION = "extract-attention"
+    MAKE_LABELS = "make-labels"
+    MERGE_LABELS = "merge-labels"
+    TRAIN_RPN = "train-rpn"
+    EVALUATE = "evaluate"
+    REPORT = "report"
+
+
+class QuestionKind(StrEnum):
+    """What a question asks to look at; the two kinds may use different grounding heads."""
+
+    TEXTUAL = "textual"
+    NATURAL = "natural"
+
+
+class RoiLabel(IntEnum):
+    """Per-cell pseudo-label; IGNORE equals torch's default ``ignore_index``."""
+
+    BACKGROUND = 0
+    FOREGROUND = 1
+    IGNORE = -100
+
+
+class RecordStatus(StrEnum):
+    """Whether a question-image record can enter the pipeline."""
+
+    OK = "ok"
+    TEXT_ONLY = "text_only"
+    NO_QUESTION = "no_question"
+    MALFORMED = "malformed"
+    MISSING_IMAGE = "missing_image"
+    UNREADABLE_IMAGE = "unreadable_image"
+
+
+class ExtractionStatus(StrEnum):
+    """Outcome of attention extraction for one record."""
+
+    OK = "ok"
+    EMPTY_RESPONSE = "empty_response"
+    OVERLONG_RESPONSE = "overlong_response"
+    UNREADABLE_IMAGE = "unreadable_image"
+
+
+class LabelStatus(StrEnum):
+    """Outcome of label making for one record; anything but OK is all IGNORE."""
+
+    OK = "ok"
+    NO_ATTENTION = "no_attention"
+    BOX_TOO_LARGE = "box_too_large"
+    WEAK_ATTENTION = "weak_attention"
+    NO_FOREGROUND = "no_foreground"
+    NOT_EXTRACTED = "not_extracted"
+
+
+class Method(StrEnum):
+    """Ways of answering that evaluation compares."""
+
+    BASE = "base"
+    RANDOM_CROP = "random_crop"
+    RAW_ATTENTION = "raw_attention"
+    VICROP = "vicrop"
+    SDRPN = "sdrpn"
+    ORACLE = "oracle"

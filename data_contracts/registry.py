@@ -1,0 +1,85 @@
+"""Schema ids, their contracts and their frozen fingerprints."""
+
+import hashlib
+
+import dataframely as dy
+import polars as pl
+
+from data_contracts.artifact import canonical_json
+from data_contracts.errors import SdrpnError
+from data_contracts.schemas import (
+    AttentionMapV1,
+    LabelSetV1,
+    PredictionV1,
+    PseudoLabelV1,
+    QaRecordV1,
+    SourceFileV1,
+)
+
+SCHEMAS: dict[str, type[dy.Schema]] = {
+    "source_file.v1": SourceFileV1,
+    "qa_record.v1": QaRecordV1,
+    "attention_map.v1": AttentionMapV1,
+    "pseudo_label.v1": PseudoLabelV1,
+    "label_set.v1": LabelSetV1,
+    "prediction.v1": PredictionV1,
+}
+
+
+class ContractError(SdrpnError, ValueError):
+    """Rows do not satisfy their contract."""
+
+
+def schema_for(schema_id: str) -> type[dy.Schema]:
+    """Contract with this id.
+
+    Raises:
+        ContractError: if this version of the package does not know it.
+    """
+    try:
+        return SCHEMAS[schema_id]
+    except KeyError:
+        raise ContractError(
+            f"unknown schema {schema_id!r}; this version reads {', '.join(SCHEMAS)}"
+        ) from None
+
+
+def validate(frame: pl.DataFrame, schema_id: str) -> pl.DataFrame:
+    """Return the frame with the contract's columns, types and order.
+
+    Raises:
+        ContractError: naming each broken rule and how many rows break it.
+    """
+    try:
+        return pl.DataFrame(schema_for(schema_id).validate(frame, cast=True))
+    except (dy.exc.ValidationError, dy.exc.SchemaError, pl.exceptions.PolarsError) as error:
+        raise ContractError(f"{schema_id}: {error}") from error
+
+
+def split(frame: pl.DataFrame, schema_id: str) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
+    """Separate rows that satisfy the contract from those that do not.
+
+    Returns:
+        (valid rows, invalid rows, number of rows that break each rule).
+    """
+    try:
+        outcome = schema_for(schema_id).filter(frame, cast=True)
+    except (dy.exc.ValidationError, dy.exc.SchemaError, pl.exceptions.PolarsError) as error:
+        raise ContractError(f"{schema_id}: {error}") from error
+    return pl.DataFrame(outcome.result), outcome.failure.invalid(), outcome.failure.counts()
+
+
+def empty_frame(schema_id: str) -> pl.DataFrame:
+    """A frame without rows that satisfies the contract."""
+    return pl.DataFrame(schema_for(schema_id).create_empty())
+
+
+def fingerprint(schema_id: str) -> str:
+    """Digest of a contract's columns, types, nullability and rule names."""
+    schema = schema_for(schema_id)
+    columns = [
+        [name, str(column.dtype), column.nullable, name in schema.primary_key()]
+        for name, column in schema.columns().items()
+    ]
+    rules = sorted(schema._validation_rules(with_cast=False))
+    return hashlib.sha256(canonical_json([columns, rules]).encode()).hexdigest()[:16]
