@@ -1,0 +1,143 @@
+"""Attention read-out: softmax rows of chosen queries, layers and heads, beside the fast kernel.
+
+The kernel computes the output as ever; the recorder recomputes only the rows that are asked for, in
+float32, from the very queries and keys that the kernel got. No (queries x keys) matrix of the whole
+sequence is ever formed. A recorder is passed per call, so the model itself holds no state.
+
+Shape legend: N batch, H heads, h chosen heads, S sequence, Q recorded queries, D head size,
+C image cells.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION_NAME = "sdrpn_sdpa"
+"""Name under which the recording attention is registered with transformers."""
+
+
+@dataclass
+class AttentionRecorder:
+    """Accumulates weighted attention rows from chosen queries to image cells.
+
+    Attributes:
+        heads: layer -> heads to record (None for all heads of that layer).
+        columns_NC: positions of each sample's image tokens among the keys.
+        rows_NQ: positions of the recorded queries in the current forward pass.
+        weights_NQ: weight of each recorded query; 0 for padding and finished rows.
+    """
+
+    heads: Mapping[int, tuple[int, ...] | None]
+    columns_NC: Tensor
+    rows_NQ: Tensor
+    weights_NQ: Tensor
+    sums: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> (N, h, C) weighted sum of rows so far."""
+    total_weight_N: Tensor | None = None
+
+    def aim(self, rows_NQ: Tensor, weights_NQ: Tensor) -> None:
+        """Choose the queries of the next forward pass."""
+        self.rows_NQ = rows_NQ
+        self.weights_NQ = weights_NQ
+
+    def count(self) -> None:
+        """Add the current weights to the total; call once per forward pass."""
+        weight_N = self.weights_NQ.sum(dim=1)
+        self.total_weight_N = (
+            weight_N if self.total_weight_N is None else self.total_weight_N + weight_N
+        )
+
+    def record(
+        self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float
+    ) -> None:
+        """Add this layer's rows; does nothing for layers that were not asked for.
+
+        Args:
+            layer: index of the decoder layer.
+            query: (N, H, Sq, D), rotary applied.
+            key: (N, Hkv, Skv, D), cache included, grouped heads not repeated.
+            mask: None (causal) or bool (N or 1, 1, Sq, Skv), True = keep.
+            scaling: factor on the dot products.
+        """
+        if layer not in self.heads:
+            return
+        chosen = self.heads[layer]
+        heads = list(range(query.shape[1]) if chosen is None else chosen)
+        rows = attention_rows(query, key, mask, scaling, heads, self.rows_NQ)
+        index = self.columns_NC[:, None, None, :].expand(*rows.shape[:3], -1)
+        image_rows = rows.gather(3, index)
+        weighted = (image_rows * self.weights_NQ[:, None, :, None]).sum(dim=2)
+        self.sums[layer] = self.sums[layer] + weighted if layer in self.sums else weighted
+
+    def mean(self) -> dict[int, Tensor]:
+        """Layer -> (N, h, C) mean over recorded queries; zero for samples without any."""
+        if self.total_weight_N is None:
+            return {}
+        weight = self.total_weight_N.clamp_min(1e-12)[:, None, None]
+        return {layer: total / weight for layer, total in self.sums.items()}
+
+
+def attention_rows(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    heads: list[int],
+    rows_NQ: Tensor,
+) -> Tensor:
+    """Softmax attention of chosen heads and queries over all keys, in float32.
+
+    Args:
+        query: (N, H, Sq, D).
+        key: (N, Hkv, Skv, D); H must be a multiple of Hkv.
+        mask: None for causal, else bool (N or 1, 1, Sq, Skv), True = keep.
+        scaling: factor on the dot products.
+        heads: chosen query heads.
+        rows_NQ: positions of the queries in 0..Sq-1.
+
+    Returns:
+        (N, h, Q, Skv), each row summing to 1.
+    """
+    group_size = query.shape[1] // key.shape[1]
+    key_hd = key[:, [head // group_size for head in heads]].float()
+    query_hd = query[:, heads]
+    index = rows_NQ[:, None, :, None].expand(-1, len(heads), -1, query.shape[3])
+    logits = query_hd.gather(2, index).float() @ key_hd.transpose(2, 3) * scaling
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    if mask is None:
+        keys = torch.arange(num_keys, device=query.device)
+        keep = keys <= (rows_NQ + (num_keys - num_queries))[:, None, :, None]
+    else:
+        mask_index = rows_NQ[:, None, :, None].expand(-1, 1, -1, num_keys)
+        keep = mask.expand(rows_NQ.shape[0], -1, -1, -1).gather(2, mask_index)
+    return logits.masked_fill(~keep, float("-inf")).softmax(dim=-1)
+
+
+def _recording_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    recorder: AttentionRecorder | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    if recorder is not None:
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        recorder.record(int(module.layer_idx), query, key, attention_mask, factor)  # type: ignore[arg-type]
+    output, _ = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+    return output, None
+
+
+# The mask function must be registered too: without it, padded batches silently get no mask.
+AttentionInterface.register(ATTENTION_NAME, _recording_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)

@@ -1,0 +1,165 @@
+"""Batched greedy decoding over the adapter, with attention read-out of the response.
+
+Shape legend: N batch, L padded length, d hidden size, C image cells.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from sdrpn_core.attention_capture import AttentionRecorder
+from sdrpn_core.masks import attention_mask
+from sdrpn_core.models.base import ModelAdapter, Prompt
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Left-padded prompts."""
+
+    embeds: Tensor
+    """(N, L, d)"""
+    key_mask: Tensor
+    """(N, L) bool, True = token."""
+    position_ids: Tensor
+    """(..., N, L)"""
+    offsets: tuple[int, ...]
+    """Padding columns before each prompt."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """State from which decoding continues: everything before the first new token."""
+
+    logits: Tensor
+    """(N, vocabulary) for the first new token."""
+    cache: Cache
+    key_mask: Tensor
+    """(N, L) bool."""
+    next_position: Tensor
+    """(N,) position of the first new token."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One generated answer."""
+
+    tokens: tuple[int, ...]
+    """Without the end token."""
+    text: str
+    is_finished: bool
+    """The end token came within the allowed length."""
+
+
+def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:
+    """Stack prompts of different lengths, padding on the left."""
+    length = max(prompt.embeds.shape[0] for prompt in prompts)
+    offsets = tuple(length - prompt.embeds.shape[0] for prompt in prompts)
+    columns = torch.arange(length, device=prompts[0].embeds.device)
+    return PromptBatch(
+        embeds=torch.stack([_pad(p.embeds.T, length).T for p in prompts]),
+        key_mask=torch.stack([columns >= offset for offset in offsets]),
+        position_ids=torch.stack([_pad(p.position_ids, length) for p in prompts], dim=-2),
+        offsets=offsets,
+    )
+
+
+def _pad(values: Tensor, length: int) -> Tensor:
+    """Zeros before ``values`` along the last axis, up to ``length``."""
+    return torch.nn.functional.pad(values, (length - values.shape[-1], 0))
+
+
+def prefill(
+    adapter: ModelAdapter, batch: PromptBatch, recorder: AttentionRecorder | None = None
+) -> Decoding:
+    """Run the whole decoder over padded prompts."""
+    cache = adapter.new_cache()
+    hidden = adapter.forward_layers(
+        batch.embeds,
+        0,
+        adapter.profile.num_layers,
+        mask=attention_mask(batch.key_mask, batch.embeds.shape[1]),
+        position_ids=batch.position_ids,
+        cache=cache,
+        recorder=recorder,
+    )
+    return Decoding(
+        logits=adapter.next_token_logits(hidden[:, -1]),
+        cache=cache,
+        key_mask=batch.key_mask,
+        next_position=last_position(batch.position_ids) + 1,
+    )
+
+
+def last_position(position_ids: Tensor) -> Tensor:
+    """(..., N, L) -> (N,) largest position of each prompt, over all rotary axes."""
+    largest = position_ids.amax(dim=-1)
+    return largest if largest.ndim == 1 else largest.flatten(0, -2).amax(dim=0)
+
+
+def greedy_decode(
+    adapter: ModelAdapter,
+    start: Decoding,
+    max_new_tokens: int,
+    recorder: AttentionRecorder | None = None,
+) -> list[Response]:
+    """Generate greedily until every row has ended or ``max_new_tokens`` is reached.
+
+    Args:
+        adapter: the model.
+        start: state after the prompt.
+        max_new_tokens: most tokens per answer, the end token included.
+        recorder: gets one query per generated token that is fed back; the end token and rows
+            that have ended have weight 0.
+    """
+    num_rows = start.logits.shape[0]
+    eos = torch.tensor(sorted(adapter.eos_ids), device=start.logits.device)
+    is_finished = torch.zeros(num_rows, dtype=torch.bool, device=start.logits.device)
+    row_zero = torch.zeros(num_rows, 1, dtype=torch.long, device=start.logits.device)
+    logits, key_mask = start.logits, start.key_mask
+    steps: list[Tensor] = []
+    for step in range(max_new_tokens):
+        tokens = logits.argmax(dim=-1)
+        is_finished = is_finished | torch.isin(tokens, eos)
+        steps.append(tokens)
+        if bool(is_finished.all()) or step == max_new_tokens - 1:
+            break
+        if recorder is not None:
+            recorder.aim(row_zero, (~is_finished)[:, None].float())
+        key_mask = torch.cat([key_mask, torch.ones_like(key_mask[:, :1])], dim=1)
+        positions = (start.next_position + step)[:, None]
+        hidden = adapter.forward_layers(
+            adapter.embedding(tokens)[:, None],
+            0,
+            adapter.profile.num_layers,
+            mask=attention_mask(key_mask, 1),
+            position_ids=adapter.text_positions(positions),
+            cache=start.cache,
+            recorder=recorder,
+        )
+        logits = adapter.next_token_logits(hidden[:, -1])
+    return [_response(adapter, row) for row in torch.stack(steps, dim=1).tolist()]
+
+
+def _response(adapter: ModelAdapter, tokens: list[int]) -> Response:
+    end = next((i for i, token in enumerate(tokens) if token in adapter.eos_ids), None)
+    kept = tokens[:end]
+    return Response(
+        tokens=tuple(kept), text=adapter.decode_tokens(kept), is_finished=end is not None
+    )
+
+
+def image_columns(prompts: Sequence[Prompt], offsets: Sequence[int], image: int = 0) -> Tensor:
+    """(N, C) key columns of each padded prompt's image tokens.
+
+    Grids may differ within a batch: shorter rows repeat their last column, and readers cut them
+    to their own number of cells.
+    """
+    rows = [
+        prompt.image_columns(image) + offset
+        for prompt, offset in zip(prompts, offsets, strict=True)
+    ]
+    longest = max(row.shape[0] for row in rows)
+    return torch.stack([torch.cat([row, row[-1:].expand(longest - row.shape[0])]) for row in rows])

@@ -1,0 +1,235 @@
+"""Adapter protocol: everything the pipeline asks of a multimodal LLM.
+
+An adapter drives the stock decoder layer by layer, so that attention read-out, the RPN branch and
+prefix reuse need no hooks, no early-exit tricks and no state on the model. Two adapters, threads or
+RPNs can share one model.
+
+Shape legend: N batch, L sequence, d hidden size, C image cells (h * w).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from data_contracts.errors import SdrpnError
+from data_contracts.profiles import ModelProfile
+from sdrpn_core.attention_capture import ATTENTION_NAME, AttentionRecorder
+from sdrpn_core.geometry import GridShape, Letterbox
+
+
+class ModelError(SdrpnError):
+    """A model cannot be loaded or does not fit its profile."""
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """One image as the decoder sees it."""
+
+    tokens: Tensor
+    """(C, d) projected features, row-major over the grid."""
+    grid: GridShape
+    letterbox: Letterbox
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One embedded prompt, not padded."""
+
+    embeds: Tensor
+    """(L, d)"""
+    position_ids: Tensor
+    """(..., L); leading axes for multi-axis rotary embeddings."""
+    image_starts: tuple[int, ...]
+    """First column of each image's tokens."""
+    image_grids: tuple[GridShape, ...]
+
+    @property
+    def prefix_length(self) -> int:
+        """Columns up to and including the first image: the part shared by both stages."""
+        return self.image_starts[0] + self.image_grids[0].num_cells
+
+    def image_columns(self, image: int = 0) -> Tensor:
+        """(C,) columns of one image's tokens."""
+        start = self.image_starts[image]
+        return torch.arange(
+            start, start + self.image_grids[image].num_cells, device=self.embeds.device
+        )
+
+
+class ModelAdapter(ABC):
+    """A frozen multimodal LLM, driven by the parts that every family shares."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, profile: ModelProfile
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.model.set_attn_implementation({"text_config": ATTENTION_NAME})
+        self.tokenizer = tokenizer
+        self.profile = profile
+        self.image_token_id = int(model.config.image_token_id)
+        self._check_profile()
+
+        self.decoder: Any = model.get_decoder()
+        self.embedding: nn.Embedding = model.get_input_embeddings()
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the decoder."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the hidden states."""
+        return self.embedding.weight.dtype
+
+    @property
+    def kernel(self) -> str:
+        """Attention kernel of the decoder, recorded with every shard."""
+        return f"sdpa/{self.device.type}/{str(self.dtype).removeprefix('torch.')}"
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        eos = self.model.generation_config.eos_token_id
+        if eos is None:
+            eos = self.tokenizer.eos_token_id
+        return frozenset([eos] if isinstance(eos, int) else eos or [])
+
+    @abstractmethod
+    def letterbox(self, image_size: tuple[int, int]) -> Letterbox:
+        """Placement of an image of this (width, height) on the model's canvas."""
+
+    @abstractmethod
+    def encode_images(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        """Run the vision tower once over upright RGB images."""
+
+    @abstractmethod
+    def image_placeholder(self) -> str:
+        """Prompt text that stands for one image."""
+
+    def position_ids(self, input_ids: Tensor, grids: Sequence[GridShape]) -> Tensor:
+        """Rotary positions of one unpadded prompt.
+
+        Args:
+            input_ids: (L,) with image placeholders expanded.
+            grids: grid of each image in order.
+
+        Returns:
+            (..., L) positions; plain text positions unless a family overrides this.
+        """
+        del grids
+        return torch.arange(input_ids.shape[0], device=input_ids.device)
+
+    def text_positions(self, positions: Tensor) -> Tensor:
+        """(N, L) text positions -> rotary positions; multi-axis families repeat them per axis."""
+        return positions
+
+    def embed_prompt(self, question: str, images: Sequence[ImageFeatures]) -> Prompt:
+        """Embed the profile's prompt for one question about one or more images.
+
+        Args:
+            question: question text, answer-style suffix included.
+            images: the image, then its crops, in prompt order.
+
+        Raises:
+            ModelError: if the tokenizer does not turn placeholders into image tokens.
+        """
+        text = self.profile.prompt.replace("{images}", self.image_placeholder() * len(images))
+        ids = self.tokenizer(text.replace("{question}", question)).input_ids
+        expanded: list[int] = []
+        starts: list[int] = []
+        for token in ids:
+            if token != self.image_token_id:
+                expanded.append(token)
+                continue
+            if len(starts) == len(images):
+                raise ModelError(f"the question contains the image placeholder: {question!r}")
+            starts.append(len(expanded))
+            expanded.extend([token] * images[len(starts) - 1].grid.num_cells)
+        if len(starts) != len(images):
+            raise ModelError(
+                f"prompt of profile {self.profile.name!r} gave {len(starts)} image tokens for "
+                f"{len(images)} images; check its {{images}} field and the tokenizer"
+            )
+        input_ids = torch.tensor(expanded, device=self.device)
+        embeds = self.embedding(input_ids)
+        for start, image in zip(starts, images, strict=True):
+            embeds[start : start + image.grid.num_cells] = image.tokens.to(embeds.dtype)
+        grids = tuple(image.grid for image in images)
+        return Prompt(
+            embeds=embeds,
+            position_ids=self.position_ids(input_ids, grids),
+            image_starts=tuple(starts),
+            image_grids=grids,
+        )
+
+    def new_cache(self) -> Cache:
+        """An empty key-value cache for the decoder."""
+        return DynamicCache(config=self.model.config.get_text_config(decoder=True))
+
+    def forward_layers(
+        self,
+        hidden: Tensor,
+        first: int,
+        last: int,
+        *,
+        mask: Tensor | None,
+        position_ids: Tensor,
+        cache: Cache | None = None,
+        recorder: AttentionRecorder | None = None,
+    ) -> Tensor:
+        """Run decoder layers ``first`` to ``last - 1``.
+
+        Args:
+            hidden: (N, L, d) input of layer ``first``.
+            first: index of the first layer to run.
+            last: one past the last layer to run.
+            mask: as made by ``masks.attention_mask``.
+            position_ids: (..., N, L).
+            cache: keys and values of earlier columns; extended in place.
+            recorder: collects attention rows of the layers it asks for.
+
+        Returns:
+            (N, L, d) output of layer ``last - 1``, before the final norm.
+        """
+        extra = {} if recorder is None else {"recorder": recorder}
+        position_embeddings = self.decoder.rotary_emb(hidden, position_ids)
+        for layer in self.decoder.layers[first:last]:
+            hidden = layer(
+                hidden,
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                position_embeddings=position_embeddings,
+                **extra,
+            )
+        if recorder is not None:
+            recorder.count()
+        return hidden
+
+    def next_token_logits(self, hidden: Tensor) -> Tensor:
+        """(N, d) decoder output of one column -> (N, vocabulary) logits, image token barred."""
+        logits: Tensor = self.model.get_output_embeddings()(self.decoder.norm(hidden)).float()
+        logits[:, self.image_token_id] = float("-inf")
+        return logits
+
+    def decode_tokens(self, tokens: Sequence[int]) -> str:
+        """Text of generated tokens, special tokens dropped."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def _check_profile(self) -> None:
+        config = self.model.config.get_text_config(decoder=True)
+        found = (config.num_hidden_layers, config.num_attention_heads)
+        wanted = (self.profile.num_layers, self.profile.num_heads)
+        if found != wanted:
+            raise ModelError(
+                f"profile {self.profile.name!r} is for {wanted[0]} layers x {wanted[1]} heads, "
+                f"the model has {found[0]} x {found[1]}: choose its own profile"
+            )

@@ -1,0 +1,61 @@
+"""LLaVA-1.5 family: CLIP tower, square letterbox, fixed grid.
+
+LLaVA-1.5 was trained on images padded to a square with the processor's mean colour. The hub's
+processor centre-crops by default and would cut content off; here the letterbox does the geometry
+and the processor only rescales and normalises.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from data_contracts.profiles import ModelProfile
+from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.models.base import ImageFeatures, ModelAdapter
+
+
+class LlavaAdapter(ModelAdapter):
+    """Adapter of ``LlavaForConditionalGeneration``."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        profile: ModelProfile,
+        image_processor: BaseImageProcessor,
+    ) -> None:
+        super().__init__(model, tokenizer, profile)
+        self.image_processor = image_processor
+        vision = model.config.vision_config
+        self.input_side = int(vision.image_size)
+        side = self.input_side // int(vision.patch_size)
+        self.grid = GridShape(side, side)
+        red, green, blue = (round(255 * mean) for mean in image_processor.image_mean)
+        self.fill = (red, green, blue)
+
+    def letterbox(self, image_size: tuple[int, int]) -> Letterbox:
+        """Centred on a square of the longer side."""
+        return Letterbox.square(image_size)
+
+    def image_placeholder(self) -> str:
+        """LLaVA's single image token."""
+        return "<image>"
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        """Letterbox, normalise and encode; (C, d) tokens per image."""
+        letterboxes = [self.letterbox(image.size) for image in images]
+        canvases = [
+            letterbox.paste(image, self.fill, (self.input_side, self.input_side))
+            for letterbox, image in zip(letterboxes, images, strict=True)
+        ]
+        pixels = self.image_processor(
+            canvases, do_resize=False, do_center_crop=False, return_tensors="pt"
+        )["pixel_values"].to(self.device, self.dtype)
+        features = self.model.get_image_features(pixel_values=pixels, return_dict=True)
+        return [
+            ImageFeatures(tokens=tokens, grid=self.grid, letterbox=letterbox)
+            for tokens, letterbox in zip(features.pooler_output, letterboxes, strict=True)
+        ]

@@ -1,0 +1,31 @@
+"""Packaged model profiles and the one way to load any profile."""
+
+from importlib import resources
+from pathlib import Path
+
+from data_contracts.configs import ConfigError, load_settings
+from data_contracts.profiles import ModelProfile
+
+
+def load_profile(name_or_path: str) -> ModelProfile:
+    """Read a packaged profile by name, or any profile from a YAML or JSON file.
+
+    Raises:
+        ConfigError: if there is no such profile or it does not validate.
+    """
+    packaged = resources.files(__name__)
+    entry = packaged / f"{name_or_path}.yaml"
+    if entry.is_file():
+        with resources.as_file(entry) as path:
+            return load_settings(ModelProfile, path)
+    if Path(name_or_path).is_file():
+        return load_settings(ModelProfile, name_or_path)
+    names = sorted(
+        item.name.removesuffix(".yaml")
+        for item in packaged.iterdir()
+        if item.name.endswith(".yaml")
+    )
+    raise ConfigError(
+        f"model.profile: no profile {name_or_path!r}; packaged are {', '.join(names)}, "
+        "or give the path of a profile file"
+    )

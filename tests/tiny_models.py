@@ -1,0 +1,97 @@
+"""Tiny random models of the stock classes, saved and loaded as a user's model would be."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+from data_contracts.enums import QuestionKind
+from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape, SinkHeads, SinkLayerMean
+
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+WORDS = ["USER:", "ASSISTANT:", "what", "is", "it", "the", "red", "blue", "small", "word", "?", "a"]
+
+NUM_LAYERS = 6
+NUM_HEADS = 4
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Whitespace word-level tokenizer with LLaVA's special tokens."""
+    vocabulary = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=["<image>"],
+    )
+
+
+def tiny_llava(directory: Path, *, num_key_value_heads: int = 2, seed: int = 0) -> ModelProfile:
+    """Write a tiny random LLaVA (6 layers, 4 heads, 5x5 grid) and return its profile."""
+    torch.manual_seed(seed)
+    vocab_size = len(SPECIAL) + len(WORDS)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=40,
+            patch_size=8,
+            projection_dim=32,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=48,
+            intermediate_size=64,
+            num_hidden_layers=NUM_LAYERS,
+            num_attention_heads=NUM_HEADS,
+            num_key_value_heads=num_key_value_heads,
+            max_position_embeddings=512,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+            # Random models attend almost evenly; a wide init makes attention rows differ.
+            initializer_range=0.25,
+        ),
+        image_token_id=SPECIAL.index("<image>"),
+        vision_feature_layer=-1,
+        image_seq_length=25,
+    )
+    model = LlavaForConditionalGeneration(config)
+    # A louder end token makes answers end at different lengths, as real ones do.
+    model.lm_head.weight.data[2] *= 2
+    model.generation_config.eos_token_id = 2
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    CLIPImageProcessorPil(
+        size={"height": 40, "width": 40}, crop_size={"height": 40, "width": 40}
+    ).save_pretrained(directory)
+    heads = HeadSelection(grounding={2: (0, 3), 4: (1,)}, sink=SinkHeads(heads={1: (2,)}))
+    return ModelProfile(
+        name="tiny-llava",
+        family="llava",
+        model_id=str(directory),
+        num_layers=NUM_LAYERS,
+        num_heads=NUM_HEADS,
+        prompt="USER: {images} {question} ASSISTANT:",
+        heads={
+            QuestionKind.NATURAL: heads,
+            QuestionKind.TEXTUAL: HeadSelection(grounding={3: (2,)}, sink=SinkLayerMean(layer=0)),
+        },
+        rpn=RpnShape(branch_layer=2, depth=3),
+        source="random weights",
+    )
