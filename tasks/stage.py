@@ -1,0 +1,104 @@
+"""Running a stage: skip what is committed, make only the shards without a receipt, commit.
+
+``run_stage`` does it all in this process. To spread shards over workers, call its three parts:
+``begin_stage`` once, ``run_shard`` anywhere and any number of times, ``finish_stage`` at the end.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
+from data_contracts.configs import RuntimeConfig
+from tasks.artifact_store import ArtifactStore, ArtifactWriter
+
+
+@dataclass(frozen=True)
+class FrameShard:
+    """Rows of one shard."""
+
+    frame: pl.DataFrame
+    statistics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileShard:
+    """One file of an artifact made of files."""
+
+    name: str
+    data: bytes
+    statistics: Mapping[str, float] = field(default_factory=dict)
+
+
+ShardData = FrameShard | FileShard
+MakeShard = Callable[[int], ShardData]
+
+
+def _ignore_progress(stage: str, num_done: int, num_shards: int) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """Where and how stages run; nothing here changes what they make."""
+
+    store: ArtifactStore
+    runtime: RuntimeConfig
+    force: bool = False
+    """Discard what is there, committed or not, and make it anew. Later stages stay as they are,
+    because their ids do not change; force them too if they should read the new bytes."""
+    on_progress: Callable[[str, int, int], None] = _ignore_progress
+    """Called with (stage, shards done, shards)."""
+
+
+def run_stage(run: StageRun, recipe: Recipe, make_shard: MakeShard) -> ArtifactRef:
+    """Make an artifact unless it is committed; shards that have receipts are not made again."""
+    missing = begin_stage(run, recipe)
+    if missing is None:
+        return recipe.ref
+    for position, index in enumerate(missing):
+        run_shard(run, recipe, index, make_shard)
+        num_done = recipe.num_shards - len(missing) + position + 1
+        run.on_progress(recipe.stage.value, num_done, recipe.num_shards)
+    return finish_stage(run, recipe)
+
+
+def begin_stage(run: StageRun, recipe: Recipe) -> list[int] | None:
+    """Indexes of the shards still to make, or None if the artifact is committed.
+
+    Raises:
+        RecipeMismatch: if the artifact's address holds another recipe.
+    """
+    if run.force:
+        run.store.discard(recipe.ref)
+    elif run.store.is_committed(recipe.ref):
+        run.on_progress(recipe.stage.value, recipe.num_shards, recipe.num_shards)
+        return None
+    missing = run.store.writer(recipe).missing()
+    run.on_progress(recipe.stage.value, recipe.num_shards - len(missing), recipe.num_shards)
+    return missing
+
+
+def run_shard(run: StageRun, recipe: Recipe, index: int, make_shard: MakeShard) -> ShardEntry:
+    """Make and store one shard, or return the receipt it already has."""
+    writer = run.store.writer(recipe)
+    return writer.receipt(index) or _put(writer, index, make_shard(index))
+
+
+def finish_stage(run: StageRun, recipe: Recipe) -> ArtifactRef:
+    """Commit an artifact whose shards all have receipts.
+
+    Raises:
+        StoreError: naming the shards that are missing.
+    """
+    run.store.writer(recipe).commit()
+    return recipe.ref
+
+
+def _put(writer: ArtifactWriter, index: int, shard: ShardData) -> ShardEntry:
+    match shard:
+        case FrameShard(frame, statistics):
+            return writer.put_frame(index, frame, statistics)
+        case FileShard(name, data, statistics):
+            return writer.put_bytes(index, name, data, statistics=statistics)

@@ -1,0 +1,304 @@
+"""Bytes in and out of any fsspec URI; the only module that knows what a filesystem is.
+
+A key is a path below the root, with forward slashes. Objects appear whole or not at all: one PUT of
+finished bytes on object stores, a temporary file and a link or rename on local disks. Writing
+through ``with fs.open(url, "wb")`` is not used anywhere, because it publishes a truncated object
+when the block raises.
+"""
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from data_contracts.errors import SdrpnError
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+_NUM_THREADS = 16
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_PACKAGES = {"hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs"}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+_CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")
+
+
+class StoreError(SdrpnError):
+    """The store cannot be used as asked; the message names the URI and the remedy."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object found by listing."""
+
+    key: str
+    num_bytes: int
+    modified: datetime
+
+
+class Storage:
+    """Objects below one root URI.
+
+    Costs nothing to build and may be sent to other processes: the driver is opened on first use,
+    anew in each process.
+    """
+
+    def __init__(self, root: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        self.root = _absolute(root)
+        self.storage_options = dict(storage_options or {})
+        self._opened: tuple[int, fsspec.AbstractFileSystem, str] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root, self.storage_options)
+
+    def _open(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The driver and the root in its notation."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), *_connect(self.root, self.storage_options))
+        return self._opened[1:]
+
+    def _at(self, key: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        filesystem, root = self._open()
+        return filesystem, f"{root.rstrip('/')}/{_checked(key)}"
+
+    def uri(self, key: str) -> str:
+        """Absolute address of a key."""
+        return f"{self.root.rstrip('/')}/{key}"
+
+    def read(self, key: str) -> bytes:
+        """Whole object.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        filesystem, path = self._at(key)
+        return bytes(filesystem.cat_file(path))
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object, or None if there is none."""
+        filesystem, path = self._at(key)
+        try:
+            return int(filesystem.info(path)["size"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object whole, replacing what is there."""
+        filesystem, path = self._at(key)
+        if isinstance(filesystem, LocalFileSystem):
+            _publish(Path(path), data, os.replace)
+        else:
+            filesystem.pipe_file(path, data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object whole unless the key is taken; returns whether it was written.
+
+        Stores that ignore conditional puts may let the last of two racing writers win instead, so
+        a caller reads the object back and goes by what it finds.
+        """
+        if self.size(key) is not None:
+            return False
+        filesystem, path = self._at(key)
+        try:
+            if isinstance(filesystem, LocalFileSystem):
+                _publish(Path(path), data, _link)
+            else:
+                filesystem.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if any(code in f"{error} {error.__cause__}" for code in _CONFLICTS):
+                return False
+            if error.errno != errno.ENOSYS:
+                raise
+            filesystem.pipe_file(path, data)  # a store without conditional puts
+        return True
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects in this order; those already gone are fine."""
+        for key in keys:
+            filesystem, path = self._at(key)
+            try:
+                filesystem.rm_file(path)
+            except FileNotFoundError:
+                continue
+
+    def find(self, folder: str) -> list[StoredObject]:
+        """Every object below a folder (never one that merely shares its first letters)."""
+        filesystem, path = self._at(folder)
+        found = filesystem.find(f"{path}/", detail=True)
+        return [
+            StoredObject(f"{folder}/{name[len(path) + 1 :]}", int(info["size"]), _modified(info))
+            for name, info in sorted(found.items())
+        ]
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders directly below a folder; empty if it does not exist."""
+        filesystem, path = self._at(folder)
+        try:
+            entries = filesystem.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(
+            entry["name"].rstrip("/").rpartition("/")[2]
+            for entry in entries
+            if entry["type"] == "directory"
+        )
+
+    def remove_empty_folders(self, folder: str) -> None:
+        """Tidy a local disk after deleting; object stores have no folders."""
+        filesystem, path = self._at(folder)
+        if isinstance(filesystem, LocalFileSystem):
+            for name, _, files in sorted(os.walk(path), reverse=True):
+                if not files and not os.listdir(name):
+                    os.rmdir(name)
+
+    def read_uri(self, uri: str) -> bytes:
+        """Bytes of an absolute URI or path, or of a path relative to the root.
+
+        The root's ``storage_options`` apply to URIs of the root's own scheme.
+
+        Raises:
+            FileNotFoundError: if there is nothing at that address.
+            StoreError: if the scheme has no driver.
+        """
+        if "://" not in uri and not os.path.isabs(uri):
+            return self.read(uri)
+        options = self.storage_options if _scheme(uri) == _scheme(self.root) else {}
+        filesystem, path = _connect(uri, options)
+        return bytes(filesystem.cat_file(path))
+
+    def check_writable(self) -> None:
+        """Write, read and remove a small object.
+
+        Raises:
+            StoreError: one line that names the root and the remedy.
+        """
+        key = f".sdrpn-write-check-{secrets.token_hex(8)}"
+        try:
+            self.put(key, b"sdrpn")
+            if self.read(key) != b"sdrpn":
+                raise StoreError(f"{self.root}: does not return what was written to it")
+            self.delete([key])
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{self.root}: {_explain(error, self.root)}") from error
+
+
+def in_parallel(function: Callable[[A], T], arguments: Iterable[A]) -> list[T]:
+    """Apply a function that waits on the store to many arguments; results in their order."""
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return list(pool.map(function, arguments))
+
+
+def _checked(key: str) -> str:
+    if not key or key.startswith("/") or "\\" in key or {"", ".", ".."} & set(key.split("/")):
+        raise StoreError(f"{key!r} is not a path below the store's root: use a/b/c without '..'")
+    return key
+
+
+def _scheme(uri: str) -> str:
+    scheme, separator, _ = uri.partition("://")
+    return scheme.lower() if separator else "file"
+
+
+def _absolute(root: str) -> str:
+    """The root such that it means the same in every process, whatever its working directory."""
+    if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+:(?!//)", root):
+        raise StoreError(f"{root}: looks like a URI but lacks '://'; write it as scheme://path")
+    if _scheme(root) != "file":
+        return root
+    path = root.partition("://")[2] if "://" in root else root
+    if not path:
+        raise StoreError(f"{root!r}: the store's root is empty; name a folder or a URI")
+    return str(Path(path).expanduser().absolute())
+
+
+def _connect(uri: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
+    scheme = _scheme(uri)
+    try:
+        # Listings are cached by default, which would hide what other processes have written.
+        filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
+    except ImportError as error:
+        package = f"sdrpn[{_EXTRAS[scheme]}]" if scheme in _EXTRAS else _PACKAGES.get(scheme)
+        remedy = f"pip install '{package}'" if package else str(error)
+        raise StoreError(f"{uri}: no driver for {scheme}:// is installed; {remedy}") from error
+    except ValueError as error:
+        known = "a folder, file://, memory://, s3:// or gs://"
+        raise StoreError(f"{uri}: {error}; use {known}") from error
+    return filesystem, path
+
+
+def _publish(path: Path, data: bytes, rename: Callable[[Path, Path], None]) -> None:
+    """Make a file appear whole, and stay after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.{secrets.token_hex(6)}.partial"
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        rename(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _link(partial: Path, path: Path) -> None:
+    """Like rename, but fails with FileExistsError if the name is taken."""
+    try:
+        os.link(partial, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # No hard links here: whole still, though the last of two racing writers wins.
+        os.replace(partial, path)
+
+
+def _modified(info: Mapping[str, Any]) -> datetime:
+    for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = info.get(name)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            return value if value.tzinfo else value.replace(tzinfo=UTC)
+        if value is not None:
+            return datetime.fromtimestamp(float(value), UTC)
+    return datetime.now(UTC)  # unknown age counts as new, so that nothing is collected too early
+
+
+def _explain(error: Exception, root: str) -> str:
+    """What went wrong and what to do about it, in one line."""
+    detail = " ".join(f"{error or type(error).__name__}".split())
+    name = type(error).__name__
+    is_local = _scheme(root) == "file"
+    if is_local and isinstance(error, NotADirectoryError | FileExistsError):
+        return "is not a folder (it, or a part of it, is a file); choose another path"
+    if is_local:
+        return f"cannot be written ({detail}); choose a folder that you may write to"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no such bucket ({detail}); create it, or mend the URI"
+    if isinstance(error, PermissionError) or "Credential" in name:
+        return (
+            f"access is denied ({detail}); "
+            "check the credentials in the environment, for S3 AWS_ACCESS_KEY_ID and the like"
+        )
+    if "Connect" in name or "Endpoint" in name or isinstance(error, ConnectionError | TimeoutError):
+        return (
+            f"cannot be reached ({detail}); check the network and endpoint_url in storage_options"
+        )
+    return f"cannot be written ({detail}); check the URI, the credentials and storage_options"
