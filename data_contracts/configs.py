@@ -32,6 +32,9 @@ class LlavaMixSource(Settings):
     """URI of the folder that the records' ``image`` paths start from."""
     boxes: str | None = None
     """URI of a JSONL with true boxes; evaluation alone reads it."""
+    copy_images: bool = False
+    """Copy the images into the artifact store; otherwise they are read where they are, which every
+    worker must be able to do."""
 
 
 class SceneSource(Settings):

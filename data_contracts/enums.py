@@ -40,6 +40,7 @@ class RecordStatus(StrEnum):
     MALFORMED = "malformed"
     MISSING_IMAGE = "missing_image"
     UNREADABLE_IMAGE = "unreadable_image"
+    DUPLICATE = "duplicate"
 
 
 class ExtractionStatus(StrEnum):
