@@ -1,6 +1,6 @@
 """Settings of pseudo-label making and region selection, with the reference's as named presets."""
 
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -8,20 +8,27 @@ from data_contracts.base import Settings
 
 
 class LabelSettings(Settings):
-    """How an attention map becomes foreground, background and ignore (method.md section 4)."""
+    """How an attention map becomes foreground, background and ignore."""
 
     foreground_ratio_threshold: float = Field(0.2, gt=0, le=1)
     """Cells above this share of the map's maximum are foreground."""
     background_ratio_threshold: float = Field(0.1, ge=0, le=1)
     """Cells below this share of the maximum, outside the box, are background."""
     max_box_area_ratio: float = Field(0.5, gt=0, le=1)
-    """Samples whose box covers at least this share of the grid are rejected."""
+    """Samples whose box covers at least this share of the content cells are rejected."""
     sink_threshold: float | None = Field(1e-3, gt=0)
     """Cells with a sink signal at or above this are sinks; None keeps all cells."""
     mask_padding: bool = True
-    """Letterbox padding is known background and never foreground."""
-    box_blur_sigma: float | None = Field(None, gt=0)
-    """Blur (3x3 Gaussian) of the foreground map before its box is taken; None takes it as is."""
+    """Letterbox padding is never foreground (needs the image sizes)."""
+    padding_label: Literal["background", "ignore"] = "background"
+    """What masked padding is trained as."""
+    box_margin_cells: int = Field(0, ge=0)
+    """Cells added to each side of the foreground's box, inside the grid. The reference's Qwen
+    variant boxes a blurred map where it is above 0, which is exactly a margin of one."""
+    reference_geometry: bool = False
+    """Round content as the reference does, to whole cells of a padded square, and measure the box
+    against the whole grid; otherwise content cells are exact and the box is measured against them.
+    """
     min_max_attention: float = Field(0.0, ge=0)
     """Samples whose strongest cell is below this are rejected."""
 
@@ -45,28 +52,34 @@ class LabelSettings(Settings):
 
 
 class RegionSettings(Settings):
-    """How a RoI probability map becomes crop boxes (method.md section 6)."""
+    """How a RoI probability map becomes crop boxes."""
 
     blur_sigma: float | None = Field(1.0, gt=0)
     """Blur (3x3 Gaussian) before thresholding; None for none."""
     threshold_is_peak_ratio: bool = False
     """Threshold relative to the blurred map's maximum rather than absolute."""
-    min_component_cells: int = Field(2, ge=1)
+    min_component_cells: int = Field(1, ge=1)
     """Components with fewer cells are dropped."""
-    small_component_cells: int = Field(4, ge=1)
-    """Components with fewer cells than this are grown to ``min_box_side`` cells a side."""
+    max_component_cells: int | None = Field(None, ge=1)
+    """Components with more cells are dropped; None keeps them."""
+    max_box_area_ratio: float | None = Field(0.5, gt=0, le=1)
+    """Boxes that cover a larger share of the content cells are dropped: they zoom into nothing."""
     min_box_side: int = Field(3, ge=1)
-    max_component_ratio: float = Field(225 / 576, gt=0, le=1)
-    """Components that cover a larger share of the grid are dropped."""
-    max_regions: int = Field(2, ge=1)
+    """Shorter sides of a box are grown to this many cells."""
+    small_component_cells: int | None = Field(None, ge=1)
+    """Grow only the boxes of components with fewer cells than this; None grows every short side."""
+    reference_growth: bool = False
+    """Grow with the reference's arithmetic, which never reaches the last row and column."""
+    max_regions: int = Field(1, ge=1)
+    """Most boxes returned."""
     drop_all_above_max_regions: bool = False
     """With more regions than allowed: drop all (the reference) or keep the strongest."""
     single_box: bool = False
-    """One box around all foreground instead of one per component (the reference's mask mode)."""
+    """One box around all components instead of one each (the reference's mask mode)."""
 
     @classmethod
     def preset(cls, name: str) -> "RegionSettings":
-        """Named settings: ``reference-boxes`` or ``default``.
+        """Named settings: ``reference-boxes``, ``reference-mask`` or ``default``.
 
         Raises:
             ValueError: for any other name.
@@ -77,16 +90,27 @@ class RegionSettings(Settings):
 T = TypeVar("T")
 
 LABEL_PRESETS = {
-    "reference-llava": LabelSettings(mask_padding=False, sink_threshold=1e-3),
+    "reference-llava": LabelSettings(
+        sink_threshold=1e-3, mask_padding=False, reference_geometry=True
+    ),
     "reference-qwen": LabelSettings(
-        mask_padding=True, sink_threshold=1e-2, box_blur_sigma=1.0, min_max_attention=5e-3
+        sink_threshold=1e-2, box_margin_cells=1, min_max_attention=5e-3, reference_geometry=True
     ),
     "default": LabelSettings(),
 }
 
 REGION_PRESETS = {
-    "reference-boxes": RegionSettings(drop_all_above_max_regions=True),
-    "default": RegionSettings(min_component_cells=1, max_regions=1),
+    "reference-boxes": RegionSettings(
+        min_component_cells=2,
+        max_component_cells=225,
+        max_box_area_ratio=None,
+        small_component_cells=4,
+        reference_growth=True,
+        max_regions=2,
+        drop_all_above_max_regions=True,
+    ),
+    "reference-mask": RegionSettings(single_box=True, max_box_area_ratio=None, min_box_side=1),
+    "default": RegionSettings(),
 }
 
 

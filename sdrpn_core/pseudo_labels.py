@@ -1,0 +1,285 @@
+"""Attention maps -> pseudo-labels: denoising, foreground, box, background, ambiguity, rejection.
+
+One batched implementation serves every setting, the reference's two variants included. Shapes:
+N samples, h x w grid cells. Boxes are half-open grid boxes (x0, y0, x1, y1).
+
+The rule, per sample, with g the grounding map after sinks and padding are set to 0:
+
+* foreground: g > foreground_ratio_threshold * max(g);
+* box: the foreground's bounding box, plus a margin;
+* background: outside the box and g < background_ratio_threshold * max(g), plus masked padding;
+* everything else is ambiguous and ignored; a rejected sample is ignored as a whole.
+
+Comparisons are made in float64: a float32 product of threshold and maximum rounds, and decides
+differently from the reference on cells that lie on a threshold. The sink signal is compared in its
+own precision, as the reference does.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_contracts.enums import LabelStatus, RoiLabel
+from data_contracts.label_settings import LabelSettings
+from sdrpn_core.filters import Array, as_float_tensor
+from sdrpn_core.geometry import GridShape, Letterbox
+
+STAGE_VERSION = 1
+"""Raise when the same maps and settings give other labels."""
+
+_STATUSES = (
+    LabelStatus.OK,
+    LabelStatus.NO_ATTENTION,
+    LabelStatus.NO_FOREGROUND,
+    LabelStatus.WEAK_ATTENTION,
+    LabelStatus.BOX_TOO_LARGE,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoLabels:
+    """Labels of a batch of N samples on one h x w grid."""
+
+    labels: NDArray[np.int8]
+    """(N, h, w) of ``RoiLabel``: 1 foreground, 0 background, -100 ignore."""
+    status: tuple[LabelStatus, ...]
+    """Per sample; anything but ``OK`` is ignored as a whole. The first that applies of:
+    NO_ATTENTION (the map is zero or not finite), NO_FOREGROUND (nothing is left after denoising),
+    WEAK_ATTENTION (maximum below ``min_max_attention``), BOX_TOO_LARGE."""
+    boxes: NDArray[np.int32]
+    """(N, 4) half-open grid box of the foreground, margin included; -1 four times if there is no
+    foreground. Samples rejected as weak or too large keep theirs, to show why."""
+    num_foreground: NDArray[np.int32]
+    """(N,) cells; the three counts sum to h * w."""
+    num_background: NDArray[np.int32]
+    num_ignore: NDArray[np.int32]
+    max_attention: NDArray[np.float32]
+    """(N,) strongest cell after denoising; 0 for maps that are not finite."""
+    sink_mask: NDArray[np.bool_]
+    """(N, h, w) cells taken for attention sinks."""
+    content_mask: NDArray[np.bool_]
+    """(N, h, w) cells that show the image; all of them where padding is not masked."""
+
+
+@dataclass(frozen=True, eq=False)
+class DenoisingStep:
+    """What would be trained if denoising stopped after this step; masks are (N, h, w)."""
+
+    name: str
+    """``threshold``, ``padding``, ``sinks`` or ``ambiguity``; each includes the ones before."""
+    foreground: NDArray[np.bool_]
+    background: NDArray[np.bool_]
+    """All that is not foreground before the last step; afterwards only the unambiguous cells."""
+
+
+def make_pseudo_labels(
+    grounding: Array,
+    sink: Array | None,
+    settings: LabelSettings,
+    image_sizes: Array | None = None,
+) -> PseudoLabels:
+    """Turn a batch of grounding maps into pseudo-labels.
+
+    Args:
+        grounding: (N, h, w) attention of the response to the image tokens, not negative.
+        sink: (N, h, w) sink signal; None if the model has none for this kind of question. A cell
+            whose signal is not a number counts as a sink.
+        settings: thresholds; see ``LabelSettings.preset``.
+        image_sizes: (N, 2) ints, (width, height) of images that were padded to a square before they
+            were laid on the grid; None where nothing was padded (the image fills its grid).
+
+    Returns:
+        Labels, boxes and counts, in NumPy; a batch gives what its samples would one by one.
+
+    Raises:
+        ValueError: on shapes that do not fit together or sizes that are not positive.
+    """
+    attention, is_finite = _finite_attention(grounding)
+    sink_mask = _sink_mask(sink, settings.sink_threshold, attention)
+    content = _content_masks(image_sizes, settings, attention)
+    denoised = attention.masked_fill(sink_mask | ~content, 0.0)
+    peak = denoised.amax(dim=(1, 2), keepdim=True)
+    foreground = (denoised > settings.foreground_ratio_threshold * peak) & (denoised > 0)
+    boxes = _bounding_boxes(foreground, settings.box_margin_cells)
+
+    background = ~_inside(boxes, attention)
+    background &= denoised < settings.background_ratio_threshold * peak
+    background = (
+        background | ~content if settings.padding_label == "background" else background & content
+    )
+    has_attention = is_finite & (attention.amax(dim=(1, 2)) > 0)
+    status = _status(has_attention, boxes, peak.flatten(), content, settings)
+    is_accepted = (status == 0)[:, None, None]
+    labels = torch.full(attention.shape, int(RoiLabel.IGNORE), dtype=torch.int8)
+    labels = labels.to(attention.device)
+    labels[background & is_accepted] = int(RoiLabel.BACKGROUND)
+    labels[foreground & is_accepted] = int(RoiLabel.FOREGROUND)
+    return PseudoLabels(
+        labels=labels.cpu().numpy(),
+        status=tuple(_STATUSES[code] for code in status.tolist()),
+        boxes=boxes.cpu().numpy().astype(np.int32),
+        num_foreground=_count(labels, RoiLabel.FOREGROUND),
+        num_background=_count(labels, RoiLabel.BACKGROUND),
+        num_ignore=_count(labels, RoiLabel.IGNORE),
+        max_attention=peak.flatten().float().cpu().numpy(),
+        sink_mask=sink_mask.cpu().numpy(),
+        content_mask=content.cpu().numpy(),
+    )
+
+
+def denoising_steps(
+    grounding: Array,
+    sink: Array | None,
+    settings: LabelSettings,
+    image_sizes: Array | None = None,
+) -> Iterator[DenoisingStep]:
+    """What each step of label making contributes, for measuring it against true boxes.
+
+    Yields ``threshold`` (the raw map), ``padding`` (masked too), ``sinks`` (masked too) and
+    ``ambiguity`` (what ``make_pseudo_labels`` returns: box, background threshold and rejection).
+    Before the last step no sample is rejected and every cell is foreground or background.
+
+    Args: as of ``make_pseudo_labels``.
+    """
+    as_is = settings.model_copy(update={"sink_threshold": None, "mask_padding": False})
+    padding = settings.model_copy(update={"sink_threshold": None})
+    for name, step in (("threshold", as_is), ("padding", padding), ("sinks", settings)):
+        foreground = _thresholded(grounding, sink, step, image_sizes)
+        yield DenoisingStep(name, foreground, ~foreground)
+    labels = make_pseudo_labels(grounding, sink, settings, image_sizes).labels
+    yield DenoisingStep("ambiguity", labels == RoiLabel.FOREGROUND, labels == RoiLabel.BACKGROUND)
+
+
+def _thresholded(
+    grounding: Array, sink: Array | None, settings: LabelSettings, image_sizes: Array | None
+) -> NDArray[np.bool_]:
+    """Foreground with no sample rejected, (N, h, w)."""
+    attention, _ = _finite_attention(grounding)
+    noise = _sink_mask(sink, settings.sink_threshold, attention)
+    noise |= ~_content_masks(image_sizes, settings, attention)
+    denoised = attention.masked_fill(noise, 0.0)
+    peak = denoised.amax(dim=(1, 2), keepdim=True)
+    foreground = (denoised > settings.foreground_ratio_threshold * peak) & (denoised > 0)
+    result: NDArray[np.bool_] = foreground.cpu().numpy()
+    return result
+
+
+def _finite_attention(grounding: Array) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, h, w) float64 with samples that are not finite zeroed, and which (N,) are finite."""
+    attention = as_float_tensor(grounding).double()
+    if attention.ndim != 3 or 0 in attention.shape[1:]:
+        raise ValueError(f"grounding must be (N, h, w), got {tuple(attention.shape)}")
+    is_finite = attention.isfinite().all(dim=2).all(dim=1)
+    return attention.masked_fill(~is_finite[:, None, None], 0.0), is_finite
+
+
+def _sink_mask(
+    sink: Array | None, threshold: float | None, attention: torch.Tensor
+) -> torch.Tensor:
+    """Cells at or above the sink threshold, (N, h, w)."""
+    if sink is None or threshold is None:
+        return torch.zeros_like(attention, dtype=torch.bool)
+    signal = as_float_tensor(sink).to(attention.device)
+    if signal.shape != attention.shape:
+        raise ValueError(
+            f"sink must have the shape of grounding, {tuple(attention.shape)}, "
+            f"got {tuple(signal.shape)}"
+        )
+    return ~(signal < torch.tensor(threshold, dtype=signal.dtype, device=signal.device))
+
+
+def _content_masks(
+    image_sizes: Array | None, settings: LabelSettings, attention: torch.Tensor
+) -> torch.Tensor:
+    """Cells that show the image, (N, h, w); all of them where padding is unknown or kept."""
+    if image_sizes is None or not settings.mask_padding:
+        return torch.ones_like(attention, dtype=torch.bool)
+    num_samples, *shape = attention.shape
+    sizes = np.asarray(image_sizes)
+    if sizes.shape != (num_samples, 2) or (sizes <= 0).any():
+        raise ValueError(
+            f"image_sizes must be ({num_samples}, 2) positive (width, height), got {sizes.shape}"
+        )
+    grid = GridShape(*shape)
+    distinct, sample_to_distinct = np.unique(sizes, axis=0, return_inverse=True)
+    content_mask = _reference_content_mask if settings.reference_geometry else _exact_content_mask
+    masks = [content_mask((int(width), int(height)), grid) for width, height in distinct]
+    stacked = np.array(masks, dtype=np.bool_).reshape(-1, *shape)
+    return torch.from_numpy(stacked[sample_to_distinct.reshape(-1)]).to(attention.device)
+
+
+def _exact_content_mask(image_size: tuple[int, int], grid: GridShape) -> NDArray[np.bool_]:
+    return Letterbox.square(image_size).content_mask(grid)
+
+
+def _reference_content_mask(image_size: tuple[int, int], grid: GridShape) -> NDArray[np.bool_]:
+    """The reference's content of a padded square: whole cells, rounded down, at least one.
+
+    An odd remainder leaves the smaller half of it as padding on both sides.
+    """
+    mask = np.zeros(grid, dtype=np.bool_)
+    longer_side = max(image_size)
+    slices = []
+    for length, num_cells in zip(reversed(image_size), grid, strict=True):
+        num_content = max(int(length / longer_side * num_cells), 1)
+        start = (num_cells - num_content) // 2
+        slices.append(slice(start, num_cells - start))
+    mask[tuple(slices)] = True
+    return mask
+
+
+def _bounding_boxes(mask: torch.Tensor, margin: int) -> torch.Tensor:
+    """Half-open boxes (N, 4) of the set cells, grown by ``margin``; -1 where none is set."""
+    x0, x1 = _extent(mask.any(dim=1), margin)
+    y0, y1 = _extent(mask.any(dim=2), margin)
+    is_empty = ~mask.flatten(1).any(dim=1)
+    return torch.stack([x0, y0, x1, y1], dim=1).masked_fill(is_empty[:, None], -1)
+
+
+def _extent(occupied: torch.Tensor, margin: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """First set position and one past the last along the second axis of (N, length)."""
+    length = occupied.shape[1]
+    first = occupied.int().argmax(dim=1)
+    last = length - 1 - occupied.flip(1).int().argmax(dim=1)
+    return (first - margin).clamp(min=0), (last + 1 + margin).clamp(max=length)
+
+
+def _inside(boxes: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Cells inside the boxes (N, 4), as a mask of the shape of ``like``, (N, h, w)."""
+    x0, y0, x1, y1 = (side[:, None] for side in boxes.unbind(1))
+    columns = torch.arange(like.shape[2], device=like.device)
+    rows = torch.arange(like.shape[1], device=like.device)
+    in_columns = (columns >= x0) & (columns < x1)
+    in_rows = (rows >= y0) & (rows < y1)
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def _status(
+    has_attention: torch.Tensor,
+    boxes: torch.Tensor,
+    peak: torch.Tensor,
+    content: torch.Tensor,
+    settings: LabelSettings,
+) -> torch.Tensor:
+    """Index into ``_STATUSES`` per sample, (N,)."""
+    box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    num_cells = content.flatten(1).sum(dim=1)
+    if settings.reference_geometry:
+        num_cells = torch.full_like(num_cells, content[0].numel() if len(content) else 0)
+    is_too_large = box_area >= settings.max_box_area_ratio * num_cells.double()
+    status = torch.zeros_like(box_area)
+    # Later lines win: the first cause in the order of PseudoLabels.status is written last.
+    status[is_too_large] = _STATUSES.index(LabelStatus.BOX_TOO_LARGE)
+    status[peak < settings.min_max_attention] = _STATUSES.index(LabelStatus.WEAK_ATTENTION)
+    status[boxes[:, 0] < 0] = _STATUSES.index(LabelStatus.NO_FOREGROUND)
+    status[~has_attention] = _STATUSES.index(LabelStatus.NO_ATTENTION)
+    return status
+
+
+def _count(labels: torch.Tensor, value: RoiLabel) -> NDArray[Any]:
+    counts: NDArray[Any] = (labels == int(value)).flatten(1).sum(dim=1).int().cpu().numpy()
+    return counts

@@ -1,0 +1,154 @@
+"""RoI probability map -> crop boxes on the grid: smooth, threshold, split, filter, grow.
+
+Boxes are half-open ``GridBox``. Components are 8-connected. Two orders exist: strongest first
+(ours), and row by row of each component's first cell (the reference's preset, which keeps or drops
+all regions and so never ranks them).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from data_contracts.label_settings import RegionSettings
+from sdrpn_core.filters import Array, as_float_tensor, gaussian_blur_3x3
+from sdrpn_core.geometry import GridBox, GridShape
+
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
+
+
+@dataclass(frozen=True)
+class _Component:
+    box: GridBox
+    num_cells: int
+    peak: float
+
+
+def propose_regions(
+    probability: Array,
+    threshold: float,
+    settings: RegionSettings,
+    content_mask: NDArray[np.bool_] | None = None,
+) -> list[GridBox]:
+    """Boxes worth a closer look; an empty list means that the whole image will do.
+
+    Args:
+        probability: (h, w) RoI probabilities in [0, 1].
+        threshold: cells above it, after the blur, belong to a region; a share of the blurred map's
+            maximum with ``settings.threshold_is_peak_ratio``.
+        settings: see ``RegionSettings.preset``.
+        content_mask: (h, w) cells that show the image; regions are looked for only there, so that
+            a box is never all padding. None for no padding.
+
+    Returns:
+        At most ``max_regions`` half-open boxes, ordered by the smoothed peak inside, strongest
+        first, ties by row and column. With ``drop_all_above_max_regions`` they are in row order of
+        each region's first cell, and none at all if there are more. Boxes have at least one cell,
+        with the exception of ``reference_growth`` on grids of a single row or column.
+
+    Raises:
+        ValueError: if the map is not (h, w), or not finite.
+    """
+    tensor = as_float_tensor(probability)
+    if tensor.ndim != 2 or not tensor.isfinite().all():
+        raise ValueError(f"probability must be finite and (h, w), got {tuple(tensor.shape)}")
+    if settings.blur_sigma is not None:
+        tensor = gaussian_blur_3x3(tensor, settings.blur_sigma)
+    grid = GridShape(*tensor.shape)
+    cutoff = threshold * tensor.max() if settings.threshold_is_peak_ratio else threshold
+    mask = (tensor > cutoff).cpu().numpy()
+    if content_mask is not None:
+        mask &= content_mask
+    components = _connected_components(mask, tensor.cpu().numpy())
+    components = [part for part in components if _is_kept(part, settings)]
+    if settings.single_box:
+        components = _merged(components)
+    regions = [_grown(part, grid, settings) for part in components]
+    content = np.ones(grid, dtype=np.bool_) if content_mask is None else content_mask
+    regions = [part for part in regions if _zooms(part.box, content, settings)]
+    return _selected(regions, settings)
+
+
+def _connected_components(mask: NDArray[np.bool_], scores: NDArray[Any]) -> list[_Component]:
+    """8-connected components in row order of their first cell."""
+    labelled, num_components = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
+    indices = range(1, num_components + 1)
+    counts = np.bincount(labelled.ravel(), minlength=num_components + 1)
+    peaks = ndimage.maximum(scores, labelled, indices)
+    return [
+        _Component(
+            box=GridBox(columns.start, rows.start, columns.stop, rows.stop),
+            num_cells=int(counts[index]),
+            peak=float(peak),
+        )
+        for index, (rows, columns), peak in zip(
+            indices, ndimage.find_objects(labelled), peaks, strict=True
+        )
+    ]
+
+
+def _merged(components: list[_Component]) -> list[_Component]:
+    """One component that spans them all."""
+    if not components:
+        return []
+    x0, y0 = (min(part.box[axis] for part in components) for axis in (0, 1))
+    x1, y1 = (max(part.box[axis] for part in components) for axis in (2, 3))
+    return [
+        _Component(
+            box=GridBox(x0, y0, x1, y1),
+            num_cells=sum(part.num_cells for part in components),
+            peak=max(part.peak for part in components),
+        )
+    ]
+
+
+def _is_kept(component: _Component, settings: RegionSettings) -> bool:
+    """Whether the component has an allowed number of cells."""
+    largest = settings.max_component_cells
+    return component.num_cells >= settings.min_component_cells and (
+        largest is None or component.num_cells <= largest
+    )
+
+
+def _zooms(box: GridBox, content: NDArray[np.bool_], settings: RegionSettings) -> bool:
+    """Whether the box is small enough for its crop to show more than the whole image does."""
+    ratio = settings.max_box_area_ratio
+    if ratio is None:
+        return True
+    num_covered = np.count_nonzero(content[box.y0 : box.y1, box.x0 : box.x1])
+    return bool(num_covered <= ratio * np.count_nonzero(content))
+
+
+def _grown(component: _Component, grid: GridShape, settings: RegionSettings) -> _Component:
+    """The component with its box grown to the least side length, where that applies."""
+    limit = settings.small_component_cells
+    if limit is not None and component.num_cells >= limit:
+        return component
+    grow = _grown_as_reference if settings.reference_growth else _grown_inside
+    x0, x1 = grow(component.box.x0, component.box.x1, settings.min_box_side, grid.width)
+    y0, y1 = grow(component.box.y0, component.box.y1, settings.min_box_side, grid.height)
+    return _Component(GridBox(x0, y0, x1, y1), component.num_cells, component.peak)
+
+
+def _grown_inside(start: int, stop: int, min_length: int, limit: int) -> tuple[int, int]:
+    """Grow [start, stop) about its centre, then shift it into [0, limit)."""
+    length = min(max(stop - start, min_length), limit)
+    start = min(max(start - (length - (stop - start)) // 2, 0), limit - length)
+    return start, start + length
+
+
+def _grown_as_reference(start: int, stop: int, min_length: int, limit: int) -> tuple[int, int]:
+    """Grow as the reference does: half-open ends treated as inclusive, clamped to limit - 1."""
+    centre = (start + stop) / 2
+    length = max(min_length, stop - start + 1)
+    return max(0, int(centre - length / 2)), min(limit - 1, int(centre + length / 2))
+
+
+def _selected(regions: list[_Component], settings: RegionSettings) -> list[GridBox]:
+    """The boxes that are returned, in the order they are returned in."""
+    if settings.drop_all_above_max_regions:
+        return [] if len(regions) > settings.max_regions else [region.box for region in regions]
+    ranked = sorted(regions, key=lambda region: (-region.peak, region.box.y0, region.box.x0))
+    return [region.box for region in ranked[: settings.max_regions]]

@@ -1,0 +1,263 @@
+"""How well labels, score maps and boxes find the true region. Pure NumPy.
+
+True boxes are in source-image pixels, as annotators give them; masks live on the model's grid.
+A cell is inside a true box by the *centre rule*: along each axis, the cells whose centre lies in
+the box; where there is none (the box is thinner than a cell and between two centres), the cells
+that the box covers most. So every box that meets the canvas has at least one cell, and a thin line
+of text has the one row of cells that shows most of it. The ``area_`` measures need no such rule: they
+weight each cell by the share of it that the boxes cover.
+
+Ratios with an empty denominator are NaN; summaries leave them out and count them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
+
+NAN = float("nan")
+
+
+def true_cells(
+    true_boxes: Sequence[BoxXYXY], letterbox: Letterbox, grid: GridShape
+) -> NDArray[np.bool_]:
+    """Cells inside any of the boxes by the centre rule, (h, w).
+
+    Args:
+        true_boxes: half-open, in source pixels.
+        letterbox: where the image lies on the canvas.
+        grid: of the mask to make.
+    """
+    cell_width, cell_height = letterbox.cell_size(grid)
+    mask = np.zeros(grid, dtype=np.bool_)
+    for box in map(letterbox.to_canvas, true_boxes):
+        columns = _cells_of_interval(box.x0 / cell_width, box.x1 / cell_width, grid.width)
+        rows = _cells_of_interval(box.y0 / cell_height, box.y1 / cell_height, grid.height)
+        mask |= rows[:, None] & columns[None, :]
+    return mask
+
+
+def true_coverage(
+    true_boxes: Sequence[BoxXYXY], letterbox: Letterbox, grid: GridShape
+) -> NDArray[np.float64]:
+    """Share of each cell that the union of the boxes covers, (h, w) in [0, 1]; exact."""
+    coverage = np.zeros(grid, dtype=np.float64)
+    for box in _disjoint(true_boxes):
+        coverage += letterbox.coverage(box, grid)
+    return coverage
+
+
+@dataclass(frozen=True)
+class MaskQuality:
+    """Agreement of a cell mask with the true boxes; add them up for a data set (micro average)."""
+
+    num_samples: int
+    num_selected: int
+    """Cells in the mask."""
+    num_true: int
+    """Cells inside the true boxes."""
+    num_hits: int
+    """Cells that are both."""
+    covered_area: float
+    """Area of the true boxes inside the mask, in cells."""
+    true_area: float
+    """Area of the true boxes, in cells."""
+
+    @property
+    def precision(self) -> float:
+        """Share of the mask's cells that are inside."""
+        return _ratio(self.num_hits, self.num_selected)
+
+    @property
+    def recall(self) -> float:
+        """Share of the true cells that are in the mask."""
+        return _ratio(self.num_hits, self.num_true)
+
+    @property
+    def area_precision(self) -> float:
+        """Share of the mask's area that is inside the true boxes."""
+        return _ratio(self.covered_area, self.num_selected)
+
+    @property
+    def area_recall(self) -> float:
+        """Share of the true boxes' area that is inside the mask."""
+        return _ratio(self.covered_area, self.true_area)
+
+    def __add__(self, other: "MaskQuality") -> "MaskQuality":
+        """Both sets of samples together."""
+        return MaskQuality(
+            num_samples=self.num_samples + other.num_samples,
+            num_selected=self.num_selected + other.num_selected,
+            num_true=self.num_true + other.num_true,
+            num_hits=self.num_hits + other.num_hits,
+            covered_area=self.covered_area + other.covered_area,
+            true_area=self.true_area + other.true_area,
+        )
+
+
+EMPTY_MASK_QUALITY = MaskQuality(0, 0, 0, 0, 0.0, 0.0)
+"""Start value for adding up."""
+
+
+def mask_quality(
+    mask: NDArray[np.bool_], true_boxes: Sequence[BoxXYXY], letterbox: Letterbox
+) -> MaskQuality:
+    """Compare a mask with the true boxes.
+
+    Foreground should have high precision and recall; for a *background* mask, ``precision`` is the
+    share of false background and should be near 0. Cells of pure padding are not counted, so free
+    background does not flatter.
+
+    Args:
+        mask: (h, w) foreground or background cells of a label, or a thresholded map.
+        true_boxes: half-open, in source pixels.
+        letterbox: where the image lies on the canvas.
+    """
+    grid = GridShape(*mask.shape)
+    inside = true_cells(true_boxes, letterbox, grid)
+    coverage = true_coverage(true_boxes, letterbox, grid)
+    counted = mask & (letterbox.content_mask(grid) | inside)
+    return MaskQuality(
+        num_samples=1,
+        num_selected=int(counted.sum()),
+        num_true=int(inside.sum()),
+        num_hits=int((counted & inside).sum()),
+        covered_area=float(coverage[counted].sum()),
+        true_area=float(coverage.sum()),
+    )
+
+
+def points_inside(
+    scores: NDArray[np.floating], true_boxes: Sequence[BoxXYXY], letterbox: Letterbox
+) -> bool:
+    """Pointing game: whether the strongest cell is inside by the centre rule.
+
+    A constant map points nowhere and misses; so does one with a tie that reaches outside.
+
+    Args:
+        scores: (h, w) attention, logits or probabilities; finite.
+        true_boxes: half-open, in source pixels.
+        letterbox: where the image lies on the canvas.
+    """
+    peaks = scores == scores.max()
+    inside = true_cells(true_boxes, letterbox, GridShape(*scores.shape))
+    return bool(not peaks.all() and inside[peaks].all())
+
+
+@dataclass(frozen=True)
+class BoxQuality:
+    """Agreement of one document's proposed boxes with its true boxes."""
+
+    coverage: float
+    """Share of the true boxes' area inside the proposed ones."""
+    iou: float
+    """Intersection over union of the two areas."""
+    crop_ratio: float
+    """Area of the proposed boxes as a share of the image: what the coverage cost."""
+    num_boxes: int
+
+
+@dataclass(frozen=True)
+class BoxSummary:
+    """Box quality of many documents; a document without a proposal has coverage and IoU 0."""
+
+    num_documents: int
+    num_without_boxes: int
+    mean_coverage: float
+    box_recall_50: float
+    """Share of documents whose true area is covered to at least 50 %."""
+    box_recall_90: float
+    """Share of documents whose true area is covered to at least 90 %."""
+    mean_iou: float
+    mean_crop_ratio: float
+    """Over the documents that have boxes."""
+
+
+def box_quality(
+    proposed: Sequence[BoxXYXY], true_boxes: Sequence[BoxXYXY], image_size: tuple[int, int]
+) -> BoxQuality:
+    """Compare proposed with true boxes, each as the union of its boxes clipped to the image.
+
+    Args:
+        proposed: half-open, in source pixels; may be empty (the whole image was used).
+        true_boxes: half-open, in source pixels; at least one with an area.
+        image_size: (width, height).
+
+    Raises:
+        ValueError: if the true boxes have no area inside the image.
+    """
+    image = BoxXYXY(0.0, 0.0, float(image_size[0]), float(image_size[1]))
+    found = _disjoint([box.intersection(image) for box in proposed])
+    wanted = _disjoint([box.intersection(image) for box in true_boxes])
+    true_area = sum(box.area for box in wanted)
+    if true_area <= 0:
+        raise ValueError(f"true boxes {list(true_boxes)} have no area in an image of {image_size}")
+    found_area = sum(box.area for box in found)
+    overlap = sum(a.intersection(b).area for a, b in product(found, wanted))
+    return BoxQuality(
+        coverage=overlap / true_area,
+        iou=overlap / (true_area + found_area - overlap),
+        crop_ratio=found_area / image.area,
+        num_boxes=len(proposed),
+    )
+
+
+def summarize_boxes(qualities: Iterable[BoxQuality]) -> BoxSummary:
+    """Averages over documents (macro); NaN where there is nothing to average."""
+    documents = list(qualities)
+    coverages = np.array([document.coverage for document in documents])
+    # Areas of sub-pixel pieces add up to within rounding of the whole.
+    covered = coverages + 1e-9
+    return BoxSummary(
+        num_documents=len(documents),
+        num_without_boxes=sum(document.num_boxes == 0 for document in documents),
+        mean_coverage=_mean(coverages),
+        box_recall_50=_mean(covered >= 0.5),
+        box_recall_90=_mean(covered >= 0.9),
+        mean_iou=_mean(np.array([document.iou for document in documents])),
+        mean_crop_ratio=_mean(np.array([d.crop_ratio for d in documents if d.num_boxes > 0])),
+    )
+
+
+def _cells_of_interval(start: float, stop: float, num_cells: int) -> NDArray[np.bool_]:
+    """Cells [i, i + 1) whose centre is in [start, stop), else those that it covers most."""
+    edges = np.arange(num_cells, dtype=np.float64)
+    has_centre = (edges + 0.5 >= start) & (edges + 0.5 < stop)
+    if has_centre.any():
+        return has_centre
+    overlap = np.minimum(edges + 1, stop) - np.maximum(edges, start)
+    most = float(overlap.max())
+    if most <= 0:
+        return np.zeros(num_cells, dtype=np.bool_)
+    most_covered: NDArray[np.bool_] = overlap >= most - 1e-9
+    return most_covered
+
+
+def _disjoint(boxes: Sequence[BoxXYXY]) -> list[BoxXYXY]:
+    """The union of boxes as boxes that do not overlap: the lattice of all their edges."""
+    solid = [box for box in boxes if box.area > 0]
+    xs = sorted({x for box in solid for x in (box.x0, box.x1)})
+    ys = sorted({y for box in solid for y in (box.y0, box.y1)})
+    tiles = (BoxXYXY(x0, y0, x1, y1) for (y0, y1), (x0, x1) in product(pairwise(ys), pairwise(xs)))
+    return [tile for tile in tiles if any(_contains(box, tile) for box in solid)]
+
+
+def _contains(outer: BoxXYXY, inner: BoxXYXY) -> bool:
+    return (
+        outer.x0 <= inner.x0
+        and outer.y0 <= inner.y0
+        and inner.x1 <= outer.x1
+        and inner.y1 <= outer.y1
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else NAN
+
+
+def _mean(values: NDArray[np.generic]) -> float:
+    return float(values.mean(dtype=np.float64)) if values.size else NAN
