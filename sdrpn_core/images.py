@@ -1,0 +1,95 @@
+"""Decoding image files: always upright RGB and complete, or an error that says why not."""
+
+import io
+import struct
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+MAX_PIXELS = 89_000_000
+"""Larger images are refused before they are decoded (a small file can unpack to gigabytes)."""
+
+_TOO_LARGE = f"more than the {MAX_PIXELS:,} pixels that are decoded"
+_WIDE_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImage(ValueError):
+    """Bytes that are not one complete, decodable image; the message is the reason."""
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode a file's bytes as an upright 8-bit RGB image.
+
+    EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits
+    and of animations the first frame is taken.
+
+    Raises:
+        UnreadableImage: if the image is truncated, damaged, too large or not an image.
+    """
+    if not data:
+        raise UnreadableImage("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(image)
+            image.load()
+            return _to_rgb(_upright(image))
+    except (UnreadableImage, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise UnreadableImage(_TOO_LARGE) from None
+    except UnidentifiedImageError:
+        raise UnreadableImage("not an image in a known format") from None
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(f"damaged {_format_hint(data)}: {reason}") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{width} x {height} is {_TOO_LARGE}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, OSError, struct.error):
+        orientation = 1  # a malformed EXIF block is no reason to lose the image
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode in _WIDE_MODES or image.mode == "F":
+        return _narrow(image).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _narrow(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits, where Pillow's own conversion would clip to white."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        raise UnreadableImage(f"mode {image.mode} pixels have no known range; save it as 8 bit")
+    is_8_bit = image.mode == "I" and values.max() <= 0xFF
+    narrow = values if is_8_bit else np.round(values / 257)
+    return Image.fromarray(narrow.astype(np.uint8))
+
+
+def _format_hint(data: bytes) -> str:
+    signatures = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"RIFF": "WebP"}
+    return next((name for start, name in signatures.items() if data.startswith(start)), "image")

@@ -1,0 +1,143 @@
+"""Decoding: whatever the file, upright RGB with the right pixels, or a reason."""
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdrpn_core.images import MAX_PIXELS, UnreadableImage, decode_image
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def gradient(width: int = 40, height: int = 24) -> Image.Image:
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    return Image.fromarray(np.stack([columns * 6, rows * 10, columns + rows], -1).astype(np.uint8))
+
+
+def pixels(data: bytes) -> np.ndarray:
+    image = decode_image(data)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def test_rgb_keeps_every_pixel():
+    assert np.array_equal(pixels(encoded(gradient())), np.asarray(gradient()))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(orientation: int):
+    upright = gradient()
+    turned = {
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }[orientation]
+    stored = upright
+    for turn in turned:
+        stored = stored.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(pixels(encoded(stored, exif=exif)), np.asarray(upright))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_malformed_exif_does_not_lose_the_image():
+    data = encoded(gradient(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f")
+    assert pixels(data).shape == (24, 40, 3)
+
+
+def test_16_bit_grey_is_scaled_not_clipped_to_white():
+    values = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    decoded = pixels(encoded(Image.fromarray(values)))[..., 0]
+    assert np.array_equal(decoded, np.arange(256).reshape(16, 16))
+
+
+def test_float_pixels_have_no_range_and_say_so():
+    data = encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
+    with pytest.raises(UnreadableImage, match="no known range; save it as 8 bit"):
+        decode_image(data)
+
+
+def test_transparency_is_laid_over_white_not_over_hidden_colours():
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0, 0] = (200, 0, 0, 255)
+    rgba[1, 1] = (0, 0, 200, 0)
+    assert pixels(encoded(Image.fromarray(rgba))).tolist() == [
+        [[200, 0, 0], [255, 255, 255]],
+        [[255, 255, 255], [255, 255, 255]],
+    ]
+
+
+def test_palette_with_transparency():
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 250, 0, 0])
+    palette.putpixel((1, 0), 1)
+    data = encoded(palette, transparency=1)
+    assert pixels(data).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "RGBA"])
+def test_every_common_mode_becomes_rgb(mode: str):
+    grey = Image.new("L", (6, 4), 255).convert(mode)
+    format = "TIFF" if mode in {"CMYK", "YCbCr"} else "PNG"
+    assert (pixels(encoded(grey, format)) >= 254).all()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_truncated_file_is_refused_never_filled_with_grey(format: str):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), format)
+    with pytest.raises(UnreadableImage):
+        decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_flipped_bytes_give_an_image_or_a_reason_nothing_else():
+    rng = np.random.default_rng(1)
+    for format in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"):
+        data = np.frombuffer(encoded(gradient(), format), np.uint8)
+        for _ in range(40):
+            damaged = data.copy()
+            damaged[rng.integers(0, len(data), 4)] ^= rng.integers(1, 256, 4, dtype=np.uint8)
+            try:
+                mode = decode_image(damaged.tobytes()).mode
+            except UnreadableImage as error:
+                mode = str(error) and "RGB"
+            assert mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "the file is empty"), (b"<html>404</html>", "not an image")]
+)
+def test_not_an_image(data: bytes, reason: str):
+    with pytest.raises(UnreadableImage, match=reason):
+        decode_image(data)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [10_000, 60_000])
+def test_decompression_bomb_is_refused_before_it_is_decoded(side: int):
+    """A few hundred bytes must not unpack to gigabytes."""
+    assert side * side > MAX_PIXELS
+    header = b"IHDR" + side.to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00"
+    chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+    with pytest.raises(UnreadableImage, match="pixels that are decoded"):
+        decode_image(b"\x89PNG\r\n\x1a\n" + chunk + encoded(gradient())[33:])
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert pixels(data)[0, 0].tolist() == [255, 0, 0]
