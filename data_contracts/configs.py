@@ -86,8 +86,32 @@ class ExtractionConfig(Settings):
     """A shard with a larger share of unreadable images fails."""
 
 
+class BceLoss(Settings):
+    """Binary cross-entropy."""
+
+    type: Literal["bce"] = "bce"
+
+
+class FocalLoss(Settings):
+    """Binary cross-entropy that dwells on cells the network gets wrong."""
+
+    type: Literal["focal"] = "focal"
+    alpha: float = Field(0.9, gt=0, lt=1)
+    """Weight of foreground cells; background cells weigh one minus this."""
+    gamma: float = Field(2.0, ge=0)
+
+
+class MseLoss(Settings):
+    """Squared difference between probability and label."""
+
+    type: Literal["mse"] = "mse"
+
+
+RoiLoss = Annotated[BceLoss | FocalLoss | MseLoss, Field(discriminator="type")]
+
+
 class TrainingConfig(Settings):
-    """RPN training (method.md section 5)."""
+    """RPN training."""
 
     num_epochs: int = Field(1, gt=0)
     batch_size: int = Field(32, gt=0)
@@ -96,7 +120,7 @@ class TrainingConfig(Settings):
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float | None = Field(1.0, gt=0)
-    loss: Literal["bce", "focal", "mse"] = "bce"
+    loss: RoiLoss = BceLoss()
     validation_ratio: float = Field(0.1, gt=0, lt=1)
     """Share of images held out of training to choose the region threshold."""
     checkpoint_every: int = Field(50, gt=0)
@@ -166,6 +190,8 @@ class RuntimeConfig(Settings):
     """Passed to fsspec, for example ``{endpoint_url: ...}``; keep secrets in the environment."""
     device: str = "auto"
     batch_size: int = Field(32, gt=0)
+    feature_cache_gib: float = Field(4.0, ge=0)
+    """Host memory for frozen hidden states kept between training epochs; 0 computes them anew."""
     num_threads: int | None = Field(None, gt=0)
     num_workers: int = Field(1, gt=0)
     """Shards extracted at the same time (processes; one per GPU)."""
