@@ -202,6 +202,7 @@ class PredictionV1(dy.Schema):
     method = dy.Enum([method.value for method in Method], primary_key=True)
     question_id = dy.String(primary_key=True, min_length=1)
     category = dy.String()
+    kind = dy.Enum(_KINDS)
     image_uri = dy.String(min_length=1)
     question = dy.String(min_length=1)
     answers = dy.List(dy.String())
@@ -212,7 +213,32 @@ class PredictionV1(dy.Schema):
     true_box = dy.List(dy.Float32(), nullable=True)
     roi_map = dy.List(dy.Float32(), nullable=True)
     """The score map on the grid that the boxes came from; null for methods without one."""
+    sink_map = dy.List(dy.Float32(), nullable=True)
+    """Sink signal beside a raw attention map, so that denoising can be judged; else null."""
     grid_height = dy.Int32(min=0)
     grid_width = dy.Int32(min=0)
+    image_width = dy.Int32(min=1)
+    image_height = dy.Int32(min=1)
+    pad_left = dy.Int32(min=0)
+    pad_top = dy.Int32(min=0)
+    canvas_width = dy.Int32(min=1)
+    canvas_height = dy.Int32(min=1)
     seconds = dy.Float64(min=0.0)
     """Wall-clock time of the document's batch divided by the batch size."""
+
+    @dy.rule()
+    def roi_map_has_grid_length(cls) -> pl.Expr:
+        """The score map has grid_height * grid_width values."""
+        return _has_grid_length("roi_map")
+
+    @dy.rule()
+    def sink_map_has_grid_length(cls) -> pl.Expr:
+        """The sink map has grid_height * grid_width values."""
+        return _has_grid_length("sink_map")
+
+    @dy.rule()
+    def boxes_have_four_numbers(cls) -> pl.Expr:
+        """Every crop and the true box are xyxy."""
+        crops = pl.col("boxes").list.eval(pl.element().list.len() == 4).list.all()
+        true_box = pl.col("true_box").is_null() | (pl.col("true_box").list.len() == 4)
+        return crops & true_box
