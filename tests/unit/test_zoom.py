@@ -1,0 +1,172 @@
+"""Prefix reuse against plain recomputation, token for token and logit for logit."""
+
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_contracts.label_settings import RegionSettings
+from sdrpn_core.generation import pad_left, prefill
+from sdrpn_core.geometry import BoxXYXY
+from sdrpn_core.models.base import ImageFeatures, ModelAdapter
+from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.zoom import (
+    answer_plain,
+    crop_image,
+    first_stage,
+    second_stage,
+    second_stage_prefill,
+)
+from tests.tiny_models import tiny_llava
+
+QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
+SIZES = [(60, 40), (30, 50), (45, 45), (80, 20)]
+NUM_CROPS = [1, 2, 0, 1]
+MAX_NEW_TOKENS = 8
+
+
+@pytest.fixture(scope="module", params=[1, 4], ids=lambda heads: f"kv_heads={heads}")
+def adapter(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ModelAdapter:
+    profile = tiny_llava(
+        tmp_path_factory.mktemp("tiny_llava"), num_key_value_heads=request.param, seed=3
+    )
+    return load_adapter(profile, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def rpn(adapter: ModelAdapter) -> RegionProposalNetwork:
+    return RegionProposalNetwork.from_adapter(adapter, adapter.profile.rpn).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        for width, height in SIZES
+    ]
+
+
+@pytest.fixture(scope="module")
+def features(adapter: ModelAdapter, images: list[Image.Image]) -> list[ImageFeatures]:
+    return adapter.encode_images(images)
+
+
+@pytest.fixture(scope="module")
+def crops(adapter: ModelAdapter, images: list[Image.Image]) -> list[list[ImageFeatures]]:
+    return [
+        adapter.encode_images(
+            [crop_image(image, BoxXYXY(3.0 + i, 2.0, 19.0, 15.5)) for i in range(count)]
+        )
+        if count
+        else []
+        for image, count in zip(images, NUM_CROPS, strict=True)
+    ]
+
+
+def test_second_stage_logits_equal_recomputation(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    crops: list[list[ImageFeatures]],
+) -> None:
+    first = first_stage(adapter, rpn, features, QUESTIONS)
+    reused = second_stage_prefill(adapter, first, crops)
+    for index, (question, image, row) in enumerate(zip(QUESTIONS, features, crops, strict=True)):
+        with torch.inference_mode():
+            plain = prefill(adapter, pad_left([adapter.embed_prompt(question, [image, *row])]))
+        torch.testing.assert_close(reused.logits[index], plain.logits[0], atol=2e-5, rtol=1e-5)
+        assert int(reused.next_position[index]) == int(plain.next_position[0])
+
+
+def test_second_stage_tokens_equal_recomputation(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    crops: list[list[ImageFeatures]],
+) -> None:
+    first = first_stage(adapter, rpn, features, QUESTIONS)
+    reused = second_stage(adapter, first, crops, max_new_tokens=MAX_NEW_TOKENS)
+    for index, (question, image, row) in enumerate(zip(QUESTIONS, features, crops, strict=True)):
+        (plain,) = answer_plain(adapter, [question], [[image, *row]], max_new_tokens=MAX_NEW_TOKENS)
+        assert reused[index].tokens == plain.tokens
+
+
+def test_first_stage_batch_equals_one_by_one(
+    adapter: ModelAdapter, rpn: RegionProposalNetwork, features: list[ImageFeatures]
+) -> None:
+    together = first_stage(adapter, rpn, features, QUESTIONS)
+    for index, (question, image) in enumerate(zip(QUESTIONS, features, strict=True)):
+        alone = first_stage(adapter, rpn, [image], [question])
+        torch.testing.assert_close(
+            together.roi_logits[index], alone.roi_logits[0], atol=2e-5, rtol=1e-5
+        )
+
+
+def test_prefix_hidden_states_equal_the_stock_forward(
+    adapter: ModelAdapter, rpn: RegionProposalNetwork, features: list[ImageFeatures]
+) -> None:
+    first = first_stage(adapter, rpn, features[:1], QUESTIONS[:1])
+    prompt = adapter.embed_prompt(QUESTIONS[0], features[:1])
+    with torch.inference_mode():
+        stock = adapter.decoder(inputs_embeds=prompt.embeds[None], output_hidden_states=True)
+    at_branch = stock.hidden_states[adapter.profile.rpn.branch_layer]
+    torch.testing.assert_close(
+        first.prefix.hidden[0], at_branch[0, : prompt.prefix_length], atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0], ids=["everywhere", "some", "nowhere"])
+def test_pipeline_batch_equals_one_by_one(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    images: list[Image.Image],
+    threshold: float,
+) -> None:
+    pipeline = ZoomPipeline(
+        adapter, rpn, threshold=threshold, regions=RegionSettings.preset("default")
+    )
+    together = pipeline.answer(images, QUESTIONS, max_new_tokens=MAX_NEW_TOKENS, batch_size=3)
+    for image, question, answer in zip(images, QUESTIONS, together, strict=True):
+        (alone,) = pipeline.answer([image], [question], max_new_tokens=MAX_NEW_TOKENS)
+        assert (alone.text, alone.boxes, alone.used_crop) == (
+            answer.text,
+            answer.boxes,
+            answer.used_crop,
+        )
+        for box in answer.boxes:
+            assert 0 <= box.x0 < box.x1 <= image.width
+            assert 0 <= box.y0 < box.y1 <= image.height
+    if threshold == 1.0:
+        assert not any(answer.used_crop for answer in together)
+
+
+def test_two_pipelines_share_one_model(
+    adapter: ModelAdapter, rpn: RegionProposalNetwork, images: list[Image.Image]
+) -> None:
+    other = RegionProposalNetwork.from_adapter(adapter, adapter.profile.rpn).eval()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.manual_seed(0)))
+    settings = RegionSettings.preset("default")
+    one = ZoomPipeline(adapter, rpn, threshold=0.5, regions=settings)
+    two = ZoomPipeline(adapter, other, threshold=0.5, regions=settings)
+    before = one.answer(images, QUESTIONS, max_new_tokens=4)
+    changed = two.answer(images, QUESTIONS, max_new_tokens=4)
+    after = one.answer(images, QUESTIONS, max_new_tokens=4)
+    for first, second, third in zip(before, after, changed, strict=True):
+        np.testing.assert_array_equal(first.roi_map, second.roi_map)
+        assert not np.array_equal(first.roi_map, third.roi_map)
+
+
+def test_mismatched_lengths_are_refused(
+    adapter: ModelAdapter, rpn: RegionProposalNetwork, images: list[Image.Image]
+) -> None:
+    pipeline = ZoomPipeline(adapter, rpn, threshold=0.5, regions=RegionSettings.preset("default"))
+    with pytest.raises(ValueError, match="4 images for 1 questions"):
+        pipeline.answer(images, QUESTIONS[:1])
