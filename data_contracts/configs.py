@@ -137,6 +137,8 @@ class EvaluationConfig(Settings):
     max_new_tokens: int = Field(32, gt=0)
     crop_padding_ratio: float = Field(0.1, ge=0)
     """Margin added to each side of the oracle's box, as a share of the box's side."""
+    raw_attention_threshold: float = Field(0.5, gt=0, lt=1)
+    """Region threshold of the raw-attention baseline, as a share of the map's maximum."""
     num_bootstrap: int = Field(1000, gt=0)
     rows_per_shard: int = Field(128, gt=0)
     seed: int = 0

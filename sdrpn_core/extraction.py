@@ -17,7 +17,7 @@ from data_contracts.profiles import Heads, ModelProfile, SinkHeads, SinkLayerMea
 from sdrpn_core.attention_capture import AttentionRecorder
 from sdrpn_core.generation import Response, greedy_decode, image_columns, pad_left, prefill
 from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ImageFeatures, ModelAdapter, ModelError
 
 STAGE_VERSION = 1
 
@@ -69,6 +69,7 @@ def capture_attention(
     heads: CapturedHeads,
     *,
     max_new_tokens: int,
+    features: Sequence[ImageFeatures] | None = None,
 ) -> CapturedBatch:
     """Answer a batch and record attention to each sample's image.
 
@@ -77,8 +78,9 @@ def capture_attention(
         requests: questions with their images.
         heads: layer -> heads to record (None for all of a layer).
         max_new_tokens: most tokens per response.
+        features: the requests' images if they are encoded already.
     """
-    images = adapter.encode_images([request.image for request in requests])
+    images = features or adapter.encode_images([request.image for request in requests])
     prompts = [
         adapter.embed_prompt(request.question, [image])
         for request, image in zip(requests, images, strict=True)
@@ -101,7 +103,11 @@ def capture_attention(
 
 
 def extract_attention(
-    adapter: ModelAdapter, requests: Sequence[Request], *, max_new_tokens: int
+    adapter: ModelAdapter,
+    requests: Sequence[Request],
+    *,
+    max_new_tokens: int,
+    features: Sequence[ImageFeatures] | None = None,
 ) -> list[ExtractedAttention]:
     """Answer a batch and reduce its attention to one grounding and one sink map per question.
 
@@ -109,12 +115,15 @@ def extract_attention(
         adapter: the frozen model, with its profile.
         requests: questions with their images; kinds may be mixed.
         max_new_tokens: responses that do not end within this are reported as overlong.
+        features: the requests' images if they are encoded already.
 
     Raises:
         ModelError: if the profile has no heads for a question's kind.
     """
     heads = _union_of_heads(adapter.profile, {request.kind for request in requests})
-    captured = capture_attention(adapter, requests, heads, max_new_tokens=max_new_tokens)
+    captured = capture_attention(
+        adapter, requests, heads, max_new_tokens=max_new_tokens, features=features
+    )
     return [
         _reduce(adapter, request.kind, captured, index, heads)
         for index, request in enumerate(requests)

@@ -65,6 +65,9 @@ class Prompt:
 class ModelAdapter(ABC):
     """A frozen multimodal LLM, driven by the parts that every family shares."""
 
+    input_side: int
+    """Side in pixels of the square that the model sees of one image (ViCrop's base crop)."""
+
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, profile: ModelProfile
     ) -> None:
