@@ -1,0 +1,85 @@
+"""The build-jsonl stage: rows, statistics, shards, and sources of which nothing can be used."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_contracts.configs import LlavaMixSource, RecordsConfig
+from tasks.artifact_store import ArtifactStore
+from tasks.build_jsonl import NoUsableRecords, build_jsonl
+from tasks.download import download
+from tasks.source_files import ChangedFile, load_image, read_source_file
+from tests.artifacts import stage_run
+from tests.mixes import mix_record, write_image, write_small_mix
+
+
+def build(store: ArtifactStore, source: LlavaMixSource, **settings):
+    run = stage_run(store)
+    return build_jsonl(run, download(run, source), source.name, RecordsConfig(**settings))
+
+
+def test_rows_and_their_statistics(store: ArtifactStore, tmp_path: Path):
+    ref = build(store, write_small_mix(tmp_path))
+    rows = store.read_frame(ref)
+    assert rows.height == 10
+    assert store.manifest(ref).statistics == {
+        "status.duplicate": 1,
+        "status.malformed": 1,
+        "status.missing_image": 1,
+        "status.ok": 6,
+        "status.text_only": 1,
+    }
+    usable = rows.filter(rows["status"] == "ok")
+    for row in usable.iter_rows(named=True):
+        assert load_image(store, row["image_uri"], row["image_sha256"]).size[1] == 30
+        assert row["kind"] == {"gqa": "natural", "ocr_vqa": "textual"}[row["dataset"]]
+
+
+def test_shards_hold_every_row_once_in_order(file_store: ArtifactStore, tmp_path: Path):
+    source = write_small_mix(tmp_path, num_images=20)
+    whole = file_store.read_frame(build(file_store, source))
+    ref = build(file_store, source, rows_per_shard=5)
+    assert [shard.num_rows for shard in file_store.manifest(ref).shards] == [4, 5, 5, 5, 5]
+    assert file_store.read_frame(ref).equals(whole)
+
+
+def test_settings_and_source_name_are_identity_shard_size_alone_is_not(
+    file_store: ArtifactStore, tmp_path: Path
+):
+    source = write_small_mix(tmp_path)
+    ref = build(file_store, source)
+    assert build(file_store, source, rows_per_shard=100) == ref
+    assert build(file_store, source, turns="all") != ref
+    assert build(file_store, source, max_records=3) != ref
+    assert build(file_store, source.model_copy(update={"name": "other"})) != ref
+
+
+def test_subset(file_store: ArtifactStore, tmp_path: Path):
+    ref = build(file_store, write_small_mix(tmp_path, num_images=20), max_records=7)
+    assert file_store.manifest(ref).statistics["status.ok"] == 7
+
+
+def test_nothing_usable_says_why(file_store: ArtifactStore, tmp_path: Path):
+    write_image(tmp_path / "images/a.png")
+    records = [mix_record("t", None), mix_record("u", None), mix_record("m", "a.png", "<image>")]
+    (tmp_path / "mix.json").write_text(json.dumps(records))
+    source = LlavaMixSource(name="dry", records=f"{tmp_path}/mix.json", images=f"{tmp_path}/images")
+    message = r"source 'dry': not one .* \(2 text_only, 1 no_question\); the first: .*; check"
+    with pytest.raises(NoUsableRecords, match=message):
+        build(file_store, source)
+
+
+def test_empty_list_of_records(file_store: ArtifactStore, tmp_path: Path):
+    (tmp_path / "mix.json").write_text("[]")
+    source = LlavaMixSource(name="dry", records=f"{tmp_path}/mix.json", images=f"{tmp_path}")
+    with pytest.raises(NoUsableRecords, match=r"\(none\)"):
+        build(file_store, source)
+
+
+def test_a_file_edited_in_place_is_noticed_when_read(file_store: ArtifactStore, tmp_path: Path):
+    write_image(tmp_path / "a.png")
+    with pytest.raises(ChangedFile, match=r"a.png: changed since"):
+        read_source_file(file_store, f"{tmp_path}/a.png", "0" * 64)
+    with pytest.raises(ChangedFile, match=r"b.png: gone since"):
+        read_source_file(file_store, f"{tmp_path}/b.png", None)
