@@ -81,10 +81,10 @@ def vicrop_box(
     cell_width, cell_height = letterbox.cell_size(grid)
     centre_x = best.centre[0] * cell_width - letterbox.pad_left
     centre_y = best.centre[1] * cell_height - letterbox.pad_top
-    return square_box((centre_x, centre_y), (best.side, best.side), letterbox.image_size)
+    return centred_box((centre_x, centre_y), (best.side, best.side), letterbox.image_size)
 
 
-def square_box(
+def centred_box(
     centre: tuple[float, float], size: tuple[float, float], image_size: tuple[int, int]
 ) -> BoxXYXY:
     """Box of ``size`` about ``centre``, shifted into the image and no larger than it.

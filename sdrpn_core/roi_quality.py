@@ -4,8 +4,8 @@ True boxes are in source-image pixels, as annotators give them; masks live on th
 A cell is inside a true box by the *centre rule*: along each axis, the cells whose centre lies in
 the box; where there is none (the box is thinner than a cell and between two centres), the cells
 that the box covers most. So every box that meets the canvas has at least one cell, and a thin line
-of text has the one row of cells that shows most of it. The ``area_`` measures need no such rule: they
-weight each cell by the share of it that the boxes cover.
+of text has the one row of cells that shows most of it. The ``area_`` measures need no such rule:
+they weight each cell by the share of it that the boxes cover.
 
 Ratios with an empty denominator are NaN; summaries leave them out and count them.
 """

@@ -1,0 +1,1 @@
+"""Slow, plain-Python versions of what the core computes in batches, written from the method."""
