@@ -42,10 +42,12 @@ class SceneSource(Settings):
 
     type: Literal["scenes"] = "scenes"
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
-    num_images: int = Field(gt=0)
-    seed: int = Field(ge=0)
-    readable: bool = False
-    """Print large enough for the model's own input size."""
+    num_images: int = Field(gt=0, le=1_000_000)
+    seed: int = Field(0, ge=0, lt=100)
+    split: Literal["train", "validation", "test"] = "train"
+    """Scenes of different splits never coincide."""
+    print_scale: float = Field(1.0, gt=0)
+    """1 for print that is unreadable at the model's input size, 4 for readable print."""
 
 
 Source = Annotated[LlavaMixSource | SceneSource, Field(discriminator="type")]
@@ -98,7 +100,7 @@ class FocalLoss(Settings):
     type: Literal["focal"] = "focal"
     alpha: float = Field(0.9, gt=0, lt=1)
     """Weight of foreground cells; background cells weigh one minus this."""
-    gamma: float = Field(2.0, ge=0)
+    gamma: float = Field(2.0, ge=1)
 
 
 class MseLoss(Settings):
