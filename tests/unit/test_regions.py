@@ -150,6 +150,13 @@ def test_defect_21_relative_threshold_is_a_setting():
     assert propose_regions(np.zeros((12, 12)), 0.5, relative) == []
 
 
+@pytest.mark.parametrize("label_settings", [DEFAULT, REFERENCE])
+def test_cells_on_the_threshold_are_outside(label_settings):
+    level = rectangles((12, 12), (3, 3, 6, 6, 0.5))
+    assert propose_regions(level, 0.5, unblurred(label_settings)) == []
+    assert propose_regions(level, 0.499, unblurred(label_settings)) == [GridBox(3, 3, 6, 6)]
+
+
 def test_diagonal_cells_are_one_region():
     diagonal = np.eye(8, dtype=np.float32)
     diagonal[4:] = 0
