@@ -135,6 +135,8 @@ class EvaluationConfig(Settings):
 
     source: Source
     """Held-out questions; ones with true boxes also give RoI quality and the oracle."""
+    benchmark: str = "scenes"
+    """Scoring rule: name of a benchmark; ``scenes`` asks for one of the reference answers."""
     methods: tuple[Method, ...] = tuple(Method)
     max_new_tokens: int = Field(32, gt=0)
     crop_padding_ratio: float = Field(0.1, ge=0)
