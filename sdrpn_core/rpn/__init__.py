@@ -1,0 +1,1 @@
+"""The region proposal network: its layers, loss, threshold and checkpoint."""

@@ -1,0 +1,165 @@
+"""The frozen prefix: hidden states at the branch layer, computed once where memory allows.
+
+Every example goes through the frozen model by itself and unpadded. Its features then depend on
+nothing else, so they are the same to the last bit whether cached or computed anew, whatever batch
+they end up in; and at hundreds of image tokens a single example already fills the hardware.
+
+Shape legend: N batch, L sequence, d hidden size, C image cells.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from data_contracts.enums import RoiLabel
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.rpn.data import ImageLoader, TrainingError, TrainingExample
+from sdrpn_core.rpn.network import RegionProposalNetwork
+
+NUM_IMAGE_READERS = 4
+
+
+@dataclass(frozen=True)
+class PrefixFeatures:
+    """One example at the branch layer."""
+
+    hidden: Tensor
+    """(L, d) input of layer B."""
+    position_ids: Tensor
+    """(..., L)"""
+    image_columns: Tensor
+    """(C,)"""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory taken."""
+        parts = (self.hidden, self.position_ids, self.image_columns)
+        return sum(part.numel() * part.element_size() for part in parts)
+
+    def to(self, device: torch.device) -> "PrefixFeatures":
+        """The same features on another device."""
+        parts = (self.hidden, self.position_ids, self.image_columns)
+        return PrefixFeatures(*(part.to(device) for part in parts))
+
+
+class FrozenPrefix:
+    """Features of examples by way of a cache of bounded size in host memory."""
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        load_image: ImageLoader,
+        *,
+        branch_layer: int,
+        cache_bytes: int,
+    ) -> None:
+        self.adapter = adapter
+        self.load_image = load_image
+        self.branch_layer = branch_layer
+        self.cache_bytes = cache_bytes
+        self._cache: dict[str, PrefixFeatures] = {}
+        self._num_cached_bytes = 0
+
+    def features(self, examples: Sequence[TrainingExample]) -> list[PrefixFeatures]:
+        """Features of each example, on the model's device.
+
+        Raises:
+            TrainingError: if labels were made for another grid than the model's.
+        """
+        missing = [e for e in examples if e.question_id not in self._cache]
+        fresh = dict(self._computed(missing)) if missing else {}
+        chosen = (
+            fresh.get(e.question_id) or self._cache[e.question_id].to(self.adapter.device)
+            for e in examples
+        )
+        return list(chosen)
+
+    def _computed(
+        self, examples: Sequence[TrainingExample]
+    ) -> Iterator[tuple[str, PrefixFeatures]]:
+        """Compute features, reading images ahead in threads, and cache what fits."""
+        with ThreadPoolExecutor(NUM_IMAGE_READERS) as readers:
+            images = readers.map(self.load_image, [example.image_uri for example in examples])
+            for example, image in zip(examples, images, strict=True):
+                (encoded,) = self.adapter.encode_images([image])
+                if encoded.grid != example.labels.shape:
+                    raise TrainingError(
+                        f"question {example.question_id}: labels are {example.labels.shape}, the "
+                        f"model's grid is {tuple(encoded.grid)}: make labels with the same profile"
+                    )
+                prompt = self.adapter.embed_prompt(example.question, [encoded])
+                features = PrefixFeatures(
+                    hidden=self._hidden(prompt.embeds, prompt.position_ids),
+                    position_ids=prompt.position_ids,
+                    image_columns=prompt.image_columns(),
+                )
+                self._keep(example.question_id, features)
+                yield example.question_id, features
+
+    # Not inference mode: its tensors could not be saved for the RPN's backward pass.
+    @torch.no_grad()
+    def _hidden(self, embeds: Tensor, position_ids: Tensor) -> Tensor:
+        hidden = self.adapter.forward_layers(
+            embeds[None], 0, self.branch_layer, mask=None, position_ids=position_ids[..., None, :]
+        )
+        return hidden[0]
+
+    def _keep(self, question_id: str, features: PrefixFeatures) -> None:
+        if self._num_cached_bytes + features.num_bytes <= self.cache_bytes:
+            self._cache[question_id] = features.to(torch.device("cpu"))
+            self._num_cached_bytes += features.num_bytes
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Examples padded on the right to a common length and number of cells."""
+
+    hidden: Tensor
+    """(N, L, d)"""
+    position_ids: Tensor
+    """(..., N, L)"""
+    query_columns: Tensor
+    """(N,)"""
+    image_columns: Tensor
+    """(N, C)"""
+    labels: Tensor
+    """(N, C) int64; cells that pad a smaller grid are ignored."""
+
+    def logits(self, network: RegionProposalNetwork) -> Tensor:
+        """(N, C) RoI logits. Padding needs no mask: a causal column never sees what follows it."""
+        logits: Tensor = network(
+            self.hidden,
+            mask=None,
+            position_ids=self.position_ids,
+            query_columns=self.query_columns,
+            image_columns=self.image_columns,
+        )
+        return logits
+
+
+def collate(
+    features: Sequence[PrefixFeatures], examples: Sequence[TrainingExample]
+) -> FeatureBatch:
+    """Stack features and labels."""
+    device = features[0].hidden.device
+    length = max(item.hidden.shape[0] for item in features)
+    num_cells = max(item.image_columns.shape[0] for item in features)
+    labels = [torch.from_numpy(e.labels.astype("int64")).flatten().to(device) for e in examples]
+    return FeatureBatch(
+        hidden=torch.stack([_pad_right(item.hidden.T, length).T for item in features]),
+        position_ids=torch.stack(
+            [_pad_right(item.position_ids, length) for item in features], dim=-2
+        ),
+        query_columns=torch.tensor([item.hidden.shape[0] - 1 for item in features], device=device),
+        image_columns=torch.stack([_pad_right(item.image_columns, num_cells) for item in features]),
+        labels=torch.stack([_pad_right(item, num_cells, int(RoiLabel.IGNORE)) for item in labels]),
+    )
+
+
+def _pad_right(values: Tensor, length: int, fill: int = 0) -> Tensor:
+    """``fill`` after ``values`` along the last axis, up to ``length``."""
+    return functional.pad(values, (0, length - values.shape[-1]), value=fill)

@@ -1,0 +1,82 @@
+"""Model card of a trained RPN, in the hub's format."""
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdrpn_core.rpn.checkpoint import RpnConfig
+
+_HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
+
+_CARD = """\
+---
+{front_matter}
+---
+
+# Region proposal network for {name}
+
+A small network that tells a frozen multimodal LLM where in an image to look closer. It was trained
+with [sdrpn](https://arxiv.org/abs/2509.16944) on pseudo-labels made from the model's own attention:
+no box or mask was annotated. It holds copies of {depth} decoder layers that branch off after layer
+{branch_layer} (the last one reduced to its norm and its query and key projections); the model
+itself is not part of it and stays unchanged.
+
+## Use
+
+```python
+from sdrpn_core.pipeline import ZoomPipeline
+
+pipeline = ZoomPipeline.from_pretrained("{model_id}", rpn="path/to/this/folder")
+print(pipeline.answer([image], ["What does the sign say?"])[0].text)
+```
+
+## Training
+
+| | |
+|---|---|
+| Frozen model | `{model_id}`{revision} |
+| Label set | `{label_set}` |
+| Examples | {num_examples} ({num_without_labels} without labels) |
+| Training | {num_train} questions about {num_train_images} images |
+| Validation | {num_validation} questions about {num_validation_images} other images |
+| Epochs, batch size | {num_epochs}, {batch_size} |
+| Learning rate, loss | {learning_rate:g}, {loss} |
+
+## Agreement with the pseudo-labels of the validation images
+
+| threshold | precision | recall | F1 | AUC | calibration error |
+|---|---|---|---|---|---|
+| {threshold:g} | {precision:.3f} | {recall:.3f} | {f1:.3f} | {auc:.3f} | {calibration_error:.3f} |
+
+The threshold was chosen on these validation images, which are part of the training data. How much
+the network helps to answer is not measured here: run `sdrpn eval` on your own benchmark.
+"""
+
+
+def render_model_card(config: "RpnConfig") -> str:
+    """README.md with front matter; the same configuration gives the same text."""
+    profile, validation = config.profile, config.validation
+    return _CARD.format(
+        front_matter="\n".join(_front_matter(profile.model_id)),
+        name=profile.name,
+        model_id=profile.model_id,
+        revision=f" at `{profile.revision}`" if profile.revision else "",
+        label_set=config.label_set,
+        loss=config.training.loss.type,
+        auc=validation.calibration.auc,
+        calibration_error=validation.calibration.expected_calibration_error,
+        **config.shape.model_dump(include={"depth", "branch_layer"}),
+        **config.data.model_dump(),
+        **config.training.model_dump(include={"num_epochs", "batch_size", "learning_rate"}),
+        **validation.chosen.model_dump(),
+    )
+
+
+def _front_matter(model_id: str) -> list[str]:
+    tags = ["library_name: sdrpn", "tags:", "- region-proposal", "- visual-question-answering"]
+    if _HUB_ID.fullmatch(model_id):
+        # The weights start as copies of the model's, so its licence applies to them.
+        licence = ["license: other", "license_name: same-as-base-model"]
+        link = [f"license_link: https://huggingface.co/{model_id}"]
+        return [f"base_model: {model_id}", *licence, *link, *tags]
+    return ["license: apache-2.0" if model_id == "reference" else "license: unknown", *tags]

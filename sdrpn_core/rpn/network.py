@@ -1,0 +1,226 @@
+"""Region proposal network: trained copies of decoder layers that branch off the frozen model.
+
+The network holds only parameters that reach its logits: the last copied layer is reduced to its
+input norm and its query and key projections. Everything is a deep copy, so training it never
+touches the frozen model, and later changes to the model's attention settings never reach it.
+
+Shape legend: N batch, L sequence, d hidden size, C image cells, H query heads, K key heads,
+D head size.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from data_contracts.profiles import RpnShape
+from sdrpn_core.models.base import ModelAdapter, ModelError
+
+Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""A family's own application of (cos, sin) to (query, key)."""
+
+
+class RegionProposalNetwork(nn.Module):
+    """Scores every image cell by how much the last prompt token looks for it."""
+
+    def __init__(
+        self, layers: Sequence[nn.Module], scoring: "ScoringHead", rotary_emb: nn.Module
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.scoring = scoring
+        self.rotary_emb = rotary_emb
+
+    @classmethod
+    def from_adapter(cls, adapter: ModelAdapter, shape: RpnShape) -> Self:
+        """Copy layers B to B+R-1 of the model, ready to train.
+
+        Raises:
+            ModelError: if the model has too few layers or they are laid out in an unknown way.
+        """
+        first, last = shape.branch_layer, shape.branch_layer + shape.depth - 1
+        stack = adapter.decoder.layers
+        if last >= len(stack):
+            raise ModelError(
+                f"the RPN copies layers {first} to {last}, the model has {len(stack)}: "
+                "lower branch_layer or depth in the profile"
+            )
+        scoring = ScoringHead.from_layer(
+            stack[last],
+            final_norm=adapter.decoder.norm if shape.final_norm else None,
+            has_rotary=shape.rotary_scores,
+        )
+        layers = [deepcopy(layer) for layer in stack[first:last]]
+        network = cls(layers, scoring, deepcopy(adapter.decoder.rotary_emb))
+        # Evaluation mode for good: dropout would make a run depend on a random state.
+        return network.requires_grad_(True).eval()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return self.scoring.q_proj.weight.dtype
+
+    def set_precision(self, dtype: torch.dtype) -> Self:
+        """Convert the parameters in place; rotary frequencies keep their float32.
+
+        ``Module.to`` would round the frequencies too, and turn far columns by a wrong angle.
+        """
+        for part in (self.layers, self.scoring):
+            part.to(dtype)
+        return self
+
+    def forward(
+        self,
+        hidden: Tensor,
+        *,
+        mask: Tensor | None,
+        position_ids: Tensor,
+        query_columns: Tensor,
+        image_columns: Tensor,
+    ) -> Tensor:
+        """Score image cells.
+
+        Args:
+            hidden: (N, L, d) input of layer B; padding may be on either side.
+            mask: as made by ``masks.attention_mask``; None (causal) will also do for padding on
+                the right, which no scored column can see.
+            position_ids: (..., N, L).
+            query_columns: (N,) column of the last prompt token.
+            image_columns: (N, C) columns of the image tokens.
+
+        Returns:
+            (N, C) RoI logits in float32.
+        """
+        hidden = hidden.to(self.dtype)
+        rotation = self.rotary_emb(hidden, position_ids)
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=None,
+                use_cache=False,
+                position_embeddings=rotation,
+            )
+        columns = torch.cat([image_columns, query_columns[:, None]], dim=1)
+        scored = _take_columns(hidden, columns)
+        cos, sin = (_take_columns(part.expand(len(hidden), -1, -1), columns) for part in rotation)
+        logits: Tensor = self.scoring(scored, cos, sin)
+        return logits
+
+
+class ScoringHead(nn.Module):
+    """Mean over heads of the scaled dot product of one query with every key."""
+
+    def __init__(
+        self,
+        attention: Any,
+        input_norm: nn.Module,
+        final_norm: nn.Module | None,
+        rotary: Rotary | None,
+    ) -> None:
+        super().__init__()
+        self.final_norm = final_norm
+        self.input_norm = input_norm
+        self.q_proj: nn.Linear = deepcopy(attention.q_proj)
+        self.k_proj: nn.Linear = deepcopy(attention.k_proj)
+        self.q_norm = _head_norm(attention, "q_norm")
+        self.k_norm = _head_norm(attention, "k_norm")
+        self.head_dim = int(attention.head_dim)
+        self.scaling = float(attention.scaling)
+        self.rotary = rotary
+
+    @classmethod
+    def from_layer(cls, layer: Any, *, final_norm: nn.Module | None, has_rotary: bool) -> Self:
+        """Copy what scoring needs of one decoder layer.
+
+        Raises:
+            ModelError: if the layer is not laid out as scoring needs it.
+        """
+        attention = layer.self_attn
+        names = {name for part in (layer, attention) for name, _ in part.named_children()}
+        if missing := {"input_layernorm", "q_proj", "k_proj"} - names:
+            raise ModelError(
+                f"{type(layer).__name__} has no {' and no '.join(sorted(missing))}: the RPN scores "
+                "with a layer's input norm, query and key, so this family cannot be used yet"
+            )
+        return cls(
+            attention,
+            input_norm=deepcopy(layer.input_layernorm),
+            final_norm=deepcopy(final_norm),
+            rotary=_rotary_of(attention) if has_rotary else None,
+        )
+
+    def forward(self, scored: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Logits of the cells.
+
+        Args:
+            scored: (N, C + 1, d) hidden states of the image cells, then of the query.
+            cos: (N, C + 1, D) rotation of the same columns.
+            sin: (N, C + 1, D).
+
+        Returns:
+            (N, C) float32.
+        """
+        if self.final_norm is not None:
+            scored = self.final_norm(scored)
+        scored = self.input_norm(scored)
+        query = self._heads(self.q_proj(scored[:, -1:]), self.q_norm)
+        keys = self._heads(self.k_proj(scored[:, :-1]), self.k_norm)
+        if self.rotary is not None:
+            # The stock function turns a query and a key by the same angle; each is wanted once.
+            query, _ = self.rotary(query, query, cos[:, -1:], sin[:, -1:])
+            _, keys = self.rotary(keys, keys, cos[:, :-1], sin[:, :-1])
+        return self._mean_dot_product(query, keys)
+
+    def _heads(self, projected: Tensor, norm: nn.Module | None) -> Tensor:
+        """(N, L, heads * D) -> (N, heads, L, D)."""
+        heads = projected.view(*projected.shape[:-1], -1, self.head_dim)
+        if norm is not None:
+            heads = norm(heads)
+        return heads.transpose(1, 2)
+
+    def _mean_dot_product(self, query: Tensor, keys: Tensor) -> Tensor:
+        """(N, H, 1, D) and (N, K, C, D) -> (N, C) float32.
+
+        The mean over heads is linear in q, so the queries of a key head's group are summed before
+        the product: keys are never repeated. Half precision would lose the small differences
+        between cells that the loss is about, hence float32 also under autocast.
+        """
+        with torch.autocast(query.device.type, enabled=False):
+            groups = (
+                query.float().reshape(len(query), keys.shape[1], -1, 1, self.head_dim).sum(dim=2)
+            )
+            products = (keys.float() @ groups.transpose(2, 3)).squeeze(-1)
+            return products.sum(dim=1) * (self.scaling / query.shape[1])
+
+
+def _take_columns(values: Tensor, columns: Tensor) -> Tensor:
+    """(N, L, d) and (N, C) -> (N, C, d)."""
+    return values.gather(1, columns[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def _head_norm(attention: Any, name: str) -> nn.Module | None:
+    """Copy of a per-head query or key norm, for the families that have one."""
+    norm = dict(attention.named_children()).get(name)
+    if norm is not None and norm.weight.shape != (attention.head_dim,):
+        raise ModelError(
+            f"{name} of {type(attention).__name__} spans all heads at once: only per-head norms "
+            "are supported, so this model family cannot be used yet"
+        )
+    return deepcopy(norm)
+
+
+def _rotary_of(attention: object) -> Rotary:
+    """The family's own function: halves or pairs, it knows how its heads are laid out."""
+    module = sys.modules[type(attention).__module__]
+    rotary = getattr(module, "apply_rotary_pos_emb", None)
+    if rotary is None:
+        raise ModelError(
+            f"{module.__name__} has no apply_rotary_pos_emb: set rotary_scores to false in the "
+            "profile's rpn"
+        )
+    return rotary  # type: ignore[no-any-return]

@@ -1,0 +1,318 @@
+"""RPN training: a loop over batches that knows nothing of storage.
+
+The frozen prefix is run without gradients, the RPN is trained in float32 (under bfloat16 autocast
+where the model itself is in half precision on a GPU). All results are a function of the examples,
+the settings and the frozen model; how the work is cut up and interrupted does not enter.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_contracts.artifact import canonical_json
+from data_contracts.configs import TrainingConfig
+from data_contracts.enums import RoiLabel
+from data_contracts.label_settings import RegionSettings
+from data_contracts.profiles import RpnShape
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.rpn.checkpoint import (
+    FORMAT_VERSION,
+    RpnCheckpoint,
+    RpnConfig,
+    ValidationSummary,
+    network_state,
+    torch_dtype_name,
+    weights_digest,
+)
+from sdrpn_core.rpn.data import (
+    DataSplit,
+    ImageLoader,
+    TrainingError,
+    TrainingExample,
+    epoch_batches,
+    examples_digest,
+    num_batches_per_epoch,
+    split_examples,
+)
+from sdrpn_core.rpn.features import FrozenPrefix, collate
+from sdrpn_core.rpn.loss import roi_loss, valid_cells
+from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.rpn.resume import Progress, pack, unpack
+from sdrpn_core.rpn.threshold import (
+    best_threshold,
+    calibration,
+    cell_quality,
+    smoothed_scores,
+    sweep_thresholds,
+)
+
+STAGE_VERSION = 1
+
+Metrics = dict[str, Any]
+SaveCheckpoint = Callable[[int, dict[str, bytes]], None]
+
+log = logging.getLogger(__name__)
+
+
+def train_rpn(
+    adapter: ModelAdapter,
+    examples: Sequence[TrainingExample],
+    load_image: ImageLoader,
+    config: TrainingConfig,
+    *,
+    shape: RpnShape,
+    regions: RegionSettings,
+    label_set: str,
+    micro_batch_size: int,
+    cache_bytes: int,
+    resume: Mapping[str, bytes] | None = None,
+    save_checkpoint: SaveCheckpoint | None = None,
+    on_metrics: Callable[[Metrics], None] | None = None,
+) -> RpnCheckpoint:
+    """Train an RPN on pseudo-labels and choose its region threshold.
+
+    Args:
+        adapter: the frozen model.
+        examples: labelled questions, in any order.
+        load_image: reads an image; called from several threads.
+        config: recipe.
+        shape: where the network branches off.
+        regions: how maps will become boxes; the threshold is chosen for this.
+        label_set: name of the label set, recorded in the checkpoint.
+        micro_batch_size: examples per backward pass; batches are cut into parts of this size.
+        cache_bytes: host memory for frozen features kept between epochs.
+        resume: files of an earlier ``save_checkpoint`` call to go on from.
+        save_checkpoint: called with (step, files) every ``config.checkpoint_every`` steps.
+        on_metrics: called with every entry of the training log as it is made.
+
+    Raises:
+        TrainingError: if the examples cannot be trained on, the loss is not finite, or ``resume``
+            belongs to another run.
+    """
+    split = split_examples(examples, config)
+    prefix = FrozenPrefix(
+        adapter, load_image, branch_layer=shape.branch_layer, cache_bytes=cache_bytes
+    )
+    trainer = _Trainer(adapter, prefix, split, config, shape, micro_batch_size, on_metrics)
+    identity = trainer.identity()
+    if resume is not None:
+        trainer.progress = unpack(resume, trainer.network, trainer.optimizer, identity)
+        log.info("resumed at step %d", trainer.step)
+    else:
+        trainer.progress = Progress(0, identity, ())
+        trainer.report(trainer.validate(epoch=0))
+    while trainer.step < trainer.num_steps:
+        trainer.train_one_step()
+        if save_checkpoint is not None and trainer.step % config.checkpoint_every == 0:
+            save_checkpoint(
+                trainer.step, pack(trainer.network, trainer.optimizer, trainer.progress)
+            )
+    return trainer.finish(regions, label_set)
+
+
+def learning_rate(step: int, num_steps: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then a cosine to zero.
+
+    Args:
+        step: 0-based optimiser step.
+        num_steps: length of the whole run.
+        config: recipe.
+    """
+    num_warmup = math.ceil(config.warmup_ratio * num_steps)
+    if step < num_warmup:
+        return config.learning_rate * (step + 1) / num_warmup
+    done = (step - num_warmup) / max(num_steps - num_warmup, 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """Logits and labels of one validation example, both (h, w) on the CPU."""
+
+    logits: Tensor
+    labels: Tensor
+
+
+class _Trainer:
+    """State of a run: network, optimiser, progress."""
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        prefix: FrozenPrefix,
+        split: DataSplit,
+        config: TrainingConfig,
+        shape: RpnShape,
+        micro_batch_size: int,
+        on_metrics: Callable[[Metrics], None] | None,
+    ) -> None:
+        self.adapter = adapter
+        self.prefix = prefix
+        self.split = split
+        self.config = config
+        self.shape = shape
+        self.micro_batch_size = micro_batch_size
+        self.on_metrics = on_metrics
+        self.network = RegionProposalNetwork.from_adapter(adapter, shape).set_precision(
+            torch.float32
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+        self.batches_per_epoch = num_batches_per_epoch(len(split.train), config.batch_size)
+        self.num_steps = config.num_epochs * self.batches_per_epoch
+        self.progress = Progress(0, "", ())
+
+    def identity(self) -> str:
+        """Digest of all that determines the course of training; call it before the first step."""
+        plain = {
+            "stage_version": STAGE_VERSION,
+            "profile": self.adapter.profile.model_dump(mode="json"),
+            "dtype": torch_dtype_name(self.adapter.dtype),
+            "config": self.config.model_dump(mode="json"),
+            "shape": self.shape.model_dump(mode="json"),
+            "examples": examples_digest(self.split.train + self.split.validation),
+            "weights": weights_digest(self.network),
+        }
+        return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.progress.step
+
+    def report(self, entry: Metrics, *, step: int | None = None) -> None:
+        """Add an entry to the training log, and count a step where it is one."""
+        self.progress = Progress(
+            self.step if step is None else step,
+            self.progress.identity,
+            (*self.progress.metrics, entry),
+        )
+        if self.on_metrics is not None:
+            self.on_metrics(entry)
+
+    def train_one_step(self) -> None:
+        """Run one batch, and validation where it ends an epoch."""
+        epoch, place = divmod(self.step, self.batches_per_epoch)
+        order = epoch_batches(
+            len(self.split.train), self.config.batch_size, self.config.seed, epoch
+        )
+        entry = self._optimize([self.split.train[index] for index in order[place]])
+        self.report({"kind": "step", "epoch": epoch + 1, **entry}, step=self.step + 1)
+        if place == self.batches_per_epoch - 1:
+            self.report(self.validate(epoch + 1))
+
+    def _optimize(self, batch: Sequence[TrainingExample]) -> Metrics:
+        rate = learning_rate(self.step, self.num_steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        num_valid_cells = sum(example.num_valid_cells for example in batch)
+        loss = 0.0
+        for part in self._parts(batch):
+            features = collate(self.prefix.features(part), part)
+            with self._autocast():
+                logits = features.logits(self.network)
+            part_loss = roi_loss(logits, features.labels, self.config.loss, num_valid_cells)
+            part_loss.backward()  # type: ignore[no-untyped-call]
+            loss += float(part_loss.detach())
+        limit = self.config.max_grad_norm
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(
+                self.network.parameters(), math.inf if limit is None else limit
+            )
+        )
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"loss {loss} and gradient norm {norm} at step {self.step + 1} are not finite: "
+                "lower training.learning_rate"
+            )
+        self.optimizer.step()
+        return {"step": self.step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
+
+    def _parts(self, batch: Sequence[TrainingExample]) -> list[Sequence[TrainingExample]]:
+        size = self.micro_batch_size
+        return [batch[start : start + size] for start in range(0, len(batch), size)]
+
+    def _autocast(self) -> torch.autocast:
+        # The CPU has no fast half precision: there the RPN computes in float32 throughout.
+        is_half = self.adapter.dtype != torch.float32 and self.adapter.device.type == "cuda"
+        return torch.autocast(self.adapter.device.type, torch.bfloat16, enabled=is_half)
+
+    @torch.no_grad()
+    def predict_validation(self) -> list[_Prediction]:
+        """RoI logits of every validation example."""
+        predictions = []
+        for part in self._parts(self.split.validation):
+            features = collate(self.prefix.features(part), part)
+            with self._autocast():
+                logits = features.logits(self.network).cpu()
+            for row, example in zip(logits, part, strict=True):
+                labels = torch.from_numpy(example.labels)
+                predictions.append(_Prediction(row[: labels.numel()].view(labels.shape), labels))
+        return predictions
+
+    def validate(self, epoch: int) -> Metrics:
+        """Loss and cell quality on the validation images, at probability one half."""
+        predictions = self.predict_validation()
+        probability, targets = _valid(predictions, [p.logits.sigmoid() for p in predictions])
+        return {
+            "kind": "validation",
+            "epoch": epoch,
+            "step": self.step,
+            "loss": self._validation_loss(predictions),
+            **cell_quality(probability, targets, 0.5).model_dump(),
+            **calibration(probability, targets).model_dump(),
+        }
+
+    def _validation_loss(self, predictions: Sequence[_Prediction]) -> float:
+        logits = torch.cat([p.logits.flatten() for p in predictions])
+        labels = torch.cat([p.labels.flatten() for p in predictions])
+        return float(roi_loss(logits, labels, self.config.loss))
+
+    def finish(self, regions: RegionSettings, label_set: str) -> RpnCheckpoint:
+        """Choose the threshold with the weights as they will be used, and pack everything."""
+        self.network.set_precision(self.adapter.dtype)
+        predictions = self.predict_validation()
+        maps = [prediction.logits.sigmoid() for prediction in predictions]
+        smoothed, targets = _valid(predictions, [smoothed_scores(m, regions) for m in maps])
+        sweep = sweep_thresholds(smoothed, targets)
+        threshold = best_threshold(sweep)
+        config = RpnConfig(
+            format_version=FORMAT_VERSION,
+            profile=self.adapter.profile,
+            shape=self.shape,
+            dtype=torch_dtype_name(self.adapter.dtype),
+            threshold=threshold,
+            regions=regions,
+            training=self.config,
+            label_set=label_set,
+            data=self.split.sizes,
+            validation=ValidationSummary(
+                loss=self._validation_loss(predictions),
+                calibration=calibration(*_valid(predictions, maps)),
+                chosen=next(point for point in sweep if point.threshold == threshold),
+                sweep=sweep,
+            ),
+        )
+        return RpnCheckpoint(config, network_state(self.network), self.progress.metrics)
+
+
+def _valid(
+    predictions: Sequence[_Prediction], maps: Sequence[Tensor]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scores and foreground flags of all cells that are not ignored, (M,) each."""
+    scores = torch.cat([m[valid_cells(p.labels)] for p, m in zip(predictions, maps, strict=True)])
+    labels = torch.cat([p.labels[valid_cells(p.labels)] for p in predictions])
+    return scores.float().numpy(), (labels == RoiLabel.FOREGROUND).numpy()

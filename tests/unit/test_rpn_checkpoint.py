@@ -1,0 +1,193 @@
+"""RPN checkpoints: round trip, refusals, model card."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load, save
+
+from data_contracts.configs import TrainingConfig
+from data_contracts.label_settings import RegionSettings
+from data_contracts.profiles import ModelProfile
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.rpn.checkpoint import (
+    CARD,
+    CONFIG,
+    METRICS,
+    WEIGHTS,
+    CheckpointError,
+    RpnCheckpoint,
+    RpnConfig,
+)
+from sdrpn_core.rpn.model_card import render_model_card
+from sdrpn_core.training import train_rpn
+from tests.rpn_scenes import bright_patch_examples, loader
+from tests.tiny_models import tiny_llava
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
+    return tiny_llava(tmp_path_factory.mktemp("tiny_llava"))
+
+
+@pytest.fixture(scope="module")
+def adapter(profile: ModelProfile) -> ModelAdapter:
+    return load_adapter(profile, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(adapter: ModelAdapter) -> RpnCheckpoint:
+    examples, images = bright_patch_examples(12)
+    return train_rpn(
+        adapter,
+        examples,
+        loader(images),
+        TrainingConfig(batch_size=4, learning_rate=1e-3),
+        shape=adapter.profile.rpn,
+        regions=RegionSettings.preset("default"),
+        label_set="merge-labels/0123456789abcdef0123",
+        micro_batch_size=4,
+        cache_bytes=2**30,
+    )
+
+
+@pytest.fixture
+def files(checkpoint: RpnCheckpoint) -> dict[str, bytes]:
+    return checkpoint.to_files()
+
+
+def write(directory: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+    return directory
+
+
+def with_config(files: dict[str, bytes], **changed: Any) -> dict[str, bytes]:
+    return files | {CONFIG: json.dumps(json.loads(files[CONFIG]) | changed).encode()}
+
+
+def test_round_trip_through_a_folder(
+    checkpoint: RpnCheckpoint, files: dict[str, bytes], tmp_path: Path, adapter: ModelAdapter
+) -> None:
+    loaded = RpnCheckpoint.load_directory(write(tmp_path, files))
+    assert loaded.config == checkpoint.config
+    assert loaded.metrics == checkpoint.metrics
+    assert loaded.to_files() == files
+    network = loaded.build(adapter)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, checkpoint.state[name])
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_trained_weights_are_loaded_not_the_models(
+    checkpoint: RpnCheckpoint, adapter: ModelAdapter
+) -> None:
+    trained = checkpoint.build(adapter).scoring.q_proj.weight
+    layer = adapter.decoder.layers[checkpoint.config.shape.branch_layer + 2]
+    assert not torch.equal(trained, layer.self_attn.q_proj.weight)
+
+
+def test_config_alone_describes_the_model(files: dict[str, bytes], profile: ModelProfile) -> None:
+    config = RpnConfig.model_validate_json(files[CONFIG])
+    assert config.profile == profile
+    assert config.label_set == "merge-labels/0123456789abcdef0123"
+    assert config.data.num_train + config.data.num_validation == 12
+
+
+def test_log_and_card_are_not_needed(files: dict[str, bytes]) -> None:
+    del files[METRICS], files[CARD]
+    assert RpnCheckpoint.from_files(files).metrics == ()
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_missing_file_is_named(files: dict[str, bytes], name: str) -> None:
+    del files[name]
+    with pytest.raises(CheckpointError, match=f"no {name}"):
+        RpnCheckpoint.from_files(files)
+
+
+def test_folder_without_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere: no rpn\.safetensors"):
+        RpnCheckpoint.load_directory(tmp_path / "nowhere")
+
+
+def test_truncated_weights_are_refused(files: dict[str, bytes]) -> None:
+    with pytest.raises(CheckpointError, match=r"rpn\.safetensors is damaged"):
+        RpnCheckpoint.from_files(files | {WEIGHTS: files[WEIGHTS][:-10]})
+
+
+def test_missing_parameter_is_named(files: dict[str, bytes], adapter: ModelAdapter) -> None:
+    state = load(files[WEIGHTS])
+    del state["scoring.k_proj.weight"]
+    loaded = RpnCheckpoint.from_files(files | {WEIGHTS: save(state)})
+    with pytest.raises(CheckpointError, match=r"parameter scoring\.k_proj\.weight is missing"):
+        loaded.build(adapter)
+
+
+def test_unknown_parameter_is_named(files: dict[str, bytes], adapter: ModelAdapter) -> None:
+    state = load(files[WEIGHTS]) | {"head.weight": torch.zeros(3)}
+    loaded = RpnCheckpoint.from_files(files | {WEIGHTS: save(state)})
+    with pytest.raises(CheckpointError, match=r"parameter head\.weight is not known"):
+        loaded.build(adapter)
+
+
+def test_wrong_shape_is_named(files: dict[str, bytes], adapter: ModelAdapter) -> None:
+    state = load(files[WEIGHTS])
+    state["scoring.q_proj.weight"] = state["scoring.q_proj.weight"][:-1].clone()
+    loaded = RpnCheckpoint.from_files(files | {WEIGHTS: save(state)})
+    with pytest.raises(CheckpointError, match=r"q_proj\.weight is \(47, 48\).*needs \(48, 48\)"):
+        loaded.build(adapter)
+
+
+@pytest.mark.parametrize(("field", "value"), [("name", "other"), ("prompt", "{images} {question}")])
+def test_other_model_is_refused(
+    checkpoint: RpnCheckpoint, adapter: ModelAdapter, field: str, value: str
+) -> None:
+    other = checkpoint.config.profile.model_copy(update={field: value})
+    foreign = replace(checkpoint, config=checkpoint.config.model_copy(update={"profile": other}))
+    with pytest.raises(CheckpointError, match=f"with {field} .*checkpoint's profile"):
+        foreign.build(adapter)
+
+
+def test_local_copy_of_the_model_is_accepted(
+    checkpoint: RpnCheckpoint, adapter: ModelAdapter
+) -> None:
+    other = checkpoint.config.profile.model_copy(update={"model_id": "org/name", "revision": "1"})
+    moved = replace(checkpoint, config=checkpoint.config.model_copy(update={"profile": other}))
+    moved.build(adapter)
+
+
+def test_newer_format_is_refused(files: dict[str, bytes]) -> None:
+    with pytest.raises(CheckpointError, match="format_version 2, this release reads 1"):
+        RpnCheckpoint.from_files(with_config(files, format_version=2))
+
+
+def test_wrong_config_key_is_named(files: dict[str, bytes]) -> None:
+    with pytest.raises(CheckpointError, match="key 'treshold' is not known"):
+        RpnCheckpoint.from_files(with_config(files, treshold=0.5))
+
+
+def test_card_of_a_hub_model_names_its_base(checkpoint: RpnCheckpoint) -> None:
+    profile = checkpoint.config.profile.model_copy(update={"model_id": "llava-hf/llava-1.5-7b-hf"})
+    card = render_model_card(checkpoint.config.model_copy(update={"profile": profile}))
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["base_model"] == "llava-hf/llava-1.5-7b-hf"
+    assert front["license"] == "other"
+    assert "region-proposal" in front["tags"]
+
+
+def test_card_of_a_local_model_has_no_base(files: dict[str, bytes]) -> None:
+    front = yaml.safe_load(files[CARD].decode().split("---")[1])
+    assert "base_model" not in front
+    assert front["license"] == "unknown"
+
+
+def test_card_shows_the_threshold_in_use(checkpoint: RpnCheckpoint) -> None:
+    card = checkpoint.to_files()[CARD].decode()
+    chosen = checkpoint.config.validation.chosen
+    assert f"| {checkpoint.config.threshold:g} | {chosen.precision:.3f} |" in card

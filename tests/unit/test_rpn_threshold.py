@@ -1,0 +1,83 @@
+"""Threshold choice and cell figures, against counting by hand and scipy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from data_contracts.label_settings import REGION_PRESETS, RegionSettings
+from sdrpn_core.regions import propose_regions
+from sdrpn_core.rpn.threshold import (
+    CANDIDATES,
+    best_threshold,
+    calibration,
+    cell_quality,
+    smoothed_scores,
+    sweep_thresholds,
+)
+
+SCORES = np.array([0.9, 0.8, 0.6, 0.4, 0.3, 0.1], dtype=np.float32)
+TARGETS = np.array([True, True, False, True, False, False])
+
+
+def test_quality_by_hand() -> None:
+    quality = cell_quality(SCORES, TARGETS, 0.5)
+    assert (quality.precision, quality.recall) == pytest.approx((2 / 3, 2 / 3))
+    assert quality.f1 == pytest.approx(2 / 3)
+
+
+def test_quality_without_any_chosen_cell_is_zero() -> None:
+    quality = cell_quality(SCORES, TARGETS, 0.95)
+    assert (quality.precision, quality.recall, quality.f1) == (0, 0, 0)
+
+
+def test_best_threshold_is_the_lowest_of_equals() -> None:
+    sweep = sweep_thresholds(SCORES, TARGETS, [0.05, 0.35, 0.38, 0.5, 0.7])
+    assert [round(point.f1, 3) for point in sweep] == [0.667, 0.857, 0.857, 0.667, 0.8]
+    assert best_threshold(sweep) == 0.35
+
+
+def test_candidates_are_ordered_and_cover_the_published_thresholds() -> None:
+    assert list(CANDIDATES) == sorted(set(CANDIDATES))
+    assert {0.03, 0.05, 0.1, 0.15, 0.175} <= set(CANDIDATES)
+
+
+@pytest.mark.parametrize("decimals", [8, 1], ids=["no ties", "ties"])
+def test_auc_equals_the_mann_whitney_statistic(decimals: int) -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.random(300) < 0.3
+    scores = (rng.random(300) * 0.7 + targets * 0.3).round(decimals).astype(np.float32)
+    statistic = stats.mannwhitneyu(scores[targets], scores[~targets]).statistic
+    expected = statistic / (targets.sum() * (~targets).sum())
+    assert calibration(scores, targets).auc == pytest.approx(expected, abs=1e-9)
+
+
+def test_auc_of_a_single_class_is_chance() -> None:
+    assert calibration(SCORES, np.ones(6, dtype=bool)).auc == 0.5
+
+
+def test_calibration_error_by_hand() -> None:
+    # Bins of width 1/2: [0.4, 0.3, 0.1] with one true, [0.9, 0.8, 0.6] with two.
+    expected = (abs(0.8 - 1) + abs(2.3 - 2)) / 6
+    found = calibration(SCORES, TARGETS, num_bins=2).expected_calibration_error
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_honest_probabilities_have_no_calibration_error() -> None:
+    probability = np.repeat(np.float32([0.25, 1.0]), 4)
+    targets = np.array([1, 0, 0, 0, 1, 1, 1, 1], dtype=bool)
+    assert calibration(probability, targets).expected_calibration_error == 0
+
+
+@pytest.mark.parametrize("name", sorted(REGION_PRESETS))
+@pytest.mark.parametrize("is_peak_ratio", [False, True])
+def test_threshold_means_the_same_to_region_proposal(name: str, is_peak_ratio: bool) -> None:
+    """A region exists exactly where the smoothed scores exceed the threshold."""
+    settings = RegionSettings.preset(name).model_copy(
+        update={"threshold_is_peak_ratio": is_peak_ratio, "min_component_cells": 1}
+    )
+    probability = torch.zeros(8, 8)
+    probability[3, 4], probability[3, 5] = 0.8, 0.7
+    top = float(smoothed_scores(probability, settings).max())
+    assert propose_regions(probability, top - 1e-4, settings)
+    assert not propose_regions(probability, top + 1e-4, settings)

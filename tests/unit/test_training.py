@@ -1,0 +1,233 @@
+"""RPN training on a tiny model: it learns, and how the work is cut up changes nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_contracts.configs import FocalLoss, TrainingConfig
+from data_contracts.label_settings import RegionSettings
+from data_contracts.profiles import RpnShape
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.rpn.checkpoint import CARD, CONFIG, METRICS, WEIGHTS, RpnCheckpoint
+from sdrpn_core.rpn.data import TrainingError, TrainingExample, split_examples
+from sdrpn_core.rpn.features import FrozenPrefix
+from sdrpn_core.training import learning_rate, train_rpn
+from tests.rpn_scenes import bright_patch_examples, curve, loader
+from tests.tiny_models import tiny_llava
+
+QUICK = TrainingConfig(
+    num_epochs=3, batch_size=8, learning_rate=1e-3, validation_ratio=0.25, checkpoint_every=2
+)
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tiny_llava")
+
+
+@pytest.fixture(scope="module")
+def adapter(directory: Path) -> ModelAdapter:
+    return load_adapter(tiny_llava(directory), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> tuple[list[TrainingExample], dict[str, Image.Image]]:
+    return bright_patch_examples(28, questions_per_image=2)
+
+
+def train(
+    adapter: ModelAdapter,
+    dataset: tuple[list[TrainingExample], dict[str, Image.Image]],
+    config: TrainingConfig = QUICK,
+    **changed: Any,
+) -> RpnCheckpoint:
+    arguments: dict[str, Any] = {
+        "shape": adapter.profile.rpn,
+        "regions": RegionSettings.preset("default"),
+        "label_set": "merge-labels/0123456789abcdef0123",
+        "micro_batch_size": 8,
+        "cache_bytes": GIB,
+    }
+    examples, images = dataset
+    return train_rpn(adapter, examples, loader(images), config, **arguments | changed)
+
+
+def test_learns_to_find_the_bright_patch(adapter: ModelAdapter) -> None:
+    config = QUICK.model_copy(update={"num_epochs": 12, "learning_rate": 3e-3})
+    checkpoint = train(adapter, bright_patch_examples(96), config)
+    validation = [entry for entry in checkpoint.metrics if entry["kind"] == "validation"]
+    assert [entry["epoch"] for entry in validation] == list(range(13))
+    assert validation[0]["auc"] < 0.8
+    assert validation[-1]["auc"] > 0.95
+    chosen = checkpoint.config.validation.chosen
+    assert chosen.f1 > 0.7
+    assert chosen.f1 == max(point.f1 for point in checkpoint.config.validation.sweep)
+    assert chosen.threshold == checkpoint.config.threshold
+
+
+@pytest.mark.parametrize("shape", [RpnShape(branch_layer=3, depth=1, rotary_scores=True), None])
+def test_cached_features_change_no_bit(
+    adapter: ModelAdapter, dataset: Any, shape: RpnShape | None
+) -> None:
+    changed = {} if shape is None else {"shape": shape}
+    cached = train(adapter, dataset, **changed).to_files()
+    assert train(adapter, dataset, cache_bytes=0, **changed).to_files() == cached
+    assert train(adapter, dataset, cache_bytes=100_000, **changed).to_files() == cached
+
+
+def test_cache_stays_within_its_budget(adapter: ModelAdapter, dataset: Any) -> None:
+    examples, images = dataset
+    loaded: list[str] = []
+
+    def load(uri: str) -> Image.Image:
+        loaded.append(uri)
+        return images[uri]
+
+    size = FrozenPrefix(adapter, load, branch_layer=2, cache_bytes=GIB).features(examples[:1])
+    budget = size[0].num_bytes * 3
+    prefix = FrozenPrefix(adapter, load, branch_layer=2, cache_bytes=budget)
+    same_length = [examples[0]] + [e for e in examples[1:] if e.question == examples[0].question]
+    loaded.clear()
+    prefix.features(same_length[:5])
+    prefix.features(same_length[:5])
+    assert len(loaded) == 5 + 2
+
+
+def test_order_of_examples_does_not_matter(adapter: ModelAdapter, dataset: Any) -> None:
+    examples, images = dataset
+    expected = train(adapter, dataset).to_files()
+    assert train(adapter, (examples[::-1], images)).to_files() == expected
+
+
+@pytest.mark.parametrize("loss", [QUICK.loss, FocalLoss()], ids=lambda loss: loss.type)
+def test_micro_batches_give_the_same_loss_as_whole_batches(
+    adapter: ModelAdapter, dataset: Any, loss: Any
+) -> None:
+    config = QUICK.model_copy(update={"loss": loss, "num_epochs": 1})
+    whole = train(adapter, dataset, config)
+    for size in (1, 3):
+        cut = train(adapter, dataset, config, micro_batch_size=size)
+        np.testing.assert_allclose(curve(cut.metrics), curve(whole.metrics), rtol=1e-4)
+
+
+def test_examples_without_labels_change_nothing(adapter: ModelAdapter, dataset: Any) -> None:
+    examples, images = dataset
+    blank, blank_images = bright_patch_examples(3, seed=9)
+    blank = [
+        TrainingExample(f"blank{i}", e.image_uri, f"blank{i}", e.question, e.labels * 0 - 100)
+        for i, e in enumerate(blank)
+    ]
+    more = train(adapter, (examples + blank, blank_images | images))
+    files, expected = more.to_files(), train(adapter, dataset).to_files()
+    assert files[WEIGHTS] == expected[WEIGHTS]
+    assert files[METRICS] == expected[METRICS]
+    assert more.config.data.num_without_labels == 3
+
+
+def test_validation_images_are_never_trained_on(adapter: ModelAdapter, dataset: Any) -> None:
+    """Turning every validation label over changes the threshold's figures but not one weight."""
+    examples, images = dataset
+    held_out = {e.question_id for e in split_examples(examples, QUICK).validation}
+    turned = [
+        TrainingExample(
+            e.question_id,
+            e.image_uri,
+            e.image_key,
+            e.question,
+            np.where(e.labels >= 0, 1 - e.labels, e.labels)
+            if e.question_id in held_out
+            else e.labels,
+        )
+        for e in examples
+    ]
+    honest, spoilt = train(adapter, dataset), train(adapter, (turned, images))
+    assert honest.to_files()[WEIGHTS] == spoilt.to_files()[WEIGHTS]
+    assert honest.config.validation != spoilt.config.validation
+
+
+def test_frozen_model_is_unchanged(adapter: ModelAdapter, dataset: Any) -> None:
+    before = {name: value.clone() for name, value in adapter.model.state_dict().items()}
+    train(adapter, dataset)
+    assert all(torch.equal(v, before[n]) for n, v in adapter.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in adapter.model.parameters())
+
+
+def test_resume_in_process_is_bit_exact(adapter: ModelAdapter, dataset: Any) -> None:
+    saved: dict[int, dict[str, bytes]] = {}
+    whole = train(adapter, dataset, save_checkpoint=saved.__setitem__)
+    assert sorted(saved) == [2, 4, 6, 8, 10, 12, 14]
+    for step in (2, 10, 14):
+        emitted: list[dict[str, Any]] = []
+        resumed = train(adapter, dataset, resume=saved[step], on_metrics=emitted.append)
+        assert resumed.to_files() == whole.to_files()
+        assert [e["step"] for e in emitted if e["kind"] == "step"] == list(range(step + 1, 16))
+
+
+def test_resume_refuses_another_run(adapter: ModelAdapter, dataset: Any) -> None:
+    saved: dict[int, dict[str, bytes]] = {}
+    train(adapter, dataset, save_checkpoint=saved.__setitem__)
+    other = QUICK.model_copy(update={"learning_rate": 2e-3})
+    with pytest.raises(TrainingError, match="resume point at step 4 was made with other settings"):
+        train(adapter, dataset, other, resume=saved[4])
+    examples, images = dataset
+    with pytest.raises(TrainingError, match="remove it to start afresh"):
+        train(adapter, (examples[2:], images), resume=saved[4])
+
+
+def test_half_precision_model_trains_in_float32_and_saves_its_own_precision(
+    directory: Path, dataset: Any
+) -> None:
+    half = load_adapter(tiny_llava(directory), device="cpu", dtype="bfloat16")
+    saved: dict[int, dict[str, bytes]] = {}
+    config = QUICK.model_copy(update={"learning_rate": 1e-5})
+    checkpoint = train(half, dataset, config, save_checkpoint=saved.__setitem__)
+    assert {value.dtype for value in checkpoint.state.values()} == {torch.bfloat16}
+    assert checkpoint.config.dtype == "bfloat16"
+    assert checkpoint.build(half).dtype == torch.bfloat16
+    # Steps of 1e-5 vanish in bfloat16 weights near 1; float32 master weights keep them.
+    losses = curve(checkpoint.metrics)
+    assert len(set(losses)) == len(losses)
+    assert train(half, dataset, config, resume=saved[8]).to_files() == checkpoint.to_files()
+
+
+def test_labels_of_another_grid_are_a_clear_error(adapter: ModelAdapter, dataset: Any) -> None:
+    examples, images = dataset
+    wrong = [
+        TrainingExample(e.question_id, e.image_uri, e.image_key, e.question, e.labels[:4])
+        for e in examples
+    ]
+    with pytest.raises(TrainingError, match=r"labels are \(4, 5\), the model's grid is \(5, 5\)"):
+        train(adapter, (wrong, images))
+
+
+def test_diverging_run_stops_with_a_clear_error(adapter: ModelAdapter, dataset: Any) -> None:
+    config = QUICK.model_copy(update={"learning_rate": 1e30, "max_grad_norm": None})
+    with pytest.raises(TrainingError, match=r"not finite: lower training\.learning_rate"):
+        train(adapter, dataset, config)
+
+
+def test_schedule_warms_up_then_follows_a_cosine_to_zero() -> None:
+    config = TrainingConfig(learning_rate=2.0, warmup_ratio=0.1)
+    rates = [learning_rate(step, 40, config) for step in range(41)]
+    assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert rates[4] == 2.0
+    assert rates[22] == pytest.approx(1.0)
+    assert rates[40] == pytest.approx(0.0)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_no_warm_up_starts_at_the_top() -> None:
+    assert learning_rate(0, 5, TrainingConfig(learning_rate=2.0, warmup_ratio=0)) == 2.0
+
+
+def test_files_name_no_place_or_time(adapter: ModelAdapter, dataset: Any, directory: Path) -> None:
+    files = train(adapter, dataset).to_files()
+    assert set(files) == {WEIGHTS, CONFIG, CARD, METRICS}
+    assert str(directory).encode() not in files[WEIGHTS] + files[METRICS]
+    assert files == train(adapter, dataset).to_files()
