@@ -1,0 +1,156 @@
+"""One harness for all methods: same batches, same images, same clock.
+
+Methods take turns on each batch, starting with another one every time, so that a machine that slows
+down slows all of them. Time covers the vision tower, region search, crops and decoding of the
+answer; reading and decoding image files does not count. Each method first answers a few documents
+unmeasured. Answers depend on neither batch size nor order; times do.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from data_contracts.configs import EvaluationConfig
+from data_contracts.enums import Method
+from sdrpn_core.benchmarks import Document, score
+from sdrpn_core.methods import Answerer, MethodAnswer
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.pipeline import ZoomPipeline
+
+STAGE_VERSION = 1
+"""Raise when the same model, documents and settings give other answers or scores."""
+
+NUM_WARM_UP_CPU = 2
+"""Unmeasured documents per method on a CPU; a GPU warms up with a whole batch."""
+
+
+class Evaluator:
+    """Evaluates documents; keep one per process, so that it warms up once."""
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        settings: EvaluationConfig,
+        pipeline: ZoomPipeline | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            adapter: the frozen model.
+            settings: methods, answer length, crop padding, thresholds.
+            pipeline: over ``adapter``; only the method ``sdrpn`` needs it.
+        """
+        self._answerer = Answerer(adapter, settings, pipeline)
+        self._settings = settings
+        self._device = adapter.device
+        self._is_warm: set[Method] = set()
+
+    def evaluate(
+        self,
+        documents: Sequence[Document],
+        load_image: Callable[[str], Image.Image],
+        *,
+        batch_size: int,
+        methods: Sequence[Method] | None = None,
+        on_batch: Callable[[int], None] = lambda num_documents: None,
+    ) -> list[dict[str, Any]]:
+        """Answer documents with every method.
+
+        The oracle answers only the documents that have a true box.
+
+        Args:
+            documents: of any benchmarks; the score follows each one's ``benchmark``.
+            load_image: image URI -> upright RGB image.
+            batch_size: documents per batch; does not change the answers.
+            methods: those of the settings if None.
+            on_batch: told how many documents were finished after each batch.
+
+        Returns:
+            Rows of ``prediction.v1``, by document, then method.
+        """
+        methods = tuple(self._settings.methods if methods is None else methods)
+        rows: list[dict[str, Any]] = []
+        for number, start in enumerate(range(0, len(documents), batch_size)):
+            batch = documents[start : start + batch_size]
+            images = [load_image(document.image_uri) for document in batch]
+            first = number % max(len(methods), 1)
+            by_method = {
+                method: self._evaluate_batch(method, batch, images)
+                for method in methods[first:] + methods[:first]
+            }
+            for index in range(len(batch)):
+                found = (by_method[method].get(index) for method in methods)
+                rows += [row for row in found if row is not None]
+            on_batch(len(batch))
+        return rows
+
+    def _evaluate_batch(
+        self, method: Method, documents: Sequence[Document], images: Sequence[Image.Image]
+    ) -> dict[int, dict[str, Any]]:
+        """Rows by position in the batch, of the documents that the method can answer."""
+        chosen = [
+            index
+            for index, document in enumerate(documents)
+            if method is not Method.ORACLE or document.true_box is not None
+        ]
+        if not chosen:
+            return {}
+        own_documents = [documents[index] for index in chosen]
+        own_images = [images[index] for index in chosen]
+        self._warm_up(method, own_documents, own_images)
+        start = self._now()
+        answers = self._answerer.answer(method, own_images, own_documents)
+        seconds = (self._now() - start) / len(chosen)
+        return {
+            index: prediction_row(method, documents[index], answer, seconds)
+            for index, answer in zip(chosen, answers, strict=True)
+        }
+
+    def _warm_up(
+        self, method: Method, documents: list[Document], images: list[Image.Image]
+    ) -> None:
+        if method in self._is_warm:
+            return
+        count = NUM_WARM_UP_CPU if self._device.type == "cpu" else len(documents)
+        self._answerer.answer(method, images[:count], documents[:count])
+        self._is_warm.add(method)
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def prediction_row(
+    method: Method, document: Document, answer: MethodAnswer, seconds: float
+) -> dict[str, Any]:
+    """One row of ``prediction.v1``."""
+    letterbox = answer.letterbox
+    return {
+        "benchmark": document.benchmark,
+        "method": method.value,
+        "question_id": document.question_id,
+        "category": document.category,
+        "kind": document.kind.value,
+        "image_uri": document.image_uri,
+        "question": document.question,
+        "answers": list(document.answers),
+        "prediction": answer.text,
+        "score": score(document.benchmark, answer.text, document.row()),
+        "boxes": [list(crop) for crop in answer.boxes],
+        "true_box": None if document.true_box is None else list(document.true_box),
+        "roi_map": None if answer.roi_map is None else answer.roi_map.ravel().tolist(),
+        "sink_map": None if answer.sink_map is None else answer.sink_map.ravel().tolist(),
+        "grid_height": answer.grid.height,
+        "grid_width": answer.grid.width,
+        "image_width": letterbox.image_width,
+        "image_height": letterbox.image_height,
+        "pad_left": letterbox.pad_left,
+        "pad_top": letterbox.pad_top,
+        "canvas_width": letterbox.canvas_width,
+        "canvas_height": letterbox.canvas_height,
+        "seconds": seconds,
+    }

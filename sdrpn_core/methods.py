@@ -1,0 +1,342 @@
+"""Ways of answering that evaluation compares, all over the same mechanism.
+
+Every method that crops answers with ``[image, crops]`` in one prompt, encodes each image once and
+decodes greedily; methods differ in where the crop comes from. What that costs:
+
+* base: one pass. random_crop, oracle: one pass with a crop.
+* raw_attention: a whole answer, then a pass with the crop. An answer without response tokens or
+  without end gives no map, hence no crop.
+* vicrop: two prefill passes up to the layer that is read (the original runs all layers), then a
+  pass with the crop.
+* sdrpn: the ``ZoomPipeline``: layers below the branch and the RPN, then the second stage, which
+  reuses the prefix.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_contracts.configs import EvaluationConfig
+from data_contracts.enums import Method, QuestionKind
+from data_contracts.label_settings import RegionSettings
+from data_contracts.profiles import ModelProfile
+from sdrpn_core.attention_capture import AttentionRecorder
+from sdrpn_core.baselines import (
+    random_crop_box,
+    raw_attention_boxes,
+    relative_attention,
+    vicrop_box,
+)
+from sdrpn_core.benchmarks import Document
+from sdrpn_core.extraction import ExtractedAttention, Request, extract_attention
+from sdrpn_core.generation import image_columns, pad_left
+from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
+from sdrpn_core.masks import attention_mask
+from sdrpn_core.models.base import ImageFeatures, ModelAdapter, ModelError
+from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.zoom import answer_plain, crop_image
+
+GENERAL_PROMPT = "Write a general description of the image."
+"""ViCrop's question about nothing in particular."""
+
+DEFAULT_CROP_SIDE_RATIO = 1 / 3
+"""Random crops of documents without a true box: share of each side of the image."""
+
+FloatMap = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MethodAnswer:
+    """One method's answer to one document."""
+
+    text: str
+    boxes: tuple[BoxXYXY, ...]
+    """Crops in source pixels; empty if the image alone was used."""
+    grid: GridShape
+    letterbox: Letterbox
+    roi_map: FloatMap | None = None
+    """(h, w) scores that the boxes come from."""
+    sink_map: FloatMap | None = None
+    """(h, w) sink signal beside raw attention."""
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """Where to look in one document, and why."""
+
+    boxes: tuple[BoxXYXY, ...] = ()
+    roi_map: FloatMap | None = None
+    sink_map: FloatMap | None = None
+
+
+class Answerer:
+    """Answers batches of documents with any method."""
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        settings: EvaluationConfig,
+        pipeline: ZoomPipeline | None = None,
+    ) -> None:
+        """Prepare the methods.
+
+        Args:
+            adapter: the frozen model.
+            settings: answer length, crop padding, thresholds.
+            pipeline: over ``adapter``; only ``sdrpn`` needs it. Raw attention uses its region
+                settings where there is one.
+        """
+        self.adapter = adapter
+        self.settings = settings
+        self.pipeline = pipeline
+        self._regions = pipeline.regions if pipeline else RegionSettings.preset("default")
+
+    @torch.inference_mode()
+    def answer(
+        self, method: Method, images: Sequence[Image.Image], documents: Sequence[Document]
+    ) -> list[MethodAnswer]:
+        """Answer one batch.
+
+        Args:
+            method: how.
+            images: upright RGB, one per document.
+            documents: the questions; ``oracle`` needs the true box of each.
+
+        Raises:
+            ModelError: if ``sdrpn`` is asked for and there is no pipeline.
+        """
+        if method is Method.SDRPN:
+            return self._answer_sdrpn(images, documents)
+        features = self.adapter.encode_images(images)
+        proposals = self._propose(method, images, documents, features)
+        boxes = [proposal.boxes for proposal in proposals]
+        responses = answer_plain(
+            self.adapter,
+            [document.question for document in documents],
+            self._with_crops(images, features, boxes),
+            max_new_tokens=self.settings.max_new_tokens,
+        )
+        return [
+            MethodAnswer(
+                text=response.text,
+                boxes=proposal.boxes,
+                grid=image.grid,
+                letterbox=image.letterbox,
+                roi_map=proposal.roi_map,
+                sink_map=proposal.sink_map,
+            )
+            for response, proposal, image in zip(responses, proposals, features, strict=True)
+        ]
+
+    def _propose(
+        self,
+        method: Method,
+        images: Sequence[Image.Image],
+        documents: Sequence[Document],
+        features: Sequence[ImageFeatures],
+    ) -> list[_Proposal]:
+        padding_ratio = self.settings.crop_padding_ratio
+        match method:
+            case Method.RANDOM_CROP:
+                return [
+                    _Proposal((random_box(document, image.size, padding_ratio),))
+                    for document, image in zip(documents, images, strict=True)
+                ]
+            case Method.ORACLE:
+                return [
+                    _Proposal((oracle_box(document, image.size, padding_ratio),))
+                    for document, image in zip(documents, images, strict=True)
+                ]
+            case Method.RAW_ATTENTION:
+                return self._propose_raw_attention(images, documents, features)
+            case Method.VICROP:
+                return self._propose_vicrop(documents, features)
+            case _:
+                return [_Proposal() for _ in documents]
+
+    def _propose_raw_attention(
+        self,
+        images: Sequence[Image.Image],
+        documents: Sequence[Document],
+        features: Sequence[ImageFeatures],
+    ) -> list[_Proposal]:
+        requests = [
+            Request(image, document.question, document.kind)
+            for image, document in zip(images, documents, strict=True)
+        ]
+        extracted = extract_attention(
+            self.adapter,
+            requests,
+            max_new_tokens=self.settings.max_new_tokens,
+            features=features,
+        )
+        return [self._raw_proposal(attention) for attention in extracted]
+
+    def _raw_proposal(self, attention: ExtractedAttention) -> _Proposal:
+        if attention.grounding is None:
+            return _Proposal()
+        scores: FloatMap = attention.grounding.numpy()
+        letterbox, grid = attention.letterbox, attention.grid
+        regions = raw_attention_boxes(
+            scores,
+            self.settings.raw_attention_threshold,
+            self._regions.model_copy(update={"threshold_is_peak_ratio": True}),
+            letterbox.content_mask(grid),
+        )
+        return _Proposal(
+            boxes=tuple(letterbox.cells_to_image(region, grid) for region in regions),
+            roi_map=scores,
+            sink_map=None if attention.sink is None else attention.sink.numpy(),
+        )
+
+    def _propose_vicrop(
+        self, documents: Sequence[Document], features: Sequence[ImageFeatures]
+    ) -> list[_Proposal]:
+        layers = [most_grounding_layer(self.adapter.profile, d.kind) for d in documents]
+        questions = [document.question for document in documents]
+        general = [general_question(question) for question in questions]
+        asked = prompt_attention(self.adapter, questions, features, layers)
+        described = prompt_attention(self.adapter, general, features, layers)
+        proposals = []
+        for question_map, general_map, image in zip(asked, described, features, strict=True):
+            scores = relative_attention(question_map, general_map)
+            box = vicrop_box(scores, image.letterbox, self.adapter.input_side)
+            boxes = () if box is None else (box,)
+            proposals.append(_Proposal(boxes, scores.astype(np.float32)))
+        return proposals
+
+    def _with_crops(
+        self,
+        images: Sequence[Image.Image],
+        features: Sequence[ImageFeatures],
+        boxes: Sequence[Sequence[BoxXYXY]],
+    ) -> list[list[ImageFeatures]]:
+        """Each image's features, then those of its crops."""
+        crops = [
+            crop_image(image, box) for image, row in zip(images, boxes, strict=True) for box in row
+        ]
+        encoded = iter(self.adapter.encode_images(crops) if crops else [])
+        return [
+            [image, *(next(encoded) for _ in row)]
+            for image, row in zip(features, boxes, strict=True)
+        ]
+
+    def _answer_sdrpn(
+        self, images: Sequence[Image.Image], documents: Sequence[Document]
+    ) -> list[MethodAnswer]:
+        if self.pipeline is None:
+            raise ModelError("method sdrpn needs a trained RPN: run `sdrpn stage train-rpn` first")
+        answers = self.pipeline.answer(
+            images,
+            [document.question for document in documents],
+            max_new_tokens=self.settings.max_new_tokens,
+            batch_size=len(images),
+        )
+        return [
+            MethodAnswer(
+                text=answer.text,
+                boxes=answer.boxes,
+                grid=GridShape(*answer.roi_map.shape),
+                letterbox=self.adapter.letterbox(image.size),
+                roi_map=answer.roi_map,
+            )
+            for answer, image in zip(answers, images, strict=True)
+        ]
+
+
+def oracle_box(document: Document, image_size: tuple[int, int], padding_ratio: float) -> BoxXYXY:
+    """The true box with a margin on each side, inside the image.
+
+    Raises:
+        ValueError: if the document has no true box, or it lies outside the image.
+    """
+    box = document.true_box
+    if box is None:
+        raise ValueError(f"document {document.question_id} has no true box")
+    margin_x, margin_y = (box.x1 - box.x0) * padding_ratio, (box.y1 - box.y0) * padding_ratio
+    image = BoxXYXY(0.0, 0.0, float(image_size[0]), float(image_size[1]))
+    grown = BoxXYXY(box.x0 - margin_x, box.y0 - margin_y, box.x1 + margin_x, box.y1 + margin_y)
+    inside = grown.intersection(image)
+    if inside.area <= 0:
+        raise ValueError(f"true box {tuple(box)} of {document.question_id} is outside its image")
+    return inside
+
+
+def random_box(document: Document, image_size: tuple[int, int], padding_ratio: float) -> BoxXYXY:
+    """A random place for a crop of the oracle's size, so that only the place is random.
+
+    Documents without a true box get ``DEFAULT_CROP_SIDE_RATIO`` of each side.
+    """
+    width, height = (side * DEFAULT_CROP_SIDE_RATIO for side in image_size)
+    if document.true_box is not None:
+        oracle = oracle_box(document, image_size, padding_ratio)
+        width, height = oracle.x1 - oracle.x0, oracle.y1 - oracle.y0
+    return random_crop_box(image_size, (width, height), document.question_id)
+
+
+def most_grounding_layer(profile: ModelProfile, kind: QuestionKind) -> int:
+    """The layer that ViCrop reads: the one with most grounding heads, the earlier on a tie.
+
+    Raises:
+        ModelError: if the profile has no heads for questions of this kind.
+    """
+    if kind not in profile.heads:
+        raise ModelError(
+            f"profile {profile.name!r} has no heads for {kind.value} questions; "
+            "run `sdrpn calibrate` to find them"
+        )
+    grounding = profile.heads[kind].grounding
+    return min(grounding, key=lambda layer: (-len(grounding[layer]), layer))
+
+
+def general_question(question: str) -> str:
+    """ViCrop's general prompt in the question's wrapper: what follows its first line stays."""
+    _, newline, suffix = question.partition("\n")
+    return GENERAL_PROMPT + newline + suffix
+
+
+def prompt_attention(
+    adapter: ModelAdapter,
+    questions: Sequence[str],
+    features: Sequence[ImageFeatures],
+    layers: Sequence[int],
+) -> list[FloatMap]:
+    """Attention of each prompt's last token to its image, one layer, mean over heads.
+
+    Args:
+        adapter: the model; runs up to the deepest layer asked for.
+        questions: one per image.
+        features: the encoded images.
+        layers: the layer to read for each question.
+
+    Returns:
+        One (h, w) map per question.
+    """
+    prompts = [
+        adapter.embed_prompt(question, [image])
+        for question, image in zip(questions, features, strict=True)
+    ]
+    batch = pad_left(prompts)
+    columns = image_columns(prompts, batch.offsets)
+    length = batch.embeds.shape[1]
+    last_row = torch.full((len(prompts), 1), length - 1, device=columns.device)
+    recorder = AttentionRecorder(
+        dict.fromkeys(layers), columns, last_row, torch.ones(last_row.shape, device=columns.device)
+    )
+    adapter.forward_layers(
+        batch.embeds,
+        0,
+        max(layers) + 1,
+        mask=attention_mask(batch.key_mask, length),
+        position_ids=batch.position_ids,
+        recorder=recorder,
+    )
+    maps = {layer: rows.mean(dim=1).float().cpu() for layer, rows in recorder.mean().items()}
+    return [
+        maps[layer][row, : image.grid.num_cells].reshape(image.grid).numpy()
+        for row, (layer, image) in enumerate(zip(layers, features, strict=True))
+    ]

@@ -1,0 +1,294 @@
+"""One harness for all methods: batches do not matter, rows keep their contract, crops are right."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+from data_contracts import registry
+from data_contracts.configs import EvaluationConfig, SceneSource
+from data_contracts.enums import Method, QuestionKind
+from data_contracts.label_settings import RegionSettings
+from sdrpn_core.benchmarks import Document, UnknownBenchmark, known_benchmarks, score
+from sdrpn_core.evaluation import Evaluator
+from sdrpn_core.geometry import BoxXYXY
+from sdrpn_core.methods import (
+    Answerer,
+    general_question,
+    most_grounding_layer,
+    oracle_box,
+    prompt_attention,
+    random_box,
+)
+from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.rpn.network import RegionProposalNetwork
+from tests.tiny_models import tiny_llava
+
+SIZES = [(60, 40), (40, 60), (50, 50), (90, 30), (64, 64)]
+QUESTIONS = [
+    "what is the red word ?\nis it small",
+    "what is it ?",
+    "is the small blue word red ?",
+    "what ?",
+    "the the the word ?",
+]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
+    profile = tiny_llava(Path(tmp_path_factory.mktemp("tiny")))
+    return load_adapter(profile, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pipeline(adapter: ModelAdapter) -> ZoomPipeline:
+    torch.manual_seed(0)
+    rpn = RegionProposalNetwork.from_adapter(adapter, adapter.profile.rpn)
+    regions = RegionSettings.preset("default").model_copy(
+        update={"threshold_is_peak_ratio": True, "max_box_area_ratio": None}
+    )
+    return ZoomPipeline(adapter, rpn, threshold=0.7, regions=regions)
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, Image.Image]:
+    rng = np.random.default_rng(0)
+    return {
+        f"image-{index}": Image.fromarray(
+            rng.integers(0, 255, size=(height, width, 3), dtype=np.uint8)
+        )
+        for index, (width, height) in enumerate(SIZES)
+    }
+
+
+def documents(*, without_box: int | None = None) -> list[Document]:
+    return [
+        Document(
+            benchmark="scenes",
+            question_id=f"q{index}",
+            image_uri=f"image-{index}",
+            question=question,
+            answers=("red word",),
+            kind=QuestionKind.TEXTUAL if index % 2 else QuestionKind.NATURAL,
+            category="sign" if index < 2 else "document",
+            true_box=None if index == without_box else BoxXYXY(5.0, 4.0, 25.0, 14.0),
+        )
+        for index, question in enumerate(QUESTIONS)
+    ]
+
+
+def settings(**changes: object) -> EvaluationConfig:
+    source = SceneSource(name="held-out", num_images=5, seed=1)
+    plain = {"source": source, "max_new_tokens": 8, **changes}
+    return EvaluationConfig.model_validate(plain)
+
+
+def without_times(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_batches_give_what_documents_give_one_by_one(
+    adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
+) -> None:
+    evaluator = Evaluator(adapter, settings(), pipeline)
+    batched = evaluator.evaluate(documents(), images.__getitem__, batch_size=3)
+    single = evaluator.evaluate(documents(), images.__getitem__, batch_size=1)
+    assert len(batched) == len(documents()) * len(Method)
+    for one, other in zip(batched, single, strict=True):
+        key = (one["method"], one["question_id"])
+        assert key == (other["method"], other["question_id"])
+        assert one["prediction"] == other["prediction"], key
+        assert one["boxes"] == other["boxes"], key
+        for column in ("roi_map", "sink_map"):
+            assert (one[column] is None) == (other[column] is None), key
+            if one[column] is not None:
+                np.testing.assert_allclose(one[column], other[column], rtol=2e-4, atol=1e-6)
+    answers = {row["prediction"] for row in batched if row["method"] == "sdrpn"}
+    assert len(answers) > 1, "a test model that always says the same tests nothing"
+
+
+def test_rows_are_valid_predictions_and_repeat_exactly(
+    adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
+) -> None:
+    rows = Evaluator(adapter, settings(), pipeline).evaluate(
+        documents(), images.__getitem__, batch_size=2
+    )
+    again = Evaluator(adapter, settings(), pipeline).evaluate(
+        documents(), images.__getitem__, batch_size=2
+    )
+    assert without_times(rows) == without_times(again)
+    frame = registry.validate(
+        pl.DataFrame(rows, schema=registry.empty_frame("prediction.v1").schema),
+        "prediction.v1",
+    )
+    assert set(frame["method"]) == {method.value for method in Method}
+    assert (frame["seconds"] > 0).all()
+    with_map = frame.filter(pl.col("roi_map").is_not_null())["method"].unique().to_list()
+    assert {"vicrop", "sdrpn"} <= set(with_map) <= {"vicrop", "sdrpn", "raw_attention"}
+
+
+def test_every_cropping_method_crops_somewhere(
+    adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
+) -> None:
+    rows = Evaluator(adapter, settings(), pipeline).evaluate(
+        documents(), images.__getitem__, batch_size=5
+    )
+    cropping = {row["method"] for row in rows if row["boxes"]}
+    assert cropping == {method.value for method in Method} - {"base"}
+    for row in rows:
+        width, height = images[row["image_uri"]].size
+        for x0, y0, x1, y1 in row["boxes"]:
+            assert 0 <= x0 < x1 <= width
+            assert 0 <= y0 < y1 <= height
+
+
+def test_sdrpn_answers_as_the_same_crops_do_without_reuse(
+    adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
+) -> None:
+    """The oracle given SD-RPN's own box must answer what SD-RPN answers: one mechanism."""
+    answerer = Answerer(adapter, settings(crop_padding_ratio=0.0), pipeline)
+    pictures = [images[document.image_uri] for document in documents()]
+    zoomed = answerer.answer(Method.SDRPN, pictures, documents())
+    cropped = [index for index, answer in enumerate(zoomed) if answer.boxes]
+    assert len(cropped) >= 3
+    for index in cropped:
+        given = Document(
+            **{**vars(documents()[index]), "true_box": BoxXYXY(*zoomed[index].boxes[0])}
+        )
+        (oracle,) = answerer.answer(Method.ORACLE, [pictures[index]], [given])
+        assert oracle.text == zoomed[index].text
+
+
+def test_oracle_leaves_documents_without_true_box_to_the_others(
+    adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
+) -> None:
+    rows = Evaluator(adapter, settings(), pipeline).evaluate(
+        documents(without_box=1), images.__getitem__, batch_size=2
+    )
+    answered = {method: 0 for method in Method}
+    for row in rows:
+        answered[Method(row["method"])] += 1
+    assert answered.pop(Method.ORACLE) == 4
+    assert set(answered.values()) == {5}
+
+
+def test_methods_take_turns_so_that_none_is_always_first(
+    adapter: ModelAdapter, images: dict[str, Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[Method] = []
+    evaluator = Evaluator(adapter, settings())
+    answer = evaluator._answerer.answer
+
+    def spy(method: Method, *arguments: object) -> object:
+        order.append(method)
+        return answer(method, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluator._answerer, "answer", spy)
+    methods = (Method.BASE, Method.ORACLE)
+    rows = evaluator.evaluate(documents()[:3], images.__getitem__, batch_size=1, methods=methods)
+    # Each method's first answer of all is its warm-up, which gives no row.
+    base, oracle = methods
+    assert order == [base, base, oracle, oracle, oracle, base, base, oracle]
+    assert [row["method"] for row in rows] == ["base", "oracle"] * 3
+
+
+def test_no_documents_give_no_rows(adapter: ModelAdapter) -> None:
+    evaluator = Evaluator(adapter, settings())
+    assert evaluator.evaluate([], lambda uri: Image.new("RGB", (8, 8)), batch_size=4) == []
+
+
+def test_sdrpn_without_network_says_what_to_run(
+    adapter: ModelAdapter, images: dict[str, Image.Image]
+) -> None:
+    evaluator = Evaluator(adapter, settings(methods=("sdrpn",)))
+    with pytest.raises(ModelError, match="train-rpn"):
+        evaluator.evaluate(documents(), images.__getitem__, batch_size=2)
+
+
+def test_prompt_attention_is_the_last_rows_mean_over_heads(
+    adapter: ModelAdapter, images: dict[str, Image.Image]
+) -> None:
+    """Against the stock model's own eager attention, prompts of unequal length in one batch."""
+    pictures = [images["image-0"], images["image-1"]]
+    features = adapter.encode_images(pictures)
+    found = prompt_attention(adapter, QUESTIONS[:2], features, [2, 4])
+    for index, layer in enumerate((2, 4)):
+        prompt = adapter.embed_prompt(QUESTIONS[index], [features[index]])
+        config = adapter.model.config.text_config
+        before = config._attn_implementation
+        adapter.model.set_attn_implementation({"text_config": "eager"})
+        with torch.inference_mode():
+            output = adapter.decoder(
+                inputs_embeds=prompt.embeds[None], output_attentions=True, use_cache=False
+            )
+        adapter.model.set_attn_implementation({"text_config": before})
+        wanted = output.attentions[layer][0, :, -1, prompt.image_columns()].mean(dim=0)
+        np.testing.assert_allclose(found[index].ravel(), wanted.numpy(), rtol=1e-4, atol=1e-7)
+
+
+def test_vicrop_reads_the_layer_with_most_grounding_heads(adapter: ModelAdapter) -> None:
+    assert most_grounding_layer(adapter.profile, QuestionKind.NATURAL) == 2
+    assert most_grounding_layer(adapter.profile, QuestionKind.TEXTUAL) == 3
+    one_kind = adapter.profile.model_copy(update={"heads": {}})
+    with pytest.raises(ModelError, match="calibrate"):
+        most_grounding_layer(one_kind, QuestionKind.NATURAL)
+
+
+def test_general_prompt_keeps_the_answer_style() -> None:
+    suffix = "\nAnswer the question using a single word or phrase."
+    assert general_question("What is it?" + suffix).endswith("of the image." + suffix)
+    assert "\n" not in general_question("What is it?")
+
+
+def test_oracle_box_is_padded_and_stays_in_the_image() -> None:
+    document = documents()[0]
+    assert oracle_box(document, (60, 40), 0.1) == BoxXYXY(3.0, 3.0, 27.0, 15.0)
+    assert oracle_box(document, (26, 14), 0.5) == BoxXYXY(0.0, 0.0, 26.0, 14.0)
+    with pytest.raises(ValueError, match="outside"):
+        oracle_box(document, (4, 3), 0.0)
+    with pytest.raises(ValueError, match="no true box"):
+        oracle_box(documents(without_box=0)[0], (60, 40), 0.1)
+
+
+def test_random_box_has_the_oracles_size_and_depends_on_the_question_only() -> None:
+    document = documents()[0]
+    box = random_box(document, (600, 400), 0.1)
+    assert (box.x1 - box.x0, box.y1 - box.y0) == pytest.approx((24.0, 12.0))
+    assert random_box(document, (600, 400), 0.1) == box
+    assert random_box(documents()[1], (600, 400), 0.1) != box
+    boxless = random_box(documents(without_box=0)[0], (600, 300), 0.1)
+    assert (boxless.x1 - boxless.x0, boxless.y1 - boxless.y0) == pytest.approx((200.0, 100.0))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        ("Red  circle, C 3.", 1.0),
+        ("red circle c 3", 1.0),
+        ("red circle c 8", 0.0),
+        ("a red circle c 3", 0.0),
+        ("C 3", 0.0),
+        ("", 0.0),
+        ("?", 0.0),
+        ("other answer", 1.0),
+    ],
+)
+def test_scene_score_is_whole_answer_exact_match(prediction: str, expected: float) -> None:
+    document = {"answers": ["red circle C 3", "Other answer!"]}
+    assert score("scenes", prediction, document) == expected
+
+
+def test_empty_reference_is_never_matched() -> None:
+    assert score("scenes", "", {"answers": [""]}) == 0.0
+    assert score("scenes", "x", {"answers": []}) == 0.0
+
+
+def test_unknown_benchmark_names_the_known_ones() -> None:
+    with pytest.raises(UnknownBenchmark, match="scenes"):
+        score("no-such-benchmark", "x", {"answers": ["x"]})
+    assert "scenes" in known_benchmarks()
