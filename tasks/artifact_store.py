@@ -247,6 +247,10 @@ class ArtifactWriter:
         """Indexes of the shards that have no receipt."""
         return [index for index, entry in enumerate(self._receipts()) if entry is None]
 
+    def finished(self) -> list[ShardEntry]:
+        """Receipts of the shards that are done, in order."""
+        return [entry for entry in self._receipts() if entry]
+
     def put_frame(
         self,
         index: int,
@@ -366,10 +370,11 @@ class ArtifactWriter:
     def _checked_shards(self) -> tuple[ShardEntry, ...]:
         receipts = self._receipts()
         if missing := [str(index) for index, entry in enumerate(receipts) if entry is None]:
+            some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise StoreError(
-                f"{self._storage.uri(self.ref.prefix)}: cannot be committed, "
-                f"{len(missing)} of {len(receipts)} shards are missing "
-                f"({', '.join(missing[:5])}...); run `sdrpn stage {self.ref.stage.value}`"
+                f"{self._storage.uri(self.ref.prefix)}: cannot be committed, {len(missing)} of "
+                f"{len(receipts)} shards are missing ({some}); "
+                f"make them with `sdrpn stage {self.ref.stage.value}`"
             )
         shards = tuple(entry for entry in receipts if entry is not None)
         sizes = in_parallel(self._storage.size, [f"{self.ref.prefix}/{s.key}" for s in shards])

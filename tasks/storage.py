@@ -6,11 +6,13 @@ through ``with fs.open(url, "wb")`` is not used anywhere, because it publishes a
 when the block raises.
 """
 
+import contextlib
 import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +31,7 @@ _NUM_THREADS = 16
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _PACKAGES = {"hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs"}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+_UNLISTABLE = {"http", "https"}
 _CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
@@ -43,6 +46,8 @@ class StoredObject:
     key: str
     num_bytes: int
     modified: datetime
+    version: str
+    """Changes when the object does, as far as the store can tell; empty if it cannot."""
 
 
 class Storage:
@@ -66,9 +71,24 @@ class Storage:
             self._opened = (os.getpid(), *_connect(self.root, self.storage_options))
         return self._opened[1:]
 
-    def _at(self, key: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    @contextlib.contextmanager
+    def _at(self, key: str) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+        """The driver and a key in its notation; what only a user can mend is explained."""
         filesystem, root = self._open()
-        return filesystem, f"{root.rstrip('/')}/{_checked(key)}"
+        path = f"{root.rstrip('/')}/{_checked(key)}"
+        try:
+            yield filesystem, path
+        except (PermissionError, NotADirectoryError) as error:
+            raise StoreError(f"{self.root}: {_explain(error, self.root)}") from error
+        except (OSError, SdrpnError):
+            raise  # transient, or plain facts such as FileNotFoundError
+        except Exception as error:
+            raise StoreError(f"{self.root}: {_explain(error, self.root)}") from error
+
+    def elsewhere(self, root: str) -> "Storage":
+        """Storage at another root; these options apply if it has the same scheme."""
+        options = self.storage_options if _scheme(root) == _scheme(self.root) else {}
+        return Storage(root, options)
 
     def uri(self, key: str) -> str:
         """Absolute address of a key."""
@@ -80,24 +100,28 @@ class Storage:
         Raises:
             FileNotFoundError: if there is none.
         """
-        filesystem, path = self._at(key)
-        return bytes(filesystem.cat_file(path))
+        with self._at(key) as (filesystem, path):
+            return bytes(filesystem.cat_file(path))
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, or None if there is none."""
-        filesystem, path = self._at(key)
-        try:
-            return int(filesystem.info(path)["size"])
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        info = self._info(key)
+        return None if info is None else int(info["size"])
+
+    def _info(self, key: str) -> Mapping[str, Any] | None:
+        with self._at(key) as (filesystem, path):
+            try:
+                return dict(filesystem.info(path))
+            except FileNotFoundError:
+                return None
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object whole, replacing what is there."""
-        filesystem, path = self._at(key)
-        if isinstance(filesystem, LocalFileSystem):
-            _publish(Path(path), data, os.replace)
-        else:
-            filesystem.pipe_file(path, data)
+        with self._at(key) as (filesystem, path):
+            if isinstance(filesystem, LocalFileSystem):
+                _publish(Path(path), data, os.replace)
+            else:
+                filesystem.pipe_file(path, data)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object whole unless the key is taken; returns whether it was written.
@@ -107,59 +131,74 @@ class Storage:
         """
         if self.size(key) is not None:
             return False
-        filesystem, path = self._at(key)
-        try:
-            if isinstance(filesystem, LocalFileSystem):
-                _publish(Path(path), data, _link)
-            else:
-                filesystem.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if any(code in f"{error} {error.__cause__}" for code in _CONFLICTS):
+        with self._at(key) as (filesystem, path):
+            try:
+                if isinstance(filesystem, LocalFileSystem):
+                    _publish(Path(path), data, _link)
+                else:
+                    filesystem.pipe_file(path, data, mode="create")
+            except FileExistsError:
                 return False
-            if error.errno != errno.ENOSYS:
-                raise
-            filesystem.pipe_file(path, data)  # a store without conditional puts
-        return True
+            except OSError as error:
+                if any(code in f"{error} {error.__cause__}" for code in _CONFLICTS):
+                    return False
+                if error.errno != errno.ENOSYS:
+                    raise
+                filesystem.pipe_file(path, data)  # a store without conditional puts
+            return True
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects in this order; those already gone are fine."""
         for key in keys:
-            filesystem, path = self._at(key)
-            try:
+            with self._at(key) as (filesystem, path), contextlib.suppress(FileNotFoundError):
                 filesystem.rm_file(path)
-            except FileNotFoundError:
-                continue
 
     def find(self, folder: str) -> list[StoredObject]:
         """Every object below a folder (never one that merely shares its first letters)."""
-        filesystem, path = self._at(folder)
-        found = filesystem.find(f"{path}/", detail=True)
+        with self._at(folder) as (filesystem, path):
+            found = filesystem.find(f"{path}/", detail=True)
         return [
-            StoredObject(f"{folder}/{name[len(path) + 1 :]}", int(info["size"]), _modified(info))
+            _described(f"{folder}/{name[len(path) + 1 :]}", info)
             for name, info in sorted(found.items())
+            if info["type"] == "file" and len(name) > len(path) + 1  # S3 may hold folder markers
         ]
+
+    def describe(self, keys: Collection[str]) -> dict[str, StoredObject]:
+        """Those of these objects that exist; on object stores by one listing of the root."""
+        filesystem, root = self._open()
+        found: Mapping[str, Mapping[str, Any] | None]
+        if isinstance(filesystem, LocalFileSystem):
+            # A listing would not follow links, and datasets are often linked into place.
+            found = {key: _stat(f"{root}/{_checked(key)}") for key in keys}
+        elif _scheme(self.root) in _UNLISTABLE:
+            found = dict(zip(keys, in_parallel(self._info, keys), strict=True))
+        else:
+            start = f"{root.rstrip('/')}/"
+            listed = filesystem.find(start, detail=True)
+            found = {key: listed.get(f"{start}{_checked(key)}") for key in keys}
+        return {key: _described(key, info) for key, info in found.items() if info is not None}
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly below a folder; empty if it does not exist."""
-        filesystem, path = self._at(folder)
-        try:
-            entries = filesystem.ls(path, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(
-            entry["name"].rstrip("/").rpartition("/")[2]
+        with self._at(folder) as (filesystem, path):
+            try:
+                entries = filesystem.ls(path, detail=True)
+            except FileNotFoundError:
+                return []
+        names = {
+            entry["name"].rstrip("/").removeprefix(f"{path}/")
             for entry in entries
             if entry["type"] == "directory"
-        )
+        }
+        return sorted(names - {path})
 
     def remove_empty_folders(self, folder: str) -> None:
         """Tidy a local disk after deleting; object stores have no folders."""
-        filesystem, path = self._at(folder)
-        if isinstance(filesystem, LocalFileSystem):
-            for name, _, files in sorted(os.walk(path), reverse=True):
-                if not files and not os.listdir(name):
+        with self._at(folder) as (filesystem, path):
+            if not isinstance(filesystem, LocalFileSystem):
+                return
+            for name, _, _ in sorted(os.walk(path), reverse=True):
+                with contextlib.suppress(OSError):  # rmdir refuses a folder that is not empty
                     os.rmdir(name)
 
     def read_uri(self, uri: str) -> bytes:
@@ -169,13 +208,19 @@ class Storage:
 
         Raises:
             FileNotFoundError: if there is nothing at that address.
-            StoreError: if the scheme has no driver.
+            StoreError: if the scheme has no driver, or the address cannot be read for good.
         """
         if "://" not in uri and not os.path.isabs(uri):
             return self.read(uri)
         options = self.storage_options if _scheme(uri) == _scheme(self.root) else {}
         filesystem, path = _connect(uri, options)
-        return bytes(filesystem.cat_file(path))
+        try:
+            return bytes(filesystem.cat_file(path))
+        except OSError:
+            raise
+        except Exception as error:
+            detail = " ".join(f"{type(error).__name__}: {error}".split())
+            raise StoreError(f"{uri}: cannot be read ({detail}); open it by other means") from error
 
     def check_writable(self) -> None:
         """Write, read and remove a small object.
@@ -187,11 +232,9 @@ class Storage:
         try:
             self.put(key, b"sdrpn")
             if self.read(key) != b"sdrpn":
-                raise StoreError(f"{self.root}: does not return what was written to it")
+                raise StoreError(f"{self.root}: does not return what was written; choose another")
             self.delete([key])
-        except StoreError:
-            raise
-        except Exception as error:
+        except OSError as error:
             raise StoreError(f"{self.root}: {_explain(error, self.root)}") from error
 
 
@@ -241,7 +284,10 @@ def _connect(uri: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileS
 
 def _publish(path: Path, data: bytes, rename: Callable[[Path, Path], None]) -> None:
     """Make a file appear whole, and stay after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path.parent)) from error
     partial = path.parent / f".{path.name}.{secrets.token_hex(6)}.partial"
     try:
         with partial.open("xb") as file:
@@ -269,6 +315,20 @@ def _link(partial: Path, path: Path) -> None:
         os.replace(partial, path)
 
 
+def _stat(path: str) -> dict[str, Any] | None:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return {"size": found.st_size, "mtime": found.st_mtime} if stat.S_ISREG(found.st_mode) else None
+
+
+def _described(key: str, info: Mapping[str, Any]) -> StoredObject:
+    names = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "created")
+    version = next((str(info[name]) for name in names if info.get(name) is not None), "")
+    return StoredObject(key, int(info["size"] or 0), _modified(info), version)
+
+
 def _modified(info: Mapping[str, Any]) -> datetime:
     for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
         value = info.get(name)
@@ -286,10 +346,10 @@ def _explain(error: Exception, root: str) -> str:
     detail = " ".join(f"{error or type(error).__name__}".split())
     name = type(error).__name__
     is_local = _scheme(root) == "file"
-    if is_local and isinstance(error, NotADirectoryError | FileExistsError):
+    if is_local and isinstance(error, NotADirectoryError):
         return "is not a folder (it, or a part of it, is a file); choose another path"
     if is_local:
-        return f"cannot be written ({detail}); choose a folder that you may write to"
+        return f"cannot be used ({detail}); choose a folder that you may read and write"
     if isinstance(error, FileNotFoundError):
         return f"there is no such bucket ({detail}); create it, or mend the URI"
     if isinstance(error, PermissionError) or "Credential" in name:
@@ -298,7 +358,5 @@ def _explain(error: Exception, root: str) -> str:
             "check the credentials in the environment, for S3 AWS_ACCESS_KEY_ID and the like"
         )
     if "Connect" in name or "Endpoint" in name or isinstance(error, ConnectionError | TimeoutError):
-        return (
-            f"cannot be reached ({detail}); check the network and endpoint_url in storage_options"
-        )
-    return f"cannot be written ({detail}); check the URI, the credentials and storage_options"
+        return f"cannot be reached ({detail}); check the network and storage_options.endpoint_url"
+    return f"cannot be used ({detail}); check the URI, the credentials and storage_options"
