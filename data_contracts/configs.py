@@ -173,6 +173,8 @@ class PipelineConfig(Settings):
     @model_validator(mode="after")
     def _source_names_are_unique(self) -> Self:
         names = [source.name for source in self.sources]
+        if self.evaluation is not None:
+            names.append(self.evaluation.source.name)
         if len(set(names)) != len(names):
             raise ValueError(f"source names must differ, got {names}")
         return self
