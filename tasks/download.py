@@ -66,28 +66,29 @@ def download(run: StageRun, source: Source) -> ArtifactRef:
 
 def _download_scenes(run: StageRun, source: SceneSource) -> ArtifactRef:
     """Write the scenes out as a user's data would lie, and go on from there."""
-    from sdrpn_core.reference.mix import GENERATOR_VERSION, write_mix
-
     with tempfile.TemporaryDirectory(prefix="sdrpn-scenes-") as folder:
-        written = LlavaMixSource(
-            name=source.name,
-            records=f"{folder}/mix.json",
-            images=f"{folder}/images",
-            boxes=f"{folder}/boxes.jsonl",
-            copy_images=True,
-        )
 
         @cache
         def mix() -> _Mix:
-            write_mix(
-                Path(folder),
-                num_images=source.num_images,
-                seed=source.seed,
-                readable=source.readable,
-            )
-            return _look_over(run.store, written)
+            written = write_scenes(Path(folder), source)
+            return _look_over(run.store, written.model_copy(update={"copy_images": True}))
 
-        return _fetch(run, plan.scenes_recipe(source, GENERATOR_VERSION), mix)
+        return _fetch(run, plan.scenes_recipe(source), mix)
+
+
+def write_scenes(folder: Path, source: SceneSource) -> LlavaMixSource:
+    """Write a source's scenes as a LLaVA mix; returns the mix."""
+    from sdrpn_core.reference.mix import write_mix
+
+    written = write_mix(
+        folder, source.num_images, source.seed, source.split, print_scale=source.print_scale
+    )
+    return LlavaMixSource(
+        name=source.name,
+        records=str(written.json_path),
+        images=str(written.image_root),
+        boxes=str(written.boxes_path),
+    )
 
 
 def _look_over(store: ArtifactStore, source: LlavaMixSource) -> _Mix:

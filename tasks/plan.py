@@ -9,16 +9,33 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_contracts.artifact import Manifest, Recipe
-from data_contracts.configs import RecordsConfig, SceneSource
+from data_contracts.artifact import ArtifactRef, Manifest, Recipe
+from data_contracts.configs import (
+    EvaluationConfig,
+    ExtractionConfig,
+    RecordsConfig,
+    SceneSource,
+    TrainingConfig,
+)
 from data_contracts.enums import RecordStatus, Stage
-from sdrpn_core import records
+from data_contracts.label_settings import LabelSettings, RegionSettings
+from data_contracts.profiles import ModelProfile
+from sdrpn_core import evaluation, extraction, pseudo_labels, records, training
+from sdrpn_core.rpn import checkpoint
 
 DOWNLOAD_VERSION = 1
+SCENES_VERSION = 1
+"""Raise when the generator of scenes writes other files for the same settings."""
+MERGE_VERSION = 1
+RESULTS_VERSION = 1
 IMAGES_PER_SHARD = 256
+
+CHECKPOINT_FILES = (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.CARD, checkpoint.METRICS)
 
 NUM_RECORDS = "num_records"
 """Statistic of a download: records in its mix file."""
+
+_DATASET = "dataset."
 
 
 def status_statistic(status: str) -> str:
@@ -42,10 +59,10 @@ def download_recipe(identity: Mapping[str, Any], num_images: int) -> Recipe:
     )
 
 
-def scenes_recipe(source: SceneSource, generator_version: int) -> Recipe:
+def scenes_recipe(source: SceneSource) -> Recipe:
     """Generated scenes depend on their settings alone, whatever they are called."""
     settings = source.model_dump(mode="json", exclude={"name"})
-    return download_recipe({**settings, "generator": generator_version}, source.num_images)
+    return download_recipe({**settings, "generator": SCENES_VERSION}, source.num_images)
 
 
 def image_range(num_images: int, recipe: Recipe, index: int) -> range:
@@ -73,6 +90,127 @@ def num_usable(records_manifest: Manifest) -> int:
     return int(records_manifest.statistics.get(status_statistic(RecordStatus.OK), 0))
 
 
+def attention_recipe(
+    records_manifest: Manifest, settings: ExtractionConfig, model: Mapping[str, Any]
+) -> Recipe:
+    """Attention of the usable questions.
+
+    Args:
+        records_manifest: of the questions.
+        settings: answer length and shard size.
+        model: identity of the frozen model.
+    """
+    return Recipe(
+        stage=Stage.EXTRACT_ATTENTION,
+        stage_version=extraction.STAGE_VERSION,
+        schema_id="attention_map.v1",
+        config={"model": dict(model), "max_new_tokens": settings.max_new_tokens},
+        inputs=(str(records_manifest.recipe.ref),),
+        num_shards=_num_shards(num_usable(records_manifest), settings.rows_per_shard),
+    )
+
+
+def labels_recipe(attention: Manifest, settings: LabelSettings) -> Recipe:
+    """Pseudo-labels, shard by shard like the attention they are made of."""
+    return Recipe(
+        stage=Stage.MAKE_LABELS,
+        stage_version=pseudo_labels.STAGE_VERSION,
+        schema_id="pseudo_label.v1",
+        config=settings.model_dump(mode="json"),
+        inputs=(str(attention.recipe.ref),),
+        num_shards=len(attention.shards),
+    )
+
+
+def dataset_statistic(dataset: str) -> str:
+    """Name of the statistic that counts rows of one dataset."""
+    return f"{_DATASET}{dataset}"
+
+
+def datasets_of(labels: Sequence[Manifest]) -> list[str]:
+    """Datasets that occur in label artifacts, sorted."""
+    names = {name for manifest in labels for name in manifest.statistics}
+    return sorted(name.removeprefix(_DATASET) for name in names if name.startswith(_DATASET))
+
+
+def label_set_recipe(labels: Sequence[Manifest]) -> Recipe:
+    """One label set of many label artifacts, one shard per dataset."""
+    return Recipe(
+        stage=Stage.MERGE_LABELS,
+        stage_version=MERGE_VERSION,
+        schema_id="label_set.v1",
+        config={},
+        inputs=tuple(str(manifest.recipe.ref) for manifest in labels),
+        num_shards=len(datasets_of(labels)),
+    )
+
+
+def training_recipe(
+    label_set: ArtifactRef,
+    settings: TrainingConfig,
+    regions: RegionSettings,
+    profile: ModelProfile,
+    model: Mapping[str, Any],
+) -> Recipe:
+    """An RPN; its files are named in ``CHECKPOINT_FILES``."""
+    return Recipe(
+        stage=Stage.TRAIN_RPN,
+        stage_version=training.STAGE_VERSION,
+        schema_id="files",
+        config={
+            "model": dict(model),
+            "profile": profile.model_dump(mode="json"),
+            "training": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+            "regions": regions.model_dump(mode="json"),
+        },
+        inputs=(str(label_set),),
+        num_shards=len(CHECKPOINT_FILES),
+    )
+
+
+def predictions_recipe(
+    records_manifest: Manifest,
+    files: ArtifactRef,
+    rpn: ArtifactRef,
+    settings: EvaluationConfig,
+    model: Mapping[str, Any],
+) -> Recipe:
+    """Every method's answers to a benchmark's usable questions."""
+    identity = settings.model_dump(
+        mode="json", exclude={"source", "num_bootstrap", "rows_per_shard"}
+    )
+    return Recipe(
+        stage=Stage.EVALUATE,
+        stage_version=evaluation.STAGE_VERSION,
+        schema_id="prediction.v1",
+        config={"model": dict(model), **identity},
+        inputs=(str(records_manifest.recipe.ref), str(files), str(rpn)),
+        num_shards=_num_shards(num_usable(records_manifest), settings.rows_per_shard),
+    )
+
+
+def results_recipe(
+    predictions: ArtifactRef, settings: EvaluationConfig, labels: LabelSettings
+) -> Recipe:
+    """The results table: one JSON file."""
+    return Recipe(
+        stage=Stage.EVALUATE,
+        stage_version=RESULTS_VERSION,
+        schema_id="files",
+        config={
+            "num_bootstrap": settings.num_bootstrap,
+            "seed": settings.seed,
+            "labels": labels.model_dump(mode="json"),
+        },
+        inputs=(str(predictions),),
+        num_shards=1,
+    )
+
+
+def _num_shards(num_rows: int, rows_per_shard: int) -> int:
+    return math.ceil(num_rows / rows_per_shard)
+
+
 def shard_range(num_rows: int, num_shards: int, index: int) -> range:
     """Rows of one shard when rows are spread evenly, in order."""
     return range(index * num_rows // num_shards, (index + 1) * num_rows // num_shards)
@@ -92,7 +230,3 @@ def overlapping(counts: Sequence[int], wanted: range) -> list[tuple[int, range]]
             found.append((index, range(low - start, high - start)))
         start += count
     return found
-
-
-def _num_shards(num_rows: int, rows_per_shard: int) -> int:
-    return math.ceil(num_rows / rows_per_shard)

@@ -27,12 +27,14 @@ def mix_record(name: str, image: str | None, *questions: str) -> dict[str, Any]:
     return {"id": name, **({"image": image} if image else {}), "conversations": talk}
 
 
-def write_small_mix(folder: Path, num_images: int = 6, **settings: Any) -> LlavaMixSource:
+def write_small_mix(
+    folder: Path, num_images: int = 6, first_seed: int = 0, **settings: Any
+) -> LlavaMixSource:
     """Images in gqa/ and ocr_vqa/, one record each, and one record of every unusable kind."""
     folders = ("gqa/images", "ocr_vqa/images")
     names = [f"{folders[number % 2]}/{number}.png" for number in range(num_images)]
-    for seed, name in enumerate(names):
-        write_image(folder / "images" / name, seed, (40 + seed, 30))
+    for number, name in enumerate(names):
+        write_image(folder / "images" / name, first_seed + number, (40 + number, 30))
     records = [mix_record(str(number), name) for number, name in enumerate(names)]
     records += [
         mix_record("text", None),

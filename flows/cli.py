@@ -1,0 +1,150 @@
+"""Command line of the project. Anything heavy is imported inside the command that needs it."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_contracts.configs import PipelineConfig, RuntimeConfig, SceneSource
+from data_contracts.enums import Stage
+from flows.cli_artifacts import artifacts
+from flows.cli_base import (
+    BatchSizeOption,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    ForceOption,
+    ImagesOption,
+    JsonOption,
+    OneLineErrors,
+    RuntimeOption,
+    StoreOption,
+    WorkersOption,
+    err,
+    out,
+    pipeline_config,
+    runs_under_prefect,
+    runtime_settings,
+)
+from flows.config_files import DEFAULT
+from flows.outcome import RunOutcome
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="A zoom lens for multimodal LLMs: finds where to look, without any annotation.",
+)
+app.add_typer(artifacts, name="artifacts")
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option(help="Show log messages and tracebacks.")] = False,
+) -> None:
+    """Options of every command."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s"
+    )
+
+
+@app.command()
+def run(
+    config: ConfigOption = DEFAULT,
+    store: StoreOption = None,
+    json_file: JsonOption = None,
+    data: DataOption = None,
+    images: ImagesOption = None,
+    runtime: RuntimeOption = None,
+    device: DeviceOption = None,
+    batch_size: BatchSizeOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Run the whole pipeline: data to labels, RPN, results table and report.
+
+    What is committed already is not computed again, so running again after a failure goes on where
+    it stopped. Under PREFECT_API_URL the run shows in Prefect's UI.
+    """
+    settings = pipeline_config(config, data, images)
+    how = runtime_settings(
+        runtime, store=store, device=device, batch_size=batch_size, num_workers=workers
+    )
+    _finish(_execute(settings, how, Stage.REPORT, force=False), json_file)
+
+
+@app.command()
+def stage(
+    name: Annotated[Stage, typer.Argument(help="Last stage to run.", show_default=False)],
+    config: ConfigOption = DEFAULT,
+    store: StoreOption = None,
+    force: ForceOption = False,
+    json_file: JsonOption = None,
+    data: DataOption = None,
+    images: ImagesOption = None,
+    runtime: RuntimeOption = None,
+    device: DeviceOption = None,
+    batch_size: BatchSizeOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Run one stage, and before it what it needs and is not committed yet."""
+    settings = pipeline_config(config, data, images)
+    how = runtime_settings(
+        runtime, store=store, device=device, batch_size=batch_size, num_workers=workers
+    )
+    _finish(_execute(settings, how, name, force=force), json_file)
+
+
+@app.command()
+def scenes(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
+    num_images: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, max=99)] = 0,
+    print_scale: Annotated[
+        float, typer.Option(help="1: print too small for the model's input; 4: readable.")
+    ] = 1.0,
+) -> None:
+    """Write generated scenes as files in LLaVA's format, to look at or to start from."""
+    from tasks.download import write_scenes
+
+    source = SceneSource(name="scenes", num_images=num_images, seed=seed, print_scale=print_scale)
+    written = write_scenes(folder, source)
+    out.print(f"{num_images} images in {written.images}", highlight=False, soft_wrap=True)
+    out.print(
+        f"use them: sdrpn run --data {written.records} --images {written.images}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _execute(
+    config: PipelineConfig, runtime: RuntimeConfig, until: Stage, *, force: bool
+) -> RunOutcome:
+    if runs_under_prefect():
+        from flows.pipeline_flow import sdrpn
+
+        return sdrpn(config=config, runtime=runtime, stage=until, force=force)
+    from flows.console import ProgressDisplay
+
+    with ProgressDisplay(err) as display:
+        with err.status("loading"):
+            from flows.execution import LocalExecution
+            from flows.wiring import run_pipeline
+        execution = LocalExecution(runtime, {until} if force else (), display)
+        return run_pipeline(config, execution, until)
+
+
+def _finish(outcome: RunOutcome, json_file: Path | None) -> None:
+    from flows.console import print_table
+
+    print_table(out, "Stages", outcome.stage_table())
+    print_table(out, "Results", outcome.results_table())
+    if outcome.is_reused:
+        out.print("everything was committed before: reused, nothing computed")
+    if outcome.report_uri is not None:
+        out.print(f"report: {outcome.report_uri}", highlight=False, soft_wrap=True)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(outcome.summary(), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,101 @@
+"""``sdrpn artifacts``: what is in a store, what one artifact holds, what can go."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data_contracts.artifact import ArtifactRef
+from data_contracts.configs import ConfigError
+from data_contracts.enums import Stage
+from flows.cli_base import RuntimeOption, StoreOption, out, runtime_settings
+
+if TYPE_CHECKING:
+    from tasks.artifact_store import ArtifactStore
+
+artifacts = typer.Typer(no_args_is_help=True, help="Look into an artifact store, and tidy it.")
+
+
+@artifacts.command("ls")
+def list_(
+    store: StoreOption = None,
+    runtime: RuntimeOption = None,
+    stage: Annotated[Stage | None, typer.Option(help="Only artifacts of this stage.")] = None,
+) -> None:
+    """List artifacts, finished and unfinished."""
+    from flows.console import print_table
+    from tasks.artifact_admin import list_artifacts
+
+    found = list_artifacts(_open(store, runtime), stage)
+    rows = [
+        {
+            "artifact": str(item.ref),
+            "state": "committed" if item.is_committed else "unfinished",
+            "shards": f"{item.num_done}/{item.num_shards}",
+            "rows": item.num_rows,
+            "bytes": f"{item.num_bytes:,}",
+            "created": item.created_at.strftime("%Y-%m-%d %H:%M"),
+        }
+        for item in found
+    ]
+    print_table(out, "Artifacts", rows)
+    if not rows:
+        out.print("no artifacts")
+
+
+@artifacts.command()
+def show(
+    artifact: Annotated[str, typer.Argument(help="stage/id, as `ls` prints it.")],
+    store: StoreOption = None,
+    runtime: RuntimeOption = None,
+) -> None:
+    """Print everything known of one artifact, as JSON."""
+    from tasks.artifact_admin import describe
+
+    try:
+        ref = ArtifactRef.parse(artifact)
+    except ValueError:
+        raise ConfigError(
+            f"{artifact!r} is not stage/id; `sdrpn artifacts ls` lists them"
+        ) from None
+    out.print_json(json.dumps(describe(_open(store, runtime), ref)))
+
+
+@artifacts.command()
+def gc(
+    store: StoreOption = None,
+    runtime: RuntimeOption = None,
+    older_than_days: Annotated[
+        float, typer.Option(min=0, help="Leave alone what was written to since.")
+    ] = 7.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without, only list.")] = False,
+) -> None:
+    """List, or delete, what nothing needs: unfinished artifacts and leftovers of finished ones."""
+    from flows.console import print_table
+    from tasks.artifact_admin import collect_garbage
+
+    garbage = collect_garbage(
+        _open(store, runtime), older_than=timedelta(days=older_than_days), dry_run=not delete
+    )
+    rows = [
+        {
+            "artifact": str(item.ref),
+            "reason": item.reason,
+            "objects": len(item.keys),
+            "bytes": f"{item.num_bytes:,}",
+        }
+        for item in garbage
+    ]
+    print_table(out, "Deleted" if delete else "Would be deleted", rows)
+    total = sum(item.num_bytes for item in garbage)
+    verb = "deleted" if delete else "to delete (add --delete)"
+    out.print(f"{total:,} bytes {verb}" if garbage else "nothing to delete", highlight=False)
+
+
+def _open(store: str | None, runtime: Path | None) -> "ArtifactStore":
+    from tasks.artifact_store import ArtifactStore
+
+    settings = runtime_settings(runtime, store=store)
+    return ArtifactStore(settings.store, settings.storage_options)

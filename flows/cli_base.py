@@ -1,0 +1,92 @@
+"""Parts that all commands share: options, settings from files and options, one-line errors."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from data_contracts.configs import (
+    ConfigError,
+    LlavaMixSource,
+    PipelineConfig,
+    RuntimeConfig,
+    load_settings,
+)
+from data_contracts.errors import SdrpnError
+from flows.config_files import DEFAULT, load_config
+
+out = Console()
+err = Console(stderr=True)
+
+ConfigOption = Annotated[
+    str,
+    typer.Option("--config", "-c", help="Configuration: a packaged name, or a YAML file."),
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(help="Artifact store: a folder, s3://bucket/prefix, gs://..., memory://x."),
+]
+RuntimeOption = Annotated[
+    Path | None,
+    typer.Option(help="YAML file of runtime settings (store, storage_options, device, ...)."),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(help="Your own questions (LLaVA's JSON format) instead of the config's sources."),
+]
+ImagesOption = Annotated[
+    str | None, typer.Option(help="Folder that the image paths in --data start from.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="Torch device, or auto.")]
+BatchSizeOption = Annotated[int | None, typer.Option(min=1, help="Questions per forward pass.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Processes that make shards side by side.")
+]
+ForceOption = Annotated[bool, typer.Option(help="Make the stage anew even if it is committed.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write a summary to this file.")]
+
+
+class OneLineErrors(TyperGroup):
+    """Command group that shows errors a user can act on as one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; ``--debug`` lets the traceback through."""
+        try:
+            return super().invoke(ctx)
+        except SdrpnError as error:
+            if ctx.params.get("debug"):
+                raise
+            err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+
+
+def runtime_settings(runtime_file: Path | None = None, **options: Any) -> RuntimeConfig:
+    """Runtime settings: those of the file, then what options say."""
+    runtime = (
+        RuntimeConfig() if runtime_file is None else load_settings(RuntimeConfig, runtime_file)
+    )
+    given = {name: value for name, value in options.items() if value is not None}
+    return runtime.model_copy(update=given)
+
+
+def pipeline_config(
+    name_or_path: str = DEFAULT, data: str | None = None, images: str | None = None
+) -> PipelineConfig:
+    """The configuration, with the user's own data in place of its sources if given."""
+    config = load_config(name_or_path)
+    if data is None and images is None:
+        return config
+    if data is None or images is None:
+        raise ConfigError("--data and --images belong together: give both")
+    source = LlavaMixSource(name="data", records=data, images=images)
+    # The config's benchmark says nothing about the user's pictures.
+    return config.model_copy(update={"sources": (source,), "evaluation": None})
+
+
+def runs_under_prefect() -> bool:
+    """Whether a Prefect server is to orchestrate."""
+    return bool(os.environ.get("PREFECT_API_URL"))

@@ -1,0 +1,31 @@
+"""Finding run configurations: packaged ones by name, any by path."""
+
+from importlib import resources
+from pathlib import Path
+
+from data_contracts.configs import ConfigError, PipelineConfig
+
+DEFAULT = "reference"
+
+
+def load_config(name_or_path: str = DEFAULT) -> PipelineConfig:
+    """Read a run configuration.
+
+    Args:
+        name_or_path: ``reference`` and the like, or a YAML file.
+
+    Raises:
+        ConfigError: if there is none or it is not valid; names the key and the remedy.
+    """
+    if Path(name_or_path).exists() or Path(name_or_path).suffix:
+        return PipelineConfig.load(name_or_path)
+    packaged = resources.files("configs")
+    entry = packaged / f"{name_or_path}.yaml"
+    if not entry.is_file():
+        names = sorted(item.name.removesuffix(".yaml") for item in packaged.iterdir())
+        known = ", ".join(name for name in names if not name.startswith("_"))
+        raise ConfigError(
+            f"no configuration {name_or_path!r}: packaged are {known}; or give a YAML file"
+        )
+    with resources.as_file(entry) as path:
+        return PipelineConfig.load(path)

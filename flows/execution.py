@@ -1,0 +1,223 @@
+"""How stages are executed: the same functions, in this process or as Prefect tasks.
+
+A stage is either *whole* (one function that makes its artifact) or *sharded* (one function that
+plans the artifact and one that makes a shard of it anywhere). Whatever crosses between processes is
+small: settings, references, recipes, receipts.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import Any
+
+from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.configs import RuntimeConfig
+from data_contracts.enums import Stage
+from flows.outcome import StageOutcome
+from tasks.artifact_store import ArtifactStore
+from tasks.stage import ShardData, StageRun, begin_stage, finish_stage, run_shard
+
+OnProgress = Callable[[str, int, int], None]
+"""(stage, units done, units)."""
+Whole = Callable[..., ArtifactRef]
+"""(StageRun, *inputs) -> artifact."""
+PlanRecipe = Callable[..., Recipe]
+"""(StageRun, *inputs) -> recipe."""
+MakeShard = Callable[..., ShardData]
+"""(StageRun, recipe, shard index, *inputs) -> shard."""
+
+
+class Execution(ABC):
+    """Runs stages one after another and keeps what came of them."""
+
+    def __init__(self, runtime: RuntimeConfig, forced: Collection[Stage] = ()) -> None:
+        """Prepare.
+
+        Args:
+            runtime: store, device, batch size, workers.
+            forced: stages to make anew even if they are committed.
+        """
+        self.runtime = runtime
+        self.store = ArtifactStore(runtime.store, runtime.storage_options)
+        self._forced = frozenset(forced)
+        self.outcomes: list[StageOutcome] = []
+
+    def whole(self, stage: Stage, function: Whole, *inputs: Any, label: str = "") -> ArtifactRef:
+        """Run a stage that makes its artifact in one go."""
+        return self._keep(self._whole(stage, label, function, inputs))
+
+    def sharded(
+        self, stage: Stage, plan: PlanRecipe, make: MakeShard, *inputs: Any, label: str = ""
+    ) -> ArtifactRef:
+        """Run a stage whose shards may be made side by side."""
+        start = time.perf_counter()
+        recipe, missing = self._begin(stage, label, plan, inputs)
+        if missing:
+            self._make_shards(stage, label, recipe, missing, make, inputs)
+        if missing is not None:
+            self._finish(stage, label, recipe)
+        return self._keep(
+            StageOutcome(
+                stage=stage,
+                label=label,
+                ref=recipe.ref,
+                seconds=time.perf_counter() - start,
+                is_reused=missing is None,
+            )
+        )
+
+    def is_forced(self, stage: Stage) -> bool:
+        """Whether the stage is to be made anew."""
+        return stage in self._forced
+
+    def _keep(self, outcome: StageOutcome) -> ArtifactRef:
+        self.outcomes.append(outcome)
+        return outcome.ref
+
+    @abstractmethod
+    def _whole(
+        self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]
+    ) -> StageOutcome: ...
+
+    @abstractmethod
+    def _begin(
+        self, stage: Stage, label: str, plan: PlanRecipe, inputs: Sequence[Any]
+    ) -> tuple[Recipe, list[int] | None]: ...
+
+    @abstractmethod
+    def _make_shards(
+        self,
+        stage: Stage,
+        label: str,
+        recipe: Recipe,
+        missing: Sequence[int],
+        make: MakeShard,
+        inputs: Sequence[Any],
+    ) -> None: ...
+
+    @abstractmethod
+    def _finish(self, stage: Stage, label: str, recipe: Recipe) -> None: ...
+
+
+class LocalExecution(Execution):
+    """Everything in this process; shards in worker processes if the runtime asks for several."""
+
+    def __init__(
+        self,
+        runtime: RuntimeConfig,
+        forced: Collection[Stage] = (),
+        on_progress: Callable[[Stage, str, int, int], None] | None = None,
+    ) -> None:
+        """Prepare; ``on_progress`` is told (stage, label, units done, units)."""
+        super().__init__(runtime, forced)
+        self._on_progress = on_progress or (lambda stage, label, num_done, num_units: None)
+
+    def _progress(self, stage: Stage, label: str) -> OnProgress:
+        return lambda _, num_done, num_units: self._on_progress(stage, label, num_done, num_units)
+
+    def _whole(
+        self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]
+    ) -> StageOutcome:
+        progress = self._progress(stage, label)
+        return run_whole(
+            stage, label, function, self.runtime, self.is_forced(stage), inputs, progress
+        )
+
+    def _begin(
+        self, stage: Stage, label: str, plan: PlanRecipe, inputs: Sequence[Any]
+    ) -> tuple[Recipe, list[int] | None]:
+        progress = self._progress(stage, label)
+        return begin(plan, self.runtime, self.is_forced(stage), inputs, progress)
+
+    def _make_shards(
+        self,
+        stage: Stage,
+        label: str,
+        recipe: Recipe,
+        missing: Sequence[int],
+        make: MakeShard,
+        inputs: Sequence[Any],
+    ) -> None:
+        num_done = recipe.num_shards - len(missing)
+        if self.runtime.num_workers == 1:
+            for index in missing:
+                make_one(recipe, index, make, self.runtime, inputs)
+                num_done += 1
+                self._on_progress(stage, label, num_done, recipe.num_shards)
+            return
+        with ProcessPoolExecutor(self.runtime.num_workers, get_context("spawn")) as pool:
+            futures = [
+                pool.submit(make_one, recipe, index, make, self.runtime, inputs)
+                for index in missing
+            ]
+            for future in as_completed(futures):
+                future.result()
+                num_done += 1
+                self._on_progress(stage, label, num_done, recipe.num_shards)
+
+    def _finish(self, stage: Stage, label: str, recipe: Recipe) -> None:
+        finish(recipe, self.runtime)
+
+
+def run_whole(
+    stage: Stage,
+    label: str,
+    function: Whole,
+    runtime: RuntimeConfig,
+    force: bool,
+    inputs: Sequence[Any],
+    on_progress: OnProgress,
+) -> StageOutcome:
+    """Run a stage's function and time it."""
+    start = time.perf_counter()
+    first_report: list[bool] = []
+
+    def watch(name: str, num_done: int, num_units: int) -> None:
+        first_report.append(num_done == num_units)
+        on_progress(name, num_done, num_units)
+
+    ref = function(_stage_run(runtime, force, watch), *inputs)
+    return StageOutcome(
+        stage=stage,
+        label=label,
+        ref=ref,
+        seconds=time.perf_counter() - start,
+        is_reused=first_report[0],
+    )
+
+
+def begin(
+    plan: PlanRecipe,
+    runtime: RuntimeConfig,
+    force: bool,
+    inputs: Sequence[Any],
+    on_progress: OnProgress,
+) -> tuple[Recipe, list[int] | None]:
+    """Plan a sharded stage: its recipe, and the shards to make (None if it is committed)."""
+    run = _stage_run(runtime, force, on_progress)
+    recipe = plan(run, *inputs)
+    return recipe, begin_stage(run, recipe)
+
+
+def make_one(
+    recipe: Recipe, index: int, make: MakeShard, runtime: RuntimeConfig, inputs: Sequence[Any]
+) -> None:
+    """Make one shard, in whatever process this is."""
+    run = _stage_run(runtime)
+    run_shard(run, recipe, index, lambda i: make(run, recipe, i, *inputs))
+
+
+def finish(recipe: Recipe, runtime: RuntimeConfig) -> None:
+    """Commit a sharded stage."""
+    finish_stage(_stage_run(runtime), recipe)
+
+
+def _stage_run(
+    runtime: RuntimeConfig, force: bool = False, on_progress: OnProgress | None = None
+) -> StageRun:
+    store = ArtifactStore(runtime.store, runtime.storage_options)
+    if on_progress is None:
+        return StageRun(store, runtime, force)
+    return StageRun(store, runtime, force, on_progress)

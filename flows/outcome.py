@@ -1,0 +1,84 @@
+"""What a run made or found already made, and how to show it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from data_contracts.artifact import ArtifactRef
+from data_contracts.enums import Stage
+from data_contracts.results import Results
+
+
+class StageOutcome(BaseModel):
+    """One stage of a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: Stage
+    label: str
+    """What it ran for where a stage runs several times (a source's name); else empty."""
+    ref: ArtifactRef
+    seconds: float
+    is_reused: bool
+    """Committed before this run: nothing was computed."""
+
+
+class RunOutcome(BaseModel):
+    """Everything a run came to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stages: tuple[StageOutcome, ...]
+    results: Results | None = None
+    """The results table, if the run got as far."""
+    report_uri: str | None = None
+
+    @property
+    def is_reused(self) -> bool:
+        """Nothing at all had to be computed."""
+        return all(outcome.is_reused for outcome in self.stages)
+
+    def stage_table(self) -> list[dict[str, Any]]:
+        """One row per stage."""
+        return [
+            {
+                "stage": outcome.stage.value,
+                "source": outcome.label,
+                "artifact": outcome.ref.artifact_id,
+                "seconds": round(outcome.seconds, 2),
+                "state": "reused" if outcome.is_reused else "made",
+            }
+            for outcome in self.stages
+        ]
+
+    def results_table(self) -> list[dict[str, str]]:
+        """One row per way of answering; empty without results."""
+        if self.results is None:
+            return []
+        return [
+            {
+                "method": method.value,
+                "accuracy": f"{found.accuracy.value:.3f}",
+                "95 % interval": f"{found.accuracy.low:.3f} to {found.accuracy.high:.3f}",
+                "gain": f"{found.gain.value:+.3f}" if found.gain else "",
+                "box recall": f"{found.roi.box_recall:.3f}" if found.roi else "",
+                "throughput": f"{found.throughput:.2f}x" if found.throughput else "",
+            }
+            for method, found in self.results.methods.items()
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain data for ``--json``: the results' numbers, artifacts, seconds per stage."""
+        artifacts: dict[str, Any] = {}
+        seconds: dict[str, float] = {}
+        for outcome in self.stages:
+            name = outcome.stage.value
+            artifacts.setdefault(name, {})[outcome.label or "all"] = str(outcome.ref)
+            seconds[name] = round(seconds.get(name, 0.0) + outcome.seconds, 3)
+        return {
+            **(self.results.summary() if self.results else {}),
+            "artifacts": artifacts,
+            "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
+            "reused": self.is_reused,
+            "report": self.report_uri,
+        }

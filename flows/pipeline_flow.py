@@ -1,0 +1,46 @@
+"""The Prefect flow ``sdrpn``; its deployments in ``prefect.yaml`` differ in parameters only."""
+
+from prefect import flow
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.logging import get_run_logger
+
+from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.enums import Stage
+from flows.config_files import load_config
+from flows.outcome import RunOutcome
+from flows.prefect_execution import PrefectExecution
+from flows.wiring import run_pipeline
+
+
+@flow(name="sdrpn", persist_result=False)
+def sdrpn(
+    config: PipelineConfig = load_config(),  # noqa: B008 - the form's initial values
+    runtime: RuntimeConfig = RuntimeConfig(),  # noqa: B008
+    stage: Stage = Stage.REPORT,
+    force: bool = False,
+) -> RunOutcome:
+    """Data set to results table: every stage that is not committed yet, up to ``stage``.
+
+    Args:
+        config: what to compute.
+        runtime: store, device, batch size, workers; changes no result.
+        stage: last stage to run.
+        force: make that stage anew even if it is committed.
+    """
+    execution = PrefectExecution(runtime, {stage} if force else ())
+    outcome = run_pipeline(config, execution, stage)
+    create_table_artifact(
+        key="sdrpn-stages",
+        table=outcome.stage_table(),
+        description=f"Stages of {config.name}",
+    )
+    if outcome.results is not None:
+        create_table_artifact(
+            key="sdrpn-results",
+            table=outcome.results_table(),
+            description=f"Accuracy of {config.name}",
+        )
+    if outcome.report_uri is not None:
+        get_run_logger().info("report: %s", outcome.report_uri)
+        create_link_artifact(link=outcome.report_uri, key="sdrpn-report")
+    return outcome

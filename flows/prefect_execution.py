@@ -1,0 +1,153 @@
+"""Stages as Prefect tasks: retries, logs, progress and artifacts in its UI.
+
+Prefect never decides whether something is done already: every task is ``NO_CACHE`` and persists
+nothing; manifests in the artifact store decide. Results are small (references, recipes).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from prefect import Task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import as_completed
+from prefect.logging import get_run_logger
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from data_contracts.artifact import Recipe
+from data_contracts.configs import RuntimeConfig
+from data_contracts.enums import Stage
+from flows.execution import (
+    Execution,
+    MakeShard,
+    PlanRecipe,
+    Whole,
+    begin,
+    finish,
+    make_one,
+    run_whole,
+)
+from flows.outcome import StageOutcome
+from flows.transient import is_transient
+
+_SECONDS_BETWEEN_REPORTS = 5.0
+
+
+class PrefectExecution(Execution):
+    """Every stage, and every shard of a sharded stage, as a task of the running flow."""
+
+    def _whole(
+        self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]
+    ) -> StageOutcome:
+        run_task = _task(_run_whole, stage, label)
+        return run_task(stage, label, function, self.runtime, self.is_forced(stage), inputs)
+
+    def _begin(
+        self, stage: Stage, label: str, plan: PlanRecipe, inputs: Sequence[Any]
+    ) -> tuple[Recipe, list[int] | None]:
+        plan_task = _task(_begin, stage, f"{label} plan")
+        return plan_task(plan, self.runtime, self.is_forced(stage), inputs)
+
+    def _make_shards(
+        self,
+        stage: Stage,
+        label: str,
+        recipe: Recipe,
+        missing: Sequence[int],
+        make: MakeShard,
+        inputs: Sequence[Any],
+    ) -> None:
+        report = ProgressReport(stage, label)
+        with _runner(self.runtime.num_workers) as runner:
+            futures = [
+                runner.submit(
+                    _task(make_one, stage, f"{label} {index + 1} of {recipe.num_shards}"),
+                    {
+                        "recipe": recipe,
+                        "index": index,
+                        "make": make,
+                        "runtime": self.runtime,
+                        "inputs": inputs,
+                    },
+                )
+                for index in missing
+            ]
+            num_done = recipe.num_shards - len(missing)
+            for future in as_completed(futures):
+                future.result()
+                num_done += 1
+                report(stage.value, num_done, recipe.num_shards)
+
+    def _finish(self, stage: Stage, label: str, recipe: Recipe) -> None:
+        _task(finish, stage, f"{label} commit")(recipe, self.runtime)
+
+
+class ProgressReport:
+    """Progress of one stage as log lines and a progress artifact, a few a minute."""
+
+    def __init__(self, stage: Stage, label: str) -> None:
+        self._name = f"{stage.value} {label}".strip()
+        self._key = "-".join(part for part in (stage.value, label.replace("_", "-")) if part)
+        self._artifact: UUID | None = None
+        self._reported_at = 0.0
+
+    def __call__(self, stage: str, num_done: int, num_units: int) -> None:
+        """Report, unless the last report was moments ago and this is not the end."""
+        now = time.monotonic()
+        is_end = num_done == num_units
+        if not is_end and now - self._reported_at < _SECONDS_BETWEEN_REPORTS:
+            return
+        self._reported_at = now
+        get_run_logger().info("%s: %d of %d", self._name, num_done, num_units)
+        share = 100.0 * num_done / max(num_units, 1)
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(share, key=self._key, description=self._name)
+        else:
+            update_progress_artifact(self._artifact, share, description=self._name)
+
+
+def _runner(num_workers: int) -> TaskRunner[Any]:
+    """One worker shares the flow's process, and the model it may have loaded."""
+    if num_workers == 1:
+        return ThreadPoolTaskRunner(max_workers=1)
+    return ProcessPoolTaskRunner(max_workers=num_workers)
+
+
+def _task(function: Callable[..., Any], stage: Stage, label: str) -> Task[..., Any]:
+    return Task(
+        function,
+        name=stage.value,
+        task_run_name=f"{stage.value} {label}".strip(),
+        tags={f"stage:{stage.value}"},
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=3,
+        retry_delay_seconds=[2, 15, 60],
+        retry_condition_fn=_may_go_away,
+    )
+
+
+def _may_go_away(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    error = state.data
+    return isinstance(error, BaseException) and is_transient(error)
+
+
+def _run_whole(
+    stage: Stage,
+    label: str,
+    function: Whole,
+    runtime: RuntimeConfig,
+    force: bool,
+    inputs: Sequence[Any],
+) -> StageOutcome:
+    report = ProgressReport(stage, label)
+    return run_whole(stage, label, function, runtime, force, inputs, report)
+
+
+def _begin(
+    plan: PlanRecipe, runtime: RuntimeConfig, force: bool, inputs: Sequence[Any]
+) -> tuple[Recipe, list[int] | None]:
+    return begin(plan, runtime, force, inputs, lambda stage, num_done, num_units: None)

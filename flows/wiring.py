@@ -1,0 +1,210 @@
+"""The pipeline: which stage feeds which. The only place that says so.
+
+Each method makes one stage's artifact, asking first for what it needs; how a stage is executed (in
+this process, or as Prefect tasks) is the ``Execution``'s business.
+"""
+
+from collections.abc import Callable
+
+from data_contracts.artifact import ArtifactRef
+from data_contracts.configs import ConfigError, EvaluationConfig, PipelineConfig, Source
+from data_contracts.enums import Stage
+from flows.execution import Execution
+from flows.outcome import RunOutcome
+from tasks.build_jsonl import build_jsonl
+from tasks.download import download
+from tasks.evaluate import (
+    make_prediction_shard,
+    predictions_recipe,
+    read_results,
+    summarize_predictions,
+)
+from tasks.extract_attention import attention_recipe, make_attention_shard
+from tasks.make_labels import make_labels
+from tasks.merge_labels import merge_labels
+from tasks.models import profile_of
+from tasks.train_rpn import train_rpn
+
+
+def run_pipeline(
+    config: PipelineConfig, execution: Execution, until: Stage = Stage.REPORT
+) -> RunOutcome:
+    """Run every stage that ``until`` needs, and it; committed artifacts are not made again.
+
+    Args:
+        config: what to compute.
+        execution: how to.
+        until: last stage.
+
+    Raises:
+        ConfigError: if ``until`` is a stage that the config does not have.
+    """
+    execution.store.check_writable()
+    pipeline = Pipeline(config, execution)
+    pipeline.make(until)
+    results = pipeline.results() if pipeline.is_made(Stage.EVALUATE) else None
+    return RunOutcome(
+        stages=tuple(execution.outcomes),
+        results=None if results is None else read_results(execution.store, results),
+    )
+
+
+class Pipeline:
+    """The stages of one configuration; each runs at most once."""
+
+    def __init__(self, config: PipelineConfig, execution: Execution) -> None:
+        self._config = config
+        self._execution = execution
+        self._made: dict[tuple[Stage, str], ArtifactRef] = {}
+        self._label_settings = config.labels or profile_of(config.model).labels
+
+    def make(self, stage: Stage) -> None:
+        """Make every artifact of a stage."""
+        benchmark = self._config.evaluation
+        sources = self._config.sources
+        everything = sources if benchmark is None else (*sources, benchmark.source)
+        match stage:
+            case Stage.DOWNLOAD:
+                _each(self.files, everything)
+            case Stage.BUILD_JSONL:
+                _each(self.questions, everything)
+            case Stage.EXTRACT_ATTENTION:
+                _each(self.attention, sources)
+            case Stage.MAKE_LABELS:
+                _each(self.labels, sources)
+            case Stage.MERGE_LABELS:
+                self.label_set()
+            case Stage.TRAIN_RPN:
+                self.rpn()
+            case Stage.EVALUATE:
+                self.results()
+            case Stage.REPORT:
+                # The benchmark's data comes first: a wrong address shows before hours of training.
+                _each(self.questions, everything)
+                self.rpn() if benchmark is None else self.results()
+
+    def is_made(self, stage: Stage) -> bool:
+        """Whether this run got as far."""
+        return any(made is stage for made, _ in self._made)
+
+    def files(self, source: Source) -> ArtifactRef:
+        """The downloaded files of a source."""
+        return self._once(
+            (Stage.DOWNLOAD, source.name),
+            lambda: self._execution.whole(Stage.DOWNLOAD, download, source, label=source.name),
+        )
+
+    def questions(self, source: Source) -> ArtifactRef:
+        """The questions of a source; a benchmark's are never cut to a subset."""
+        settings = self._config.records
+        if source not in self._config.sources:
+            settings = settings.model_copy(update={"max_records": None})
+        return self._once(
+            (Stage.BUILD_JSONL, source.name),
+            lambda: self._execution.whole(
+                Stage.BUILD_JSONL,
+                build_jsonl,
+                self.files(source),
+                source.name,
+                settings,
+                label=source.name,
+            ),
+        )
+
+    def attention(self, source: Source) -> ArtifactRef:
+        """What the model's answers to a source's questions attend to."""
+        return self._once(
+            (Stage.EXTRACT_ATTENTION, source.name),
+            lambda: self._execution.sharded(
+                Stage.EXTRACT_ATTENTION,
+                attention_recipe,
+                make_attention_shard,
+                self.questions(source),
+                self._config.model,
+                self._config.extraction,
+                label=source.name,
+            ),
+        )
+
+    def labels(self, source: Source) -> ArtifactRef:
+        """Pseudo-labels of a source."""
+        return self._once(
+            (Stage.MAKE_LABELS, source.name),
+            lambda: self._execution.whole(
+                Stage.MAKE_LABELS,
+                make_labels,
+                self.attention(source),
+                self._label_settings,
+                label=source.name,
+            ),
+        )
+
+    def label_set(self) -> ArtifactRef:
+        """The labels of all sources."""
+        labels = [self.labels(source) for source in self._config.sources]
+        return self._once(
+            (Stage.MERGE_LABELS, ""),
+            lambda: self._execution.whole(Stage.MERGE_LABELS, merge_labels, labels),
+        )
+
+    def rpn(self) -> ArtifactRef:
+        """The trained region proposal network."""
+        return self._once(
+            (Stage.TRAIN_RPN, ""),
+            lambda: self._execution.whole(
+                Stage.TRAIN_RPN,
+                train_rpn,
+                self.label_set(),
+                self._config.model,
+                self._config.training,
+                self._config.regions,
+            ),
+        )
+
+    def predictions(self) -> ArtifactRef:
+        """Every way's answers to the benchmark."""
+        benchmark = self._benchmark()
+        return self._once(
+            (Stage.EVALUATE, benchmark.source.name),
+            lambda: self._execution.sharded(
+                Stage.EVALUATE,
+                predictions_recipe,
+                make_prediction_shard,
+                self.questions(benchmark.source),
+                self.files(benchmark.source),
+                self.rpn(),
+                self._config.model,
+                benchmark,
+                label=benchmark.source.name,
+            ),
+        )
+
+    def results(self) -> ArtifactRef:
+        """The results table."""
+        benchmark = self._benchmark()
+        return self._once(
+            (Stage.EVALUATE, "results"),
+            lambda: self._execution.whole(
+                Stage.EVALUATE,
+                summarize_predictions,
+                self.predictions(),
+                benchmark,
+                self._label_settings,
+                label="results",
+            ),
+        )
+
+    def _benchmark(self) -> EvaluationConfig:
+        if self._config.evaluation is None:
+            raise ConfigError(f"config {self._config.name!r} has no 'evaluation': add the section")
+        return self._config.evaluation
+
+    def _once(self, key: tuple[Stage, str], make: Callable[[], ArtifactRef]) -> ArtifactRef:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def _each(make: Callable[[Source], ArtifactRef], sources: tuple[Source, ...]) -> None:
+    for source in sources:
+        make(source)

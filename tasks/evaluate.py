@@ -1,0 +1,174 @@
+"""Stage ``evaluate``: a benchmark answered in every way, then the results table.
+
+Predictions are made shard by shard; the table is computed from them alone.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+from PIL import Image
+
+from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.configs import EvaluationConfig, ModelConfig
+from data_contracts.enums import QuestionKind
+from data_contracts.errors import SdrpnError
+from data_contracts.label_settings import LabelSettings
+from data_contracts.registry import empty_frame
+from data_contracts.results import Results
+from sdrpn_core.benchmarks import Document
+from sdrpn_core.evaluation import Evaluator
+from sdrpn_core.geometry import BoxXYXY
+from sdrpn_core.images import UnreadableImage
+from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.results import summarize
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from tasks import plan
+from tasks.artifact_store import ArtifactStore
+from tasks.download import BOXES_NAME, IMAGES_FOLDER
+from tasks.extract_attention import usable_questions
+from tasks.models import adapter_for, model_identity
+from tasks.source_files import load_image, read_source_file
+from tasks.stage import FileShard, FrameShard, StageRun, run_stage
+
+RESULTS_NAME = "results.json"
+
+TrueBoxes = dict[tuple[str, int], dict[str, Any]]
+"""(image digest, turn) -> row of the boxes file."""
+
+
+class BenchmarkError(SdrpnError):
+    """A benchmark's data cannot be used as it is."""
+
+
+def predictions_recipe(
+    run: StageRun,
+    records: ArtifactRef,
+    files: ArtifactRef,
+    rpn: ArtifactRef,
+    model: ModelConfig,
+    settings: EvaluationConfig,
+) -> Recipe:
+    """What to make from a benchmark's questions and an RPN."""
+    manifest = run.store.manifest(records)
+    return plan.predictions_recipe(manifest, files, rpn, settings, model_identity(model))
+
+
+def make_prediction_shard(
+    run: StageRun,
+    recipe: Recipe,
+    index: int,
+    records: ArtifactRef,
+    files: ArtifactRef,
+    rpn: ArtifactRef,
+    model: ModelConfig,
+    settings: EvaluationConfig,
+) -> FrameShard:
+    """Answer one shard's questions with every method.
+
+    Raises:
+        BenchmarkError: if an image cannot be read; scores of the rest would not be comparable.
+    """
+    questions = usable_questions(run.store, records, recipe.num_shards, index)
+    boxes = _true_boxes(run.store, files)
+    documents = [_document(question, settings.benchmark, boxes) for question in questions]
+    digests = {question["image_uri"]: question["image_sha256"] for question in questions}
+    rows = _evaluator(_Setup(rpn, model, settings, run)).evaluate(
+        documents,
+        lambda uri: _open(run.store, uri, digests),
+        batch_size=run.runtime.batch_size,
+    )
+    return FrameShard(pl.DataFrame(rows, schema=empty_frame(recipe.schema_id).schema))
+
+
+def summarize_predictions(
+    run: StageRun, predictions: ArtifactRef, settings: EvaluationConfig, labels: LabelSettings
+) -> ArtifactRef:
+    """Make the results table."""
+
+    def make_shard(index: int) -> FileShard:
+        results = summarize(
+            run.store.read_frame(predictions),
+            labels,
+            num_bootstrap=settings.num_bootstrap,
+            seed=settings.seed,
+        )
+        return FileShard(RESULTS_NAME, f"{results.model_dump_json(indent=2)}\n".encode())
+
+    return run_stage(run, plan.results_recipe(predictions, settings, labels), make_shard)
+
+
+def read_results(store: ArtifactStore, results: ArtifactRef) -> Results:
+    """The results table of an evaluation."""
+    return Results.model_validate_json(store.read_file(results, RESULTS_NAME))
+
+
+def load_checkpoint(store: ArtifactStore, rpn: ArtifactRef) -> RpnCheckpoint:
+    """A trained RPN."""
+    names = plan.CHECKPOINT_FILES
+    return RpnCheckpoint.from_files({name: store.read_file(rpn, name) for name in names}, str(rpn))
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What an evaluator depends on; equal setups share one, so that it warms up once."""
+
+    rpn: ArtifactRef
+    model: ModelConfig
+    settings: EvaluationConfig
+    run: StageRun = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _evaluator(setup: _Setup) -> Evaluator:
+    adapter = adapter_for(setup.model, setup.run.runtime)
+    checkpoint = load_checkpoint(setup.run.store, setup.rpn)
+    pipeline = ZoomPipeline(
+        adapter,
+        checkpoint.build(adapter),
+        threshold=checkpoint.config.threshold,
+        regions=checkpoint.config.regions,
+    )
+    return Evaluator(adapter, setup.settings, pipeline)
+
+
+def _true_boxes(store: ArtifactStore, files: ArtifactRef) -> TrueBoxes:
+    """Rows of the source's boxes file; empty if it has none."""
+    table = {row["path"]: row for row in store.read_frame(files).iter_rows(named=True)}
+    if BOXES_NAME not in table:
+        return {}
+    boxes = table[BOXES_NAME]
+    lines = read_source_file(store, boxes["uri"], boxes["sha256"]).decode().splitlines()
+    found: TrueBoxes = {}
+    for line in lines:
+        row = json.loads(line)
+        image = table.get(f"{IMAGES_FOLDER}{row['image']}")
+        if image is not None:
+            found[image["sha256"], row["turn"]] = row
+    return found
+
+
+def _document(question: dict[str, Any], benchmark: str, boxes: TrueBoxes) -> Document:
+    known = boxes.get((question["image_sha256"], question["turn"]))
+    return Document(
+        benchmark=benchmark,
+        question_id=question["question_id"],
+        image_uri=question["image_uri"],
+        question=question["question"],
+        answers=tuple(question["answers"]),
+        kind=QuestionKind(question["kind"]),
+        category=str(known.get("layout", "")) if known else "",
+        true_box=BoxXYXY(*known["box"]) if known else None,
+    )
+
+
+def _open(store: ArtifactStore, uri: str, digests: Mapping[str, str | None]) -> Image.Image:
+    try:
+        return load_image(store, uri, digests[uri])
+    except UnreadableImage as error:
+        raise BenchmarkError(
+            f"benchmark image {uri} cannot be read ({error}); mend it, or leave its questions out"
+        ) from error

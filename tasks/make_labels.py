@@ -1,0 +1,99 @@
+"""Stage ``make-labels``: attention maps become pseudo-labels, shard by shard."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from data_contracts.artifact import ArtifactRef
+from data_contracts.enums import ExtractionStatus, LabelStatus
+from data_contracts.label_settings import LabelSettings
+from data_contracts.registry import empty_frame
+from sdrpn_core.pseudo_labels import PseudoLabels, make_pseudo_labels
+from tasks import plan
+from tasks.stage import FrameShard, StageRun, run_stage
+
+Row = dict[str, Any]
+
+_CARRIED = (
+    *("question_id", "dataset", "kind", "image_uri", "image_sha256", "question", "answers"),
+    *("grid_height", "grid_width", "image_width", "image_height"),
+    *("pad_left", "pad_top", "canvas_width", "canvas_height"),
+)
+# Samples are labelled together if nothing about their maps' shapes differs.
+_ALIKE = ("grid_height", "grid_width", "has_sink", "is_padded")
+_REASONS = {
+    LabelStatus.OK: "",
+    LabelStatus.NO_ATTENTION: "the attention map is zero or not finite",
+    LabelStatus.NO_FOREGROUND: "only sinks or padding are attended to",
+    LabelStatus.WEAK_ATTENTION: "the strongest cell is below min_max_attention",
+    LabelStatus.BOX_TOO_LARGE: "the box covers more than max_box_area_ratio of the grid",
+}
+
+
+def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) -> ArtifactRef:
+    """Label every row of an attention artifact; what cannot be labelled says why."""
+    recipe = plan.labels_recipe(run.store.manifest(attention), settings)
+
+    def make_shard(index: int) -> FrameShard:
+        frame = run.store.read_shard_frame(attention, index).with_columns(
+            has_sink=pl.col("sink").is_not_null(),
+            is_padded=(pl.col("canvas_width") != pl.col("image_width"))
+            | (pl.col("canvas_height") != pl.col("image_height")),
+        )
+        is_ok = pl.col("status") == ExtractionStatus.OK.value
+        rows = [_not_extracted(row) for row in frame.filter(~is_ok).iter_rows(named=True)]
+        for _, alike in frame.filter(is_ok).group_by(_ALIKE, maintain_order=True):
+            rows += _label(alike, settings)
+        counts: Counter[str] = Counter(plan.status_statistic(row["status"]) for row in rows)
+        counts.update(plan.dataset_statistic(row["dataset"]) for row in rows)
+        return FrameShard(pl.DataFrame(rows, schema=empty_frame(recipe.schema_id).schema), counts)
+
+    return run_stage(run, recipe, make_shard)
+
+
+def _label(frame: pl.DataFrame, settings: LabelSettings) -> list[Row]:
+    """Labels of samples on one grid."""
+    first = frame.row(0, named=True)
+    shape = (frame.height, first["grid_height"], first["grid_width"])
+    sizes = frame.select("image_width", "image_height").to_numpy()
+    made = make_pseudo_labels(
+        _maps(frame, "grounding", shape),
+        _maps(frame, "sink", shape) if first["has_sink"] else None,
+        settings,
+        sizes if first["is_padded"] else None,
+    )
+    return [_row(row, made, index) for index, row in enumerate(frame.iter_rows(named=True))]
+
+
+def _maps(frame: pl.DataFrame, column: str, shape: tuple[int, int, int]) -> np.ndarray:
+    return frame[column].explode().to_numpy().reshape(shape)
+
+
+def _row(row: Row, made: PseudoLabels, index: int) -> Row:
+    status = made.status[index]
+    box = made.boxes[index].tolist() if made.boxes[index][0] >= 0 else [None] * 4
+    return {name: row[name] for name in _CARRIED} | {
+        "labels": made.labels[index].ravel().tolist(),
+        **dict(zip(("box_x0", "box_y0", "box_x1", "box_y1"), box, strict=True)),
+        "num_foreground": int(made.num_foreground[index]),
+        "num_background": int(made.num_background[index]),
+        "num_ignore": int(made.num_ignore[index]),
+        "max_attention": float(made.max_attention[index]),
+        "status": status.value,
+        "reason": _REASONS[status],
+    }
+
+
+def _not_extracted(row: Row) -> Row:
+    return {name: row[name] for name in _CARRIED} | {
+        "labels": [],
+        **dict.fromkeys(("box_x0", "box_y0", "box_x1", "box_y1")),
+        "num_foreground": 0,
+        "num_background": 0,
+        "num_ignore": 0,
+        "max_attention": 0.0,
+        "status": LabelStatus.NOT_EXTRACTED.value,
+        "reason": f"{row['status']}: {row['reason']}",
+    }

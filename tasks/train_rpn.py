@@ -1,0 +1,96 @@
+"""Stage ``train-rpn``: a label set becomes an RPN checkpoint; resumes where it was stopped."""
+
+from functools import cache
+
+import numpy as np
+import polars as pl
+
+from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.configs import ModelConfig, TrainingConfig
+from data_contracts.enums import LabelStatus
+from data_contracts.label_settings import RegionSettings
+from sdrpn_core.rpn.data import TrainingExample
+from sdrpn_core.training import Metrics
+from sdrpn_core.training import train_rpn as train
+from tasks import plan
+from tasks.artifact_store import ArtifactStore
+from tasks.models import adapter_for, model_identity, profile_of
+from tasks.source_files import load_image
+from tasks.stage import FileShard, StageRun, run_stage
+
+_COLUMNS = ("question_id", "image_uri", "image_sha256", "question", "labels", "status")
+
+
+def train_rpn(
+    run: StageRun,
+    label_set: ArtifactRef,
+    model: ModelConfig,
+    settings: TrainingConfig,
+    regions: RegionSettings,
+) -> ArtifactRef:
+    """Train on a label set."""
+    recipe = plan.training_recipe(
+        label_set, settings, regions, profile_of(model), model_identity(model)
+    )
+
+    @cache
+    def files() -> dict[str, bytes]:
+        return _train(run, recipe, label_set, model, settings, regions)
+
+    def make_shard(index: int) -> FileShard:
+        name = plan.CHECKPOINT_FILES[index]
+        return FileShard(name, files()[name])
+
+    return run_stage(run, recipe, make_shard)
+
+
+def _train(
+    run: StageRun,
+    recipe: Recipe,
+    label_set: ArtifactRef,
+    model: ModelConfig,
+    settings: TrainingConfig,
+    regions: RegionSettings,
+) -> dict[str, bytes]:
+    writer = run.store.writer(recipe)
+    latest = writer.latest_checkpoint()
+    digests, examples = training_examples(run.store, label_set)
+
+    def report(metrics: Metrics) -> None:
+        if "num_steps" in metrics:
+            run.on_progress(recipe.stage.value, int(metrics["step"]), int(metrics["num_steps"]))
+
+    checkpoint = train(
+        adapter_for(model, run.runtime),
+        examples,
+        lambda uri: load_image(run.store, uri, digests[uri]),
+        settings,
+        shape=profile_of(model).rpn,
+        regions=regions,
+        label_set=str(label_set),
+        micro_batch_size=run.runtime.batch_size,
+        cache_bytes=int(run.runtime.feature_cache_gib * 2**30),
+        resume=latest[1] if latest else None,
+        save_checkpoint=writer.save_checkpoint,
+        on_metrics=report,
+    )
+    return checkpoint.to_files()
+
+
+def training_examples(
+    store: ArtifactStore, label_set: ArtifactRef
+) -> tuple[dict[str, str | None], list[TrainingExample]]:
+    """Labelled questions of a label set, and the digest of each image by its URI."""
+    columns = [*_COLUMNS, "grid_height", "grid_width"]
+    rows = store.read_frame(label_set, columns).filter(pl.col("status") == LabelStatus.OK.value)
+    examples = [
+        TrainingExample(
+            question_id=row["question_id"],
+            image_uri=row["image_uri"],
+            image_key=row["image_sha256"] or row["image_uri"],
+            question=row["question"],
+            labels=np.array(row["labels"], np.int8).reshape(row["grid_height"], row["grid_width"]),
+        )
+        for row in rows.iter_rows(named=True)
+    ]
+    return dict(rows.select("image_uri", "image_sha256").iter_rows()), examples
