@@ -239,7 +239,13 @@ class _Trainer:
                 "lower training.learning_rate"
             )
         self.optimizer.step()
-        return {"step": self.step + 1, "loss": loss, "learning_rate": rate, "grad_norm": norm}
+        return {
+            "step": self.step + 1,
+            "num_steps": self.num_steps,
+            "loss": loss,
+            "learning_rate": rate,
+            "grad_norm": norm,
+        }
 
     def _parts(self, batch: Sequence[TrainingExample]) -> list[Sequence[TrainingExample]]:
         size = self.micro_batch_size
@@ -291,7 +297,7 @@ class _Trainer:
         threshold = best_threshold(sweep)
         config = RpnConfig(
             format_version=FORMAT_VERSION,
-            profile=self.adapter.profile,
+            profile=self.adapter.profile.model_copy(update={"rpn": self.shape}),
             shape=self.shape,
             dtype=torch_dtype_name(self.adapter.dtype),
             threshold=threshold,

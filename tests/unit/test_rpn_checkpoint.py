@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 
 from data_contracts.configs import TrainingConfig
 from data_contracts.label_settings import RegionSettings
-from data_contracts.profiles import ModelProfile
+from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.checkpoint import (
@@ -144,9 +144,15 @@ def test_wrong_shape_is_named(files: dict[str, bytes], adapter: ModelAdapter) ->
         loaded.build(adapter)
 
 
-@pytest.mark.parametrize(("field", "value"), [("name", "other"), ("prompt", "{images} {question}")])
+OTHER_BRANCH = RpnShape(branch_layer=1, depth=3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", "other"), ("prompt", "{images} {question}"), ("rpn", OTHER_BRANCH)],
+)
 def test_other_model_is_refused(
-    checkpoint: RpnCheckpoint, adapter: ModelAdapter, field: str, value: str
+    checkpoint: RpnCheckpoint, adapter: ModelAdapter, field: str, value: object
 ) -> None:
     other = checkpoint.config.profile.model_copy(update={field: value})
     foreign = replace(checkpoint, config=checkpoint.config.model_copy(update={"profile": other}))
