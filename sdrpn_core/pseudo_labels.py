@@ -148,16 +148,22 @@ def denoising_steps(
     as_is = settings.model_copy(update={"sink_threshold": None, "mask_padding": False})
     padding = settings.model_copy(update={"sink_threshold": None})
     for name, step in (("threshold", as_is), ("padding", padding), ("sinks", settings)):
-        foreground = _thresholded(grounding, sink, step, image_sizes)
+        foreground = foreground_cells(grounding, sink, step, image_sizes)
         yield DenoisingStep(name, foreground, ~foreground)
     labels = make_pseudo_labels(grounding, sink, settings, image_sizes).labels
     yield DenoisingStep("ambiguity", labels == RoiLabel.FOREGROUND, labels == RoiLabel.BACKGROUND)
 
 
-def _thresholded(
-    grounding: Array, sink: Array | None, settings: LabelSettings, image_sizes: Array | None
+def foreground_cells(
+    grounding: Array,
+    sink: Array | None,
+    settings: LabelSettings,
+    image_sizes: Array | None = None,
 ) -> NDArray[np.bool_]:
-    """Foreground with no sample rejected, (N, h, w)."""
+    """Foreground before any sample is rejected, (N, h, w).
+
+    Args: as of ``make_pseudo_labels``.
+    """
     attention, _ = _finite_attention(grounding)
     noise = _sink_mask(sink, settings.sink_threshold, attention)
     noise |= ~_content_masks(image_sizes, settings, attention)

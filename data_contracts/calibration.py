@@ -1,0 +1,55 @@
+"""Settings of calibration: how a new model's heads, sinks, thresholds and branch are looked for."""
+
+from pydantic import Field
+
+from data_contracts.base import Settings
+from data_contracts.configs import TrainingConfig
+
+
+class CalibrationSettings(Settings):
+    """How many scenes are shown, and what it takes for a choice to count as an improvement."""
+
+    num_scenes: int = Field(300, ge=12)
+    """Generated scenes: two thirds choose, in two halves that must agree; quality is reported on
+    the rest."""
+    questions_per_scene: int = Field(2, ge=1)
+    """Most questions about one scene; two show what attention does regardless of the question."""
+    print_scale: float = Field(1.0, gt=0)
+    """Size of the print in the scenes, as of ``make_scene``: 1 is too small for the model's input,
+    as in the pictures that zooming is for."""
+    image_size: tuple[int, int] | None = None
+    """(width, height) of every scene, for models whose grid follows the image; None varies it."""
+    seed: int = Field(700_000, ge=0)
+    """Seed of the first scene; the others follow."""
+    max_new_tokens: int = Field(32, gt=0)
+
+    max_heads: int = Field(4, ge=1)
+    """Most grounding heads per question kind."""
+    num_head_candidates: int = Field(24, ge=1)
+    """Heads that forward selection tries: the best ones by themselves."""
+    min_gain: float = Field(0.01, ge=0)
+    """Least gain in foreground F1, on both halves, for one more head, a sink rule, or heads of a
+    question kind's own."""
+
+    num_sink_candidates: int = Field(16, ge=0)
+    """Single heads tried as sink heads, besides the mean of every layer."""
+    sink_levels: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    """Sink thresholds tried, as multiples of attention spread evenly over the image."""
+
+    foreground_thresholds: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
+    background_thresholds: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2)
+    min_precision: float = Field(0.8, ge=0, le=1)
+    """Label precision wanted: a lower foreground threshold is not considered if one reaches it."""
+    min_threshold_gain: float = Field(0.02, ge=0)
+    """Least gain in label F1, on both halves, for leaving the paper's foreground threshold."""
+
+    rpn_depth: int = Field(3, ge=1)
+    """R; fewer where the model is too shallow."""
+    num_branch_candidates: int = Field(6, ge=0)
+    """Most branch layers tried, evenly spaced; 0 keeps the profile's without trying any."""
+    branch_training: TrainingConfig = TrainingConfig(
+        num_epochs=8, batch_size=16, learning_rate=1e-3, validation_ratio=0.3
+    )
+    """Brief training that branch layers are compared by; large models want a lower rate."""
+    branch_tolerance: float = Field(0.01, ge=0)
+    """Validation F1 that a lower branch layer may lose against the best one."""

@@ -1,0 +1,19 @@
+"""Calibration: a new model's profile, found on scenes whose regions are known.
+
+``scene_examples`` asks about generated scenes, ``calibrate`` finds what a ``ModelProfile`` must
+say, ``python -m sdrpn_core.calibration`` does both and writes profile and evidence.
+"""
+
+from sdrpn_core.calibration.draft import draft_profile
+from sdrpn_core.calibration.examples import CalibrationError, CalibrationExample, scene_examples
+from sdrpn_core.calibration.search import CalibrationEvidence, CalibrationResult, calibrate
+
+__all__ = [
+    "CalibrationError",
+    "CalibrationEvidence",
+    "CalibrationExample",
+    "CalibrationResult",
+    "calibrate",
+    "draft_profile",
+    "scene_examples",
+]

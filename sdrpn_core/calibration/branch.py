@@ -1,0 +1,121 @@
+"""Choice of the branch layer B: brief RPN trainings, one per candidate, on the calibrated labels.
+
+A probe of frozen attention cannot decide this: the last prompt token may not look at the region at
+all before training (a model that first repeats the question answers its first words blind), yet the
+RPN learns to in a hundred steps. So each candidate is trained as it will be, only shorter, and
+judged on images it was not trained on. B is about neutral in cost: a layer more before the branch
+is one more in the first stage and one whose prefix the second stage need not compute again.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from data_contracts.base import Settings
+from data_contracts.calibration import CalibrationSettings
+from data_contracts.label_settings import RegionSettings
+from data_contracts.profiles import ModelProfile, RpnShape
+from sdrpn_core.calibration.examples import CalibrationExample
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.rpn.data import TrainingExample
+from sdrpn_core.training import train_rpn
+
+_CACHE_BYTES = 4 * 2**30
+
+
+class BranchScore(Settings):
+    """An RPN trained briefly from one branch layer."""
+
+    branch_layer: int
+    f1: float
+    """Of cells on validation images, at the best threshold."""
+    auc: float
+    is_kept: bool = False
+
+
+def branch_candidates(profile: ModelProfile, settings: CalibrationSettings) -> tuple[int, ...]:
+    """Branch layers to try, rising; as many as wanted, evenly spaced, the highest included."""
+    highest = profile.num_layers - rpn_depth(profile, settings)
+    count = min(settings.num_branch_candidates, highest)
+    places = np.linspace(max(highest - count + 1, 1) if count == highest else 1, highest, count)
+    return tuple(sorted({round(place) for place in places.tolist()}))
+
+
+def rpn_depth(profile: ModelProfile, settings: CalibrationSettings) -> int:
+    """R as wanted, or what leaves at least one frozen layer."""
+    return min(settings.rpn_depth, profile.num_layers - 1)
+
+
+def compare_branches(
+    adapter: ModelAdapter,
+    examples: Sequence[CalibrationExample],
+    labels: Sequence[np.ndarray],
+    settings: CalibrationSettings,
+    *,
+    batch_size: int,
+    on_branch: Callable[[BranchScore], None] | None = None,
+) -> list[BranchScore]:
+    """Train from every candidate branch layer; the kept one is the lowest that is good enough.
+
+    Args:
+        adapter: the frozen model.
+        examples: questions.
+        labels: (h, w) pseudo-label of each, as label making gives it.
+        settings: what to try and how to train.
+        batch_size: examples per backward pass.
+        on_branch: told about every candidate.
+    """
+    images = {str(example.image_index): example.request.image for example in examples}
+    training = [
+        TrainingExample(
+            question_id=f"{index:06d}",
+            image_uri=str(example.image_index),
+            image_key=str(example.image_index),
+            question=example.request.question,
+            labels=label,
+        )
+        for index, (example, label) in enumerate(zip(examples, labels, strict=True))
+    ]
+    scores = []
+    for branch_layer in branch_candidates(adapter.profile, settings):
+        checkpoint = train_rpn(
+            adapter,
+            training,
+            images.__getitem__,
+            settings.branch_training,
+            shape=_shape(adapter.profile, branch_layer, settings),
+            regions=RegionSettings.preset("default"),
+            label_set="calibration",
+            micro_batch_size=batch_size,
+            cache_bytes=_CACHE_BYTES,
+        )
+        validation = checkpoint.config.validation
+        scores.append(
+            BranchScore(
+                branch_layer=branch_layer,
+                f1=validation.chosen.f1,
+                auc=validation.calibration.auc,
+            )
+        )
+        if on_branch is not None:
+            on_branch(scores[-1])
+    return _with_choice(scores, settings.branch_tolerance)
+
+
+def chosen_shape(
+    profile: ModelProfile, scores: Sequence[BranchScore], settings: CalibrationSettings
+) -> RpnShape:
+    """The profile's shape at the kept branch layer, or as it was if none was tried."""
+    kept = [score.branch_layer for score in scores if score.is_kept]
+    return _shape(profile, kept[0], settings) if kept else profile.rpn
+
+
+def _shape(profile: ModelProfile, branch_layer: int, settings: CalibrationSettings) -> RpnShape:
+    depth = rpn_depth(profile, settings)
+    return profile.rpn.model_copy(update={"branch_layer": branch_layer, "depth": depth})
+
+
+def _with_choice(scores: Sequence[BranchScore], tolerance: float) -> list[BranchScore]:
+    best = max((score.f1 for score in scores), default=0.0)
+    kept = next((s.branch_layer for s in scores if s.f1 >= best - tolerance), None)
+    return [s.model_copy(update={"is_kept": s.branch_layer == kept}) for s in scores]

@@ -1,0 +1,57 @@
+"""What every denoising step contributes to the labels, against true boxes."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from data_contracts.base import Settings
+from data_contracts.enums import QuestionKind
+from data_contracts.label_settings import LabelSettings
+from data_contracts.profiles import HeadSelection
+from sdrpn_core.calibration.examples import AttentionMaps
+from sdrpn_core.calibration.scoring import Mask, head_set, mean_map, sink_map
+from sdrpn_core.pseudo_labels import denoising_steps
+
+
+class StepScore(Settings):
+    """Labels of one kind of question if denoising stopped after this step."""
+
+    kind: QuestionKind
+    step: str
+    """As of ``pseudo_labels.denoising_steps``."""
+    precision: float
+    """Share of foreground cells that are inside."""
+    recall: float
+    """Share of inside cells that are foreground."""
+    false_background: float
+    """Share of inside cells that are background."""
+
+
+def score_denoising(
+    maps: AttentionMaps,
+    heads: Mapping[QuestionKind, HeadSelection],
+    labels: LabelSettings,
+    chosen: Mask,
+) -> list[StepScore]:
+    """Score each step for each kind over the chosen questions, (N,)."""
+    scores = []
+    for kind, selection in heads.items():
+        rows = chosen & maps.of_kind(kind)
+        inside = maps.inside[rows]
+        sink = None if selection.sink is None else sink_map(maps, selection.sink)[rows]
+        sizes = None if maps.image_sizes is None else maps.image_sizes[rows]
+        grounding = mean_map(maps, head_set(selection.grounding))[rows]
+        for step in denoising_steps(grounding, sink, labels, sizes):
+            hits = int((step.foreground & inside).sum())
+            scores.append(
+                StepScore(
+                    kind=kind,
+                    step=step.name,
+                    precision=hits / max(int(step.foreground.sum()), 1),
+                    recall=hits / max(int(inside.sum()), 1),
+                    false_background=float(
+                        np.count_nonzero(step.background & inside) / max(int(inside.sum()), 1)
+                    ),
+                )
+            )
+    return scores

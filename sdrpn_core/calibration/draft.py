@@ -1,0 +1,71 @@
+"""A first profile of a model that has none: counts from its configuration, no heads yet."""
+
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from data_contracts.profiles import ModelProfile, RpnShape
+from sdrpn_core.calibration.examples import CalibrationError
+from sdrpn_core.models.loading import FAMILIES, REFERENCE, REFERENCE_WEIGHTS
+
+PROMPTS = {"llava": "USER: {images}\n{question} ASSISTANT:"}
+"""Prompt of a family's models unless one is given."""
+
+
+def draft_profile(
+    model_id: str,
+    *,
+    name: str | None = None,
+    family: str | None = None,
+    prompt: str | None = None,
+    revision: str | None = None,
+) -> ModelProfile:
+    """Profile that is enough to load a model and to calibrate it; it has no heads.
+
+    Args:
+        model_id: hub id, directory or ``reference``.
+        name: name of the profile; the last part of the id unless given.
+        family: adapter family; the model's own type unless given.
+        prompt: with ``{images}`` and ``{question}``; the family's unless given.
+        revision: of the hub repository.
+
+    Raises:
+        CalibrationError: if the model's configuration cannot be read, or nothing says which family
+            or prompt it wants.
+    """
+    source = str(REFERENCE_WEIGHTS) if model_id == REFERENCE else model_id
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CalibrationError(
+            f"model {model_id!r}: no configuration ({reason}); check the id and revision"
+        ) from error
+    family = family or str(config.model_type)
+    if family not in FAMILIES:
+        raise CalibrationError(
+            f"model {model_id!r} is of family {family!r}, which no adapter drives; "
+            f"known are {', '.join(FAMILIES)}"
+        )
+    prompt = prompt or PROMPTS.get(family)
+    if prompt is None:
+        raise CalibrationError(
+            f"family {family!r} has no usual prompt: give one with {{images}} and {{question}}"
+        )
+    text = config.get_text_config(decoder=True)
+    depth = min(3, text.num_hidden_layers - 1)
+    return ModelProfile(
+        name=name or Path(model_id).name,
+        family=family,
+        model_id=model_id,
+        revision=revision,
+        num_layers=text.num_hidden_layers,
+        num_heads=text.num_attention_heads,
+        prompt=prompt,
+        heads={},
+        rpn=RpnShape(
+            branch_layer=max(min(text.num_hidden_layers // 2, text.num_hidden_layers - depth), 1),
+            depth=depth,
+        ),
+        source="draft: not calibrated",
+    )

@@ -1,0 +1,197 @@
+"""What calibration looks at: questions with true boxes, and every head's attention for them.
+
+Shape legend: N questions, L layers, H heads, h x w grid cells, C = h * w.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_contracts.calibration import CalibrationSettings
+from data_contracts.enums import QuestionKind
+from data_contracts.errors import SdrpnError
+from sdrpn_core.extraction import Request, capture_attention
+from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.reference.scenes import make_scene
+from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX
+from sdrpn_core.roi_quality import true_cells
+
+Progress = Callable[[int, int], None]
+"""Called with (questions done, questions in all)."""
+
+
+class CalibrationError(SdrpnError):
+    """Calibration cannot reach a result; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class CalibrationExample:
+    """One question about one image, with the region that answers it."""
+
+    request: Request
+    true_boxes: tuple[BoxXYXY, ...]
+    image_index: int
+    """Equal for questions about the same image."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMaps:
+    """Attention of every layer and head to the image, for questions that got a whole answer."""
+
+    response: Tensor
+    """(N, L, H, h, w) float32, mean over answer tokens."""
+    inside: NDArray[np.bool_]
+    """(N, h, w) cells of the true boxes."""
+    image_sizes: NDArray[np.int64] | None
+    """(N, 2) (width, height) of letterboxed images; None where no image was padded."""
+    kinds: tuple[QuestionKind, ...]
+    image_indices: NDArray[np.int64]
+    """(N,) which image."""
+    example_indices: NDArray[np.int64]
+    """(N,) which of the examples."""
+    num_unusable: int
+    """Questions left out because the answer was empty or did not end."""
+
+    @property
+    def num_questions(self) -> int:
+        """N."""
+        return len(self.kinds)
+
+    @property
+    def grid(self) -> GridShape:
+        """(h, w)."""
+        return GridShape(*self.inside.shape[1:])
+
+    def of_kind(self, kind: QuestionKind) -> NDArray[np.bool_]:
+        """(N,) questions of one kind."""
+        return np.array([known is kind for known in self.kinds])
+
+    @cached_property
+    def halves(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(N,) questions of two thirds of the images, in two halves: what both gain from is taken.
+
+        With hundreds of heads, some always look good on the images they were picked on.
+        """
+        return self._third == 0, self._third == 1
+
+    @cached_property
+    def unseen(self) -> NDArray[np.bool_]:
+        """(N,) questions about the other images: nothing is chosen on them, all is reported."""
+        is_unseen: NDArray[np.bool_] = self._third == 2
+        return is_unseen
+
+    @cached_property
+    def _third(self) -> NDArray[np.int64]:
+        thirds = np.zeros(self.num_questions, dtype=np.int64)
+        for kind in set(self.kinds):
+            rows = self.of_kind(kind)
+            _, order = np.unique(self.image_indices[rows], return_inverse=True)
+            thirds[rows] = order % 3
+        return thirds
+
+
+def scene_examples(settings: CalibrationSettings) -> Iterator[CalibrationExample]:
+    """Generate scenes and ask about the objects in them; equal settings give equal examples."""
+    for index in range(settings.num_scenes):
+        scene = make_scene(
+            settings.seed + index, print_scale=settings.print_scale, size=settings.image_size
+        )
+        kind = QuestionKind(scene.question_kind)
+        for turn in scene.turns[: settings.questions_per_scene]:
+            yield CalibrationExample(
+                request=Request(scene.image, turn.question + SHORT_ANSWER_SUFFIX, kind),
+                true_boxes=(turn.box,),
+                image_index=index,
+            )
+
+
+def capture_maps(
+    adapter: ModelAdapter,
+    examples: Sequence[CalibrationExample],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    on_progress: Progress | None = None,
+) -> AttentionMaps:
+    """Let the model answer and keep the attention of every layer and head.
+
+    Memory: 4 bytes per question, layer, head and cell (LLaVA-1.5-7B: 2.4 MB a question).
+
+    Args:
+        adapter: the frozen model; its profile needs no heads.
+        examples: questions with true boxes.
+        max_new_tokens: answers that do not end within this are left out, as extraction does.
+        batch_size: questions per forward pass.
+        on_progress: told after every batch.
+
+    Raises:
+        CalibrationError: if no answer is usable or grids differ.
+    """
+    every_head = dict.fromkeys(range(adapter.profile.num_layers))
+    kept: list[int] = []
+    letterboxes: list[Letterbox] = []
+    responses: list[Tensor] = []
+    grids: set[GridShape] = set()
+    for start in range(0, len(examples), batch_size):
+        batch = examples[start : start + batch_size]
+        captured = capture_attention(
+            adapter, [e.request for e in batch], every_head, max_new_tokens=max_new_tokens
+        )
+        for row, answer in enumerate(captured.responses):
+            if answer.tokens and answer.is_finished:
+                grid = captured.grids[row]
+                grids.add(grid)
+                kept.append(start + row)
+                letterboxes.append(captured.letterboxes[row])
+                responses.append(_stacked(captured.response_attention, row, grid))
+        if on_progress is not None:
+            on_progress(start + len(batch), len(examples))
+    _check_usable(len(kept), len(examples), grids, max_new_tokens)
+    (grid,) = grids
+    usable = [examples[index] for index in kept]
+    return AttentionMaps(
+        response=torch.stack(responses),
+        inside=np.stack(
+            [true_cells(e.true_boxes, b, grid) for e, b in zip(usable, letterboxes, strict=True)]
+        ),
+        image_sizes=_padded_sizes(letterboxes),
+        kinds=tuple(example.request.kind for example in usable),
+        image_indices=np.array([example.image_index for example in usable]),
+        example_indices=np.array(kept),
+        num_unusable=len(examples) - len(kept),
+    )
+
+
+def _stacked(attention: dict[int, Tensor], row: int, grid: GridShape) -> Tensor:
+    """One question's maps, (L, H, h, w) on the CPU."""
+    layers = [attention[layer][row, :, : grid.num_cells] for layer in sorted(attention)]
+    stacked = torch.stack(layers).float().cpu()
+    return stacked.reshape(*stacked.shape[:2], *grid)
+
+
+def _padded_sizes(letterboxes: Sequence[Letterbox]) -> NDArray[np.int64] | None:
+    if all((box.canvas_width, box.canvas_height) == box.image_size for box in letterboxes):
+        return None
+    return np.array([box.image_size for box in letterboxes], dtype=np.int64)
+
+
+def _check_usable(
+    num_kept: int, num_asked: int, grids: set[GridShape], max_new_tokens: int
+) -> None:
+    # Below half, what is left says more about how answers end than about where they look.
+    if num_kept < max(num_asked / 2, 6):
+        raise CalibrationError(
+            f"only {num_kept} of {num_asked} answers were neither empty nor longer than "
+            f"{max_new_tokens} tokens: check the profile's prompt or raise max_new_tokens"
+        )
+    if len(grids) > 1:
+        raise CalibrationError(
+            f"the model's grid differs from image to image ({len(grids)} grids): set image_size so "
+            "that every scene gets the same one"
+        )

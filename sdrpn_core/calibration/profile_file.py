@@ -1,0 +1,50 @@
+"""A profile as a YAML file that people read and edit."""
+
+import textwrap
+
+import yaml
+
+from data_contracts.profiles import ModelProfile
+
+
+class _ProfileDumper(yaml.SafeDumper):
+    """Lists on one line, text with line breaks quoted on one line."""
+
+
+_ProfileDumper.add_representer(
+    list,
+    lambda dumper, items: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", items, flow_style=True
+    ),
+)
+_ProfileDumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if "\n" in text else None
+    ),
+)
+
+
+def profile_yaml(profile: ModelProfile, comment: str = "") -> str:
+    """YAML text that ``load_profile`` reads back as an equal profile.
+
+    Args:
+        profile: any profile.
+        comment: lines to put on top.
+    """
+    plain = profile.model_dump(mode="json", exclude_none=True)
+    plain["labels"]["sink_threshold"] = profile.labels.sink_threshold
+    for selection in plain["heads"].values():
+        _restore_integer_keys(selection)
+    text = yaml.dump(plain, Dumper=_ProfileDumper, sort_keys=False, width=96)
+    lines = textwrap.wrap(comment, 96, initial_indent="# ", subsequent_indent="# ")
+    return "\n".join([*lines, text])
+
+
+def _restore_integer_keys(selection: dict[str, object]) -> None:
+    """JSON has text keys only; layers read better as numbers."""
+    for key, value in selection.items():
+        if isinstance(value, dict):
+            _restore_integer_keys(value)
+            if all(isinstance(layer, str) and layer.isdigit() for layer in value):
+                selection[key] = {int(layer): heads for layer, heads in value.items()}

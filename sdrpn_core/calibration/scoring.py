@@ -1,0 +1,194 @@
+"""Scores of heads: how good the labels are that their attention gives, against true boxes.
+
+Both measures come from label making itself. *Labels* are what is trained on; a rejected sample has
+no foreground there, which costs recall, not precision. *Foreground* is before rejection: as long as
+sinks or a low threshold spread every box over the whole image, labels are all rejected and make all
+heads look the same, while foreground still tells them apart. Counts are added up over questions
+(micro average). Foreground in the padding counts as wrong.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_contracts.base import Settings
+from data_contracts.enums import RoiLabel
+from data_contracts.label_settings import LabelSettings
+from data_contracts.profiles import Heads, SinkHeads, SinkLayerMean, SinkRule
+from sdrpn_core.calibration.examples import AttentionMaps
+from sdrpn_core.pseudo_labels import foreground_cells, make_pseudo_labels
+
+Head = tuple[int, int]
+"""(layer, head)."""
+HeadSet = tuple[Head, ...]
+"""Sorted."""
+Mask = NDArray[np.bool_]
+
+
+class LabelQuality(Settings):
+    """Agreement of labels with true boxes; 0 where undefined."""
+
+    precision: float
+    """Share of foreground cells that are inside."""
+    recall: float
+    """Share of inside cells that are foreground."""
+    f1: float
+    false_background: float
+    """Share of inside cells that are background: taught the wrong way round."""
+    labelled: float
+    """Share of all cells that are foreground or background."""
+    rejected: float
+    """Share of questions without any label."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCounts:
+    """Cells per question, (N,) each."""
+
+    num_cells: int
+    foreground: NDArray[np.int64]
+    background: NDArray[np.int64]
+    inside: NDArray[np.int64]
+    hits: NDArray[np.int64]
+    """Foreground inside."""
+    misses: NDArray[np.int64]
+    """Background inside."""
+
+    def quality(self, chosen: Mask) -> LabelQuality:
+        """Quality over the chosen questions, (N,)."""
+        foreground, background, inside, hits, misses = (
+            int(counts[chosen].sum())
+            for counts in (self.foreground, self.background, self.inside, self.hits, self.misses)
+        )
+        num_questions = int(chosen.sum())
+        num_rejected = int((self.foreground[chosen] == 0).sum())
+        return LabelQuality(
+            precision=hits / max(foreground, 1),
+            recall=hits / max(inside, 1),
+            f1=2 * hits / max(foreground + inside, 1),
+            false_background=misses / max(inside, 1),
+            labelled=(foreground + background) / max(num_questions * self.num_cells, 1),
+            rejected=num_rejected / max(num_questions, 1),
+        )
+
+    def gain(self, before: "LabelCounts | None", parts: Sequence[Mask]) -> float:
+        """Least gain in F1 over the parts, (N,) each; None stands for no labels at all."""
+        return min(
+            self.quality(part).f1 - (0.0 if before is None else before.quality(part).f1)
+            for part in parts
+        )
+
+    @classmethod
+    def merged(cls, source_of_each: Sequence["LabelCounts"]) -> "LabelCounts":
+        """Question i as counted by the i-th of N counts."""
+        columns = ("foreground", "background", "inside", "hits", "misses")
+        merged = {
+            name: np.array([getattr(counts, name)[i] for i, counts in enumerate(source_of_each)])
+            for name in columns
+        }
+        return cls(num_cells=source_of_each[0].num_cells, **merged)
+
+
+class LabelScorer:
+    """Scores sets of heads; foreground counts are kept, as selection asks for many sets again."""
+
+    def __init__(self, maps: AttentionMaps) -> None:
+        self.maps = maps
+        self._known: dict[tuple[HeadSet, str, LabelSettings], LabelCounts] = {}
+
+    def foreground(
+        self, heads: HeadSet, settings: LabelSettings, sink: SinkRule | None = None
+    ) -> LabelCounts:
+        """Counts for the mean map of these heads before rejection; all else is background."""
+        key = (heads, "" if sink is None else sink.model_dump_json(), settings)
+        if key not in self._known:
+            foreground = foreground_cells(*self._inputs(heads, settings, sink))
+            self._known[key] = self._count(foreground, ~foreground)
+        return self._known[key]
+
+    def labels(
+        self, heads: HeadSet, settings: LabelSettings, sink: SinkRule | None = None
+    ) -> LabelCounts:
+        """Counts for the labels that would be trained on."""
+        labels = make_pseudo_labels(*self._inputs(heads, settings, sink)).labels
+        return self._count(labels == RoiLabel.FOREGROUND, labels == RoiLabel.BACKGROUND)
+
+    def _inputs(
+        self, heads: HeadSet, settings: LabelSettings, sink: SinkRule | None
+    ) -> tuple[Tensor, Tensor | None, LabelSettings, NDArray[np.int64] | None]:
+        signal = None if sink is None else sink_map(self.maps, sink)
+        return mean_map(self.maps, heads), signal, settings, self.maps.image_sizes
+
+    def _count(self, foreground: Mask, background: Mask) -> LabelCounts:
+        inside = self.maps.inside
+        cells = (foreground, background, inside, foreground & inside, background & inside)
+        return LabelCounts(self.maps.grid.num_cells, *(part.sum(axis=(1, 2)) for part in cells))
+
+
+def mean_map(maps: AttentionMaps, heads: HeadSet) -> Tensor:
+    """(N, h, w) mean answer-to-image attention of the heads, as extraction reduces it."""
+    layers, indices = zip(*heads, strict=True)
+    return maps.response[:, list(layers), list(indices)].mean(dim=1)
+
+
+def sink_map(maps: AttentionMaps, rule: SinkRule) -> Tensor:
+    """(N, h, w) sink signal, as extraction reduces it."""
+    match rule:
+        case SinkLayerMean(layer=layer):
+            return maps.response[:, layer].mean(dim=1)
+        case SinkHeads(heads=heads):
+            return mean_map(maps, head_set(heads))
+
+
+def head_set(heads: Heads) -> HeadSet:
+    """{layer: heads} as sorted pairs."""
+    return tuple(sorted((layer, head) for layer, many in heads.items() for head in many))
+
+
+def grouped(heads: HeadSet) -> Heads:
+    """Pairs as {layer: heads}, in order."""
+    layers = sorted({layer for layer, _ in heads})
+    return {layer: tuple(head for at, head in sorted(heads) if at == layer) for layer in layers}
+
+
+class HeadScore(Settings):
+    """How well one head finds the true region by itself."""
+
+    layer: int
+    head: int
+    foreground: LabelQuality
+    """Foreground made from this head alone."""
+    mass_inside: float
+    """Share of its attention to the image that falls inside, mean over questions."""
+    points_inside: float
+    """Share of questions whose strongest cell is inside."""
+    image_attention: float
+    """Share of all its attention that goes to the image."""
+
+
+def score_heads(scorer: LabelScorer, settings: LabelSettings, chosen: Mask) -> list[HeadScore]:
+    """Score every head by itself over the chosen questions, layer by layer."""
+    maps = scorer.maps
+    flat = maps.response.flatten(3).numpy()[chosen]
+    inside = maps.inside.reshape(maps.num_questions, -1)[chosen]
+    total = flat.sum(axis=3)
+    mass = np.einsum("nlhc,nc->nlh", flat, inside) / np.maximum(total, 1e-12)
+    peaks = np.take_along_axis(
+        inside[:, None, None], flat.argmax(axis=3)[..., None], axis=3
+    ).squeeze(3)
+    num_layers, num_heads = total.shape[1:]
+    return [
+        HeadScore(
+            layer=layer,
+            head=head,
+            foreground=scorer.foreground(((layer, head),), settings).quality(chosen),
+            mass_inside=float(mass[:, layer, head].mean()),
+            points_inside=float(peaks[:, layer, head].mean()),
+            image_attention=float(total[:, layer, head].mean()),
+        )
+        for layer in range(num_layers)
+        for head in range(num_heads)
+    ]

@@ -1,0 +1,301 @@
+"""Calibration on planted attention, where the right answer is known, and on a tiny random model."""
+
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_contracts.calibration import CalibrationSettings
+from data_contracts.configs import TrainingConfig
+from data_contracts.enums import QuestionKind
+from data_contracts.label_settings import LabelSettings
+from data_contracts.profiles import ModelProfile, RpnShape, SinkHeads, SinkLayerMean
+from sdrpn_core.calibration import CalibrationError, calibrate, draft_profile, scene_examples
+from sdrpn_core.calibration.branch import BranchScore, _with_choice, branch_candidates
+from sdrpn_core.calibration.examples import AttentionMaps, capture_maps
+from sdrpn_core.calibration.heads import select_heads
+from sdrpn_core.calibration.profile_file import profile_yaml
+from sdrpn_core.calibration.scoring import LabelScorer, grouped, head_set
+from sdrpn_core.calibration.search import LabelSearch, search_labels
+from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.profiles import load_profile
+from tests.tiny_models import NUM_HEADS, NUM_LAYERS, tiny_llava
+
+GRID = (8, 8)
+SHAPE = (6, 4)
+TEXTUAL, NATURAL = QuestionKind.TEXTUAL, QuestionKind.NATURAL
+SETTINGS = CalibrationSettings(
+    num_head_candidates=6,
+    num_sink_candidates=3,
+    sink_levels=(1.0, 4.0),
+    foreground_thresholds=(0.1, 0.2, 0.4, 0.6),
+)
+
+
+def planted_maps(
+    num_questions: int = 40,
+    *,
+    seed: int = 0,
+    grounding: dict[QuestionKind, list[tuple[int, int]]] | None = None,
+    sharpness: float = 1.0,
+    sink_cells: tuple[tuple[int, int], ...] = (),
+    sink_heads: tuple[tuple[int, int], ...] = (),
+) -> AttentionMaps:
+    """Uniform noise in every head; grounding heads add the true box, sink cells leak into them.
+
+    Two questions per image; sink heads show the sink cells alone.
+    """
+    rng = np.random.default_rng(seed)
+    grounding = grounding or {TEXTUAL: [(3, 1)], NATURAL: [(3, 1)]}
+    maps = rng.random((num_questions, *SHAPE, *GRID)).astype(np.float32)
+    inside = np.zeros((num_questions, *GRID), dtype=bool)
+    kinds = []
+    for index in range(num_questions):
+        kind = (TEXTUAL, NATURAL)[(index // 2) % 2]
+        kinds.append(kind)
+        y, x = rng.integers(0, 6, size=2)
+        inside[index, y : y + 2, x : x + 2] = True
+        for layer, head in grounding[kind]:
+            maps[index, layer, head] *= 0.15 / sharpness
+            maps[index, layer, head] += inside[index]
+            for cell in sink_cells:
+                maps[(index, layer, head, *cell)] = 1.5
+        for layer, head in sink_heads:
+            maps[index, layer, head] *= 0.01
+            for cell in sink_cells:
+                maps[(index, layer, head, *cell)] = 1.0
+    maps /= maps.sum(axis=(3, 4), keepdims=True)
+    return AttentionMaps(
+        response=torch.from_numpy(maps),
+        inside=inside,
+        image_sizes=None,
+        kinds=tuple(kinds),
+        image_indices=np.arange(num_questions) // 2,
+        example_indices=np.arange(num_questions),
+        num_unusable=0,
+    )
+
+
+def found_heads(search: LabelSearch) -> dict[QuestionKind, list[tuple[int, int]]]:
+    return {kind: list(head_set(s.grounding)) for kind, s in search.heads.items()}
+
+
+def test_planted_grounding_head_is_found() -> None:
+    search = search_labels(planted_maps(), LabelSettings(), SETTINGS)
+    assert found_heads(search) == {TEXTUAL: [(3, 1)], NATURAL: [(3, 1)]}
+    assert search.overall_quality.precision > 0.95
+    assert search.overall_quality.recall > 0.95
+    best = max(search.head_scores[TEXTUAL], key=lambda score: score.foreground.f1)
+    assert (best.layer, best.head) == (3, 1)
+    assert best.points_inside == 1.0
+
+
+def test_kinds_get_heads_of_their_own_when_these_are_better() -> None:
+    maps = planted_maps(grounding={TEXTUAL: [(4, 0)], NATURAL: [(2, 3)]})
+    search = search_labels(maps, LabelSettings(), SETTINGS)
+    assert found_heads(search) == {TEXTUAL: [(4, 0)], NATURAL: [(2, 3)]}
+
+
+def test_heads_whose_noise_averages_out_are_combined() -> None:
+    """One head alone gives noisy labels; the mean of several planted ones is cleaner."""
+    noisy = [(1, 0), (2, 1), (3, 2), (4, 3)]
+    maps = planted_maps(grounding={TEXTUAL: noisy, NATURAL: noisy}, sharpness=0.6)
+    search = search_labels(maps, LabelSettings(), SETTINGS)
+    for heads in found_heads(search).values():
+        assert len(heads) > 1
+        assert set(heads) <= set(noisy)
+
+
+def test_noise_is_never_added_to_a_good_head() -> None:
+    for seed in range(3):
+        search = search_labels(planted_maps(seed=seed), LabelSettings(), SETTINGS)
+        assert found_heads(search) == {TEXTUAL: [(3, 1)], NATURAL: [(3, 1)]}
+
+
+def test_a_head_that_only_helps_where_it_was_picked_is_not_added() -> None:
+    """The overfitting that halves guard against: a head that is perfect on one half alone."""
+    maps = planted_maps(sharpness=0.6)
+    half, other = maps.halves
+    exact = torch.from_numpy(maps.inside.astype(np.float32)) / 4
+    response = maps.response.clone()
+    response[torch.from_numpy(half), 5, 2] = exact[torch.from_numpy(half)]
+    scorer = LabelScorer(replace(maps, response=response))
+    labels = LabelSettings(sink_threshold=None)
+
+    lucky, honest = scorer.foreground(((5, 2),), labels), scorer.foreground(((3, 1),), labels)
+    assert lucky.gain(honest, [half]) > SETTINGS.min_gain
+    assert select_heads(scorer, labels, [half], SETTINGS).heads[-1] == (5, 2)
+    assert select_heads(scorer, labels, [half, other], SETTINGS).heads == ((3, 1),)
+
+
+def test_planted_sink_is_found_and_removed() -> None:
+    maps = planted_maps(sink_cells=((0, 7), (7, 0)), sink_heads=((1, 2),))
+    search = search_labels(maps, LabelSettings(), SETTINGS)
+    for kind, selection in search.heads.items():
+        assert selection.sink == SinkHeads(heads={1: (2,)}), kind
+    assert search.labels.sink_threshold is not None
+    kept = [score for score in search.sinks if score.is_kept]
+    assert all(score.unseen_precision_gain > 0.1 for score in kept)
+    assert all(score.question_dependence < 0.05 for score in kept)
+    steps = {(s.kind, s.step): s.precision for s in search.denoising}
+    assert steps[TEXTUAL, "sinks"] > steps[TEXTUAL, "padding"] + 0.1
+
+
+def test_layer_mean_is_a_sink_rule_too() -> None:
+    whole_layer = tuple((0, head) for head in range(SHAPE[1]))
+    maps = planted_maps(sink_cells=((0, 7), (7, 0)), sink_heads=whole_layer)
+    settings = SETTINGS.model_copy(update={"num_sink_candidates": 0})
+    search = search_labels(maps, LabelSettings(), settings)
+    assert {s.sink for s in search.heads.values()} == {SinkLayerMean(layer=0)}
+
+
+def test_no_sink_rule_where_none_helps() -> None:
+    search = search_labels(planted_maps(), LabelSettings(), SETTINGS)
+    assert all(selection.sink is None for selection in search.heads.values())
+    assert search.labels.sink_threshold is None
+    assert search.sinks
+    assert not any(score.is_kept for score in search.sinks)
+
+
+def test_paper_thresholds_are_kept_without_clear_benefit() -> None:
+    search = search_labels(planted_maps(), LabelSettings(), SETTINGS)
+    assert search.labels.foreground_ratio_threshold == 0.2
+    assert search.labels.background_ratio_threshold == 0.1
+    tried = {score.foreground_ratio_threshold for score in search.thresholds}
+    assert tried == set(SETTINGS.foreground_thresholds)
+
+
+def test_foreground_threshold_rises_where_labels_are_imprecise() -> None:
+    """Noise up to 37 % of the peak: at 0.2 the foreground is all over, every sample is rejected."""
+    maps = planted_maps(sharpness=0.4)
+    search = search_labels(maps, LabelSettings(), SETTINGS)
+    assert search.labels.foreground_ratio_threshold > 0.2
+    assert search.overall_quality.precision >= SETTINGS.min_precision
+
+
+def test_search_is_deterministic() -> None:
+    first, second = (
+        search_labels(planted_maps(sharpness=0.5), LabelSettings(), SETTINGS) for _ in range(2)
+    )
+    for name in ("heads", "labels", "head_scores", "selection", "sinks", "thresholds"):
+        assert getattr(first, name) == getattr(second, name), name
+
+
+def test_parts_never_share_an_image() -> None:
+    maps = planted_maps()
+    parts = (*maps.halves, maps.unseen)
+    np.testing.assert_array_equal(sum(part.astype(int) for part in parts), 1)
+    for one, other in combinations(parts, 2):
+        assert not set(maps.image_indices[one]) & set(maps.image_indices[other])
+    for part in parts:
+        for kind in (TEXTUAL, NATURAL):
+            assert (part & maps.of_kind(kind)).any()
+
+
+def test_head_sets_round_trip() -> None:
+    heads = ((1, 0), (1, 3), (4, 2))
+    assert head_set(grouped(heads)) == heads
+    assert grouped(heads) == {1: (0, 3), 4: (2,)}
+
+
+def test_lowest_branch_layer_within_tolerance_is_kept() -> None:
+    scores = [
+        BranchScore(branch_layer=layer, f1=f1, auc=0.9)
+        for layer, f1 in ((1, 0.5), (2, 0.795), (3, 0.8), (4, 0.7))
+    ]
+    kept = [s.branch_layer for s in _with_choice(scores, tolerance=0.01) if s.is_kept]
+    assert kept == [2]
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "expected"),
+    [(2, (1,)), (6, (1, 2, 3)), (9, (1, 2, 3, 4, 5, 6)), (32, (1, 7, 12, 18, 23, 29))],
+)
+def test_branch_candidates_leave_room_for_the_rpn(
+    num_layers: int, expected: tuple[int, ...]
+) -> None:
+    profile = _profile(num_layers)
+    assert branch_candidates(profile, CalibrationSettings()) == expected
+
+
+def _profile(num_layers: int) -> ModelProfile:
+    return ModelProfile(
+        name="x",
+        family="llava",
+        model_id="x",
+        num_layers=num_layers,
+        num_heads=4,
+        prompt="{images}{question}",
+        heads={},
+        rpn=RpnShape(branch_layer=1, depth=1),
+        source="test",
+    )
+
+
+TINY_SETTINGS = CalibrationSettings(
+    num_scenes=12,
+    max_new_tokens=64,
+    num_branch_candidates=2,
+    branch_training=TrainingConfig(num_epochs=1, batch_size=8, validation_ratio=0.3),
+)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tmp_path_factory.mktemp("calibration") / "tiny"
+    tiny_llava(directory)
+    return str(directory)
+
+
+def test_a_new_model_gets_a_profile_that_loads(tiny_model: str, tmp_path: Path) -> None:
+    """The whole way: draft, scenes, calibration, file, adapter."""
+    draft = draft_profile(tiny_model)
+    assert (draft.num_layers, draft.num_heads) == (NUM_LAYERS, NUM_HEADS)
+    assert draft.heads == {}
+    adapter = load_adapter(draft, device="cpu")
+    examples = list(scene_examples(TINY_SETTINGS))
+    result = calibrate(adapter, examples, TINY_SETTINGS, batch_size=8, source="test")
+    assert set(result.profile.heads) == {TEXTUAL, NATURAL}
+    assert result.profile.rpn.branch_layer in (1, 3)
+    assert result.profile.rpn.depth == 3
+    assert len(result.evidence.head_scores[NATURAL]) == NUM_LAYERS * NUM_HEADS
+    assert result.heat_map().count("<title>") == 2 * NUM_LAYERS * NUM_HEADS
+
+    path = tmp_path / "profile.yaml"
+    path.write_text(profile_yaml(result.profile, "how it came about"), encoding="utf-8")
+    assert load_profile(str(path)) == result.profile
+    load_adapter(load_profile(str(path)), device="cpu")
+
+
+def test_captured_maps_do_not_depend_on_batching(tiny_model: str) -> None:
+    adapter = load_adapter(draft_profile(tiny_model), device="cpu")
+    examples = list(scene_examples(TINY_SETTINGS))[:8]
+    one, many = (
+        capture_maps(adapter, examples, max_new_tokens=64, batch_size=size) for size in (1, 8)
+    )
+    assert one.kinds == many.kinds
+    np.testing.assert_array_equal(one.inside, many.inside)
+    torch.testing.assert_close(one.response, many.response, rtol=1e-4, atol=1e-6)
+
+
+def test_unusable_answers_are_reported_not_calibrated_on(tiny_model: str) -> None:
+    adapter = load_adapter(draft_profile(tiny_model), device="cpu")
+    examples = list(scene_examples(TINY_SETTINGS))[:8]
+    with pytest.raises(CalibrationError, match="raise max_new_tokens"):
+        capture_maps(adapter, examples, max_new_tokens=1, batch_size=8)
+
+
+def test_scene_examples_depend_on_settings_only() -> None:
+    settings = CalibrationSettings(num_scenes=12, seed=3)
+    first, second = (list(scene_examples(settings)) for _ in range(2))
+    assert [e.request.question for e in first] == [e.request.question for e in second]
+    assert [e.true_boxes for e in first] == [e.true_boxes for e in second]
+    assert max(np.bincount([e.image_index for e in first])) <= settings.questions_per_scene
+
+
+def test_a_model_without_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="no configuration"):
+        draft_profile(str(tmp_path))
