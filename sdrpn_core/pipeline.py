@@ -109,9 +109,11 @@ class ZoomPipeline:
 
     def boxes(self, roi_map: NDArray[np.float32], letterbox: Letterbox) -> tuple[BoxXYXY, ...]:
         """Regions of one RoI map in source pixels; those wholly in the padding are dropped."""
-        height, width = roi_map.shape
-        regions = propose_regions(roi_map, self.threshold, self.regions)
-        boxes = (letterbox.cells_to_image(region, GridShape(height, width)) for region in regions)
+        grid = GridShape(*roi_map.shape)
+        regions = propose_regions(
+            roi_map, self.threshold, self.regions, content_mask=letterbox.content_mask(grid)
+        )
+        boxes = (letterbox.cells_to_image(region, grid) for region in regions)
         return tuple(box for box in boxes if box.area > 0)
 
     def _answer_batch(
