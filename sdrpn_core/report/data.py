@@ -1,0 +1,98 @@
+"""What a report shows. Every part may be missing: a run may stop after any stage."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_contracts.enums import Method
+from data_contracts.results import Results
+from sdrpn_core.geometry import BoxXYXY, Letterbox
+from sdrpn_core.rpn.checkpoint import RpnConfig
+
+
+class Outcome(StrEnum):
+    """What became of a question, in the order the gallery shows them."""
+
+    WIN = "win"
+    LOSS = "loss"
+    WRONG_REGION = "wrong_region"
+    BOTH_WRONG = "both_wrong"
+    BOTH_RIGHT = "both_right"
+
+
+@dataclass(frozen=True)
+class GivenAnswer:
+    """One method's answer and score in [0, 1]."""
+
+    text: str
+    score: float
+
+    @property
+    def is_right(self) -> bool:
+        """At least half of the score."""
+        return self.score >= 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One question with everything that can be drawn of it."""
+
+    image: Image.Image
+    """The source image, or any smaller copy."""
+    letterbox: Letterbox
+    """Of the source image."""
+    question: str
+    answers: tuple[str, ...] = ()
+    """Reference answers."""
+    outcome: Outcome | None = None
+    category: str = ""
+    note: str = ""
+    """One more sentence for the caption."""
+    true_box: BoxXYXY | None = None
+    crops: tuple[BoxXYXY, ...] = ()
+    """What SD-RPN zoomed into, in source pixels."""
+    attention: NDArray[np.float32] | None = None
+    """(h, w) raw grounding attention of the model's response."""
+    labels: NDArray[np.int8] | None = None
+    """(h, w) pseudo-label."""
+    roi_map: NDArray[np.float32] | None = None
+    """(h, w) RoI probabilities."""
+    given: Mapping[Method, GivenAnswer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ArtifactLine:
+    """One artifact that the report was made from."""
+
+    stage: str
+    artifact: str
+    num_rows: int | None = None
+    created_at: str = ""
+    code_version: str = ""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All of one report."""
+
+    title: str
+    facts: Sequence[tuple[str, str]] = ()
+    """Name and value of what a reader wants to know first: model, data, device."""
+    results: Sequence[Results] = ()
+    """One per benchmark."""
+    label_counts: Mapping[str, int] = field(default_factory=dict)
+    """Label status -> number of samples of the label set."""
+    training_log: Sequence[Mapping[str, Any]] = ()
+    """Entries of the training log: steps and validations."""
+    rpn: RpnConfig | None = None
+    examples: Sequence[Example] = ()
+    """Held-out questions, answered."""
+    label_examples: Sequence[Example] = ()
+    """Samples of the label set."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    artifacts: Sequence[ArtifactLine] = ()

@@ -1,0 +1,167 @@
+"""Choosing what the gallery shows: wins and failures alike, by question id and not by looks."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_contracts.enums import Method
+from data_contracts.label_settings import LabelSettings
+from sdrpn_core.geometry import BoxXYXY
+from sdrpn_core.pseudo_labels import make_pseudo_labels
+from sdrpn_core.report.data import Example, GivenAnswer, Outcome
+from sdrpn_core.results import crops_of, letterbox_of, map_of, padded_size
+from sdrpn_core.roi_quality import box_quality
+
+Row = Mapping[str, Any]
+LoadImage = Callable[[str], Image.Image]
+
+COVERED = 0.5
+"""A crop that shows at least this share of the true box is in the right place."""
+
+
+def choose_questions(predictions: pl.DataFrame, count: int) -> list[tuple[str, Outcome]]:
+    """Questions to show, as evenly spread over the outcomes as there are questions.
+
+    Args:
+        predictions: ``prediction.v1`` rows of one benchmark; needs base and sdrpn.
+        count: most questions.
+
+    Returns:
+        (question id, outcome), grouped by outcome in the order of ``Outcome``.
+    """
+    columns = ["question_id", "method", "score", "boxes", "true_box", "image_width", "image_height"]
+    by_question: dict[str, dict[str, Row]] = {}
+    for row in predictions.select(columns).iter_rows(named=True):
+        by_question.setdefault(row["question_id"], {})[row["method"]] = row
+    pools: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+    for question_id in sorted(by_question, key=_shuffled):
+        base, zoomed = (by_question[question_id].get(m) for m in (Method.BASE, Method.SDRPN))
+        if base is not None and zoomed is not None:
+            pools[outcome_of(base, zoomed)].append(question_id)
+    chosen: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+    while any(pools.values()):
+        for outcome, pool in pools.items():
+            if pool and sum(map(len, chosen.values())) < count:
+                chosen[outcome].append(pool[0])
+            del pool[:1]
+    return [(question_id, outcome) for outcome in Outcome for question_id in chosen[outcome]]
+
+
+def outcome_of(base: Row, zoomed: Row) -> Outcome:
+    """Classify one question by its base and SD-RPN predictions."""
+    base_right, zoomed_right = base["score"] >= 0.5, zoomed["score"] >= 0.5
+    if zoomed_right:
+        return Outcome.BOTH_RIGHT if base_right else Outcome.WIN
+    if base_right:
+        return Outcome.LOSS
+    return Outcome.BOTH_WRONG if _covers_true_box(zoomed) else Outcome.WRONG_REGION
+
+
+def answered_examples(
+    predictions: pl.DataFrame, load_image: LoadImage, settings: LabelSettings, count: int
+) -> list[Example]:
+    """Examples for the gallery, with every map that the predictions hold.
+
+    Args:
+        predictions: ``prediction.v1`` rows of one benchmark.
+        load_image: image URI -> upright RGB image.
+        settings: of the label shown beside the raw attention.
+        count: most examples.
+    """
+    chosen = choose_questions(predictions, count)
+    wanted = predictions.filter(pl.col("question_id").is_in([key for key, _ in chosen]))
+    rows: dict[str, dict[Method, Row]] = {}
+    for row in wanted.iter_rows(named=True):
+        rows.setdefault(row["question_id"], {})[Method(row["method"])] = row
+    return [_example(rows[key], outcome, load_image, settings) for key, outcome in chosen]
+
+
+def label_example(label: Row, attention: Row, load_image: LoadImage) -> Example:
+    """One sample of a label set.
+
+    Args:
+        label: row of ``pseudo_label.v1`` or ``label_set.v1``.
+        attention: row of ``attention_map.v1`` of the same question.
+        load_image: image URI -> upright RGB image.
+    """
+    has_labels, has_map = len(label["labels"]) > 0, attention["grounding"] is not None
+    note = "" if label["status"] == "ok" else f"Rejected: {label['reason'] or label['status']}."
+    return Example(
+        image=load_image(label["image_uri"]),
+        letterbox=letterbox_of(label),
+        question=label["question"],
+        answers=tuple(label["answers"]),
+        category=label["dataset"],
+        note=f"The model's response was: {attention['response']}. {note}".strip(),
+        attention=map_of(attention, "grounding") if has_map else None,
+        labels=map_of(label, "labels").astype(np.int8) if has_labels else None,
+    )
+
+
+def _example(
+    by_method: Mapping[Method, Row],
+    outcome: Outcome,
+    load_image: LoadImage,
+    settings: LabelSettings,
+) -> Example:
+    zoomed, raw = by_method[Method.SDRPN], by_method.get(Method.RAW_ATTENTION)
+    has_map = raw is not None and raw["roi_map"] is not None
+    return Example(
+        image=load_image(zoomed["image_uri"]),
+        letterbox=letterbox_of(zoomed),
+        question=zoomed["question"],
+        answers=tuple(zoomed["answers"]),
+        outcome=outcome,
+        category=zoomed["category"],
+        note=_region_note(zoomed),
+        true_box=_true_box(zoomed),
+        crops=tuple(crops_of(zoomed)),
+        attention=map_of(raw, "roi_map") if raw is not None and has_map else None,
+        labels=_labels(raw, settings) if raw is not None and has_map else None,
+        roi_map=None if zoomed["roi_map"] is None else map_of(zoomed, "roi_map"),
+        given={m: GivenAnswer(row["prediction"], row["score"]) for m, row in by_method.items()},
+    )
+
+
+def _labels(raw: Row, settings: LabelSettings) -> NDArray[np.int8]:
+    """The pseudo-label that the raw attention of a prediction gives."""
+    sink = None if raw["sink_map"] is None else map_of(raw, "sink_map")[None]
+    sizes = np.array([padded_size(letterbox_of(raw))])
+    labels: NDArray[np.int8] = make_pseudo_labels(
+        map_of(raw, "roi_map")[None], sink, settings, sizes
+    ).labels[0]
+    return labels
+
+
+def _true_box(row: Row) -> BoxXYXY | None:
+    return None if row["true_box"] is None else BoxXYXY(*row["true_box"])
+
+
+def _covers_true_box(row: Row) -> bool:
+    """Whether the crops show the true box; also true where it is not known."""
+    true_box = _true_box(row)
+    if true_box is None:
+        return True
+    size = (row["image_width"], row["image_height"])
+    return box_quality(crops_of(row), [true_box], size).coverage >= COVERED
+
+
+def _region_note(row: Row) -> str:
+    true_box = _true_box(row)
+    if not row["boxes"]:
+        return "No region was found: answered from the whole image."
+    if true_box is None:
+        return ""
+    size = (row["image_width"], row["image_height"])
+    coverage = box_quality(crops_of(row), [true_box], size).coverage
+    return f"The crop shows {coverage:.0%} of the true box."
+
+
+def _shuffled(question_id: str) -> str:
+    """Sort key in no meaningful order, the same on every machine."""
+    return hashlib.sha256(question_id.encode()).hexdigest()

@@ -1,0 +1,257 @@
+"""ReportData -> one HTML page that needs nothing else: no network, no files beside it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from data_contracts.enums import Method
+from data_contracts.results import Interval, LabelStepResult, MethodResult, Results
+from sdrpn_core.report.charts import Bar, Series, bar_chart, line_chart
+from sdrpn_core.report.data import Example, Outcome, ReportData
+from sdrpn_core.report.pictures import Picture, pictures_of
+
+METHOD_NAMES: Mapping[Method, str] = {
+    Method.BASE: "Base model",
+    Method.RANDOM_CROP: "Random crop",
+    Method.RAW_ATTENTION: "Raw attention",
+    Method.VICROP: "ViCrop",
+    Method.SDRPN: "SD-RPN",
+    Method.ORACLE: "True box (oracle)",
+}
+METHOD_STYLES = {method: 0 if method is Method.SDRPN else 1 for method in Method}
+
+OUTCOME_NAMES: Mapping[Outcome, str] = {
+    Outcome.WIN: "Base wrong, SD-RPN right",
+    Outcome.LOSS: "Base right, SD-RPN wrong",
+    Outcome.WRONG_REGION: "Both wrong, and the crop misses the true box",
+    Outcome.BOTH_WRONG: "Both wrong, although the crop is in the right place",
+    Outcome.BOTH_RIGHT: "Both right",
+}
+STEP_NAMES = {
+    "threshold": "Attention over the threshold",
+    "padding": "+ padding masked",
+    "sinks": "+ attention sinks removed",
+    "ambiguity": "+ ambiguity ignored, bad samples rejected",
+}
+NONE = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number that matters."""
+
+    value: str
+    label: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    """An example with its pictures drawn."""
+
+    example: Example
+    pictures: list[Picture]
+    heading: str
+
+
+def render_report(data: ReportData) -> str:
+    """Render the page; parts without data say so instead of vanishing.
+
+    Args:
+        data: whatever a run has made so far.
+
+    Returns:
+        HTML with styles, charts and pictures inline.
+    """
+    environment = Environment(
+        loader=PackageLoader("sdrpn_core.report", "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, interval=interval, points=points, times=times)
+    environment.globals.update(method_names=METHOD_NAMES, step_names=STEP_NAMES, none_text=NONE)
+    css = resources.files("sdrpn_core.report").joinpath("templates/report.css").read_text("utf-8")
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        css=Markup(css),
+        tiles=_tiles(data),
+        evaluations=[(results, _result_charts(results)) for results in data.results],
+        training=_training_charts(data.training_log),
+        sweep_chart=_sweep_chart(data),
+        groups=_groups(data.examples),
+        label_examples=[_shown(example, example.category) for example in data.label_examples],
+        config_text=yaml.safe_dump(dict(data.config), sort_keys=False) if data.config else "",
+    )
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Share as a percentage without the sign: table headers carry it."""
+    return NONE if value is None else f"{100 * value:.{digits}f}"
+
+
+def interval(value: Interval | None) -> str:
+    """Bounds of an interval, in percent."""
+    return "" if value is None else f"{100 * value.low:.1f} to {100 * value.high:.1f}"
+
+
+def points(value: float | None) -> str:
+    """Difference in percentage points, always with its sign."""
+    return NONE if value is None else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def times(value: float | None) -> str:
+    """Relative speed."""
+    return NONE if value is None else f"{value:.2f}\N{MULTIPLICATION SIGN}"
+
+
+def _tiles(data: ReportData) -> list[Tile]:
+    tiles: list[Tile] = []
+    for results in data.results[:1]:
+        tiles += _result_tiles(results)
+    if data.rpn is not None:
+        validation = data.rpn.validation
+        tiles.append(
+            Tile(
+                f"{validation.chosen.f1:.2f}",
+                "RPN agreement with its labels (F1)",
+                f"on held-out images at threshold {data.rpn.threshold:g}",
+            )
+        )
+    if data.label_counts:
+        total, accepted = sum(data.label_counts.values()), data.label_counts.get("ok", 0)
+        tiles.append(Tile(f"{accepted:,}", "pseudo-labels made", f"of {total:,} questions"))
+    return tiles
+
+
+def _result_tiles(results: Results) -> list[Tile]:
+    base, zoomed = (results.methods.get(m) for m in (Method.BASE, Method.SDRPN))
+    if zoomed is None:
+        return []
+    before = f"base model {percent(base.accuracy.value)} %" if base else ""
+    tiles = [Tile(f"{percent(zoomed.accuracy.value)} %", "accuracy with SD-RPN", before)]
+    if zoomed.recovered_share is not None:
+        share = percent(zoomed.recovered_share.value, 0)
+        tiles.append(Tile(f"{share} %", "of the oracle's gain", "with the true box as 100 %"))
+    if zoomed.throughput is not None:
+        tiles.append(Tile(times(zoomed.throughput), "speed", "relative to the base model"))
+    if zoomed.roi is not None:
+        recall = percent(zoomed.roi.box_recall, 0)
+        tiles.append(Tile(f"{recall} %", "true boxes found", "covered to at least half"))
+    return tiles
+
+
+def _result_charts(results: Results) -> dict[str, Markup]:
+    methods = results.methods
+    accuracy = [_accuracy_bar(method, result) for method, result in methods.items()]
+    speed = [
+        Bar(METHOD_NAMES[m], r.throughput, times(r.throughput), style=METHOD_STYLES[m])
+        for m, r in methods.items()
+        if r.throughput is not None
+    ]
+    steps = [step for step in results.labels if step.precision is not None]
+    return {
+        "accuracy": _markup(
+            bar_chart(accuracy, title=f"Accuracy on {results.benchmark} by method", maximum=1.0)
+        ),
+        "speed": _markup(bar_chart(speed, title="Speed relative to the base model")),
+        "labels": _markup(
+            bar_chart(
+                [_step_bar(step) for step in steps],
+                title="Label precision after each denoising step",
+                maximum=1.0,
+            )
+        ),
+    }
+
+
+def _accuracy_bar(method: Method, result: MethodResult) -> Bar:
+    return Bar(
+        label=METHOD_NAMES[method],
+        value=result.accuracy.value,
+        text=f"{percent(result.accuracy.value)} %",
+        low=result.accuracy.low,
+        high=result.accuracy.high,
+        style=METHOD_STYLES[method],
+    )
+
+
+def _step_bar(step: LabelStepResult) -> Bar:
+    value = step.precision or 0.0
+    short = {"threshold": "threshold", "padding": "+ padding", "sinks": "+ sinks"}
+    label = short.get(step.step, f"+ {step.step}")
+    return Bar(label, value, f"{percent(value)} %", style=0 if step.step == "ambiguity" else 1)
+
+
+def _training_charts(log: Sequence[Mapping[str, Any]]) -> dict[str, Markup]:
+    steps = [entry for entry in log if entry["kind"] == "step"]
+    validations = [entry for entry in log if entry["kind"] == "validation"]
+    loss = [
+        Series("training", [(e["step"], e["loss"]) for e in steps]),
+        Series("validation", [(e["step"], e["loss"]) for e in validations], has_markers=True),
+    ]
+    quality = [
+        Series(name, [(e["step"], e[name]) for e in validations], has_markers=True)
+        for name in ("f1", "precision", "recall")
+        if all(name in entry for entry in validations)
+    ]
+    return {
+        "loss": _markup(
+            line_chart(loss, title="Loss by training step", x_label="step", y_label="loss")
+        ),
+        "quality": _markup(
+            line_chart(
+                quality,
+                title="Agreement with held-out pseudo-labels by training step",
+                x_label="step",
+                y_label="at probability 0.5",
+                y_range=(0.0, 1.0),
+            )
+        ),
+    }
+
+
+def _sweep_chart(data: ReportData) -> Markup:
+    if data.rpn is None:
+        return Markup("")
+    sweep = data.rpn.validation.sweep
+    series = [
+        Series(name, [(point.threshold, getattr(point, name)) for point in sweep])
+        for name in ("f1", "precision", "recall")
+    ]
+    return _markup(
+        line_chart(
+            series,
+            title="F1, precision and recall of cells by region threshold",
+            x_label="region threshold",
+            y_label="on held-out labels",
+            y_range=(0.0, 1.0),
+            marker=(data.rpn.threshold, f"chosen: {data.rpn.threshold:g}"),
+        )
+    )
+
+
+def _groups(examples: Sequence[Example]) -> list[tuple[str, list[ShownExample]]]:
+    """Examples under the heading of their outcome, those without one last."""
+    groups = []
+    for outcome in (*Outcome, None):
+        members = [example for example in examples if example.outcome is outcome]
+        if members:
+            heading = "Answered" if outcome is None else OUTCOME_NAMES[outcome]
+            groups.append((heading, [_shown(example, heading) for example in members]))
+    return groups
+
+
+def _shown(example: Example, heading: str) -> ShownExample:
+    return ShownExample(example, pictures_of(example), heading)
+
+
+def _markup(svg: str) -> Markup:
+    # Charts escape every text they are given.
+    return Markup(svg)
