@@ -23,6 +23,7 @@ from tasks.extract_attention import attention_recipe, make_attention_shard
 from tasks.make_labels import make_labels
 from tasks.merge_labels import merge_labels
 from tasks.models import profile_of
+from tasks.report import ReportInputs, report_uri, write_report
 from tasks.train_rpn import train_rpn
 
 
@@ -42,10 +43,13 @@ def run_pipeline(
     execution.store.check_writable()
     pipeline = Pipeline(config, execution)
     pipeline.make(until)
+    store = execution.store
     results = pipeline.results() if pipeline.is_made(Stage.EVALUATE) else None
+    report = pipeline.report() if pipeline.is_made(Stage.REPORT) else None
     return RunOutcome(
         stages=tuple(execution.outcomes),
-        results=None if results is None else read_results(execution.store, results),
+        results=None if results is None else read_results(store, results),
+        report_uri=None if report is None else report_uri(store, report),
     )
 
 
@@ -81,7 +85,7 @@ class Pipeline:
             case Stage.REPORT:
                 # The benchmark's data comes first: a wrong address shows before hours of training.
                 _each(self.questions, everything)
-                self.rpn() if benchmark is None else self.results()
+                self.report()
 
     def is_made(self, stage: Stage) -> bool:
         """Whether this run got as far."""
@@ -191,6 +195,27 @@ class Pipeline:
                 benchmark,
                 self._label_settings,
                 label="results",
+            ),
+        )
+
+    def report(self) -> ArtifactRef:
+        """The HTML page; without the benchmark's part where the config has none."""
+        sources = self._config.sources
+        has_benchmark = self._config.evaluation is not None
+        inputs = ReportInputs(
+            files=tuple(self.files(source) for source in sources),
+            questions=tuple(self.questions(source) for source in sources),
+            attention=tuple(self.attention(source) for source in sources),
+            labels=tuple(self.labels(source) for source in sources),
+            label_set=self.label_set(),
+            rpn=self.rpn(),
+            predictions=self.predictions() if has_benchmark else None,
+            results=self.results() if has_benchmark else None,
+        )
+        return self._once(
+            (Stage.REPORT, ""),
+            lambda: self._execution.whole(
+                Stage.REPORT, write_report, inputs, self._config, self._label_settings
             ),
         )
 

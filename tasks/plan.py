@@ -13,6 +13,7 @@ from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.configs import (
     EvaluationConfig,
     ExtractionConfig,
+    PipelineConfig,
     RecordsConfig,
     SceneSource,
     TrainingConfig,
@@ -28,6 +29,7 @@ SCENES_VERSION = 1
 """Raise when the generator of scenes writes other files for the same settings."""
 MERGE_VERSION = 1
 RESULTS_VERSION = 1
+REPORT_VERSION = 1
 IMAGES_PER_SHARD = 256
 
 CHECKPOINT_FILES = (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.CARD, checkpoint.METRICS)
@@ -203,6 +205,18 @@ def results_recipe(
             "labels": labels.model_dump(mode="json"),
         },
         inputs=(str(predictions),),
+        num_shards=1,
+    )
+
+
+def report_recipe(inputs: Sequence[ArtifactRef], config: PipelineConfig) -> Recipe:
+    """The report: one HTML file."""
+    return Recipe(
+        stage=Stage.REPORT,
+        stage_version=REPORT_VERSION,
+        schema_id="files",
+        config=config.model_dump(mode="json"),
+        inputs=tuple(str(ref) for ref in inputs),
         num_shards=1,
     )
 

@@ -1,0 +1,146 @@
+"""Stage ``report``: one self-contained HTML page of what a run made and measured."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from data_contracts.artifact import ArtifactRef
+from data_contracts.configs import PipelineConfig
+from data_contracts.enums import LabelStatus
+from data_contracts.label_settings import LabelSettings
+from sdrpn_core.report import ArtifactLine, Example, ReportData, render_report
+from sdrpn_core.report.gallery import answered_examples, label_example
+from tasks import plan
+from tasks.artifact_store import ArtifactStore
+from tasks.evaluate import load_checkpoint, read_results
+from tasks.models import profile_of
+from tasks.source_files import load_image
+from tasks.stage import FileShard, StageRun, run_stage
+
+REPORT_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a report is made from."""
+
+    files: tuple[ArtifactRef, ...]
+    questions: tuple[ArtifactRef, ...]
+    attention: tuple[ArtifactRef, ...]
+    labels: tuple[ArtifactRef, ...]
+    """One of each per source, in the order of the config."""
+    label_set: ArtifactRef
+    rpn: ArtifactRef
+    predictions: ArtifactRef | None = None
+    results: ArtifactRef | None = None
+
+    @property
+    def refs(self) -> tuple[ArtifactRef, ...]:
+        """All of them, in the order of the stages."""
+        per_source = (*self.files, *self.questions, *self.attention, *self.labels)
+        last = (self.label_set, self.rpn, self.predictions, self.results)
+        return (*per_source, *(ref for ref in last if ref is not None))
+
+
+def write_report(
+    run: StageRun, inputs: ReportInputs, config: PipelineConfig, labels: LabelSettings
+) -> ArtifactRef:
+    """Make the page."""
+
+    def make_shard(index: int) -> FileShard:
+        data = _gather(run.store, inputs, config, labels)
+        return FileShard(REPORT_NAME, render_report(data).encode())
+
+    return run_stage(run, plan.report_recipe(inputs.refs, config), make_shard)
+
+
+def report_uri(store: ArtifactStore, report: ArtifactRef) -> str:
+    """Where to open the page."""
+    return store.file_uri(report, REPORT_NAME)
+
+
+def _gather(
+    store: ArtifactStore, inputs: ReportInputs, config: PipelineConfig, labels: LabelSettings
+) -> ReportData:
+    checkpoint = load_checkpoint(store, inputs.rpn)
+    count = config.report.num_gallery
+    counts = store.manifest(inputs.label_set).statistics
+    examples: list[Example] = []
+    open_image = partial(load_image, store, sha256=None)
+    if inputs.predictions is not None:
+        predictions = store.read_frame(inputs.predictions)
+        examples = answered_examples(predictions, open_image, labels, count)
+    return ReportData(
+        title=config.name,
+        facts=_facts(store, inputs, config),
+        results=[] if inputs.results is None else [read_results(store, inputs.results)],
+        label_counts={
+            status.value: int(counts[name])
+            for status in LabelStatus
+            if (name := plan.status_statistic(status.value)) in counts
+        },
+        training_log=checkpoint.metrics,
+        rpn=checkpoint.config,
+        examples=examples,
+        label_examples=_label_examples(store, inputs, count),
+        config=json.loads(config.model_dump_json()),
+        artifacts=[_line(store, ref) for ref in inputs.refs],
+    )
+
+
+def _facts(
+    store: ArtifactStore, inputs: ReportInputs, config: PipelineConfig
+) -> list[tuple[str, str]]:
+    profile = profile_of(config.model)
+    num_questions = sum(plan.num_usable(store.manifest(ref)) for ref in inputs.questions)
+    first, last = profile.rpn.branch_layer, profile.rpn.branch_layer + profile.rpn.depth - 1
+    return [
+        ("Model", f"{profile.model_id} ({config.model.dtype})"),
+        ("RPN", f"copies of decoder layers {first} to {last}"),
+        ("Sources", ", ".join(source.name for source in config.sources)),
+        ("Questions", f"{num_questions:,}"),
+    ]
+
+
+def _label_examples(store: ArtifactStore, inputs: ReportInputs, count: int) -> list[Example]:
+    """Samples from the first shard of each source, accepted and rejected ones in turn."""
+    examples: list[Example] = []
+    open_image = partial(load_image, store, sha256=None)
+    share = -(-count // len(inputs.labels))
+    for labels_ref, attention_ref in zip(inputs.labels, inputs.attention, strict=True):
+        if not store.manifest(labels_ref).shards:
+            continue
+        labels = store.read_shard_frame(labels_ref, 0)
+        attention = store.read_shard_frame(attention_ref, 0)
+        by_id = {row["question_id"]: row for row in attention.iter_rows(named=True)}
+        examples += [
+            label_example(row, by_id[row["question_id"]], open_image)
+            for row in _mixed(labels, share)
+        ]
+    return examples[:count]
+
+
+def _mixed(labels: pl.DataFrame, count: int) -> Sequence[dict[str, Any]]:
+    shown = labels.filter(pl.col("status") != LabelStatus.NOT_EXTRACTED.value)
+    is_ok = pl.col("status") == LabelStatus.OK.value
+    accepted, rejected = shown.filter(is_ok), shown.filter(~is_ok)
+    num_rejected = min(rejected.height, max(count // 3, count - accepted.height))
+    return [
+        *accepted.head(count - num_rejected).iter_rows(named=True),
+        *rejected.head(num_rejected).iter_rows(named=True),
+    ]
+
+
+def _line(store: ArtifactStore, ref: ArtifactRef) -> ArtifactLine:
+    manifest = store.manifest(ref)
+    return ArtifactLine(
+        stage=ref.stage.value,
+        artifact=ref.artifact_id,
+        num_rows=manifest.num_rows or None,
+        created_at=manifest.provenance.created_at,
+        code_version=manifest.provenance.code_version,
+    )
