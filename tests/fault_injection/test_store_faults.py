@@ -150,7 +150,7 @@ class TestKilledProcesses:
         num_done, num_kills = 0, 0
         while not store.is_committed(writer.ref):
             process, progress = self.start(store, num_shards)
-            if num_kills < 4:  # then let it end
+            if num_kills < 3:  # then let it end
                 for _ in range(rng.randint(1, 3)):
                     progress.recv()
                 time.sleep(rng.uniform(0, 0.02))
