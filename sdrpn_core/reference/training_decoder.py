@@ -1,0 +1,226 @@
+"""Stage ``decoder``: teach the decoder to look codes up among synthetic image tokens.
+
+Image tokens here are what the tower learns to produce: sums of word embeddings plus noise, at a
+sample of grid positions. Batches mix readable images, images whose codes are unreadable, and pairs
+of an unreadable image with a crop that shows the target, the target among others, or something
+else (then the code is not scored). Only the echoing answer is scored.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdrpn_core.reference.model import NUM_IMAGE_TOKENS, TOKEN_IDS, new_model, word_embeddings
+from sdrpn_core.reference.training_log import TrainingLog
+from sdrpn_core.reference.vocabulary import (
+    COLOURS,
+    DIGITS,
+    KINDS,
+    LETTERS,
+    SHORT_ANSWER_SUFFIX,
+    question_about,
+)
+
+IGNORED: Final = -100
+PREFIX: Final = tuple(TOKEN_IDS[word] for word in ("<s>", "user", ":"))
+_COLOURS, _KINDS = tuple(COLOURS), KINDS
+_SAMPLED_CELLS: Final = (28, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerBatch:
+    """Embedded sequences.
+
+    embeddings (B, S, D); targets (B, S) token to predict at the next place, or ``IGNORED``;
+    positions (B, S). Padded on the right, which causal attention never sees.
+    """
+
+    embeddings: Tensor
+    targets: Tensor
+    positions: Tensor
+
+
+def text_ids(text: str) -> list[int]:
+    """Token ids of lower-cased text; equals the tokenizer's without ``<s>``."""
+    spaced = text.lower()
+    for mark in "?:.,":
+        spaced = spaced.replace(mark, f" {mark} ")
+    return [TOKEN_IDS[word] for word in spaced.split()]
+
+
+def question_ids(colour: str, kind: str, template_index: int) -> list[int]:
+    """Ids of everything between the image tokens and the answer."""
+    question = question_about(colour, kind, template_index)
+    return text_ids(f"{question}{SHORT_ANSWER_SUFFIX} ASSISTANT:")
+
+
+def collate(
+    parts: list[tuple[list[Tensor], list[NDArray[np.int64]], list[int], list[int], bool]],
+    words: Tensor,
+) -> AnswerBatch:
+    """Join image tokens, questions and answers into one padded batch.
+
+    Args:
+        parts: per sample: image tokens (n, D) of each image, their cell numbers (n,), question
+            ids, answer ids with ``</s>``, and whether the code is known.
+        words: word embeddings (vocabulary, D).
+    """
+    embeddings, targets, positions = [], [], []
+    for images, cells, question, answer, is_known in parts:
+        start = len(PREFIX)
+        place = [np.arange(start)]
+        for image_cells in cells:
+            place.append(start + image_cells)
+            start += NUM_IMAGE_TOKENS
+        place.append(np.arange(start, start + len(question) + len(answer)))
+        embeddings.append(
+            torch.cat([words[list(PREFIX)], *images, words[[*question, *answer]]]).contiguous()
+        )
+        num_before = len(embeddings[-1]) - len(answer) - 1
+        scored = answer if is_known else [*answer[:2], IGNORED, IGNORED, *answer[4:]]
+        targets.append(torch.tensor([*[IGNORED] * num_before, *scored, IGNORED]))
+        positions.append(torch.from_numpy(np.concatenate(place)))
+    pad = torch.nn.utils.rnn.pad_sequence
+    return AnswerBatch(
+        embeddings=pad(embeddings, batch_first=True),
+        targets=pad(targets, batch_first=True, padding_value=IGNORED),
+        positions=pad(positions, batch_first=True),
+    )
+
+
+def answer_loss(
+    model: torch.nn.Module, batch: AnswerBatch
+) -> tuple[Tensor, dict[str, float | None]]:
+    """Cross entropy of the scored tokens; accuracy of echo and code (all tokens of it right)."""
+    # Without a mask, transformers takes gaps in the positions for borders of packed sequences.
+    hidden = model.model.language_model(
+        inputs_embeds=batch.embeddings,
+        position_ids=batch.positions,
+        attention_mask=torch.ones_like(batch.positions),
+        use_cache=False,
+    ).last_hidden_state
+    scored = batch.targets != IGNORED
+    logits, wanted = model.lm_head(hidden[scored]).float(), batch.targets[scored]
+    loss = F.cross_entropy(logits, wanted)
+    right = torch.zeros_like(scored)
+    right[scored] = logits.argmax(-1) == wanted
+    is_code = torch.isin(batch.targets, torch.tensor(_CODE_IDS))
+    has_code = is_code.any(1)
+    echo = (right & ~is_code).sum() / (scored & ~is_code).sum()
+    code_right = (right | ~is_code).all(1)[has_code].float()
+    return loss, {"echo": float(echo), "code": float(code_right.mean())}
+
+
+_CODE_IDS: Final = [TOKEN_IDS[name.lower()] for name in (*LETTERS, *DIGITS)]
+
+
+def synthetic_batch(batch_size: int, words: Tensor, rng: np.random.Generator) -> AnswerBatch:
+    """Look-ups among made-up image tokens."""
+    return collate([_synthetic_sample(words, rng) for _ in range(batch_size)], words)
+
+
+def _synthetic_sample(
+    words: Tensor, rng: np.random.Generator
+) -> tuple[list[Tensor], list[NDArray[np.int64]], list[int], list[int], bool]:
+    names = _confusable_names(rng)
+    codes = [(LETTERS[rng.integers(8)].lower(), DIGITS[rng.integers(8)]) for _ in names]
+    ids = np.array(
+        [[TOKEN_IDS[w] for w in (*name, *code)] for name, code in zip(names, codes, strict=True)]
+    )
+    target, mode = int(rng.integers(len(names))), rng.random()
+    has_crop, is_known = mode < 0.5, True
+    shown = list(range(len(names)))
+    is_readable = np.full(len(names), not has_crop)
+    if not has_crop:
+        is_readable &= rng.random(len(names)) > 0.15
+        is_known = bool(is_readable[target])
+    images, cells = [], []
+    images_tokens, image_cells = _made_up_image(shown, ids, is_readable, words, rng, 0)
+    images.append(images_tokens)
+    cells.append(image_cells)
+    if has_crop:
+        others = [int(i) for i in rng.permutation(len(names)) if i != target]
+        if mode < 0.12:
+            crop_shown, is_known = others[:1], False
+        else:
+            crop_shown = [target, *others[: int(rng.integers(0, 2))]]
+        tokens, crop_cells = _made_up_image(
+            crop_shown, ids, np.full(len(names), True), words, rng, 1
+        )
+        images.append(tokens)
+        cells.append(crop_cells)
+    colour, kind = names[target]
+    question = question_ids(colour, kind, int(rng.integers(3)))
+    return images, cells, question, [*map(int, ids[target]), TOKEN_IDS["</s>"]], is_known
+
+
+def _confusable_names(rng: np.random.Generator) -> list[tuple[str, str]]:
+    colours, kinds = rng.permutation(8)[:4], rng.permutation(len(_KINDS))[:4]
+    if rng.random() < 0.2:
+        colours, kinds = rng.permutation(8), rng.permutation(len(_KINDS))[:1]
+    names = [(_COLOURS[c], _KINDS[k]) for c in colours for k in kinds]
+    order = rng.permutation(len(names))[: int(rng.integers(1, 9))]
+    return [names[index] for index in order]
+
+
+def _made_up_image(
+    shown: list[int],
+    ids: NDArray[np.int64],
+    is_readable: NDArray[np.bool_],
+    words: Tensor,
+    rng: np.random.Generator,
+    image_index: int,
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Tokens (n, D) of sampled cells and the cells' numbers (n,)."""
+    num_cells = _SAMPLED_CELLS[image_index]
+    cells = np.sort(rng.choice(NUM_IMAGE_TOKENS, num_cells, replace=False))
+    owner = rng.choice([-1, *shown], size=num_cells)
+    owner[: len(shown)] = shown
+    owner = rng.permutation(owner)
+    tokens = torch.from_numpy(rng.normal(0, rng.uniform(0.01, 0.06), (num_cells, words.shape[1])))
+    tokens = tokens.float()
+    for cell, index in enumerate(owner):
+        if index < 0:
+            continue
+        strength = float(rng.uniform(0.7, 1.1))
+        tokens[cell] += strength * words[ids[index, :2]].sum(0)
+        if is_readable[index]:
+            tokens[cell] += float(rng.uniform(0.5, 1.1)) * words[ids[index, 2:]].sum(0)
+    return tokens, cells
+
+
+def train_decoder(
+    out: Path, *, seed: int, num_steps: int, batch_size: int, peak_rate: float
+) -> None:
+    """Train the decoder on synthetic tokens; writes ``decoder.pt`` and a log into ``out``."""
+    model, words, rng = new_model(seed), word_embeddings(), np.random.default_rng([seed, 2])
+    model.set_attn_implementation("eager")
+    decoder = model.model.language_model
+    decoder.embed_tokens.weight.requires_grad_(False)
+    if (out / "decoder.pt").exists():
+        decoder.load_state_dict(torch.load(out / "decoder.pt", weights_only=True))
+    trained = [p for p in decoder.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.01)
+    log, started = TrainingLog(out / "training_log.jsonl", "decoder"), time.monotonic()
+    for step in range(num_steps):
+        decay = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        for group in optimizer.param_groups:
+            group["lr"] = peak_rate * min(1.0, (step + 1) / 100) * (0.1 + 0.9 * decay)
+        batch = synthetic_batch(batch_size, words, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, accuracies = answer_loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        log.add(step, loss=loss.item(), seconds=time.monotonic() - started, **accuracies)
+        if step % 200 == 199 or step == num_steps - 1:
+            torch.save(decoder.state_dict(), out / "decoder.pt")

@@ -1,0 +1,27 @@
+"""Averages of training figures, one JSON line every few steps."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+
+class TrainingLog:
+    """Appends mean figures of each window of steps to a JSONL file."""
+
+    def __init__(self, path: Path, stage: str, every: int = 50) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._stage, self._every = path, stage, every
+        self._sums: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, step: int, *, seconds: float, **figures: float | None) -> None:
+        """Record one step; figures that are None were not measured in it."""
+        for name, value in figures.items():
+            if value is not None:
+                self._sums[name].append(value)
+        if (step + 1) % self._every:
+            return
+        means = {name: round(sum(v) / len(v), 4) for name, v in self._sums.items()}
+        row = {"stage": self._stage, "step": step + 1, "seconds": round(seconds), **means}
+        with self._path.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        self._sums.clear()
