@@ -1,21 +1,19 @@
 """Loading a stock model and choosing its adapter by family."""
 
 import logging
-from pathlib import Path
 
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from data_contracts.profiles import ModelProfile
-from sdrpn_core import reference
 from sdrpn_core.models.base import ModelAdapter, ModelError
 from sdrpn_core.models.llava import LlavaAdapter
+from sdrpn_core.reference.model import reference_model_path
 
 log = logging.getLogger(__name__)
 
 FAMILIES = {"llava": LlavaAdapter}
 REFERENCE = "reference"
-REFERENCE_WEIGHTS = Path(reference.__file__).with_name("weights")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -44,7 +42,7 @@ def load_adapter(
             f"known are {', '.join(FAMILIES)}"
         )
     is_reference = profile.model_id == REFERENCE
-    source = str(REFERENCE_WEIGHTS) if is_reference else profile.model_id
+    source = str(reference_model_path()) if is_reference else profile.model_id
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=profile.revision)
         image_processor = AutoImageProcessor.from_pretrained(
