@@ -9,7 +9,7 @@ from typing import Any
 from data_contracts.configs import ModelConfig, RuntimeConfig
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.loading import REFERENCE, REFERENCE_WEIGHTS, load_adapter
+from sdrpn_core.models.loading import load_adapter, model_source
 from sdrpn_core.models.profiles import load_profile
 from tasks.storage import Storage
 
@@ -27,8 +27,7 @@ def profile_of(model: ModelConfig) -> ModelProfile:
 def model_identity(model: ModelConfig) -> dict[str, Any]:
     """What answers and attention depend on: weights, prompt, heads, precision."""
     profile = profile_of(model)
-    is_reference = profile.model_id == REFERENCE
-    directory = REFERENCE_WEIGHTS if is_reference else Path(profile.model_id)
+    directory = Path(model_source(profile.model_id))
     is_local = directory.is_dir()
     return {
         "family": profile.family,

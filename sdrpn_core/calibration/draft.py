@@ -6,7 +6,7 @@ from transformers import AutoConfig
 
 from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.calibration.examples import CalibrationError
-from sdrpn_core.models.loading import FAMILIES, REFERENCE, REFERENCE_WEIGHTS
+from sdrpn_core.models.loading import FAMILIES, model_source
 
 PROMPTS = {"llava": "USER: {images}\n{question} ASSISTANT:"}
 """Prompt of a family's models unless one is given."""
@@ -33,7 +33,7 @@ def draft_profile(
         CalibrationError: if the model's configuration cannot be read, or nothing says which family
             or prompt it wants.
     """
-    source = str(REFERENCE_WEIGHTS) if model_id == REFERENCE else model_id
+    source = model_source(model_id)
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:

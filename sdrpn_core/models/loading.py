@@ -16,6 +16,11 @@ FAMILIES = {"llava": LlavaAdapter}
 REFERENCE = "reference"
 
 
+def model_source(model_id: str) -> str:
+    """Where a profile's model is loaded from: a hub id, or a directory."""
+    return str(reference_model_path()) if model_id == REFERENCE else model_id
+
+
 def resolve_device(device: str) -> torch.device:
     """``auto`` takes the first CUDA device where there is one, else the CPU."""
     if device == "auto":
@@ -41,8 +46,7 @@ def load_adapter(
             f"profile {profile.name!r}: unknown family {profile.family!r}; "
             f"known are {', '.join(FAMILIES)}"
         )
-    is_reference = profile.model_id == REFERENCE
-    source = str(reference_model_path()) if is_reference else profile.model_id
+    source = model_source(profile.model_id)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=profile.revision)
         image_processor = AutoImageProcessor.from_pretrained(
