@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 560, 260
+WIDTH, HEIGHT = 440, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 42
-_BAR_LABEL_WIDTH, _BAR_VALUE_WIDTH, _BAR_HEIGHT = 128, 112, 34
+_BAR_LABEL_WIDTH, _BAR_VALUE_WIDTH, _BAR_HEIGHT = 114, 76, 30
 
 
 @dataclass(frozen=True)
