@@ -30,7 +30,7 @@ class ProgressDisplay:
         self._console = console
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
-            SpinnerColumn(finished_text="[green]✓[/]" if console.is_terminal else ""),
+            SpinnerColumn(finished_text="[green]\N{CHECK MARK}[/]" if console.is_terminal else ""),
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),

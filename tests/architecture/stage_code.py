@@ -1,0 +1,134 @@
+"""Digest of the code that decides what a stage's artifacts hold.
+
+The code of a stage is its adapter in ``tasks/`` and every core module that this reaches. Comments,
+docstrings and layout do not enter, so that they do not seem to change a stage.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sdrpn_core import evaluation, extraction, pseudo_labels, records, training
+from tasks import plan
+from tests.architecture.source_tree import Source, sources
+
+RECORD = Path(__file__).with_name("stage_versions.json")
+
+
+@dataclass(frozen=True)
+class StageCode:
+    """Where a stage's code starts, and the version that its author vouches for."""
+
+    roots: tuple[str, ...]
+    version: int
+    constant: str
+    """Where to raise the version."""
+
+
+STAGES: dict[str, StageCode] = {
+    "scenes": StageCode(
+        ("sdrpn_core.reference.mix",), plan.SCENES_VERSION, "tasks/plan.py SCENES_VERSION"
+    ),
+    "download": StageCode(
+        ("tasks.download",), plan.DOWNLOAD_VERSION, "tasks/plan.py DOWNLOAD_VERSION"
+    ),
+    "build-jsonl": StageCode(
+        ("tasks.build_jsonl",), records.STAGE_VERSION, "sdrpn_core/records.py STAGE_VERSION"
+    ),
+    "extract-attention": StageCode(
+        ("tasks.extract_attention", "sdrpn_core.models.loading"),
+        extraction.STAGE_VERSION,
+        "sdrpn_core/extraction.py STAGE_VERSION",
+    ),
+    "make-labels": StageCode(
+        ("tasks.make_labels",),
+        pseudo_labels.STAGE_VERSION,
+        "sdrpn_core/pseudo_labels.py STAGE_VERSION",
+    ),
+    "merge-labels": StageCode(
+        ("tasks.merge_labels",), plan.MERGE_VERSION, "tasks/plan.py MERGE_VERSION"
+    ),
+    "train-rpn": StageCode(
+        ("tasks.train_rpn", "sdrpn_core.models.loading"),
+        training.STAGE_VERSION,
+        "sdrpn_core/training.py STAGE_VERSION",
+    ),
+    "evaluate": StageCode(
+        ("tasks.evaluate", "sdrpn_core.models.loading"),
+        evaluation.STAGE_VERSION,
+        "sdrpn_core/evaluation.py STAGE_VERSION",
+    ),
+    "results": StageCode(
+        ("sdrpn_core.results",), plan.RESULTS_VERSION, "tasks/plan.py RESULTS_VERSION"
+    ),
+    "report": StageCode(("tasks.report",), plan.REPORT_VERSION, "tasks/plan.py REPORT_VERSION"),
+}
+
+
+def current() -> dict[str, dict[str, Any]]:
+    """Version and code digest of every stage, as the source stands."""
+    return {
+        name: {"version": stage.version, "digest": _digest(stage.roots)}
+        for name, stage in STAGES.items()
+    }
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """Version and code digest of every stage, as last recorded."""
+    found: dict[str, dict[str, Any]] = json.loads(RECORD.read_text(encoding="utf-8"))
+    return found
+
+
+def modules_of(roots: tuple[str, ...]) -> set[str]:
+    """Dotted names of the roots and of every core module that they reach."""
+    known = _modules()
+    reached: set[str] = set()
+    waiting = [root for root in roots if root in known]
+    while waiting:
+        name = waiting.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        imported = {target for _, target in known[name].imports()}
+        waiting += [
+            target for target in imported if target in known and target.startswith("sdrpn_core")
+        ]
+    return reached
+
+
+def _digest(roots: tuple[str, ...]) -> str:
+    known = _modules()
+    total = hashlib.sha256()
+    for name in sorted(modules_of(roots)):
+        total.update(f"{name}\n{normalised(known[name].tree)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+@cache
+def _modules() -> Mapping[str, Source]:
+    return {source.module: source for source in sources("sdrpn_core", "tasks")}
+
+
+def normalised(node: Any) -> str:
+    """Text of a syntax tree that is the same on every Python version."""
+    if isinstance(node, list):
+        return f"[{','.join(normalised(item) for item in node)}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = []
+    for name, value in ast.iter_fields(node):
+        if name == "body" and _has_docstring(node):
+            value = value[1:]
+        if value not in (None, []):
+            fields.append(f"{name}={normalised(value)}")
+    return f"{type(node).__name__}({','.join(fields)})"
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    return isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None

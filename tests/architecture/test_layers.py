@@ -1,0 +1,82 @@
+"""Imports point down only, and each kind of dependency has its one place."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.architecture.source_tree import CHECKOUT, LAYERS, Source, product, sources
+
+STORAGE_DRIVERS = {"fsspec", "s3fs", "gcsfs", "boto3", "botocore", "aiobotocore", "huggingface_hub"}
+FORBIDDEN = {
+    "data_contracts": STORAGE_DRIVERS | {"prefect", "torch", "transformers", "PIL"},
+    "sdrpn_core": STORAGE_DRIVERS | {"prefect", "matplotlib", "typer", "rich", "skimage.io"},
+    "tasks": STORAGE_DRIVERS | {"prefect", "typer", "rich"},
+    "flows": STORAGE_DRIVERS | {"torch", "transformers", "PIL", "numpy", "polars"},
+}
+STORAGE = "tasks/storage.py"
+
+
+def violations(source: Source, forbidden: set[str]) -> list[str]:
+    return [
+        f"{source.path}:{line} imports {name}"
+        for line, name in source.imports()
+        if any(name == banned or name.startswith(f"{banned}.") for banned in forbidden)
+    ]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_down_only(layer: str):
+    above = set(LAYERS[LAYERS.index(layer) + 1 :]) | {"tests", "benchmarks"}
+    assert [v for source in sources(layer) for v in violations(source, above)] == []
+
+
+def test_flows_wire_tasks_and_never_reach_into_the_core():
+    assert [v for source in sources("flows") for v in violations(source, {"sdrpn_core"})] == []
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_layer_uses_what_belongs_to_another(layer: str):
+    found = [
+        violation
+        for source in sources(layer)
+        if source.path != STORAGE
+        for violation in violations(source, FORBIDDEN[layer])
+    ]
+    assert found == []
+
+
+def test_the_storage_module_is_where_the_driver_is():
+    storage = next(source for source in product() if source.path == STORAGE)
+    assert violations(storage, {"fsspec"}) != []
+
+
+def test_core_and_contracts_know_no_environment():
+    found = [
+        f"{source.path}:{line} {name}"
+        for source in sources("data_contracts", "sdrpn_core")
+        for line, name in [*source.imports(), *source.calls()]
+        if name in {"os.environ", "os.getenv", "os.environ.get", "os.putenv"}
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("flows.cli", {"torch", "transformers", "prefect", "fsspec", "pyarrow"}),
+        ("flows.execution", {"prefect", "torch", "transformers"}),
+        ("sdrpn_core.pipeline", {"prefect", "fsspec"}),
+        ("data_contracts.registry", {"torch", "prefect", "fsspec"}),
+    ],
+)
+def test_importing_a_module_stays_light(module: str, absent: set[str]):
+    """`sdrpn --help` must not wait for torch, nor a user of the pipeline class for Prefect."""
+    code = f"import sys, {module}; print(*sorted({sorted(absent)!r} & sys.modules.keys()))"
+    code = code.replace(f"{sorted(absent)!r}", f"set({sorted(absent)!r})")
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == []
