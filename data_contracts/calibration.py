@@ -36,6 +36,9 @@ class CalibrationSettings(Settings):
     sink_levels: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
     """Sink thresholds tried, as multiples of attention spread evenly over the image."""
 
+    max_question_dependence: float = Field(0.3, ge=0)
+    """A signal that changes more than this with the question is no sink; see ``SinkScore``."""
+
     foreground_thresholds: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
     background_thresholds: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2)
     min_precision: float = Field(0.8, ge=0, le=1)

@@ -20,7 +20,10 @@ from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX
-from sdrpn_core.roi_quality import true_cells
+from sdrpn_core.roi_quality import true_cells, true_coverage
+
+_TOUCH = 0.05
+"""Share of a cell that a true box must cover to touch it."""
 
 Progress = Callable[[int, int], None]
 """Called with (questions done, questions in all)."""
@@ -47,7 +50,10 @@ class AttentionMaps:
     response: Tensor
     """(N, L, H, h, w) float32, mean over answer tokens."""
     inside: NDArray[np.bool_]
-    """(N, h, w) cells of the true boxes."""
+    """(N, h, w) cells of the true boxes, by the centre rule of ``roi_quality``."""
+    touching: NDArray[np.bool_]
+    """(N, h, w) cells that the true boxes cover noticeably: on small grids a cell whose centre
+    lies just outside still shows the object."""
     image_sizes: NDArray[np.int64] | None
     """(N, 2) (width, height) of letterboxed images; None where no image was padded."""
     kinds: tuple[QuestionKind, ...]
@@ -155,10 +161,12 @@ def capture_maps(
     _check_usable(len(kept), len(examples), grids, max_new_tokens)
     (grid,) = grids
     usable = [examples[index] for index in kept]
+    truth = [(e.true_boxes, box) for e, box in zip(usable, letterboxes, strict=True)]
     return AttentionMaps(
         response=torch.stack(responses),
-        inside=np.stack(
-            [true_cells(e.true_boxes, b, grid) for e, b in zip(usable, letterboxes, strict=True)]
+        inside=np.stack([true_cells(boxes, letterbox, grid) for boxes, letterbox in truth]),
+        touching=np.stack(
+            [true_coverage(boxes, letterbox, grid) > _TOUCH for boxes, letterbox in truth]
         ),
         image_sizes=_padded_sizes(letterboxes),
         kinds=tuple(example.request.kind for example in usable),

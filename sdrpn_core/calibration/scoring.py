@@ -28,11 +28,16 @@ HeadSet = tuple[Head, ...]
 Mask = NDArray[np.bool_]
 
 
+_COUNTED = ("foreground", "background", "inside", "hits", "misses", "touches")
+
+
 class LabelQuality(Settings):
     """Agreement of labels with true boxes; 0 where undefined."""
 
     precision: float
     """Share of foreground cells that are inside."""
+    touch_precision: float
+    """Share of foreground cells that are inside or touch the true box."""
     recall: float
     """Share of inside cells that are foreground."""
     f1: float
@@ -56,17 +61,19 @@ class LabelCounts:
     """Foreground inside."""
     misses: NDArray[np.int64]
     """Background inside."""
+    touches: NDArray[np.int64]
+    """Foreground inside or touching."""
 
     def quality(self, chosen: Mask) -> LabelQuality:
         """Quality over the chosen questions, (N,)."""
-        foreground, background, inside, hits, misses = (
-            int(counts[chosen].sum())
-            for counts in (self.foreground, self.background, self.inside, self.hits, self.misses)
+        foreground, background, inside, hits, misses, touches = (
+            int(getattr(self, name)[chosen].sum()) for name in _COUNTED
         )
         num_questions = int(chosen.sum())
         num_rejected = int((self.foreground[chosen] == 0).sum())
         return LabelQuality(
             precision=hits / max(foreground, 1),
+            touch_precision=touches / max(foreground, 1),
             recall=hits / max(inside, 1),
             f1=2 * hits / max(foreground + inside, 1),
             false_background=misses / max(inside, 1),
@@ -84,10 +91,9 @@ class LabelCounts:
     @classmethod
     def merged(cls, source_of_each: Sequence["LabelCounts"]) -> "LabelCounts":
         """Question i as counted by the i-th of N counts."""
-        columns = ("foreground", "background", "inside", "hits", "misses")
         merged = {
             name: np.array([getattr(counts, name)[i] for i, counts in enumerate(source_of_each)])
-            for name in columns
+            for name in _COUNTED
         }
         return cls(num_cells=source_of_each[0].num_cells, **merged)
 
@@ -124,7 +130,11 @@ class LabelScorer:
 
     def _count(self, foreground: Mask, background: Mask) -> LabelCounts:
         inside = self.maps.inside
-        cells = (foreground, background, inside, foreground & inside, background & inside)
+        touching = inside | self.maps.touching
+        cells = (
+            *(foreground, background, inside),
+            *(foreground & inside, background & inside, foreground & touching),
+        )
         return LabelCounts(self.maps.grid.num_cells, *(part.sum(axis=(1, 2)) for part in cells))
 
 

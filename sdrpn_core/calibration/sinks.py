@@ -1,9 +1,10 @@
 """Search for a sink rule: a signal and a threshold whose cells are better left out of the labels.
 
 A sink is a cell that gets attention whatever the question. Candidates are the mean of every layer
-and the single heads that tell wrong foreground from right best; thresholds are multiples of evenly
-spread attention. A rule is taken only if both halves of the scenes gain from it; no rule is a
-result too, and the usual one for models whose grounding heads are clean.
+and the single heads that tell wrong foreground from right best, without the signals that change
+with the question; thresholds are multiples of evenly spread attention. A rule is taken only if both
+halves of the scenes gain from it; no rule is a result too, and the usual one for models whose
+grounding heads are clean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,21 +84,17 @@ def _best_rules(
     thresholds: Sequence[float],
     settings: CalibrationSettings,
 ) -> list[SinkScore]:
-    """The best rule for one kind at each threshold."""
+    """The best rule for one kind at each threshold; none if every signal follows the question."""
     maps = scorer.maps
     of_kind = maps.of_kind(kind)
     parts, unseen = [half & of_kind for half in maps.halves], maps.unseen & of_kind
-    rules: list[SinkRule] = [SinkLayerMean(layer=layer) for layer in range(maps.response.shape[1])]
-    suspects = _suspect_heads(
-        maps, heads, of_kind & ~maps.unseen, labels, settings.num_sink_candidates
-    )
-    rules += [SinkHeads(heads={layer: (head,)}) for layer, head in suspects]
+    candidates = _candidates(maps, heads, of_kind & ~maps.unseen, labels, settings)
     before = scorer.foreground(heads, labels)
     scores = []
-    for threshold in thresholds:
+    for threshold in thresholds if candidates else ():
         tried = labels.model_copy(update={"sink_threshold": threshold})
-        after, rule = max(
-            ((scorer.foreground(heads, tried, rule), rule) for rule in rules),
+        after, rule, dependence = max(
+            ((scorer.foreground(heads, tried, rule), rule, d) for rule, d in candidates),
             key=lambda counted: counted[0].gain(before, parts),
         )
         scores.append(
@@ -109,10 +106,28 @@ def _best_rules(
                 unseen_f1_gain=after.gain(before, [unseen]),
                 unseen_precision_gain=after.quality(unseen).precision
                 - before.quality(unseen).precision,
-                question_dependence=_question_dependence(maps, sink_map(maps, rule).numpy()),
+                question_dependence=dependence,
             )
         )
     return scores
+
+
+def _candidates(
+    maps: AttentionMaps,
+    heads: HeadSet,
+    chosen: Mask,
+    labels: LabelSettings,
+    settings: CalibrationSettings,
+) -> list[tuple[SinkRule, float | None]]:
+    """Rules whose signal does not follow the question, with how much it does."""
+    rules: list[SinkRule] = [SinkLayerMean(layer=layer) for layer in range(maps.response.shape[1])]
+    suspects = _suspect_heads(maps, heads, chosen, labels, settings.num_sink_candidates)
+    rules += [SinkHeads(heads={layer: (head,)}) for layer, head in suspects]
+    candidates = [
+        (rule, _question_dependence(maps, sink_map(maps, rule).numpy())) for rule in rules
+    ]
+    limit = settings.max_question_dependence
+    return [(rule, found) for rule, found in candidates if found is None or found <= limit]
 
 
 def _suspect_heads(

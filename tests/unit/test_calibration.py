@@ -43,6 +43,7 @@ def planted_maps(
     sharpness: float = 1.0,
     sink_cells: tuple[tuple[int, int], ...] = (),
     sink_heads: tuple[tuple[int, int], ...] = (),
+    is_leaking: bool = True,
 ) -> AttentionMaps:
     """Uniform noise in every head; grounding heads add the true box, sink cells leak into them.
 
@@ -61,7 +62,7 @@ def planted_maps(
         for layer, head in grounding[kind]:
             maps[index, layer, head] *= 0.15 / sharpness
             maps[index, layer, head] += inside[index]
-            for cell in sink_cells:
+            for cell in sink_cells if is_leaking else ():
                 maps[(index, layer, head, *cell)] = 1.5
         for layer, head in sink_heads:
             maps[index, layer, head] *= 0.01
@@ -71,6 +72,7 @@ def planted_maps(
     return AttentionMaps(
         response=torch.from_numpy(maps),
         inside=inside,
+        touching=inside,
         image_sizes=None,
         kinds=tuple(kinds),
         image_indices=np.arange(num_questions) // 2,
@@ -152,8 +154,20 @@ def test_layer_mean_is_a_sink_rule_too() -> None:
     assert {s.sink for s in search.heads.values()} == {SinkLayerMean(layer=0)}
 
 
+def test_a_signal_that_follows_the_question_is_no_sink() -> None:
+    """A head that shows all but the true region would clean labels, and is no sink."""
+    maps = planted_maps(sink_cells=((0, 7), (7, 0)))
+    elsewhere = torch.from_numpy(~maps.inside).float()
+    response = maps.response.clone()
+    response[:, 2, 2] = elsewhere / elsewhere.sum(dim=(1, 2), keepdim=True)
+    search = search_labels(replace(maps, response=response), LabelSettings(), SETTINGS)
+    rules = {score.rule.model_dump_json() for score in search.sinks}
+    assert SinkHeads(heads={2: (2,)}).model_dump_json() not in rules
+
+
 def test_no_sink_rule_where_none_helps() -> None:
-    search = search_labels(planted_maps(), LabelSettings(), SETTINGS)
+    maps = planted_maps(sink_cells=((0, 7), (7, 0)), sink_heads=((1, 2),), is_leaking=False)
+    search = search_labels(maps, LabelSettings(), SETTINGS)
     assert all(selection.sink is None for selection in search.heads.values())
     assert search.labels.sink_threshold is None
     assert search.sinks
