@@ -43,7 +43,7 @@ class SceneSource(Settings):
     type: Literal["scenes"] = "scenes"
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     num_images: int = Field(gt=0, le=1_000_000)
-    seed: int = Field(0, ge=0, lt=100)
+    seed: int = Field(0, ge=0)
     split: Literal["train", "validation", "test"] = "train"
     """Scenes of different splits never coincide."""
     print_scale: float = Field(1.0, gt=0)

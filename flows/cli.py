@@ -101,7 +101,7 @@ def stage(
 def scenes(
     folder: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
     num_images: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, max=99)] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     print_scale: Annotated[
         float, typer.Option(help="1: print too small for the model's input; 4: readable.")
     ] = 1.0,
@@ -148,3 +148,7 @@ def _finish(outcome: RunOutcome, json_file: Path | None) -> None:
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(outcome.summary(), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app()

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
@@ -53,7 +52,7 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Write a summary
 class OneLineErrors(TyperGroup):
     """Command group that shows errors a user can act on as one line."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command; ``--debug`` lets the traceback through."""
         try:
             return super().invoke(ctx)

@@ -6,7 +6,7 @@ nothing; manifests in the artifact store decide. Results are small (references, 
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect import Task
@@ -42,14 +42,18 @@ class PrefectExecution(Execution):
     def _whole(
         self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]
     ) -> StageOutcome:
-        run_task = _task(_run_whole, stage, label)
-        return run_task(stage, label, function, self.runtime, self.is_forced(stage), inputs)
+        outcome: StageOutcome = _task(_run_whole, stage, label)(
+            stage, label, function, self.runtime, self.is_forced(stage), inputs
+        )
+        return outcome
 
     def _begin(
         self, stage: Stage, label: str, plan: PlanRecipe, inputs: Sequence[Any]
     ) -> tuple[Recipe, list[int] | None]:
-        plan_task = _task(_begin, stage, f"{label} plan")
-        return plan_task(plan, self.runtime, self.is_forced(stage), inputs)
+        planned: tuple[Recipe, list[int] | None] = _task(_begin, stage, f"{label} plan")(
+            plan, self.runtime, self.is_forced(stage), inputs
+        )
+        return planned
 
     def _make_shards(
         self,
@@ -104,7 +108,8 @@ class ProgressReport:
         get_run_logger().info("%s: %d of %d", self._name, num_done, num_units)
         share = 100.0 * num_done / max(num_units, 1)
         if self._artifact is None:
-            self._artifact = create_progress_artifact(share, key=self._key, description=self._name)
+            created = create_progress_artifact(share, key=self._key, description=self._name)
+            self._artifact = cast(UUID, created)
         else:
             update_progress_artifact(self._artifact, share, description=self._name)
 
@@ -116,7 +121,7 @@ def _runner(num_workers: int) -> TaskRunner[Any]:
     return ProcessPoolTaskRunner(max_workers=num_workers)
 
 
-def _task(function: Callable[..., Any], stage: Stage, label: str) -> Task[..., Any]:
+def _task(function: Callable[..., Any], stage: Stage, label: str) -> Any:
     return Task(
         function,
         name=stage.value,

@@ -1,6 +1,8 @@
 """The frozen model of a run: which one it is, and one copy of it per process."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -51,7 +53,23 @@ def _load(model: ModelConfig, device: str, num_threads: int | None) -> ModelAdap
 
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    return load_adapter(profile_of(model), device=device, dtype=model.dtype)
+    with _quiet_transformers():
+        return load_adapter(profile_of(model), device=device, dtype=model.dtype)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No bars and no advice on optional packages while a model loads; errors still raise."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
 
 
 @lru_cache(maxsize=8)

@@ -1,0 +1,278 @@
+"""The command line on a tiny model: a whole run, a second one, one stage, and every way to err."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from data_contracts.artifact import ArtifactRef
+from data_contracts.configs import PipelineConfig
+from data_contracts.enums import Method, Stage
+from flows.cli import app
+from tasks.artifact_admin import list_artifacts
+from tasks.artifact_store import ArtifactStore
+from tests.architecture.source_tree import CHECKOUT
+from tests.mixes import mix_record, write_image
+from tests.pipelines import write_tiny_pipeline
+
+pytestmark = pytest.mark.timeout(1200)
+
+UP_TO_TRAINING = tuple(Stage)[: tuple(Stage).index(Stage.TRAIN_RPN) + 1]
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def sdrpn(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    folder: Path
+    config: PipelineConfig
+    store: ArtifactStore
+    result: Result
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return ("--config", f"{self.folder}/config.yaml", "--store", self.store.root)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    folder = tmp_path_factory.mktemp("first")
+    config = write_tiny_pipeline(folder)
+    store = ArtifactStore(str(folder / "store"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        patch.setenv("COLUMNS", "200")
+        options = ("--config", folder / "config.yaml", "--store", store.root)
+        result = sdrpn("run", *options, "--json", folder / "summary.json")
+    return FirstRun(folder, config, store, result)
+
+
+def contents(store: ArtifactStore) -> dict[str, int]:
+    """Every object of a store and when it was written."""
+    files = [path for path in Path(store.root).rglob("*") if path.is_file()]
+    return {str(path): path.stat().st_mtime_ns for path in files}
+
+
+def digests(store: ArtifactStore, stages: tuple[Stage, ...]) -> dict[ArtifactRef, list[str]]:
+    """Digest of every shard of the committed artifacts of some stages."""
+    refs = [item.ref for stage in stages for item in list_artifacts(store, stage)]
+    return {ref: [shard.sha256 for shard in store.manifest(ref).shards] for ref in refs}
+
+
+def test_run_ends_with_a_results_table_and_a_report(first: FirstRun):
+    assert first.result.exit_code == 0, first.result.output
+    for method in Method:
+        assert method.value in first.result.stdout
+    report = Path(first.summary["report"])
+    assert f"report: {report}" in first.result.stdout
+    assert report.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html>")
+    assert {item.ref.stage for item in list_artifacts(first.store)} == set(Stage)
+    assert all(item.is_committed for item in list_artifacts(first.store))
+
+
+def test_summary_has_the_published_keys(first: FirstRun):
+    summary = first.summary
+    assert set(summary["accuracy"]) == {method.value for method in Method}
+    assert all(0 <= value <= 1 for value in summary["accuracy"].values())
+    assert set(summary["throughput"]) == set(summary["accuracy"])
+    assert {"precision", "recall"} <= set(summary["labels"])
+    assert 0 <= summary["roi"]["box_recall"] <= 1
+    assert set(summary["artifacts"]) == {stage.value for stage in Stage}
+    assert set(summary["seconds"]) == {*summary["artifacts"], "total"}
+    assert summary["reused"] is False
+    for by_label in summary["artifacts"].values():
+        for text in by_label.values():
+            assert first.store.is_committed(ArtifactRef.parse(text))
+
+
+def test_second_run_computes_nothing(first: FirstRun, tmp_path: Path):
+    before = contents(first.store)
+    again = sdrpn("run", *first.options, "--json", tmp_path / "again.json")
+    assert again.exit_code == 0, again.output
+    assert "reused, nothing computed" in again.stdout
+    assert contents(first.store) == before
+    summary = json.loads((tmp_path / "again.json").read_text())
+    assert summary["reused"] is True
+    assert {k: summary[k] for k in ("accuracy", "labels", "artifacts", "report")} == {
+        k: first.summary[k] for k in ("accuracy", "labels", "artifacts", "report")
+    }
+
+
+def test_forced_stage_is_made_anew_with_the_same_bytes(first: FirstRun):
+    before, known = contents(first.store), digests(first.store, UP_TO_TRAINING)
+    forced = sdrpn("stage", "make-labels", *first.options, "--force")
+    assert forced.exit_code == 0, forced.output
+    changed = {path for path, when in contents(first.store).items() if before.get(path) != when}
+    assert changed
+    assert all("/make-labels/" in path for path in changed)
+    assert digests(first.store, UP_TO_TRAINING) == known
+
+
+def test_own_pictures_give_labels_and_an_rpn_without_a_benchmark(first: FirstRun, tmp_path: Path):
+    source = first.config.sources[0]
+    given = ("--data", source.records, "--images", source.images)
+    own = sdrpn("run", *first.options, *given, "--json", tmp_path / "own.json")
+    assert own.exit_code == 0, own.output
+    summary = json.loads((tmp_path / "own.json").read_text())
+    assert "accuracy" not in summary
+    assert set(summary["artifacts"]) == {s.value for s in Stage} - {"evaluate"}
+    assert Path(summary["report"]).is_file()
+    evaluated = sdrpn("stage", "evaluate", *first.options, *given)
+    assert evaluated.exit_code == 2
+    assert "has no 'evaluation': add the section" in evaluated.stderr
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_where_it_stopped_and_ends_with_the_same_bytes(
+    first: FirstRun, tmp_path: Path
+):
+    """Also with worker processes in place of one: who makes a shard does not matter."""
+    store = ArtifactStore(str(tmp_path / "store"))
+    options = (*first.options[:3], store.root)
+    command = [sys.executable, "-m", "flows.cli", "stage", "train-rpn", *options]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    receipts = Path(store.root) / "extract-attention"
+    while not list(receipts.glob("*/receipts/*.json")):
+        assert process.poll() is None, "the run ended before its first shard was there"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = contents(store)
+    assert not list(receipts.glob("*/manifest.json"))
+
+    resumed = sdrpn("stage", "train-rpn", *options, "--workers", "2")
+    assert resumed.exit_code == 0, resumed.output
+    after = contents(store)
+    assert {path for path in kept if after.get(path) != kept[path]} == set()
+    made, known = digests(store, UP_TO_TRAINING), digests(first.store, UP_TO_TRAINING)
+    assert {ref.stage for ref in made} == set(UP_TO_TRAINING)
+    assert made == {ref: known[ref] for ref in made}
+
+
+def test_artifacts_are_listed_shown_and_tidied(first: FirstRun):
+    store = ("--store", first.store.root)
+    listed = sdrpn("artifacts", "ls", *store)
+    assert listed.exit_code == 0, listed.output
+    labels = first.summary["artifacts"]["merge-labels"]["all"]
+    assert labels in listed.stdout
+    shown = json.loads(sdrpn("artifacts", "show", labels, *store).stdout)
+    assert shown["is_committed"] is True
+    assert shown["recipe"]["stage"] == "merge-labels"
+    before = contents(first.store)
+    tidied = sdrpn("artifacts", "gc", *store)
+    assert "nothing to delete" in tidied.stdout
+    assert contents(first.store) == before
+
+
+def changed_config(first: FirstRun, folder: Path, **changes: Any) -> Path:
+    data = first.config.model_dump(mode="json") | changes
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump({name: v for name, v in data.items() if v is not None}))
+    return path
+
+
+def assert_one_line(result: Result, message: str, status: int) -> None:
+    assert result.exit_code == status, result.output
+    (line,) = [line for line in result.stderr.splitlines() if not line.endswith(": done")]
+    assert line.startswith("error: ")
+    assert message in line
+    assert "Traceback" not in result.output
+
+
+def test_missing_key(first: FirstRun, tmp_path: Path):
+    path = changed_config(first, tmp_path, sources=None)
+    assert_one_line(sdrpn("run", "-c", path), "changed.yaml: key 'sources' is missing: add it", 2)
+
+
+def test_unknown_key(first: FirstRun, tmp_path: Path):
+    path = changed_config(first, tmp_path, trainnig={})
+    assert_one_line(sdrpn("run", "-c", path), "key 'trainnig' is not known: remove it", 2)
+
+
+def test_records_that_are_not_there(first: FirstRun, tmp_path: Path):
+    result = sdrpn("run", *first.options, "--data", tmp_path / "no.json", "--images", tmp_path)
+    assert_one_line(result, "no.json: no such file; check the source's URI", 1)
+
+
+def test_data_without_images(first: FirstRun, tmp_path: Path):
+    result = sdrpn("run", *first.options, "--data", tmp_path / "mix.json")
+    assert_one_line(result, "--data and --images belong together: give both", 2)
+
+
+def test_store_that_cannot_be_written(first: FirstRun, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    result = sdrpn("run", *first.options[:2], "--store", tmp_path / "file" / "store")
+    assert_one_line(result, "file/store: is not a folder", 1)
+
+
+def test_store_of_an_unknown_kind(first: FirstRun):
+    result = sdrpn("run", *first.options[:2], "--store", "nosuch://bucket")
+    assert_one_line(result, "nosuch://bucket", 1)
+
+
+def test_absent_weights(first: FirstRun, tmp_path: Path):
+    profile = yaml.safe_load(Path(first.config.model.profile).read_text())
+    profile["model_id"] = str(tmp_path / "nowhere")
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile))
+    path = changed_config(first, tmp_path, model={"profile": f"{tmp_path}/profile.yaml"})
+    result = sdrpn("run", "-c", path, "--store", tmp_path / "store")
+    assert_one_line(result, f"model '{tmp_path}/nowhere' cannot be loaded", 1)
+
+
+def test_unknown_profile(first: FirstRun, tmp_path: Path):
+    path = changed_config(first, tmp_path, model={"profile": "llava-9"})
+    result = sdrpn("run", "-c", path, "--store", tmp_path / "store")
+    assert_one_line(result, "model.profile: no profile 'llava-9'; packaged are", 2)
+
+
+def test_no_usable_sample(first: FirstRun, tmp_path: Path):
+    write_image(tmp_path / "a.png")
+    records = [mix_record("t", None), mix_record("m", "a.png", "<image>")]
+    (tmp_path / "mix.json").write_text(json.dumps(records))
+    given = ("--data", tmp_path / "mix.json", "--images", tmp_path)
+    result = sdrpn("run", *first.options[:2], "--store", tmp_path / "store", *given)
+    assert_one_line(result, "not one of its records can be asked", 1)
+
+
+def test_unreadable_images(first: FirstRun, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+    (tmp_path / "mix.json").write_text(json.dumps([mix_record("m", "a.png")]))
+    given = ("--data", tmp_path / "mix.json", "--images", tmp_path)
+    result = sdrpn("run", *first.options[:2], "--store", tmp_path / "store", *given)
+    assert_one_line(result, "1 of 1 images cannot be read", 1)
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path: Path):
+    result = sdrpn("--debug", "run", "-c", tmp_path / "no.yaml")
+    assert result.exit_code == 1
+    assert "no.yaml: no such file" in str(result.exception)
+
+
+def test_help_names_every_command():
+    text = sdrpn("--help").stdout
+    assert all(name in text for name in ("run", "stage", "artifacts", "scenes"))
+    choices = re.sub(r"[^a-z|-]", "", sdrpn("stage", "--help").stdout)
+    assert "|".join(stage.value for stage in Stage) in choices
