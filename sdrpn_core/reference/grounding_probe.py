@@ -36,7 +36,7 @@ def answer_attention(model: Any, processor: Any, seed: int) -> tuple[NDArray[Any
     num_answer = len(turn.answer.split())
     is_image = inputs["input_ids"][0] == TOKEN_IDS["<image>"]
     maps = torch.stack([layer[0, :, -num_answer - 1 : -1] for layer in attentions])
-    maps = maps[..., is_image].mean(2).unflatten(-1, tuple(GRID))
+    maps = maps[..., is_image].mean(2).view(*maps.shape[:2], *GRID)
     coverage = Letterbox.square(scene.image.size).coverage(turn.box, GRID)
     return maps.float().numpy(), coverage
 

@@ -10,7 +10,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -96,9 +96,7 @@ def collate(
     )
 
 
-def answer_loss(
-    model: torch.nn.Module, batch: AnswerBatch
-) -> tuple[Tensor, dict[str, float | None]]:
+def answer_loss(model: Any, batch: AnswerBatch) -> tuple[Tensor, dict[str, float | None]]:
     """Cross entropy of the scored tokens; accuracy of echo and code (all tokens of it right)."""
     # Without a mask, transformers takes gaps in the positions for borders of packed sequences.
     hidden = model.model.language_model(
@@ -218,7 +216,7 @@ def train_decoder(
         with torch.autocast("cpu", torch.bfloat16):
             loss, accuracies = answer_loss(model, batch)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         log.add(step, loss=loss.item(), seconds=time.monotonic() - started, **accuracies)

@@ -10,12 +10,13 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sdrpn_core.reference.lean_attention import use_lean_attention
 from sdrpn_core.reference.model import NUM_IMAGE_TOKENS, TOKEN_IDS, new_model, word_embeddings
 from sdrpn_core.reference.training_decoder import (
     AnswerBatch,
@@ -34,7 +35,7 @@ from sdrpn_core.reference.view_cache import SceneViews, load_shards
 from sdrpn_core.reference.vocabulary import all_tokens
 
 _TOKENS: Final = all_tokens()
-_TOWER_LOSS_SHARE: Final = 0.2
+_TOWER_LOSS_SHARE: Final = 0.5
 _PAIR_SHARE: Final = 0.5
 
 
@@ -65,7 +66,7 @@ def draw_sample(views: SceneViews, rng: np.random.Generator) -> JointSample:
 
 
 def joint_batch(
-    model: torch.nn.Module,
+    model: Any,
     views: SceneViews,
     samples: list[JointSample],
     words: torch.Tensor,
@@ -128,7 +129,7 @@ def train_joint(
     """
     views, rng = load_shards(cache), np.random.default_rng([seed, 3])
     model, words = new_model(seed), word_embeddings()
-    model.set_attn_implementation("eager")
+    use_lean_attention(model)
     load_stages(model, out)
     model.get_input_embeddings().weight.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -143,7 +144,7 @@ def train_joint(
             batch, dense_loss = joint_batch(model, views, samples, words, rng, cells_shown)
             loss, figures = answer_loss(model, batch)
         optimizer.zero_grad()
-        (loss + _TOWER_LOSS_SHARE * dense_loss).backward()
+        torch.autograd.backward(loss + _TOWER_LOSS_SHARE * dense_loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         figures |= {"loss": loss.item(), "dense_loss": dense_loss.item()}
@@ -152,7 +153,7 @@ def train_joint(
             torch.save(model.state_dict(), out / "joint.pt")
 
 
-def load_stages(model: torch.nn.Module, out: Path) -> None:
+def load_stages(model: Any, out: Path) -> None:
     """Load ``joint.pt``, or else ``tower.pt`` and ``decoder.pt``."""
     if (out / "joint.pt").exists():
         model.load_state_dict(torch.load(out / "joint.pt", weights_only=True))

@@ -47,7 +47,7 @@ def train_windows(
             logits = head(_window_hidden(tower, normalise_pixels(pixels[rows]), rng)).float()
         loss, figures = _label_loss(logits, torch.from_numpy(labels[rows]).long())
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         log.add(step, loss=loss.item(), seconds=time.monotonic() - started, **figures)
@@ -76,14 +76,15 @@ def _window_hidden(tower: Any, pixels_BCHW: Tensor, rng: np.random.Generator) ->
     summary = embeddings.class_embedding.expand(len(patches), 1, -1)
     hidden = torch.cat([summary, patches], dim=1) + embeddings.position_embedding(positions)
     hidden = tower.encoder(inputs_embeds=tower.pre_layrnorm(hidden)).last_hidden_state
-    return hidden[:, 1:]
+    cells_hidden: Tensor = hidden[:, 1:]
+    return cells_hidden
 
 
 def _label_loss(logits_BPC: Tensor, labels_BAP: Tensor) -> tuple[Tensor, dict[str, float | None]]:
     """Sum of the groups' cross entropies over labelled cells, and their accuracies."""
     loss = logits_BPC.new_zeros(())
     figures: dict[str, float | None] = {}
-    groups = logits_BPC.split(list(LABEL_SIZES), dim=-1)
+    groups = torch.split(logits_BPC, list(LABEL_SIZES), dim=-1)
     for column, (name, logits) in enumerate(zip(_LABEL_NAMES, groups, strict=True)):
         mask = labels_BAP[:, column] >= 0
         wanted = labels_BAP[:, column][mask]
