@@ -28,6 +28,7 @@ from flows.cli_base import (
     runs_under_prefect,
     runtime_settings,
 )
+from flows.cli_predict import predict
 from flows.config_files import DEFAULT
 from flows.outcome import RunOutcome
 
@@ -39,6 +40,7 @@ app = typer.Typer(
     help="A zoom lens for multimodal LLMs: finds where to look, without any annotation.",
 )
 app.add_typer(artifacts, name="artifacts")
+app.command()(predict)
 
 
 @app.callback()

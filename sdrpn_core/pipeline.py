@@ -72,8 +72,27 @@ class ZoomPipeline:
             SdrpnError: if either cannot be loaded, or they do not fit each other.
         """
         checkpoint = RpnCheckpoint.load_directory(Path(rpn))
+        return cls.from_checkpoint(checkpoint, model, device=device, dtype=dtype)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: RpnCheckpoint,
+        model: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+    ) -> Self:
+        """Load the model that an RPN was trained for.
+
+        Args:
+            checkpoint: the RPN.
+            model: as of ``from_pretrained``; None takes what the RPN was trained on.
+            device: torch device, or ``auto``.
+            dtype: name of a torch dtype.
+        """
         profile = checkpoint.config.profile
-        if model != profile.name:
+        if model is not None and model != profile.name:
             profile = profile.model_copy(update={"model_id": model})
         adapter = load_adapter(profile, device=device, dtype=dtype)
         return cls(

@@ -1,0 +1,78 @@
+"""Zoom inference with an RPN of the store: what ``sdrpn predict`` does."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from data_contracts.artifact import ArtifactRef
+from data_contracts.configs import ConfigError
+from data_contracts.enums import Stage
+from sdrpn_core.geometry import Letterbox
+from sdrpn_core.images import UnreadableImage, decode_image
+from sdrpn_core.pipeline import ZoomAnswer, ZoomPipeline
+from sdrpn_core.report.overlay import draw_boxes, draw_heat_map
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from tasks.artifact_admin import list_artifacts
+from tasks.artifact_store import ArtifactStore
+
+_BOX_COLOUR = (40, 220, 90)
+
+
+def find_checkpoint(store: ArtifactStore, rpn: str | None) -> RpnCheckpoint:
+    """The RPN to use: a directory, ``train-rpn/<id>`` of the store, or the store's newest.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if rpn is not None and Path(rpn).is_dir():
+        return RpnCheckpoint.load_directory(rpn)
+    ref = _newest(store) if rpn is None else _parse(rpn)
+    files = {name: store.read_file(ref, name) for name in store.file_names(ref)}
+    return RpnCheckpoint.from_files(files, str(ref))
+
+
+def read_image(store: ArtifactStore, path: str) -> Image.Image:
+    """Upright RGB image from a path or URI.
+
+    Raises:
+        ConfigError: if there is no such image or it cannot be decoded.
+    """
+    try:
+        return decode_image(store.read_uri(path if "://" in path else str(Path(path).absolute())))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such image; check the path") from None
+    except UnreadableImage as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def answer_one(pipeline: ZoomPipeline, image: Image.Image, question: str) -> ZoomAnswer:
+    """Answer one question about one image."""
+    (answer,) = pipeline.answer([image], [question])
+    return answer
+
+
+def draw_overlay(image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox) -> Image.Image:
+    """The image with its RoI map and the boxes that were zoomed into."""
+    heated = draw_heat_map(image, answer.roi_map, letterbox)
+    return draw_boxes(heated, answer.boxes, image.size, _BOX_COLOUR)
+
+
+def _parse(rpn: str) -> ArtifactRef:
+    try:
+        ref = ArtifactRef.parse(rpn)
+    except ValueError:
+        raise ConfigError(
+            f"--rpn {rpn!r} is neither a directory nor train-rpn/<id> of the store"
+        ) from None
+    if ref.stage is not Stage.TRAIN_RPN:
+        raise ConfigError(f"--rpn {rpn!r} is not an RPN: name an artifact of train-rpn")
+    return ref
+
+
+def _newest(store: ArtifactStore) -> ArtifactRef:
+    trained = [item for item in list_artifacts(store, Stage.TRAIN_RPN) if item.is_committed]
+    if not trained:
+        raise ConfigError(
+            f"no trained RPN in store {store.root}: run `sdrpn run` first, or give --rpn or --store"
+        )
+    return max(trained, key=lambda item: item.created_at).ref
