@@ -11,7 +11,6 @@ from typing import Any, Final
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
-    CLIPImageProcessor,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -132,6 +131,9 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
 
 def new_processor() -> LlavaProcessor:
     """Processor for canvases that are letterboxed already: it changes no geometry."""
+    # Imported where it is needed: without torchvision the import alone logs a warning.
+    from transformers import CLIPImageProcessor
+
     image_processor = CLIPImageProcessor(
         do_resize=True,
         size={"height": INPUT_SIDE, "width": INPUT_SIDE},
