@@ -143,13 +143,15 @@ class LocalExecution(Execution):
         num_done = recipe.num_shards - len(missing)
         if self.runtime.num_workers == 1:
             for index in missing:
-                make_one(recipe, index, make, self.runtime, inputs)
+                make_one(recipe, index, make, self.runtime, self.is_forced(stage), inputs)
                 num_done += 1
                 self._on_progress(stage, label, num_done, recipe.num_shards)
             return
         with ProcessPoolExecutor(self.runtime.num_workers, get_context("spawn")) as pool:
             futures = [
-                pool.submit(make_one, recipe, index, make, self.runtime, inputs)
+                pool.submit(
+                    make_one, recipe, index, make, self.runtime, self.is_forced(stage), inputs
+                )
                 for index in missing
             ]
             for future in as_completed(futures):
@@ -202,10 +204,15 @@ def begin(
 
 
 def make_one(
-    recipe: Recipe, index: int, make: MakeShard, runtime: RuntimeConfig, inputs: Sequence[Any]
+    recipe: Recipe,
+    index: int,
+    make: MakeShard,
+    runtime: RuntimeConfig,
+    force: bool,
+    inputs: Sequence[Any],
 ) -> None:
-    """Make one shard, in whatever process this is."""
-    run = _stage_run(runtime)
+    """Make one shard, in whatever process this is; ``force`` keeps it from taking over old rows."""
+    run = _stage_run(runtime, force)
     run_shard(run, recipe, index, lambda i: make(run, recipe, i, *inputs))
 
 

@@ -74,6 +74,7 @@ class PrefectExecution(Execution):
                         "index": index,
                         "make": make,
                         "runtime": self.runtime,
+                        "force": self.is_forced(stage),
                         "inputs": inputs,
                     },
                 )

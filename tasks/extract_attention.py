@@ -21,6 +21,7 @@ from sdrpn_core.images import UnreadableImage
 from sdrpn_core.models.base import ModelAdapter
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
+from tasks.attention_reuse import earlier_rows
 from tasks.models import adapter_for, model_identity
 from tasks.source_files import load_image
 from tasks.stage import FrameShard, StageRun
@@ -56,11 +57,14 @@ def make_attention_shard(
         TooManyFailures: if more images are unreadable than the settings allow.
     """
     questions = usable_questions(run.store, records, recipe.num_shards, index)
-    rows = list(_extract(run.store, questions, model, settings, run.runtime))
+    known = {} if run.force else earlier_rows(run.store, recipe, questions)
+    new = [question for question in questions if question["question_id"] not in known]
+    rows = [*known.values(), *_extract(run.store, new, model, settings, run.runtime)]
     _require_readable(rows, settings.max_failure_rate)
     frame = pl.DataFrame(rows, schema=empty_frame(recipe.schema_id).schema)
     statistics: Counter[str] = Counter(plan.status_statistic(row["status"]) for row in rows)
     statistics["response_tokens"] = sum(row["num_response_tokens"] for row in rows)
+    statistics["reused_rows"] = len(known)
     return FrameShard(frame, statistics)
 
 
@@ -88,6 +92,8 @@ def _extract(
     settings: ExtractionConfig,
     runtime: RuntimeConfig,
 ) -> Iterable[Row]:
+    if not questions:
+        return
     adapter = adapter_for(model, runtime)
     for start in range(0, len(questions), runtime.batch_size):
         batch = questions[start : start + runtime.batch_size]

@@ -1,0 +1,83 @@
+"""Attention that an earlier run already extracted for the same questions.
+
+A question's id digests its image, text and source, and the recipe's config holds all else that its
+attention depends on. So a row of any artifact with the same config and stage version is the row
+that would be made, and a source that grew costs only what is new in it.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+
+from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.enums import ExtractionStatus
+from tasks.artifact_admin import list_artifacts
+from tasks.artifact_store import ArtifactStore
+
+Row = dict[str, Any]
+
+
+def earlier_rows(
+    store: ArtifactStore, recipe: Recipe, questions: Collection[Row]
+) -> dict[str, Row]:
+    """Rows of ``attention_map.v1`` by question id, for those of the questions that have one.
+
+    Args:
+        store: where to look.
+        recipe: of the artifact that is being made.
+        questions: rows of ``qa_record.v1``; kind, answers and place may have changed since.
+    """
+    places = _places(_Search(store.root, recipe.ref, store, recipe))
+    by_shard: dict[tuple[ArtifactRef, int], dict[str, Row]] = defaultdict(dict)
+    for question in questions:
+        if place := places.get((question["question_id"], question["kind"])):
+            by_shard[place][question["question_id"]] = question
+    found: dict[str, Row] = {}
+    for (ref, shard), wanted in by_shard.items():
+        frame = store.read_shard_frame(ref, shard)
+        for row in frame.filter(pl.col("question_id").is_in(list(wanted))).iter_rows(named=True):
+            question = wanted[row["question_id"]]
+            carried = ("dataset", "image_uri", "image_sha256", "question", "answers")
+            found[row["question_id"]] = row | {name: question[name] for name in carried}
+    return found
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What is looked for; equal searches are made once per process."""
+
+    root: str
+    ref: ArtifactRef
+    store: ArtifactStore = field(compare=False)
+    recipe: Recipe = field(compare=False)
+
+
+@lru_cache(maxsize=2)
+def _places(search: _Search) -> dict[tuple[str, str], tuple[ArtifactRef, int]]:
+    """(question id, kind) -> artifact and shard that hold its attention."""
+    places: dict[tuple[str, str], tuple[ArtifactRef, int]] = {}
+    for item in list_artifacts(search.store, search.recipe.stage):
+        if not item.is_committed or item.ref == search.ref:
+            continue
+        manifest = search.store.manifest(item.ref)
+        if not _makes_equal_rows(manifest.recipe, search.recipe):
+            continue
+        for shard in manifest.shards:
+            frame = search.store.read_shard_frame(item.ref, shard.index)
+            # An image that could not be read may be readable by now.
+            read = frame.filter(pl.col("status") != ExtractionStatus.UNREADABLE_IMAGE.value)
+            keys = zip(read["question_id"], read["kind"], strict=True)
+            places.update(dict.fromkeys(keys, (item.ref, shard.index)))
+    return places
+
+
+def _makes_equal_rows(one: Recipe, other: Recipe) -> bool:
+    return (one.stage_version, one.schema_id, one.config) == (
+        other.stage_version,
+        other.schema_id,
+        other.config,
+    )

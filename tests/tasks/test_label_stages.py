@@ -1,0 +1,164 @@
+"""From questions to the label set: what cannot be read, what is new, what occurs twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from data_contracts.artifact import ArtifactRef
+from data_contracts.configs import LlavaMixSource, PipelineConfig
+from data_contracts.enums import ExtractionStatus, LabelStatus
+from flows.execution import LocalExecution
+from flows.wiring import Pipeline
+from sdrpn_core.pseudo_labels import make_pseudo_labels
+from tasks.artifact_store import ArtifactStore
+from tasks.extract_attention import TooManyFailures, usable_questions
+from tests.artifacts import stage_run
+from tests.mixes import mix_record, write_image
+from tests.pipelines import LENIENT, write_tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PipelineConfig]:
+    folder = tmp_path_factory.mktemp("tiny")
+    return folder, write_tiny_pipeline(folder, num_images=6)
+
+
+def pipeline(config: PipelineConfig, store: ArtifactStore, *sources: LlavaMixSource, **changes):
+    runtime = stage_run(store).runtime.model_copy(update={"store": store.root})
+    given = {"sources": sources or config.sources, "evaluation": None, **changes}
+    return Pipeline(config.model_copy(update=given), LocalExecution(runtime))
+
+
+def write_mix(folder: Path, *names: str, name: str = "mine") -> LlavaMixSource:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(names):
+        if not (folder / image).exists():
+            write_image(folder / image, number, (40, 30 + number))
+    records = [mix_record(image, image) for image in names]
+    (folder / "mix.json").write_text(json.dumps(records))
+    return LlavaMixSource(name=name, records=f"{folder}/mix.json", images=str(folder))
+
+
+def rows(store: ArtifactStore, ref: ArtifactRef) -> pl.DataFrame:
+    return store.read_frame(ref).sort("question_id")
+
+
+def test_labels_are_those_of_the_attention(tiny, file_store: ArtifactStore):
+    _, config = tiny
+    made = pipeline(config, file_store)
+    source = config.sources[0]
+    attention = rows(file_store, made.attention(source))
+    labels = rows(file_store, made.labels(source))
+    assert labels["question_id"].to_list() == attention["question_id"].to_list()
+    checked = 0
+    for before, after in zip(attention.to_dicts(), labels.to_dicts(), strict=True):
+        if before["status"] != ExtractionStatus.OK.value:
+            assert after["status"] == LabelStatus.NOT_EXTRACTED.value
+            assert before["status"] in after["reason"]
+            continue
+        grid = (1, before["grid_height"], before["grid_width"])
+        expected = make_pseudo_labels(
+            np.array(before["grounding"]).reshape(grid),
+            np.array(before["sink"]).reshape(grid),
+            LENIENT,
+            np.array([[before["image_width"], before["image_height"]]]),
+        )
+        assert after["labels"] == expected.labels.ravel().tolist()
+        checked += 1
+    assert checked >= 3
+    statistics = file_store.manifest(made.label_set()).statistics
+    assert sum(v for k, v in statistics.items() if k.startswith("status.")) == labels.height
+
+
+def test_questions_are_found_across_record_shards(tiny, file_store: ArtifactStore):
+    _, config = tiny
+    made = pipeline(config, file_store)
+    ref = made.questions(config.sources[0])
+    assert len(file_store.manifest(ref).shards) > 1
+    shares = [usable_questions(file_store, ref, 4, index) for index in range(4)]
+    found = [row["question_id"] for share in shares for row in share]
+    usable = file_store.read_frame(ref).filter(pl.col("status") == "ok")
+    assert found == usable["question_id"].to_list()
+
+
+def test_unreadable_image_keeps_its_row(tiny, file_store: ArtifactStore, tmp_path: Path):
+    _, config = tiny
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    source = write_mix(tmp_path, "a.png", "bad.png", "c.png")
+    lenient = config.extraction.model_copy(update={"max_failure_rate": 0.5})
+    made = pipeline(config, file_store, source, extraction=lenient)
+    (row,) = (
+        rows(file_store, made.labels(source))
+        .filter(pl.col("image_uri").str.ends_with("bad.png"))
+        .to_dicts()
+    )
+    assert row["status"] == LabelStatus.NOT_EXTRACTED.value
+    assert row["reason"].startswith("unreadable_image: damaged PNG")
+    assert row["labels"] == []
+    with pytest.raises(TooManyFailures, match=r"1 of 3 images cannot be read .*bad.png"):
+        pipeline(config, ArtifactStore(f"{tmp_path}/other"), source).attention(source)
+
+
+def test_image_edited_after_download_is_not_used(tiny, file_store: ArtifactStore, tmp_path: Path):
+    """A label would otherwise describe other pixels than those that are trained on."""
+    _, config = tiny
+    source = write_mix(tmp_path, "a.png")
+    made = pipeline(config, file_store, source)
+    made.questions(source)
+    write_image(tmp_path / "a.png", seed=77)
+    with pytest.raises(TooManyFailures, match=r"changed since it was downloaded"):
+        made.attention(source)
+
+
+def test_only_new_and_changed_questions_are_extracted(
+    tiny, file_store: ArtifactStore, tmp_path: Path
+):
+    _, config = tiny
+    source = write_mix(tmp_path, "a.png", "b.png", "c.png")
+    first = pipeline(config, file_store, source).attention(source)
+    source = write_mix(tmp_path, "a.png", "b.png", "c.png", "d.png", "e.png")
+    write_image(tmp_path / "b.png", seed=88)
+    second = pipeline(config, file_store, source).attention(source)
+    assert file_store.manifest(first).statistics["reused_rows"] == 0
+    assert file_store.manifest(second).statistics["reused_rows"] == 2
+    before, after = rows(file_store, first), rows(file_store, second)
+    assert after.height == 5
+    kept = set(before["question_id"]) & set(after["question_id"])
+    assert len(kept) == 2
+    is_kept = pl.col("question_id").is_in(list(kept))
+    assert after.filter(is_kept).equals(before.filter(is_kept))
+
+    elsewhere = ArtifactStore(f"{tmp_path}/elsewhere")
+    fresh = rows(elsewhere, pipeline(config, elsewhere, source).attention(source))
+    for mixed, whole in zip(after["grounding"], fresh["grounding"], strict=True):
+        assert (mixed is None) == (whole is None)
+        if mixed is not None:
+            np.testing.assert_allclose(mixed, whole, atol=1e-6)
+
+
+def test_another_answer_length_reuses_nothing(tiny, file_store: ArtifactStore, tmp_path: Path):
+    _, config = tiny
+    source = write_mix(tmp_path, "a.png", "b.png")
+    pipeline(config, file_store, source).attention(source)
+    longer = config.extraction.model_copy(update={"max_new_tokens": 9})
+    other = pipeline(config, file_store, source, extraction=longer).attention(source)
+    assert file_store.manifest(other).statistics["reused_rows"] == 0
+
+
+def test_question_of_two_sources_is_trained_on_once(
+    tiny, file_store: ArtifactStore, tmp_path: Path
+):
+    """The reference concatenates label files and never removes what occurs twice."""
+    _, config = tiny
+    one = write_mix(tmp_path / "one", "gqa/a.png", "gqa/b.png", name="one")
+    two = write_mix(tmp_path / "two", "gqa/a.png", "gqa/b.png", "vg/c.png", name="two")
+    made = pipeline(config, file_store, one, two)
+    merged = file_store.manifest(made.label_set())
+    assert [shard.num_rows for shard in merged.shards] == [2, 1]
+    assert merged.statistics["duplicates"] == 2
+    labels = file_store.read_frame(made.label_set())
+    assert labels["dataset"].to_list() == ["gqa", "gqa", "vg"]
+    assert set(labels["label_artifact"]) == {str(made.labels(one)), str(made.labels(two))}
