@@ -100,6 +100,31 @@ def stage(
 
 
 @app.command()
+def report(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Copy the page to this file.")
+    ] = None,
+    config: ConfigOption = DEFAULT,
+    store: StoreOption = None,
+    force: ForceOption = False,
+    data: DataOption = None,
+    images: ImagesOption = None,
+    runtime: RuntimeOption = None,
+) -> None:
+    """Make the HTML report of a run, and before it whatever is missing."""
+    how = runtime_settings(runtime, store=store)
+    outcome = _execute(pipeline_config(config, data, images), how, Stage.REPORT, force=force)
+    _finish(outcome, None)
+    if output is not None and outcome.report_uri is not None:
+        from tasks.artifact_store import ArtifactStore
+
+        page = ArtifactStore(how.store, how.storage_options).read_uri(outcome.report_uri)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(page)
+        out.print(f"copied to {output}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def scenes(
     folder: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
     num_images: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
@@ -128,12 +153,11 @@ def _execute(
         from flows.pipeline_flow import sdrpn
 
         return sdrpn(config=config, runtime=runtime, stage=until, force=force)
-    from flows.console import ProgressDisplay
-
+    with err.status("loading"):
+        from flows.console import ProgressDisplay
+        from flows.execution import LocalExecution
+        from flows.wiring import run_pipeline
     with ProgressDisplay(err) as display:
-        with err.status("loading"):
-            from flows.execution import LocalExecution
-            from flows.wiring import run_pipeline
         execution = LocalExecution(runtime, {until} if force else (), display)
         return run_pipeline(config, execution, until)
 

@@ -145,7 +145,7 @@ def parse_records(data: bytes, uri: str) -> list[object]:
     except ValueError as error:
         raise SourceError(
             f"{uri}: neither a JSON list of records nor JSON Lines ({error}); "
-            "expected LLaVA's format, see docs/data.md"
+            'expected LLaVA\'s format, {"id": ..., "image": ..., "conversations": [...]} each'
         ) from error
 
 

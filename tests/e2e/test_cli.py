@@ -91,6 +91,12 @@ def test_run_ends_with_a_results_table_and_a_report(first: FirstRun):
     assert all(item.is_committed for item in list_artifacts(first.store))
 
 
+def test_report_is_copied_where_it_is_asked_for(first: FirstRun, tmp_path: Path):
+    copied = sdrpn("report", *first.options, "--output", tmp_path / "out" / "page.html")
+    assert copied.exit_code == 0, copied.output
+    assert (tmp_path / "out/page.html").read_bytes() == Path(first.summary["report"]).read_bytes()
+
+
 def test_summary_has_the_published_keys(first: FirstRun):
     summary = first.summary
     assert set(summary["accuracy"]) == {method.value for method in Method}
