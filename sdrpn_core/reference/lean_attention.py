@@ -7,6 +7,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from sdrpn_core.reference.grounding import GroundingLoss
+
 _NAME = "reference_lean"
 
 
@@ -24,11 +26,13 @@ def _lean_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
+    grounding: GroundingLoss | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    del module
     scores = (query * scaling) @ key.transpose(-1, -2)
     if attention_mask is not None:
         scores = scores + attention_mask.to(scores.dtype)
     weights = torch.softmax(scores, dim=-1)
+    if grounding is not None:
+        grounding.add(int(module.layer_idx), weights)  # type: ignore[arg-type]
     return (weights @ value).transpose(1, 2).contiguous(), None

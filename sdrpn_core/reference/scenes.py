@@ -32,7 +32,7 @@ LAYOUTS: Final[tuple[Layout, ...]] = get_args(Layout)
 BASE_SIDE: Final = 96
 SIZES: Final = ((768, 512), (512, 768), (640, 640), (960, 540), (576, 768), (768, 768))
 SMALL_PRINT: Final = 1.0
-READABLE_PRINT: Final = 3.2
+READABLE_PRINT: Final = 4.5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdrpn_core.reference.grounding import GroundingLoss
+from sdrpn_core.reference.lean_attention import use_lean_attention
 from sdrpn_core.reference.model import NUM_IMAGE_TOKENS, TOKEN_IDS, new_model, word_embeddings
 from sdrpn_core.reference.training_log import TrainingLog
 from sdrpn_core.reference.vocabulary import (
@@ -33,6 +35,7 @@ IGNORED: Final = -100
 PREFIX: Final = tuple(TOKEN_IDS[word] for word in ("<s>", "user", ":"))
 _COLOURS, _KINDS = tuple(COLOURS), KINDS
 _SAMPLED_CELLS: Final = (28, 16)
+_GROUNDING_SHARE: Final = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +43,29 @@ class AnswerBatch:
     """Embedded sequences.
 
     embeddings (B, S, D); targets (B, S) token to predict at the next place, or ``IGNORED``;
-    positions (B, S). Padded on the right, which causal attention never sees.
+    positions (B, S); shows_target (B, S) columns that show the object asked about; looks_up (B, S)
+    the answer's kind and letter. Padded on the right, which causal attention never sees.
     """
 
     embeddings: Tensor
     targets: Tensor
     positions: Tensor
+    shows_target: Tensor
+    looks_up: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """One question: image tokens (n, D), cell numbers (n,) and target flags (n,) of each image."""
+
+    images: list[Tensor]
+    cells: list[NDArray[np.int64]]
+    is_target: list[NDArray[np.bool_]]
+    question: list[int]
+    answer: list[int]
+    """Colour, kind, letter, digit, ``</s>``."""
+    is_known: bool
+    """The code can be read somewhere."""
 
 
 def text_ids(text: str) -> list[int]:
@@ -62,48 +82,58 @@ def question_ids(colour: str, kind: str, template_index: int) -> list[int]:
     return text_ids(f"{question}{SHORT_ANSWER_SUFFIX} ASSISTANT:")
 
 
-def collate(
-    parts: list[tuple[list[Tensor], list[NDArray[np.int64]], list[int], list[int], bool]],
-    words: Tensor,
-) -> AnswerBatch:
+def collate(lookups: list[Lookup], words: Tensor) -> AnswerBatch:
     """Join image tokens, questions and answers into one padded batch.
 
     Args:
-        parts: per sample: image tokens (n, D) of each image, their cell numbers (n,), question
-            ids, answer ids with ``</s>``, and whether the code is known.
+        lookups: the samples.
         words: word embeddings (vocabulary, D).
     """
-    embeddings, targets, positions = [], [], []
-    for images, cells, question, answer, is_known in parts:
+    embeddings, targets, positions, shown, looking = [], [], [], [], []
+    for lookup in lookups:
         start = len(PREFIX)
         place = [np.arange(start)]
-        for image_cells in cells:
+        for image_cells in lookup.cells:
             place.append(start + image_cells)
             start += NUM_IMAGE_TOKENS
-        place.append(np.arange(start, start + len(question) + len(answer)))
-        embeddings.append(
-            torch.cat([words[list(PREFIX)], *images, words[[*question, *answer]]]).contiguous()
-        )
-        num_before = len(embeddings[-1]) - len(answer) - 1
-        scored = answer if is_known else [*answer[:2], IGNORED, IGNORED, *answer[4:]]
+        answer = lookup.answer
+        num_words = len(lookup.question) + len(answer)
+        place.append(np.arange(start, start + num_words))
+        spoken = words[[*lookup.question, *answer]]
+        embeddings.append(torch.cat([words[list(PREFIX)], *lookup.images, spoken]).contiguous())
+        length = len(embeddings[-1])
+        scored = answer if lookup.is_known else [*answer[:2], IGNORED, IGNORED, *answer[4:]]
+        num_before = length - len(answer) - 1
         targets.append(torch.tensor([*[IGNORED] * num_before, *scored, IGNORED]))
         positions.append(torch.from_numpy(np.concatenate(place)))
+        is_target = [False] * len(PREFIX), *lookup.is_target, [False] * num_words
+        shown.append(torch.from_numpy(np.concatenate(is_target).astype(bool)))
+        columns = torch.arange(length)
+        # Of colour, kind, letter, digit and end, the second and third ask for what follows.
+        looking.append((columns == length - 4) | (columns == length - 3))
     pad = torch.nn.utils.rnn.pad_sequence
     return AnswerBatch(
         embeddings=pad(embeddings, batch_first=True),
         targets=pad(targets, batch_first=True, padding_value=IGNORED),
         positions=pad(positions, batch_first=True),
+        shows_target=pad(shown, batch_first=True),
+        looks_up=pad(looking, batch_first=True),
     )
 
 
 def answer_loss(model: Any, batch: AnswerBatch) -> tuple[Tensor, dict[str, float | None]]:
-    """Cross entropy of the scored tokens; accuracy of echo and code (all tokens of it right)."""
+    """Cross entropy of the scored tokens plus grounding; accuracy of echo and code.
+
+    A code is right if all its tokens are.
+    """
+    grounding = GroundingLoss(batch.looks_up, batch.shows_target)
     # Without a mask, transformers takes gaps in the positions for borders of packed sequences.
     hidden = model.model.language_model(
         inputs_embeds=batch.embeddings,
         position_ids=batch.positions,
         attention_mask=torch.ones_like(batch.positions),
         use_cache=False,
+        grounding=grounding,
     ).last_hidden_state
     scored = batch.targets != IGNORED
     logits, wanted = model.lm_head(hidden[scored]).float(), batch.targets[scored]
@@ -114,7 +144,13 @@ def answer_loss(model: Any, batch: AnswerBatch) -> tuple[Tensor, dict[str, float
     has_code = is_code.any(1)
     echo = (right & ~is_code).sum() / (scored & ~is_code).sum()
     code_right = (right | ~is_code).all(1)[has_code].float()
-    return loss, {"echo": float(echo), "code": float(code_right.mean())}
+    astray = grounding.mean()
+    figures = {
+        "echo": float(echo),
+        "code": float(code_right.mean()),
+        "grounding": astray.item(),
+    }
+    return loss + _GROUNDING_SHARE * astray, figures
 
 
 _CODE_IDS: Final = [TOKEN_IDS[name.lower()] for name in (*LETTERS, *DIGITS)]
@@ -125,9 +161,7 @@ def synthetic_batch(batch_size: int, words: Tensor, rng: np.random.Generator) ->
     return collate([_synthetic_sample(words, rng) for _ in range(batch_size)], words)
 
 
-def _synthetic_sample(
-    words: Tensor, rng: np.random.Generator
-) -> tuple[list[Tensor], list[NDArray[np.int64]], list[int], list[int], bool]:
+def _synthetic_sample(words: Tensor, rng: np.random.Generator) -> Lookup:
     names = _confusable_names(rng)
     codes = [(LETTERS[rng.integers(8)].lower(), DIGITS[rng.integers(8)]) for _ in names]
     ids = np.array(
@@ -140,24 +174,24 @@ def _synthetic_sample(
     if not has_crop:
         is_readable &= rng.random(len(names)) > 0.15
         is_known = bool(is_readable[target])
-    images, cells = [], []
-    images_tokens, image_cells = _made_up_image(shown, ids, is_readable, words, rng, 0)
-    images.append(images_tokens)
-    cells.append(image_cells)
+    pictures = [_made_up_image(shown, ids, is_readable, words, rng, 0)]
     if has_crop:
         others = [int(i) for i in rng.permutation(len(names)) if i != target]
         if mode < 0.12:
             crop_shown, is_known = others[:1], False
         else:
             crop_shown = [target, *others[: int(rng.integers(0, 2))]]
-        tokens, crop_cells = _made_up_image(
-            crop_shown, ids, np.full(len(names), True), words, rng, 1
-        )
-        images.append(tokens)
-        cells.append(crop_cells)
+        pictures.append(_made_up_image(crop_shown, ids, np.full(len(names), True), words, rng, 1))
     colour, kind = names[target]
     question = question_ids(colour, kind, int(rng.integers(3)))
-    return images, cells, question, [*map(int, ids[target]), TOKEN_IDS["</s>"]], is_known
+    return Lookup(
+        images=[tokens for tokens, _, _ in pictures],
+        cells=[cells for _, cells, _ in pictures],
+        is_target=[owner == target for _, _, owner in pictures],
+        question=question,
+        answer=[*map(int, ids[target]), TOKEN_IDS["</s>"]],
+        is_known=is_known,
+    )
 
 
 def _confusable_names(rng: np.random.Generator) -> list[tuple[str, str]]:
@@ -176,8 +210,8 @@ def _made_up_image(
     words: Tensor,
     rng: np.random.Generator,
     image_index: int,
-) -> tuple[Tensor, NDArray[np.int64]]:
-    """Tokens (n, D) of sampled cells and the cells' numbers (n,)."""
+) -> tuple[Tensor, NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens (n, D) of sampled cells, the cells' numbers (n,) and objects (n,), -1 for none."""
     num_cells = _SAMPLED_CELLS[image_index]
     cells = np.sort(rng.choice(NUM_IMAGE_TOKENS, num_cells, replace=False))
     owner = rng.choice([-1, *shown], size=num_cells)
@@ -192,7 +226,7 @@ def _made_up_image(
         tokens[cell] += strength * words[ids[index, :2]].sum(0)
         if is_readable[index]:
             tokens[cell] += float(rng.uniform(0.5, 1.1)) * words[ids[index, 2:]].sum(0)
-    return tokens, cells
+    return tokens, cells, owner
 
 
 def train_decoder(
@@ -200,7 +234,7 @@ def train_decoder(
 ) -> None:
     """Train the decoder on synthetic tokens; writes ``decoder.pt`` and a log into ``out``."""
     model, words, rng = new_model(seed), word_embeddings(), np.random.default_rng([seed, 2])
-    model.set_attn_implementation("eager")
+    use_lean_attention(model)
     decoder = model.model.language_model
     decoder.embed_tokens.weight.requires_grad_(False)
     if (out / "decoder.pt").exists():

@@ -20,6 +20,7 @@ from sdrpn_core.reference.lean_attention import use_lean_attention
 from sdrpn_core.reference.model import NUM_IMAGE_TOKENS, TOKEN_IDS, new_model, word_embeddings
 from sdrpn_core.reference.training_decoder import (
     AnswerBatch,
+    Lookup,
     answer_loss,
     collate,
     question_ids,
@@ -36,7 +37,8 @@ from sdrpn_core.reference.vocabulary import all_tokens
 
 _TOKENS: Final = all_tokens()
 _TOWER_LOSS_SHARE: Final = 0.5
-_PAIR_SHARE: Final = 0.5
+_PAIR_SHARE: Final = 0.35
+_READABLE_SHARE: Final = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,15 @@ class JointSample:
 def draw_sample(views: SceneViews, rng: np.random.Generator) -> JointSample:
     """A random question about a random scene of the cache."""
     row = int(rng.integers(len(views.pixels)))
+    is_pair = rng.random() < _PAIR_SHARE
+    # Single small-print views score the echo only: a few are enough.
+    wants_readable = not is_pair and rng.random() < _READABLE_SHARE
+    while wants_readable and views.print_heights[row, 0].max() < READABLE_FROM + 0.5:
+        row = int(rng.integers(len(views.pixels)))
     num_objects = int((views.attributes[row, :, 0] > 0).sum())
     shown: tuple[int, ...] = (0,)
     target = int(rng.integers(num_objects))
-    if rng.random() < _PAIR_SHARE:
+    if is_pair:
         crop = int(rng.choice(3, p=(0.4, 0.45, 0.15))) + 1
         shown = (0, crop)
         readable = np.flatnonzero(views.print_heights[row, crop] >= READABLE_FROM)
@@ -85,20 +92,28 @@ def joint_batch(
         torch.from_numpy(views.attributes[rows]),
         words,
     )
-    parts, image = [], 0
+    lookups, image = [], 0
     for sample in samples:
-        images, places = [], []
+        images, places, is_target = [], [], []
         for _ in sample.views:
             kept = _kept_cells(cells[image], sample.target, cells_shown, rng)
             images.append(features[image, torch.from_numpy(kept)].float())
             places.append(kept)
+            is_target.append(cells[image, kept] == sample.target)
             image += 1
         names = views.attributes[sample.row, sample.target]
         colour, kind = (_TOKENS[int(token)] for token in names[:2])
-        question = question_ids(colour, kind, int(rng.integers(3)))
-        answer = [*map(int, names), TOKEN_IDS["</s>"]]
-        parts.append((images, places, question, answer, sample.is_known))
-    return collate(parts, words), dense_loss
+        lookups.append(
+            Lookup(
+                images=images,
+                cells=places,
+                is_target=is_target,
+                question=question_ids(colour, kind, int(rng.integers(3))),
+                answer=[*map(int, names), TOKEN_IDS["</s>"]],
+                is_known=sample.is_known,
+            )
+        )
+    return collate(lookups, words), dense_loss
 
 
 def _kept_cells(

@@ -1,5 +1,6 @@
 """The scene generator and the mix it writes."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from PIL import Image
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.reference.mix import write_mix
 from sdrpn_core.reference.scenes import LAYOUTS, READABLE_PRINT, make_scene
+from sdrpn_core.reference.shapes import draw_object
 from sdrpn_core.reference.views import BACKGROUND, draw_canvas, margin_box, render_view
 from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX, normalise_answer
 
@@ -27,8 +29,6 @@ def test_equal_seeds_give_equal_scenes_in_another_process() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     scene = make_scene(3)
-    import hashlib
-
     expected = f"{hashlib.sha256(scene.image.tobytes()).hexdigest()} {scene.turns[0].answer}"
     assert run.stdout.strip() == expected
 
@@ -76,11 +76,15 @@ def test_print_has_ink_on_a_plate() -> None:
             assert values.min() < 80
 
 
-def test_the_code_decides_the_print() -> None:
-    """Two scenes of one seed but of other layouts keep their own codes: print is not decoration."""
-    first = make_scene(5, layout="objects").objects[0]
-    other = make_scene(5, layout="sign").objects[0]
-    assert first.kind != other.kind
+@pytest.mark.parametrize("code", ["C4", "E3", "H3"])
+def test_another_code_prints_other_pixels_and_nothing_else_changes(code: str) -> None:
+    first, code_box = _drawn("C3")
+    other, _ = _drawn(code)
+    differs = (first != other).any(axis=-1)
+    rows, columns = np.nonzero(differs)
+    assert len(rows) > 10
+    assert code_box.x0 <= columns.min() <= columns.max() < code_box.x1
+    assert code_box.y0 <= rows.min() <= rows.max() < code_box.y1
 
 
 def test_all_layouts_and_non_square_sizes_occur() -> None:
@@ -167,3 +171,10 @@ def test_answers_compare_without_case_and_punctuation() -> None:
 
 def _pictures(folder: Path) -> set[bytes]:
     return {path.read_bytes() for path in folder.rglob("*.jpg")}
+
+
+def _drawn(code: str) -> tuple[np.ndarray, BoxXYXY]:
+    image = Image.new("RGB", (120, 120), (90, 90, 90))
+    box = BoxXYXY(10.0, 10.0, 110.0, 110.0)
+    code_box = draw_object(image, box, "red", "square", code, 20.0, np.random.default_rng(0))
+    return np.asarray(image), code_box
