@@ -106,8 +106,8 @@ def collate(lookups: list[Lookup], words: Tensor) -> AnswerBatch:
         num_before = length - len(answer) - 1
         targets.append(torch.tensor([*[IGNORED] * num_before, *scored, IGNORED]))
         positions.append(torch.from_numpy(np.concatenate(place)))
-        is_target = [False] * len(PREFIX), *lookup.is_target, [False] * num_words
-        shown.append(torch.from_numpy(np.concatenate(is_target).astype(bool)))
+        before, after = (np.zeros(num, dtype=np.bool_) for num in (len(PREFIX), num_words))
+        shown.append(torch.from_numpy(np.concatenate([before, *lookup.is_target, after])))
         columns = torch.arange(length)
         # Of colour, kind, letter, digit and end, the second and third ask for what follows.
         looking.append((columns == length - 4) | (columns == length - 3))
@@ -145,7 +145,7 @@ def answer_loss(model: Any, batch: AnswerBatch) -> tuple[Tensor, dict[str, float
     echo = (right & ~is_code).sum() / (scored & ~is_code).sum()
     code_right = (right | ~is_code).all(1)[has_code].float()
     astray = grounding.mean()
-    figures = {
+    figures: dict[str, float | None] = {
         "echo": float(echo),
         "code": float(code_right.mean()),
         "grounding": astray.item(),
