@@ -55,7 +55,9 @@ class LabelStepResult(Settings):
     num_labelled: int
     """Samples with any foreground."""
     precision: float | None
-    """Share of foreground cells inside the true box."""
+    """Share of foreground cells that show any part of the true box."""
+    centre_precision: float | None
+    """Share of foreground cells whose centre is inside the true box: the strictest reading."""
     recall: float | None
     """Share of the true box's cells that are foreground."""
     false_background: float | None

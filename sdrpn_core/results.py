@@ -252,8 +252,9 @@ def _label_step(name: str, samples: Sequence[tuple[Row, Any, Any]]) -> LabelStep
         num_samples=foreground.num_samples,
         num_labelled=labelled.num_samples,
         precision=finite(foreground.precision),
+        centre_precision=finite(foreground.centre_precision),
         recall=finite(foreground.recall),
-        false_background=finite(background.precision),
+        false_background=finite(background.centre_precision),
         labelled_recall=finite(labelled.recall),
     )
 

@@ -106,7 +106,9 @@ def test_mask_quality_of_a_worked_example():
     quality = mask_quality(cells((3, 2), (3, 3), (7, 7)), [BoxXYXY(20, 30, 35, 50)], FLAT)
     # True by centre: columns 2 (and not 3: its centre 35 is the open end), rows 3 and 4.
     assert (quality.num_true, quality.num_hits, quality.num_selected) == (2, 1, 3)
-    assert quality.precision == pytest.approx(1 / 3)
+    # Cell (3, 3) shows half of its width of the box, but its centre is outside.
+    assert quality.precision == pytest.approx(2 / 3)
+    assert quality.centre_precision == pytest.approx(1 / 3)
     assert quality.recall == pytest.approx(1 / 2)
     assert quality.area_precision == pytest.approx(1.5 / 3)
     assert quality.area_recall == pytest.approx(1.5 / 3)
