@@ -92,7 +92,7 @@ class _LayoutRule:
 _RULES: Final[dict[Layout, _LayoutRule]] = {
     "objects": _LayoutRule(
         kinds=SHAPE_KINDS,
-        count=(2, 8),
+        count=(2, 6),
         width=(13, 20),
         aspect=(1.0, 1.0),
         per_print=(3.7, 4.6),
@@ -108,7 +108,7 @@ _RULES: Final[dict[Layout, _LayoutRule]] = {
     ),
     "document": _LayoutRule(
         kinds=LINE_KINDS,
-        count=(2, 7),
+        count=(2, 6),
         width=(17, 23),
         aspect=(2.6, 3.2),
         per_print=(5.6, 6.8),
@@ -198,7 +198,7 @@ def _confusable_order(
     first = shuffled[0]
     shared = [n for n in shuffled[1:] if n[0] == first[0] or n[1] == first[1]]
     others = [n for n in shuffled[1:] if n not in shared]
-    num_shared = int(rng.integers(0, 4))
+    num_shared = int(rng.integers(0, 2))
     return [first, *shared[:num_shared], *others, *shared[num_shared:]]
 
 
