@@ -4,7 +4,8 @@
 
 Per head, over small-print scenes: ``inside``, share of the attention paid to the image that falls
 on the true box's cells; ``precision``, share of the cells above 0.2 of the maximum that lie in the
-box; ``image``, attention paid to the image in all. Rows are the tokens that produce the answer.
+box; ``image``, attention paid to the image in all. Rows are the answer's
+four words, as the model reads them back.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def answer_attention(model: Any, processor: Any, seed: int) -> tuple[NDArray[Any
         attentions = model(**inputs, output_attentions=True).attentions
     num_answer = len(turn.answer.split())
     is_image = inputs["input_ids"][0] == TOKEN_IDS["<image>"]
-    maps = torch.stack([layer[0, :, -num_answer - 1 : -1] for layer in attentions])
+    maps = torch.stack([layer[0, :, -num_answer:] for layer in attentions])
     maps = maps[..., is_image].mean(2).view(*maps.shape[:2], *GRID)
     coverage = Letterbox.square(scene.image.size).coverage(turn.box, GRID)
     return maps.float().numpy(), coverage
