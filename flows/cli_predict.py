@@ -30,14 +30,12 @@ def predict(
     """Ask one question about one image, zooming in where the RPN finds something."""
     how = runtime_settings(runtime, store=store, device=device)
     with err.status("loading"):
-        from sdrpn_core.pipeline import ZoomPipeline
         from tasks.artifact_store import ArtifactStore
-        from tasks.predict import answer_one, draw_overlay, find_checkpoint, read_image
+        from tasks.predict import answer_one, draw_overlay, load_pipeline, read_image
 
         artifacts = ArtifactStore(how.store, how.storage_options)
         picture = read_image(artifacts, image)
-        checkpoint = find_checkpoint(artifacts, rpn)
-        pipeline = ZoomPipeline.from_checkpoint(checkpoint, model, device=how.device)
+        pipeline = load_pipeline(artifacts, rpn, model, how.device)
     answer = answer_one(pipeline, picture, question)
     if overlay is not None:
         letterbox = pipeline.adapter.letterbox(picture.size)

@@ -18,6 +18,13 @@ from tasks.artifact_store import ArtifactStore
 _BOX_COLOUR = (40, 220, 90)
 
 
+def load_pipeline(
+    store: ArtifactStore, rpn: str | None, model: str | None, device: str
+) -> ZoomPipeline:
+    """The RPN beside the model it was trained on, or beside ``model``."""
+    return ZoomPipeline.from_checkpoint(find_checkpoint(store, rpn), model, device=device)
+
+
 def find_checkpoint(store: ArtifactStore, rpn: str | None) -> RpnCheckpoint:
     """The RPN to use: a directory, ``train-rpn/<id>`` of the store, or the store's newest.
 

@@ -17,6 +17,7 @@ from sdrpn_core import evaluation, extraction, pseudo_labels, records, training
 from tasks import plan
 from tests.architecture.source_tree import Source, sources
 
+REFERENCE = "sdrpn_core.reference"
 RECORD = Path(__file__).with_name("stage_versions.json")
 
 
@@ -94,11 +95,17 @@ def modules_of(roots: tuple[str, ...]) -> set[str]:
         if name in reached:
             continue
         reached.add(name)
-        imported = {target for _, target in known[name].imports()}
-        waiting += [
-            target for target in imported if target in known and target.startswith("sdrpn_core")
-        ]
+        imported = {target for _, target in known[name].imports() if target in known}
+        waiting += [target for target in imported if _belongs(target, roots)]
     return reached
+
+
+def _belongs(module: str, roots: tuple[str, ...]) -> bool:
+    """Core modules do. How scenes and the reference weights are made is a stage of its own, or is
+    in the weights' digest."""
+    if module.startswith(REFERENCE):
+        return roots[0].startswith(REFERENCE)
+    return module.startswith("sdrpn_core.")
 
 
 def _digest(roots: tuple[str, ...]) -> str:
