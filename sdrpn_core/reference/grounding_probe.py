@@ -4,8 +4,8 @@
 
 Per head, over small-print scenes: ``inside``, share of the attention paid to the image that falls
 on the true box's cells; ``precision``, share of the cells above 0.2 of the maximum that lie in the
-box; ``image``, attention paid to the image in all. Rows are the answer's
-four words, as the model reads them back.
+box; ``image``, attention paid to the image in all. Rows are the
+answer's four words, as the model reads them back.
 """
 
 import argparse

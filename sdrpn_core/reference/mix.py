@@ -27,8 +27,6 @@ from sdrpn_core.reference.vocabulary import (
 )
 
 Split = Literal["train", "validation", "test"]
-GENERATOR_VERSION: Final = 1
-"""Changes whenever equal arguments write other bytes."""
 _SPLIT_CODES: Final[dict[Split, int]] = {"train": 1, "validation": 2, "test": 3}
 _JPEG_QUALITY: Final = 95
 _MAX_TURNS: Final = 3
