@@ -83,7 +83,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--rate", type=float, default=None)
-    parser.add_argument("--cells-shown", type=int, default=64)
+    parser.add_argument("--cells-shown", type=int, default=144)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
