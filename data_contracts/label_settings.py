@@ -110,7 +110,7 @@ REGION_PRESETS = {
         drop_all_above_max_regions=True,
     ),
     "reference-mask": RegionSettings(single_box=True, max_box_area_ratio=None, min_box_side=1),
-    "default": RegionSettings(),
+    "default": RegionSettings(threshold_is_peak_ratio=True),
 }
 
 

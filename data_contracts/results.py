@@ -1,4 +1,4 @@
-"""The results table of one evaluation: a versioned JSON document, and what users see first of it."""
+"""The results table of one evaluation: a versioned JSON document, and its summary."""
 
 from typing import Any, Literal
 

@@ -85,8 +85,18 @@ def sweep_thresholds(
 
 
 def best_threshold(sweep: Sequence[CellQuality]) -> float:
-    """Threshold with the best F1; the lowest of equals, as a missed region costs an answer."""
-    return max(sweep, key=lambda point: (point.f1, -point.threshold)).threshold
+    """Threshold with the best F2; the lowest of equals.
+
+    F2 counts recall over precision: a crop that is too wide costs some resolution, one that misses
+    the region costs the answer.
+    """
+    return max(sweep, key=lambda point: (_f2(point), -point.threshold)).threshold
+
+
+def _f2(point: CellQuality) -> float:
+    """5PR / (4P + R); 0 where undefined."""
+    weighted = 4 * point.precision + point.recall
+    return 5 * point.precision * point.recall / weighted if weighted else 0.0
 
 
 def calibration(
