@@ -187,7 +187,7 @@ def test_foreground_threshold_rises_where_labels_are_imprecise() -> None:
     maps = planted_maps(sharpness=0.4)
     search = search_labels(maps, LabelSettings(), SETTINGS)
     assert search.labels.foreground_ratio_threshold > 0.2
-    assert search.overall_quality.precision >= SETTINGS.min_precision
+    assert search.overall_quality.touch_precision >= SETTINGS.min_precision
 
 
 def test_search_is_deterministic() -> None:
