@@ -1,6 +1,5 @@
 """Prefix reuse against plain recomputation, token for token and logit for logit."""
 
-
 import numpy as np
 import pytest
 import torch
