@@ -144,17 +144,20 @@ def test_defect_20_grown_box_on_the_edge_of_the_image_still_shows_some_of_it():
 
 def test_defect_21_relative_threshold_is_a_setting():
     weak = rectangles((12, 12), (3, 3, 6, 6, 0.02))
-    relative = DEFAULT.model_copy(update={"threshold_is_peak_ratio": True})
-    assert propose_regions(weak, 0.5, DEFAULT) == []
-    assert propose_regions(weak, 0.5, relative) == [GridBox(3, 3, 6, 6)]
-    assert propose_regions(np.zeros((12, 12)), 0.5, relative) == []
+    absolute = DEFAULT.model_copy(update={"threshold_is_peak_ratio": False})
+    assert propose_regions(weak, 0.5, absolute) == []
+    assert propose_regions(weak, 0.5, DEFAULT) == [GridBox(3, 3, 6, 6)]
+    assert propose_regions(np.zeros((12, 12)), 0.5, DEFAULT) == []
 
 
-@pytest.mark.parametrize("label_settings", [DEFAULT, REFERENCE])
-def test_cells_on_the_threshold_are_outside(label_settings):
-    level = rectangles((12, 12), (3, 3, 6, 6, 0.5))
-    assert propose_regions(level, 0.5, unblurred(label_settings)) == []
-    assert propose_regions(level, 0.499, unblurred(label_settings)) == [GridBox(3, 3, 6, 6)]
+@pytest.mark.parametrize("region_settings", [DEFAULT, REFERENCE])
+def test_cells_on_the_threshold_are_outside(region_settings):
+    # A strong cell in the corner makes 0.5 both half of the peak and 0.5 itself.
+    level = rectangles((12, 12), (3, 3, 6, 6, 0.5), (0, 0, 1, 1, 1.0))
+    region_settings = unblurred(region_settings).model_copy(update={"max_regions": 2})
+    block = GridBox(3, 3, 6, 6)
+    assert block not in propose_regions(level, 0.5, region_settings)
+    assert block in propose_regions(level, 0.499, region_settings)
 
 
 def test_diagonal_cells_are_one_region():
