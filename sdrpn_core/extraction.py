@@ -199,11 +199,6 @@ def _judge(response: Response) -> tuple[ExtractionStatus, str]:
     return ExtractionStatus.OK, ""
 
 
-def _row(maps: Mapping[int, Tensor], index: int, grid: GridShape) -> dict[int, Tensor]:
-    """One sample's (h, C) maps per layer, without the columns that pad it to the batch."""
-    return {layer: values[index, :, : grid.num_cells] for layer, values in maps.items()}
-
-
 def _mean_of_heads(
     maps: Mapping[int, Tensor], captured: CapturedHeads, wanted: Heads, grid: GridShape
 ) -> Tensor:
