@@ -1,6 +1,7 @@
 """Command line of the project. Anything heavy is imported inside the command that needs it."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -188,10 +189,10 @@ def _execute(
         from flows.console import ProgressDisplay
         from flows.execution import LocalExecution
         from flows.wiring import run_pipeline
-    show_downloads(err, config, runtime)
     with ProgressDisplay(err) as display:
         execution = LocalExecution(runtime, {until} if force else (), display)
-        return run_pipeline(config, execution, until)
+        show = partial(show_downloads, err)
+        return run_pipeline(config, execution, until, on_downloads=show)
 
 
 def _finish(outcome: RunOutcome, json_file: Path | None) -> None:

@@ -1,5 +1,6 @@
 """``sdrpn labels``: how new labels differ from the promoted ones, and promoting them."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,7 @@ def promote(
     how = runtime_settings(runtime, store=store, device=device)
     allowed = PromotionLimits() if limits is None else load_settings(PromotionLimits, limits)
     with err.status("loading"):
+        from flows.cli_plan import show_downloads
         from flows.console import ProgressDisplay
         from flows.execution import LocalExecution
         from flows.label_gate import Gate
@@ -56,7 +58,8 @@ def promote(
     with ProgressDisplay(err) as display:
         execution = LocalExecution(how, (), display)
         gate = Gate(allowed, _show, force)
-        outcome = run_pipeline(settings, execution, Stage.MERGE_LABELS, gate)
+        show = partial(show_downloads, err)
+        outcome = run_pipeline(settings, execution, Stage.MERGE_LABELS, gate, show)
     promotion = outcome.promotion
     assert promotion is not None
     for breach in promotion.overruled:

@@ -1,63 +1,62 @@
-"""``sdrpn run --dry-run``: the plan of a run, and the table of downloads before they start."""
+"""``sdrpn run --dry-run``, and the table of downloads that precedes them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
 from data_contracts.configs import PipelineConfig, RuntimeConfig
 from flows.console import print_table
-from tasks.fetching.addresses import downloads_folder, require_space
-from tasks.run_plan import PlannedFile, RunPlan, plan_run, planned_files
-
-_GIB = 1 << 30
+from flows.downloads import file_row, size_text
+from tasks.planned_files import PlannedFile
+from tasks.run_plan import RunPlan, plan_run
 
 
 def show_plan(console: Console, config: PipelineConfig, runtime: RuntimeConfig) -> None:
     """Print what a run would fetch, make and cost; nothing is fetched or written.
 
+    What a server that does not answer would have said is missing, and the last line says so.
+
     Raises:
-        DownloadError: if a source's server does not answer.
+        SdrpnError: if a server does not have a file.
     """
     plan = plan_run(config, runtime)
-    print_table(console, "Files", [_file_row(file) for file in plan.files])
+    print_table(console, "Files", [file_row(file) for file in plan.files])
     print_table(console, "Stages", _stage_rows(plan))
-    cost = plan.gpu_hours * runtime.gpu_hour_price
-    for line in (
-        f"to fetch: {_gib(plan.fetch_bytes)} to {plan.downloads_folder}",
-        f"to rewrite there: about {_gib(plan.convert_bytes)} of Parquet and gzipped archives",
-        f"to store: about {_gib(plan.store_bytes + plan.copied_bytes)} in {runtime.store}, images "
-        "of folders not counted",
-        f"free: {_gib(plan.free_bytes)}{'' if plan.fits else ' - NOT ENOUGH'}",
-        f"GPU time: about {plan.gpu_hours:.1f} h on one A6000-class card, within a factor of two; "
-        f"about {cost:.0f} at {runtime.gpu_hour_price:g} an hour",
-    ):
+    for line in _summary(plan, runtime):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _summary(plan: RunPlan, runtime: RuntimeConfig) -> list[str]:
+    """Disk, time and money in lines; what cannot be known makes a figure a lower bound."""
+    at_least = "at least" if plan.unknown_files else "about"
+    hours = "about" if plan.is_estimated else "at least"
+    lines = [
+        f"to fetch: {'at least ' * bool(plan.unknown_files)}{size_text(plan.fetch_bytes)} to "
+        f"{plan.downloads_folder}",
+        f"to rewrite there: {at_least} {size_text(plan.convert_bytes)} of Parquet and gzipped "
+        "archives",
+        f"to store: {at_least} {size_text(plan.store_bytes + plan.copied_bytes)} in "
+        f"{runtime.store}, images of folders not counted",
+        f"free: {size_text(plan.free_bytes)}{'' if plan.fits else ' - NOT ENOUGH'}",
+        f"GPU time: {hours} {plan.gpu_hours:.1f} h on one A6000-class card, within a factor of "
+        f"two; {hours} {plan.gpu_hours * runtime.gpu_hour_price:.0f} at "
+        f"{runtime.gpu_hour_price:g} an hour",
+    ]
     if plan.problem is not None:
-        console.print(f"first: {plan.problem}", highlight=False, soft_wrap=True)
+        lines.append(f"first: {plan.problem}")
+    if unknown := plan.unknown_files:
+        lines.append(
+            f"not known: the servers of {len(unknown)} of {len(plan.files)} files do not answer; "
+            "no figure counts these, and a run would stop at them now: "
+            + ", ".join(file.uri for file in unknown)
+        )
+    return lines
 
 
-def show_downloads(console: Console, config: PipelineConfig, runtime: RuntimeConfig) -> None:
-    """Print size, digest and licence of every file that is still to be fetched.
-
-    Raises:
-        DownloadError: if a source's server does not answer, or all of them together do not fit.
-    """
-    waiting = [file for file in planned_files(config, runtime) if not file.is_here]
-    print_table(console, "Downloads", [_file_row(file) for file in waiting])
-    num_bytes = sum(file.num_missing or 0 for file in waiting)
-    if num_bytes:
-        require_space(downloads_folder(runtime), num_bytes, runtime.downloads)
-
-
-def _file_row(file: PlannedFile) -> dict[str, Any]:
-    return {
-        "source": file.source,
-        "file": file.uri,
-        "size": "unknown" if file.num_bytes is None else _gib(file.num_bytes),
-        "SHA-256": "none published" if file.sha256 is None else f"{file.sha256[:12]}...",
-        "licence": file.licence or "not stated",
-        "state": "here" if file.is_here else "to fetch",
-    }
+def show_downloads(console: Console, files: Sequence[PlannedFile]) -> None:
+    """Print size, digest and licence of files that are about to be fetched."""
+    print_table(console, "Downloads", [file_row(file) for file in files])
 
 
 def _stage_rows(plan: RunPlan) -> list[dict[str, Any]]:
@@ -65,15 +64,9 @@ def _stage_rows(plan: RunPlan) -> list[dict[str, Any]]:
         {
             "stage": stage.stage.value,
             "source": stage.source,
-            "units, about": stage.num_units,
-            "shards": stage.num_shards,
-            "GPU hours": f"{stage.gpu_hours:.2f}",
+            "units, about": "unknown" if stage.num_units is None else stage.num_units,
+            "shards": "unknown" if stage.num_shards is None else stage.num_shards,
+            "GPU hours": "unknown" if stage.gpu_hours is None else f"{stage.gpu_hours:.2f}",
         }
         for stage in plan.stages
     ]
-
-
-def _gib(num_bytes: int) -> str:
-    if num_bytes < _GIB // 10:
-        return f"{num_bytes / (1 << 20):.1f} MiB"
-    return f"{num_bytes / _GIB:.1f} GiB"

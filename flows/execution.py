@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import ConfigError, RuntimeConfig
@@ -21,6 +21,8 @@ from data_contracts.errors import SdrpnError
 from flows.outcome import StageOutcome
 from tasks.artifact_store import ArtifactStore
 from tasks.stage import ShardData, StageRun, begin_stage, finish_stage, run_shard
+
+T = TypeVar("T")
 
 OnProgress = Callable[[str, int, int], None]
 """(stage, units done, units)."""
@@ -84,6 +86,10 @@ class Execution(ABC):
             )
         )
 
+    @abstractmethod
+    def ask(self, stage: Stage, label: str, function: Callable[..., T], *inputs: Any) -> T:
+        """Find out something that a stage's beginning depends on, which makes no artifact."""
+
     def is_forced(self, stage: Stage) -> bool:
         """Whether the stage is to be made anew."""
         return stage in self._forced
@@ -137,6 +143,10 @@ class LocalExecution(Execution):
 
     def _progress(self, stage: Stage, label: str) -> OnProgress:
         return lambda _, num_done, num_units: self._on_progress(stage, label, num_done, num_units)
+
+    def ask(self, stage: Stage, label: str, function: Callable[..., T], *inputs: Any) -> T:
+        """See ``Execution``."""
+        return function(*inputs)
 
     def _whole(
         self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]

@@ -1,5 +1,7 @@
 """The Prefect flow ``sdrpn``; its deployments in ``prefect.yaml`` differ in parameters only."""
 
+from collections.abc import Sequence
+
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.logging import get_run_logger
@@ -8,11 +10,13 @@ from data_contracts.configs import PipelineConfig, RuntimeConfig
 from data_contracts.enums import Stage
 from data_contracts.label_drift import LabelDrift, PromotionLimits
 from flows.config_files import load_config
+from flows.downloads import file_row
 from flows.earlier_run import parameters_of
 from flows.label_gate import Gate
 from flows.outcome import RunOutcome
 from flows.prefect_execution import PrefectExecution
 from flows.wiring import run_pipeline
+from tasks.planned_files import PlannedFile
 
 
 @flow(name="sdrpn", persist_result=False)
@@ -41,7 +45,7 @@ def sdrpn(
         runtime = runtime if runtime != RuntimeConfig() else earlier_runtime
     execution = PrefectExecution(runtime, {stage} if force else ())
     gate = None if promotion is None else Gate(promotion, _show_drift)
-    outcome = run_pipeline(config, execution, stage, gate)
+    outcome = run_pipeline(config, execution, stage, gate, _show_downloads)
     create_table_artifact(
         key="sdrpn-stages",
         table=outcome.stage_table(),
@@ -57,6 +61,15 @@ def sdrpn(
         get_run_logger().info("report: %s", outcome.report_uri)
         create_link_artifact(link=outcome.report_uri, key="sdrpn-report")
     return outcome
+
+
+def _show_downloads(files: Sequence[PlannedFile]) -> None:
+    rows = [file_row(file, whole_digest=True) for file in files]
+    for row in rows:
+        get_run_logger().info(", ".join(f"{name}: {value}" for name, value in row.items()))
+    create_table_artifact(
+        key="sdrpn-downloads", table=rows, description="Files that are about to be fetched"
+    )
 
 
 def _show_drift(drift: LabelDrift) -> None:

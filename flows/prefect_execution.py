@@ -7,7 +7,7 @@ nothing; manifests in the artifact store decide. Results are small (references, 
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from prefect import Task
@@ -32,7 +32,9 @@ from flows.execution import (
 )
 from flows.outcome import StageOutcome
 from flows.task_runners import shard_runner
-from flows.transient import is_transient
+from tasks.transient import is_transient
+
+T = TypeVar("T")
 
 _SECONDS_BETWEEN_REPORTS = 5.0
 _KEY_SEPARATORS = re.compile("[^a-z0-9]+")
@@ -41,6 +43,11 @@ _KEY_SEPARATORS = re.compile("[^a-z0-9]+")
 
 class PrefectExecution(Execution):
     """Every stage, and every shard of a sharded stage, as a task of the running flow."""
+
+    def ask(self, stage: Stage, label: str, function: Callable[..., T], *inputs: Any) -> T:
+        """See ``Execution``."""
+        answer: T = _task(function, stage, label)(*inputs)
+        return answer
 
     def _whole(
         self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]

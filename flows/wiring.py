@@ -12,6 +12,7 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ConfigError, EvaluationConfig, ModelConfig, PipelineConfig
 from data_contracts.enums import Method, Stage
 from data_contracts.sources import EvaluationSource, Source
+from flows.downloads import OnDownloads, announce_downloads, nobody
 from flows.execution import Execution
 from flows.label_gate import Gate
 from flows.outcome import RunOutcome
@@ -34,6 +35,8 @@ from tasks.train_rpn import train_rpn
 
 S = TypeVar("S")
 
+_OF_TRAINING = (Stage.EXTRACT_ATTENTION, Stage.MAKE_LABELS, Stage.MERGE_LABELS, Stage.TRAIN_RPN)
+"""What these make needs nothing of the evaluation."""
 BEFORE_LABEL_SET = tuple(Stage)[: tuple(Stage).index(Stage.MERGE_LABELS)]
 
 
@@ -42,6 +45,7 @@ def run_pipeline(
     execution: Execution,
     until: Stage = Stage.REPORT,
     gate: Gate | None = None,
+    on_downloads: OnDownloads = nobody,
 ) -> RunOutcome:
     """Run every stage that ``until`` needs, and it; committed artifacts are not made again.
 
@@ -50,15 +54,18 @@ def run_pipeline(
         execution: how to.
         until: last stage.
         gate: promotes the label set once it is made, or stops the run; None for no promotion.
+        on_downloads: shown what is still to be fetched, before anything is.
 
     Raises:
         ConfigError: if ``until`` is a stage that the config does not have, or comes before the
             labels that are to be promoted.
+        DownloadError: if what is to be fetched cannot be had, or does not fit on the disk.
     """
     if gate is not None and until in BEFORE_LABEL_SET:
         raise ConfigError(f"labels cannot be promoted at {until.value}: go on to merge-labels")
     execution.store.check_writable()
     pipeline = Pipeline(config, execution)
+    announce_downloads(pipeline.sources(until), execution, on_downloads)
     promotion = None if gate is None else gate(execution.store, config.name, pipeline.label_set())
     pipeline.make(until)
     store = execution.store
@@ -91,6 +98,12 @@ class Pipeline:
         """The model at one commit for the whole run; looked up when a stage first needs it."""
         return pinned(self._config.model)
 
+    def sources(self, stage: Stage) -> tuple[EvaluationSource, ...]:
+        """The sources that a stage needs, itself or before it."""
+        if stage in _OF_TRAINING or self._config.evaluation is None:
+            return self._config.sources
+        return (*self._config.sources, *(e.source for e in self.evaluations()))
+
     def make(self, stage: Stage) -> None:
         """Make every artifact of a stage.
 
@@ -101,13 +114,11 @@ class Pipeline:
             profile_of(self._config.model).require_calibrated()
         sources = self._config.sources
         is_evaluated = self._config.evaluation is not None
-        benchmarks = tuple(e.source for e in self.evaluations()) if is_evaluated else ()
-        everything: tuple[EvaluationSource, ...] = (*sources, *benchmarks)
         match stage:
             case Stage.DOWNLOAD:
-                _each(self.files, everything)
+                _each(self.files, self.sources(stage))
             case Stage.BUILD_JSONL:
-                _each(self.questions, everything)
+                _each(self.questions, self.sources(stage))
             case Stage.EXTRACT_ATTENTION:
                 _each(self.attention, sources)
             case Stage.MAKE_LABELS:
@@ -121,7 +132,7 @@ class Pipeline:
                 self.table()
             case Stage.REPORT:
                 # The benchmark's data comes first: a wrong address shows before hours of training.
-                _each(self.questions, everything)
+                _each(self.questions, self.sources(stage))
                 _each(self.results, self.evaluations() if is_evaluated else ())
                 self.table()
                 self.report()

@@ -85,11 +85,13 @@ def find_benchmark(store: ArtifactStore, source: BenchmarkSource) -> BenchmarkFi
     """
     spec = TASKS[source.task]
     roots = [source.files] if source.files else [f"hf://datasets/{name}" for name in spec.hub_ids]
-    reasons = []
+    reasons: list[str] = []
+    failure: Exception | None = None
     for root in roots:
         try:
             storage, files = _list(store, root, spec)
         except (OSError, SdrpnError) as error:
+            failure = failure or error
             reasons.append(f"{root}: {' '.join(str(error).split())}")
             continue
         if files:
@@ -98,7 +100,7 @@ def find_benchmark(store: ArtifactStore, source: BenchmarkSource) -> BenchmarkFi
     raise BenchmarkFilesError(
         f"benchmark {source.task.value}: {'; '.join(reasons)}. Give `files` the folder that holds "
         f"{spec.file_stems[0]}-*.parquet, as downloaded from {spec.hub_ids[0]}"
-    )
+    ) from failure
 
 
 def _list(

@@ -2,7 +2,7 @@
 estimates that say so."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from data_contracts.configs import PipelineConfig, RuntimeConfig
@@ -11,32 +11,16 @@ from data_contracts.profiles import UncalibratedProfile
 from data_contracts.sources import (
     BenchmarkSource,
     EvaluationSource,
-    FileAddress,
-    ImageArchive,
     LlavaMixSource,
     ParquetSource,
     SceneSource,
     Selection,
-    VisualCotSource,
-    remote_file,
 )
 from sdrpn_core.benchmarks.tasks import TASKS
-from tasks.artifact_store import ArtifactStore
-from tasks.benchmark_files import find_benchmark
-from tasks.fetching.addresses import (
-    downloads_folder,
-    free_bytes,
-    local_file,
-    matching,
-    must_be_fetched,
-    opener,
-)
-from tasks.fetching.fetcher import describe
-from tasks.fetching.kept_files import earlier_copy, is_fetched, kept_file, missing_bytes
-from tasks.fetching.remote import DownloadError
+from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.models import profile_of
 from tasks.plan import IMAGES_PER_SHARD
-from tasks.source_parts import image_places
+from tasks.planned_files import PlannedFile, planned_files, unique_files
 
 _GIB = 1 << 30
 _BYTES_PER_RECORD = 1550
@@ -54,33 +38,16 @@ _SIZE_7B = 32 * 32 * 32
 
 
 @dataclass(frozen=True)
-class PlannedFile:
-    """One file that a source consists of."""
-
-    source: str
-    uri: str
-    num_bytes: int | None
-    sha256: str | None
-    licence: str | None
-    num_missing: int | None = None
-    """Bytes still to be fetched; None of a file that is local, was fetched, or is read in place."""
-
-    @property
-    def is_here(self) -> bool:
-        """Nothing of it is to be fetched."""
-        return self.num_missing is None
-
-
-@dataclass(frozen=True)
 class PlannedStage:
     """One stage for one source."""
 
     stage: Stage
     source: str
-    num_units: int
-    """Questions or images; an estimate where the source has not been read."""
-    num_shards: int
-    gpu_hours: float
+    num_units: int | None
+    """Questions or images; an estimate where the source has not been read, and None where not even
+    its size is known."""
+    num_shards: int | None
+    gpu_hours: float | None
 
 
 @dataclass(frozen=True)
@@ -102,8 +69,18 @@ class RunPlan:
 
     @property
     def gpu_hours(self) -> float:
-        """Over all stages, on one A6000-class card."""
-        return sum(stage.gpu_hours for stage in self.stages)
+        """Over all stages that can be estimated, on one A6000-class card."""
+        return sum(stage.gpu_hours or 0.0 for stage in self.stages)
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether all stages can be."""
+        return all(stage.gpu_hours is not None for stage in self.stages)
+
+    @property
+    def unknown_files(self) -> tuple[PlannedFile, ...]:
+        """Files whose servers could not be asked; what they would add is in no figure."""
+        return tuple(file for file in self.files if file.problem is not None)
 
     @property
     def fits(self) -> bool:
@@ -112,97 +89,59 @@ class RunPlan:
         return needed <= self.free_bytes
 
 
-def planned_files(config: PipelineConfig, runtime: RuntimeConfig) -> tuple[PlannedFile, ...]:
-    """Every file of every source, with what its server says of it.
-
-    Raises:
-        DownloadError: if a server does not answer or does not have the file.
-    """
-    return _unique(_files_by_source(config, runtime))
-
-
-def _unique(by_source: dict[str, list[PlannedFile]]) -> tuple[PlannedFile, ...]:
-    return tuple({file.uri: file for files in by_source.values() for file in files}.values())
-
-
-def _files_by_source(
-    config: PipelineConfig, runtime: RuntimeConfig
-) -> dict[str, list[PlannedFile]]:
-    """Files by the name of their source; a file of two sources is asked about once."""
-    known: dict[str, PlannedFile] = {}
-    found: dict[str, list[PlannedFile]] = {}
-    for source in _sources(config):
-        found[source.name] = []
-        for address, must_come in _addresses(source, runtime):
-            uri = remote_file(address).uri
-            if uri not in known:
-                known[uri] = _planned(source.name, address, runtime, must_come=must_come)
-            found[source.name].append(known[uri])
-    return found
-
-
 def plan_run(config: PipelineConfig, runtime: RuntimeConfig) -> RunPlan:
     """Stages, sizes, shards, GPU time and disk of a run.
 
+    Servers are given little time: what does not answer stays unknown.
+
     Raises:
-        DownloadError: if a source's server does not answer.
+        SdrpnError: if a server does not have a file.
     """
-    by_source = _files_by_source(config, runtime)
-    files = _unique(by_source)
+    sources = _sources(config)
+    by_source = planned_files(sources, _impatient(runtime), allow_silence=True)
+    files = unique_files(by_source)
     folder = downloads_folder(runtime)
-    stages: list[PlannedStage] = []
-    num_questions = 0
-    for source in _sources(config):
-        number = _num_questions(config, source, by_source[source.name])
-        stages += _stages(config, source, number)
-        num_questions += number
-    train = sum(_num_questions(config, source, by_source[source.name]) for source in config.sources)
-    hours = train * config.training.num_epochs * _TRAIN_SECONDS * _relative_size(config) / 3600
-    stages.append(PlannedStage(Stage.TRAIN_RPN, "", train, 1, hours))
+    numbers = {s.name: _num_questions(config, s, by_source[s.name]) for s in sources}
+    stages = [stage for s in sources for stage in _stages(config, s, numbers[s.name])]
+    train = _total(numbers[source.name] for source in config.sources)
+    stages.append(_training(config, train))
     return RunPlan(
         files=files,
         stages=tuple(stages),
         fetch_bytes=sum(file.num_missing or 0 for file in files),
-        convert_bytes=_size(
-            file
-            for source in _sources(config)
-            for file in _rewritten(source, by_source[source.name])
-        ),
-        copied_bytes=_size(
-            file
-            for source in _sources(config)
-            if isinstance(source, LlavaMixSource | VisualCotSource) and source.copy_images
-            for file in _archives(source, by_source[source.name])
-        ),
-        store_bytes=num_questions * _ATTENTION_BYTES,
+        convert_bytes=sum(file.num_bytes or 0 for file in files if file.is_rewritten),
+        copied_bytes=sum(file.num_bytes or 0 for file in files if file.is_copied),
+        store_bytes=sum(number or 0 for number in numbers.values()) * _ATTENTION_BYTES,
         free_bytes=free_bytes(folder),
         downloads_folder=str(folder),
         problem=_problem(config),
     )
 
 
-def _size(files: Iterable[PlannedFile]) -> int:
-    return sum({file.uri: file.num_bytes or 0 for file in files}.values())
+def _impatient(runtime: RuntimeConfig) -> RuntimeConfig:
+    """Settings for asking what can wait for an answer until the run itself."""
+    settings = runtime.downloads
+    quick = {
+        "max_attempts": min(settings.max_attempts, 2),
+        "connect_timeout": min(settings.connect_timeout, 5.0),
+        "read_timeout": min(settings.read_timeout, 10.0),
+        "first_wait": min(settings.first_wait, 0.5),
+        "max_wait": min(settings.max_wait, 5.0),
+    }
+    return runtime.model_copy(update={"downloads": settings.model_copy(update=quick)})
 
 
-def _rewritten(source: EvaluationSource, files: list[PlannedFile]) -> list[PlannedFile]:
-    """Files that are kept a second time in a form that can be read in ranges."""
-    match source:
-        case SceneSource() | BenchmarkSource():
-            return []
-        case ParquetSource():
-            return files
-        case LlavaMixSource() | VisualCotSource():
-            archives = _archives(source, files)
-            return [file for file in archives if file.uri.endswith((".tar.gz", ".tgz"))]
+def _training(config: PipelineConfig, number: int | None) -> PlannedStage:
+    if number is None:
+        return PlannedStage(Stage.TRAIN_RPN, "", None, 1, None)
+    hours = number * config.training.num_epochs * _TRAIN_SECONDS * _relative_size(config) / 3600
+    return PlannedStage(Stage.TRAIN_RPN, "", number, 1, hours)
 
 
-def _archives(
-    source: LlavaMixSource | VisualCotSource, files: list[PlannedFile]
-) -> list[PlannedFile]:
-    places = image_places(source.images)
-    uris = {remote_file(place.file).uri for place in places if isinstance(place, ImageArchive)}
-    return [file for file in files if file.uri in uris]
+def _total(numbers: Iterable[int | None]) -> int | None:
+    """The sum; None if any is unknown."""
+    known = list(numbers)
+    return None if None in known else sum(number or 0 for number in known)
 
 
 def _problem(config: PipelineConfig) -> str | None:
@@ -220,76 +159,39 @@ def _sources(config: PipelineConfig) -> tuple[EvaluationSource, ...]:
     return (*config.sources, evaluation.source, *evaluation.benchmarks)
 
 
-def _addresses(source: EvaluationSource, runtime: RuntimeConfig) -> list[tuple[FileAddress, bool]]:
-    """Files of a source, each with whether it is fetched rather than read in place."""
+def _num_questions(
+    config: PipelineConfig, source: EvaluationSource, files: Sequence[PlannedFile]
+) -> int | None:
+    """Questions of a source: exact for scenes, else what its size suggests, cut to the subset.
+
+    None if nothing says how large it is.
+    """
+    number = _num_published(config, source, files)
+    if number is None:
+        return None
+    number = max(1, round(number * _share(source.selection)))
+    limit = config.records.max_records if source in config.sources else None
+    return number if limit is None else min(number, limit)
+
+
+def _num_published(
+    config: PipelineConfig, source: EvaluationSource, files: Sequence[PlannedFile]
+) -> int | None:
+    """Questions before any selection."""
     match source:
         case SceneSource():
-            return []
+            return source.num_images * (2 if config.records.turns == "all" else 1)
         case BenchmarkSource():
-            store = ArtifactStore(runtime.store, runtime.storage_options)
-            return [(uri, must_be_fetched(uri)) for uri in find_benchmark(store, source).uris]
+            known = TASKS[source.task].num_documents
+            return min(known, source.max_documents or known)
         case ParquetSource():
-            store = ArtifactStore(runtime.store, runtime.storage_options)
-            given = (matching(store.storage, file) for file in source.files)
-            return [(file, True) for files in given for file in files]
-        case LlavaMixSource() | VisualCotSource():
-            boxes = source.boxes if isinstance(source, LlavaMixSource) else None
-            texts = [(file, True) for file in (source.records, boxes) if file is not None]
-            archives = [p.file for p in image_places(source.images) if isinstance(p, ImageArchive)]
-            return texts + [
-                (file, source.copy_images or must_be_fetched(remote_file(file).uri))
-                for file in archives
-            ]
-
-
-def _planned(
-    source: str, address: FileAddress, runtime: RuntimeConfig, *, must_come: bool
-) -> PlannedFile:
-    file = remote_file(address)
-    path, folder = local_file(file.uri), downloads_folder(runtime)
-    if path is not None:
-        size = path.stat().st_size if path.is_file() else None
-        return PlannedFile(source, file.uri, size, file.sha256, file.licence)
-    if kept := kept_file(file, folder):
-        return PlannedFile(source, file.uri, kept.num_bytes, kept.sha256, file.licence)
-    store = ArtifactStore(runtime.store, runtime.storage_options).storage
-    try:
-        info = describe(file, opener(store, runtime.downloads), runtime.downloads)
-    except DownloadError:
-        copy = earlier_copy(file, folder)  # the run will go on with it
-        if copy is None:
-            raise
-        return PlannedFile(source, file.uri, copy.num_bytes, copy.sha256, file.licence)
-    is_missing = must_come and not is_fetched(file, folder, info)
-    return PlannedFile(
-        source,
-        file.uri,
-        info.num_bytes,
-        file.sha256 or info.sha256,
-        file.licence or info.licence,
-        missing_bytes(file, folder, info) if is_missing else None,
-    )
-
-
-def _num_questions(
-    config: PipelineConfig, source: EvaluationSource, files: list[PlannedFile]
-) -> int:
-    """Questions of a source: exact for scenes, else what its size suggests, cut to the subset."""
-    limit = config.records.max_records if source in config.sources else None
-    if isinstance(source, SceneSource):
-        number = source.num_images * (2 if config.records.turns == "all" else 1)
-    elif isinstance(source, BenchmarkSource):
-        known = TASKS[source.task].num_documents
-        number = min(known, source.max_documents or known)
-    elif isinstance(source, ParquetSource):
-        size = sum(file.num_bytes or 0 for file in files)
-        number = size // _BYTES_PER_PARQUET_ROW
-    else:
-        number = (files[0].num_bytes or 0) // _BYTES_PER_RECORD  # the records come first
-        if isinstance(source, LlavaMixSource) and source.expected_records is not None:
-            number = source.expected_records
-    number = max(1, round(number * _share(source.selection)))
-    return number if limit is None else min(number, limit)
+            size = _total(file.num_bytes for file in files)
+            return None if size is None else size // _BYTES_PER_PARQUET_ROW
+        case LlavaMixSource(expected_records=int(expected)):
+            return expected
+        case _:
+            size = files[0].num_bytes  # the records come first
+            return None if size is None else size // _BYTES_PER_RECORD
 
 
 def _share(selection: Selection) -> float:
@@ -298,10 +200,14 @@ def _share(selection: Selection) -> float:
     return {"all": 1.0, "train": 1 - held_out, "held_out": held_out}[selection.part]
 
 
-def _stages(config: PipelineConfig, source: EvaluationSource, number: int) -> list[PlannedStage]:
+def _stages(
+    config: PipelineConfig, source: EvaluationSource, number: int | None
+) -> list[PlannedStage]:
     size = _relative_size(config)
 
     def stage(kind: Stage, per_shard: int, seconds: float = 0.0) -> PlannedStage:
+        if number is None:
+            return PlannedStage(kind, source.name, None, None, None if seconds else 0.0)
         shards = max(1, math.ceil(number / per_shard))
         return PlannedStage(kind, source.name, number, shards, number * seconds * size / 3600)
 

@@ -37,6 +37,8 @@ class Answer:
     """Send half of the body, then nothing."""
     corrupt: bool = False
     """Flip the bytes of the body."""
+    wait: Callable[[], object] = lambda: None
+    """Called before anything is sent; other requests are answered meanwhile."""
 
 
 Behave = Callable[[int, str], Answer]
@@ -132,6 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.lock:
             answer = served.behave(len(served.requests), wanted)
             served.requests.append(wanted)
+        answer.wait()
         if answer.status is not None:
             self._refuse(answer.status, answer.headers)
             return

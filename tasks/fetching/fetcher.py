@@ -28,6 +28,7 @@ from tasks.fetching.remote import (
     DownloadError,
     FileChanged,
     Hiccup,
+    NoAnswer,
     RangesIgnored,
     Remote,
     RemoteInfo,
@@ -52,16 +53,20 @@ def describe(file: RemoteFile, open_remote: OpenRemote, settings: DownloadSettin
     """What the first address that answers says of the file.
 
     Raises:
-        DownloadError: if none answers.
+        NoAnswer: if none has the file for us now, and one may later.
+        DownloadError: if none has it.
     """
-    problems = []
+    problems: list[str] = []
+    hiccup: Hiccup | None = None
     for uri in (file.uri, *file.mirrors):
         pace = Pace(settings)
         try:
             return pace.patiently(lambda uri=uri: open_remote(uri).describe())  # type: ignore[misc]
         except (Unavailable, Hiccup) as error:
             problems.append(f"{uri}: {error}")
-    raise DownloadError(f"{'; '.join(problems)}")
+            hiccup = error if isinstance(error, Hiccup) else hiccup
+    kind = DownloadError if hiccup is None else NoAnswer
+    raise kind("; ".join(problems)) from hiccup
 
 
 def fetch(
@@ -81,6 +86,7 @@ def fetch(
         on_bytes: told how far it is.
 
     Raises:
+        NoAnswer: if a later attempt may go better.
         DownloadError: naming every address that was tried and what was wrong with it.
     """
     if kept := kept_file(file, folder):
@@ -102,17 +108,20 @@ def _fetch_from_any(
     settings: DownloadSettings,
     on_bytes: OnBytes,
 ) -> FetchedFile:
-    problems = []
+    problems: list[str] = []
     is_worth_retrying = False
+    hiccup: Hiccup | None = None
     for uri in (file.uri, *file.mirrors):
         try:
             return _Fetch(file, uri, folder, settings, on_bytes).run(open_remote)
         except (Unavailable, Hiccup, _WrongBytes) as error:
             problems.append(f"{uri}: {error}")
             is_worth_retrying |= not isinstance(error, Unavailable)
+            hiccup = error if isinstance(error, Hiccup) else hiccup
             logger.warning("%s: %s", uri, error)
     hint = "" if file.mirrors else "; try again later, or add another address to `mirrors`"
-    raise DownloadError(f"{'; '.join(problems)}{hint if is_worth_retrying else ''}")
+    kind = DownloadError if hiccup is None else NoAnswer
+    raise kind(f"{'; '.join(problems)}{hint if is_worth_retrying else ''}") from hiccup
 
 
 class _Fetch:

@@ -14,6 +14,10 @@ class DownloadError(SdrpnError):
     """A file cannot be fetched; the message names its address and the remedy."""
 
 
+class NoAnswer(DownloadError):
+    """No address of a file could be asked, or one broke off; a later attempt may go better."""
+
+
 class Hiccup(Exception):
     """May go away by itself; ``retry_after`` is the pause in seconds that the server asks for."""
 

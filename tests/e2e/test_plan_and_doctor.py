@@ -7,10 +7,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
-from tests.file_server import FileServer, file_server
+from tests.file_server import QUICK, Answer, FileServer, file_server
 
 
 @pytest.fixture
@@ -34,6 +35,13 @@ def write_config(folder: Path, server: FileServer) -> Path:
     config = {"name": "x", "sources": [source], "model": {"profile": "llava-1.5-7b"}}
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def write_runtime(folder: Path) -> Path:
+    settings = {"store": f"{folder}/store", "downloads": QUICK.model_dump()}
+    path = folder / "runtime.yaml"
+    path.write_text(yaml.safe_dump(settings))
     return path
 
 
@@ -65,6 +73,49 @@ def test_dry_run_of_a_source_that_is_not_there(server: FileServer, tmp_path: Pat
     assert result.exit_code == 1
     assert "error: " in result.stderr
     assert "/images.zip: does not exist; check the address" in result.stderr
+
+
+def test_dry_run_where_a_server_is_silent(server: FileServer, tmp_path: Path):
+    config = write_config(tmp_path, server)
+    server.files["/images.zip"].behave = lambda number, wanted: Answer(status=503)
+    result = sdrpn("run", "--dry-run", "--config", config, "--store", tmp_path / "store")
+    assert result.exit_code == 0, result.output
+    for text in (
+        "unknown (the server answers 503 Service Unavailable)",
+        "to fetch: at least 1.5 MiB",
+        "not known: the servers of 1 of 2 files do not answer; no figure counts these, and a run "
+        f"would stop at them now: {server.url('/images.zip')}",
+    ):
+        assert text in result.output, text
+
+
+def test_a_run_where_a_server_is_silent_stops_before_the_first_download(
+    server: FileServer, tmp_path: Path
+):
+    config = write_config(tmp_path, server)
+    server.files["/images.zip"].behave = lambda number, wanted: Answer(status=503)
+    runtime = write_runtime(tmp_path)
+    result = sdrpn("run", "--config", config, "--runtime", runtime)
+    assert result.exit_code == 1
+    assert "/images.zip: the server answers 503 Service Unavailable (3 attempts)" in result.stderr
+    assert server.files["/mix.json"].requests == ["bytes=0-0"]
+
+
+def test_downloads_are_shown_once_and_only_while_there_are_any(server: FileServer, tmp_path: Path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    talk = [{"from": "human", "value": "what ?"}]
+    records = [{"id": "1", "image": "1.png", "conversations": talk}]
+    server.add("/small.json", json.dumps(records).encode())
+    source = {"type": "llava_mix", "name": "s", "records": server.url("/small.json")}
+    config = tmp_path / "small.yaml"
+    config.write_text(
+        yaml.safe_dump({"name": "x", "sources": [source | {"images": str(tmp_path)}]})
+    )
+    arguments = ("stage", "build-jsonl", "-c", config, "--runtime", write_runtime(tmp_path))
+    first, second = sdrpn(*arguments), sdrpn(*arguments)
+    assert first.exit_code == second.exit_code == 0, first.output + second.output
+    assert first.stderr.count("Downloads") == first.stderr.count("/small.json") == 1
+    assert "Downloads" not in second.stderr
 
 
 def test_doctor_says_what_is_wrong_and_how_to_mend_it(server: FileServer, tmp_path: Path):

@@ -1,45 +1,121 @@
-"""A download inside a real Prefect flow: progress is reported while connections are at work."""
+"""Downloads inside real Prefect flows: announced and checked before, reported while at work."""
 
+import hashlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from prefect import flow
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import RuntimeConfig
+from data_contracts.configs import PipelineConfig, RuntimeConfig
 from data_contracts.enums import Stage
-from data_contracts.sources import LlavaMixSource
+from data_contracts.sources import LlavaMixSource, RemoteFile
 from flows import prefect_execution
+from flows.pipeline_flow import sdrpn
 from tasks.artifact_store import ArtifactStore
 from tasks.download import download
-from tests.e2e.prefect_server import prefect_server
-from tests.file_server import QUICK, file_server
+from tasks.fetching.remote import DownloadError
+from tests.e2e.prefect_server import PrefectServer, prefect_server
+from tests.file_server import QUICK, Answer, FileServer, file_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def test_progress_of_a_long_download_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prefect_execution, "_SECONDS_BETWEEN_REPORTS", 0.0)
-    images = tmp_path / "images"
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    with (
+        prefect_server(tmp_path_factory.mktemp("prefect")) as server,
+        temporary_settings({PREFECT_API_URL: server.environment["PREFECT_API_URL"]}),
+    ):
+        yield server
+
+
+@pytest.fixture
+def files() -> Iterator[FileServer]:
+    with file_server() as running:
+        yield running
+
+
+def serve_mix(files: FileServer, folder: Path) -> LlavaMixSource:
+    """A mix of one picture, some of it on the server; 3 MiB, so that fetching it takes parts."""
+    images = folder / "images"
     images.mkdir()
     Image.new("RGB", (40, 30), "red").save(images / "1.png")
     turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
     records = [{"id": "1", "image": "1.png", "conversations": turns, "pad": "x" * (3 << 20)}]
+    served = files.add("/r.json", json.dumps(records).encode())
+    digest = hashlib.sha256(served.data).hexdigest()
+    address = RemoteFile(uri=files.url("/r.json"), sha256=digest, licence="CC BY 4.0")
+    return LlavaMixSource(name="m", records=address, images=str(images))
+
+
+def config_of(source: LlavaMixSource) -> PipelineConfig:
+    return PipelineConfig(name="d", sources=(source,))
+
+
+def test_files_are_announced_before_they_are_fetched_and_never_again(
+    prefect: PrefectServer, files: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    source = serve_mix(files, tmp_path)
+    served = files.files["/r.json"]
+    # As long as one attempt at planning takes, the server is not there.
+    served.behave = lambda number, wanted: Answer(status=503 if number < 3 else None)
     runtime = RuntimeConfig(store=str(tmp_path / "store"), downloads=QUICK)
-    with file_server() as files, prefect_server(tmp_path) as server:
-        files.add("/r.json", json.dumps(records).encode())
-        source = LlavaMixSource(name="m", records=files.url("/r.json"), images=str(images))
+    sdrpn(config=config_of(source), runtime=runtime, stage=Stage.DOWNLOAD)
 
-        @flow(name="one-download")
-        def one_download() -> str:
-            execution = prefect_execution.PrefectExecution(runtime)
-            return str(execution.whole(Stage.DOWNLOAD, download, source, label="m"))
+    announced = Artifact.get("sdrpn-downloads")
+    (row,) = json.loads(announced.data)
+    assert row == {
+        "source": "m",
+        "file": files.url("/r.json"),
+        "size": "3.0 MiB",
+        "SHA-256": hashlib.sha256(served.data).hexdigest(),
+        "licence": "CC BY 4.0",
+        "state": "to fetch",
+    }
+    with get_client(sync_client=True) as client:
+        runs = {run.name: run for run in client.read_task_runs()}
+    plan, fetched = runs["download plan"], runs["download m"]
+    assert plan.run_count == 2, "the silent server was asked again"
+    assert plan.end_time <= announced.created <= fetched.start_time
+    assert any("CC BY 4.0" in line and row["SHA-256"] in line for line in caplog.messages)
 
-        with temporary_settings({PREFECT_API_URL: server.environment["PREFECT_API_URL"]}):
-            ref = ArtifactRef.parse(one_download())
+    sdrpn(config=config_of(source), runtime=runtime, stage=Stage.DOWNLOAD)
+    assert Artifact.get("sdrpn-downloads").id == announced.id
+
+
+def test_what_does_not_fit_is_announced_and_not_begun(
+    prefect: PrefectServer, files: FileServer, tmp_path: Path
+) -> None:
+    source = serve_mix(files, tmp_path)
+    settings = QUICK.model_copy(update={"free_gib": 1 << 20})
+    runtime = RuntimeConfig(store=str(tmp_path / "store"), downloads=settings)
+    with pytest.raises(DownloadError, match="are to be fetched and"):
+        sdrpn(config=config_of(source), runtime=runtime, stage=Stage.BUILD_JSONL)
+    (row,) = json.loads(Artifact.get("sdrpn-downloads").data)
+    assert row["file"] == files.url("/r.json")
+    assert files.files["/r.json"].requests == ["bytes=0-0"]
+
+
+def test_progress_of_a_long_download_is_reported(
+    prefect: PrefectServer, files: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefect_execution, "_SECONDS_BETWEEN_REPORTS", 0.0)
+    runtime = RuntimeConfig(store=str(tmp_path / "store"), downloads=QUICK)
+    source = serve_mix(files, tmp_path)
+
+    @flow(name="one-download")
+    def one_download() -> str:
+        execution = prefect_execution.PrefectExecution(runtime)
+        return str(execution.whole(Stage.DOWNLOAD, download, source, label="m"))
+
+    ref = ArtifactRef.parse(one_download())
     assert ArtifactStore(runtime.store).is_committed(ref)

@@ -1,6 +1,7 @@
 """``hf://`` addresses against a loopback server that answers as the hub does."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,17 +9,17 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfFileSystem
 
-from data_contracts.configs import EvaluationConfig, PipelineConfig, RuntimeConfig
+from data_contracts.configs import RuntimeConfig
 from data_contracts.enums import BenchmarkTask
-from data_contracts.sources import BenchmarkSource, RemoteFile, SceneSource
+from data_contracts.sources import BenchmarkSource, RemoteFile
 from sdrpn_core.benchmarks.tasks import TASKS
 from tasks.artifact_store import ArtifactStore
 from tasks.download import download
-from tasks.fetching.addresses import opener
+from tasks.fetching.addresses import downloads_folder, opener
 from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.hub_remote import ask_hub, hub_remote
 from tasks.fetching.remote import DownloadError, Unavailable
-from tasks.run_plan import planned_files
+from tasks.planned_files import waiting_files
 from tasks.stage import StageRun
 from tasks.storage import Storage
 from tests.benchmark_tables import write_table
@@ -77,18 +78,16 @@ def test_public_benchmark_is_fetched_like_any_file(
     hub: FileServer, hub_benchmark: tuple[BenchmarkSource, StageRun]
 ):
     source, run = hub_benchmark
-    scenes = SceneSource(name="s", num_images=1)
-    evaluation = EvaluationConfig(source=scenes, benchmarks=(source,))
-    config = PipelineConfig(
-        name="x", sources=(scenes.model_copy(update={"name": "t"}),), evaluation=evaluation
-    )
-    (file, *_) = planned_files(config, run.runtime)
+    (file, *_) = waiting_files((source,), run.runtime)
     assert (file.licence, file.is_here) == ("cc-by-4.0", False)
     served = hub.files[next(path for path in hub.files if path.endswith(".parquet"))]
     served.behave = lambda number, wanted: Answer(drop_after=1000 if number == 2 else None)
     rows = run.store.read_frame(download(run, source))
     assert rows.filter(rows["path"].str.starts_with("images/")).height == 6
-    assert all(file.is_here for file in planned_files(config, run.runtime))
+    assert not waiting_files((source,), run.runtime)
+    shutil.rmtree(downloads_folder(run.runtime))
+    assert not waiting_files((source,), run.runtime), "the artifact is committed"
+    assert waiting_files((source,), run.runtime, force=True)
 
 
 @pytest.mark.parametrize(

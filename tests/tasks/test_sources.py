@@ -31,8 +31,9 @@ from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.fetching.remote import DownloadError
 from tasks.parquet_images import convert_parquet
+from tasks.planned_files import planned_files, waiting_files
 from tasks.record_stream import SourceError, read_records
-from tasks.run_plan import plan_run, planned_files
+from tasks.run_plan import plan_run
 from tasks.source_documents import SourceDocuments
 from tasks.source_files import load_image
 from tasks.source_parts import Fetcher, documents
@@ -258,7 +259,7 @@ def test_parquet_files_by_pattern(store: ArtifactStore, tmp_path: Path):
     source = ParquetSource(name="hub", files=(store.storage.uri("lake/data/train-*.parquet"),))
     rows = questions(store, source, tmp_path)
     assert len({row["question"] for row in rows if row["status"] == "ok"}) == 10
-    files = planned_files(PipelineConfig(name="x", sources=(source,)), runtime_of(store, tmp_path))
+    files = planned_files((source,), runtime_of(store, tmp_path))[source.name]
     assert [file.uri.rpartition("/")[2] for file in files] == ["train-0.parquet", "train-1.parquet"]
     none = source.model_copy(update={"files": (store.storage.uri("lake/data/val-*.parquet"),)})
     with pytest.raises(DownloadError, match=r"val-\*.parquet: matches none of 3 files; check"):
@@ -331,8 +332,7 @@ def test_size_digest_and_licence_are_known_before_a_download(
     source = mix_at(server.root)
     licensed = RemoteFile(uri=f"{server.root}/mix.json", licence="CC BY 4.0")
     source = source.model_copy(update={"records": licensed})
-    config = PipelineConfig(name="x", sources=(source,))
-    files = planned_files(config, runtime_of(file_store, tmp_path))
+    files = planned_files((source,), runtime_of(file_store, tmp_path))[source.name]
     sizes = {name: len(data) for name, data in published(tmp_path).items()}
     assert {f.uri.rpartition("/")[2]: f.num_bytes for f in files} == sizes
     assert files[0].licence == "CC BY 4.0"
@@ -341,7 +341,7 @@ def test_size_digest_and_licence_are_known_before_a_download(
 
     runtime = runtime_of(file_store, tmp_path)
     download(StageRun(file_store, runtime), source)
-    assert all(file.is_here for file in planned_files(config, runtime))
+    assert all(file.is_here for file in planned_files((source,), runtime)[source.name])
 
 
 def test_plan_counts_what_the_selection_leaves(file_store: ArtifactStore, tmp_path: Path):
@@ -395,7 +395,10 @@ def test_files_read_in_place_are_not_counted_as_downloads(s3_store: ArtifactStor
 
     def waiting(**settings: Any) -> set[str]:
         source = mix_at(s3_store.storage.uri("lake"), **settings)
-        files = planned_files(PipelineConfig(name="x", sources=(source,)), runtime)
+        files = planned_files((source,), runtime)[source.name]
+        assert {f.uri for f in waiting_files((source,), runtime)} == {
+            file.uri for file in files if not file.is_here
+        }
         return {file.uri.rpartition("/")[2] for file in files if not file.is_here}
 
     assert waiting() == {"mix.json"}
@@ -411,8 +414,7 @@ def test_server_that_has_gone_away_does_not_stop_who_has_the_files(
         source = mix_at(leaving.root)
         rows = questions(file_store, source, tmp_path)
     assert questions(file_store, source, tmp_path) == rows
-    config = PipelineConfig(name="x", sources=(source,))
-    assert all(file.is_here for file in planned_files(config, runtime_of(file_store, tmp_path)))
+    assert not waiting_files((source,), runtime_of(file_store, tmp_path))
     other = tmp_path / "other"
     with pytest.raises(DownloadError, match=r"mix.json: .*refused.*\(3 attempts\)"):
         questions(file_store, source, other)

@@ -1,0 +1,164 @@
+"""What is known before a download: all of it if servers answer, plainly less if they do not."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.sources import LlavaMixSource, ParquetSource, RemoteFile, Source
+from tasks.fetching.addresses import downloads_folder, free_bytes
+from tasks.fetching.fetcher import describe, fetch
+from tasks.fetching.http_remote import HttpRemote
+from tasks.fetching.remote import DownloadError, Hiccup, NoAnswer
+from tasks.planned_files import PlannedFile, planned_files, require_room, waiting_files
+from tasks.run_plan import plan_run
+from tasks.transient import is_transient
+from tests.file_server import QUICK, Answer, FileServer, file_server
+
+NAMES = ("/a.json", "/b.json", "/c.json")
+SIZE = 3_100_000
+"""Bytes of a made-up mix of 2,000 records."""
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with file_server() as running:
+        for name in NAMES:
+            running.add(name, bytes(SIZE))
+        yield running
+
+
+def runtime_at(folder: Path) -> RuntimeConfig:
+    return RuntimeConfig(store=str(folder / "store"), downloads=QUICK)
+
+
+def mix(server: FileServer, name: str) -> LlavaMixSource:
+    return LlavaMixSource(name=name[1:2], records=server.url(name), images=server.url("/images"))
+
+
+def mixes(server: FileServer) -> tuple[Source, ...]:
+    return tuple(mix(server, name) for name in NAMES)
+
+
+def refuse(server: FileServer, name: str, status: int = 503) -> None:
+    server.files[name].behave = lambda number, wanted: Answer(status=status)
+
+
+def test_a_silent_server_leaves_gaps_in_the_plan_and_the_rest_is_counted(
+    server: FileServer, tmp_path: Path
+):
+    refuse(server, "/b.json")
+    config = PipelineConfig(name="x", sources=mixes(server))
+    plan = plan_run(config, runtime_at(tmp_path))
+    (silent,) = plan.unknown_files
+    assert silent.uri == server.url("/b.json")
+    assert silent.problem == "the server answers 503 Service Unavailable"
+    assert (silent.num_bytes, silent.is_here) == (None, False)
+    assert plan.fetch_bytes == 2 * SIZE
+    units = {(stage.stage.value, stage.source): stage.num_units for stage in plan.stages}
+    assert units["extract-attention", "a"] == 2000
+    assert units["extract-attention", "b"] is None
+    assert units["train-rpn", ""] is None, "the whole is not known where a part is not"
+    assert not plan.is_estimated
+    assert plan.gpu_hours > 0
+    assert len(server.files["/b.json"].requests) == 2, "a plan is not worth more attempts"
+
+
+def test_what_the_configuration_says_of_a_silent_file_counts(server: FileServer, tmp_path: Path):
+    refuse(server, "/a.json")
+    records = RemoteFile(uri=server.url("/a.json"), num_bytes=SIZE, sha256="ab" * 32)
+    source = mix(server, "/a.json").model_copy(update={"records": records})
+    plan = plan_run(PipelineConfig(name="x", sources=(source,)), runtime_at(tmp_path))
+    (file,) = plan.unknown_files
+    assert (file.num_bytes, file.num_missing, file.sha256) == (SIZE, SIZE, "ab" * 32)
+    assert plan.is_estimated
+
+
+def test_a_listing_that_cannot_be_had_stands_in_the_plan_by_its_pattern(tmp_path: Path):
+    pattern = "s3://lake/data/train-*.parquet"
+    source = ParquetSource(name="p", files=(pattern,))
+    runtime = RuntimeConfig(
+        store="s3://lake/store",
+        # Nobody listens on the discard port.
+        storage_options={
+            "endpoint_url": "http://127.0.0.1:9",
+            "key": "k",
+            "secret": "s",
+            "config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 1},
+        },
+        downloads=QUICK.model_copy(update={"folder": str(tmp_path)}),
+    )
+    (file,) = plan_run(PipelineConfig(name="x", sources=(source,)), runtime).unknown_files
+    assert file.uri == pattern
+    assert file.problem
+    with pytest.raises(DownloadError, match="cannot be listed") as caught:
+        waiting_files((source,), runtime)
+    assert is_transient(caught.value)
+
+
+def test_servers_are_asked_side_by_side(server: FileServer, tmp_path: Path):
+    together = threading.Barrier(len(NAMES))
+
+    for name in NAMES:
+        server.files[name].behave = lambda number, wanted: Answer(wait=lambda: together.wait(30))
+    patient = QUICK.model_copy(update={"read_timeout": 60})
+    runtime = runtime_at(tmp_path).model_copy(update={"downloads": patient})
+    assert len(waiting_files(mixes(server), runtime)) == len(NAMES)
+    assert not together.broken
+
+
+def test_a_run_stops_at_silence_and_at_refusal_but_only_silence_is_worth_another_try(
+    server: FileServer, tmp_path: Path
+):
+    refuse(server, "/b.json")
+    with pytest.raises(NoAnswer, match=r"b.json: .*503.*\(3 attempts\)") as caught:
+        waiting_files(mixes(server), runtime_at(tmp_path))
+    assert is_transient(caught.value)
+    refuse(server, "/b.json", 404)
+    for ask in (waiting_files, planned_files):
+        with pytest.raises(DownloadError, match=r"b.json: does not exist") as refused:
+            ask(mixes(server), runtime_at(tmp_path))
+        assert not is_transient(refused.value)
+    with pytest.raises(DownloadError, match=r"b.json: does not exist"):
+        plan_run(PipelineConfig(name="x", sources=mixes(server)), runtime_at(tmp_path))
+
+
+def test_a_download_that_breaks_off_is_worth_another_try_and_wrong_bytes_are_not(
+    server: FileServer, tmp_path: Path
+):
+    def fetched(name: str, **facts: str) -> None:
+        file = RemoteFile(uri=server.url(name), **facts)
+        fetch(file, tmp_path / "here", lambda uri: HttpRemote(uri, QUICK), QUICK)
+
+    server.files["/a.json"].behave = lambda number, wanted: Answer(drop_after=0 if number else None)
+    with pytest.raises(NoAnswer, match="try again later") as caught:
+        fetched("/a.json")
+    assert is_transient(caught.value)
+    assert isinstance(caught.value.__cause__, Hiccup)
+    with pytest.raises(DownloadError, match="sends other bytes") as wrong:
+        fetched("/b.json", sha256="cd" * 32)
+    assert not is_transient(wrong.value)
+
+
+def test_a_mirror_that_may_come_back_is_worth_another_try(server: FileServer):
+    refuse(server, "/a.json")
+    file = RemoteFile(uri=server.url("/gone.json"), mirrors=(server.url("/a.json"),))
+    with pytest.raises(NoAnswer, match=r"gone.json: does not exist.*a.json: .*503"):
+        describe(file, lambda uri: HttpRemote(uri, QUICK), QUICK)
+
+
+def test_files_that_fit_one_by_one_must_fit_together(tmp_path: Path):
+    runtime = runtime_at(tmp_path)
+    more_than_half = int(free_bytes(downloads_folder(runtime)) * 0.6)
+
+    def file(name: str, *, is_rewritten: bool = False) -> PlannedFile:
+        known = (more_than_half, None, None, more_than_half)
+        return PlannedFile("s", name, *known, is_rewritten=is_rewritten)
+
+    require_room([file("a")], runtime)
+    with pytest.raises(DownloadError, match=r"are to be fetched and .* GiB kept free, but only"):
+        require_room([file("a"), file("b")], runtime)
+    with pytest.raises(DownloadError, match="make room"):
+        require_room([file("a.tar.gz", is_rewritten=True)], runtime)
