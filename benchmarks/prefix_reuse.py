@@ -12,10 +12,12 @@ from PIL import Image
 
 from benchmarks.random_llava import random_llava
 from benchmarks.timing import paired_seconds, print_ratios
+from sdrpn_core.first_stage import first_stage
 from sdrpn_core.generation import greedy_decode
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.zoom import answer_plain, crop_image, first_stage, second_stage_prefill
+from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.zoom import answer_plain, crop_image
 
 
 def main() -> None:

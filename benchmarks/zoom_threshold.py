@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from data_contracts.label_settings import RegionSettings
+from sdrpn_core.first_stage import first_stage
 from sdrpn_core.gate import decide_zoom
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box
 from sdrpn_core.report.charts import Series, line_chart
-from sdrpn_core.zoom import answer_plain, crop_image, first_stage
+from sdrpn_core.zoom import answer_plain, crop_image
 from tasks.artifact_store import ArtifactStore
 from tasks.predict import find_checkpoint
 

@@ -77,6 +77,9 @@ class RegionSettings(Settings):
     """Grow only the boxes of components with fewer cells than this; None grows every short side."""
     reference_growth: bool = False
     """Grow with the reference's arithmetic, which never reaches the last row and column."""
+    margin_cells: float = Field(0.0, ge=0)
+    """Added to each side of a box, in cells, inside the image. A region's edge lies anywhere in its
+    outermost cells' reach: half a cell keeps what whole cells would cut off."""
     max_regions: int = Field(1, ge=1)
     """Most boxes returned."""
     drop_all_above_max_regions: bool = False
@@ -127,6 +130,7 @@ REGION_PRESETS = {
     "reference-mask": RegionSettings(single_box=True, max_box_area_ratio=None, min_box_side=1),
     "default": RegionSettings(
         threshold_is_peak_ratio=True,
+        margin_cells=0.5,
         min_peak_probability=0.1,
         min_peak_to_mean=1.5,
         max_seen_ratio=1.0,

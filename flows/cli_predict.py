@@ -50,6 +50,10 @@ def predict(
     crop_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most tokens per crop: cheaper, and coarser.")
     ] = None,
+    withdraw_image: Annotated[
+        bool,
+        typer.Option("--withdraw-image", help="Upper layers see the crop, not the image: cheaper."),
+    ] = False,
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, bfloat16 or float16; the RPN's own on a GPU unless given."),
@@ -69,7 +73,7 @@ def predict(
         from tasks.predict import PredictSetup, check_picture_name
         from tasks.predict_many import check_writable, is_many
 
-        setup = PredictSetup.of(how, rpn, model, crop_tokens, dtype)
+        setup = PredictSetup.of(how, rpn, model, crop_tokens, withdraw_image, dtype)
     if is_many(image):
         if output is None:
             raise ConfigError("many answers need --output FILE.jsonl, to go on if it is stopped")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
-from sdrpn_core.regions import propose_regions
+from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
+from sdrpn_core.regions import region_boxes
 
 VICROP_SIZE_RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 """Window sides tried, as multiples of the base crop side."""
@@ -125,21 +125,21 @@ def raw_attention_boxes(
     attention: NDArray[np.floating],
     threshold: float,
     settings: RegionSettings,
-    content_mask: NDArray[np.bool_] | None = None,
-) -> list[GridBox]:
+    letterbox: Letterbox,
+) -> tuple[BoxXYXY, ...]:
     """Boxes from the model's own attention, as if it were a RoI map: no RPN, no denoising.
 
     Args:
         attention: (h, w) not negative; divided by its maximum, to lie in [0, 1].
-        threshold: of ``propose_regions``.
-        settings: of ``propose_regions``.
-        content_mask: (h, w) cells that show the image; the maximum is taken there.
+        threshold: of ``region_boxes``.
+        settings: of ``region_boxes``.
+        letterbox: where the image lies on the canvas; the maximum is taken there.
     """
-    visible = attention if content_mask is None else np.where(content_mask, attention, 0.0)
+    visible = np.where(letterbox.content_mask(GridShape(*attention.shape)), attention, 0.0)
     peak = visible.max()
     if not peak > 0:
-        return []
-    return propose_regions(visible / peak, threshold, settings, content_mask)
+        return ()
+    return region_boxes(visible / peak, threshold, settings, letterbox)
 
 
 def _best_window(sums: NDArray[np.float64], letterbox: Letterbox, side: float) -> _Window | None:

@@ -3,31 +3,35 @@
 Nothing here changes a cache that it is given: layers grow by concatenation, so caches may share
 tensors.
 
-Shape legend: N rows, H key heads, S columns, P prefix columns, D head size.
+Shape legend: N rows, H key heads, S columns, D head size.
 """
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from transformers import Cache
 
+from sdrpn_core.generation import LayerSpan
 
-def fork(cache: Cache, rows: Tensor | None = None) -> Cache:
+
+def fork(cache: Cache, rows: Tensor) -> Cache:
     """A cache that starts out with some rows of another and grows on its own.
 
     Args:
         cache: filled in any of its layers.
-        rows: (N,) rows of ``cache``, repeats allowed; None takes all as they are, uncopied.
+        rows: (N,) rows of ``cache``, repeats allowed; if they are all there are, in order, nothing
+            is copied.
     """
     forked = copy.copy(cache)
     forked.layers = [copy.copy(layer) for layer in cache.layers]
-    if rows is not None:
-        for layer in forked.layers:
-            if layer.is_initialized:
-                layer.keys = layer.keys.index_select(0, rows)
-                layer.values = layer.values.index_select(0, rows)
+    chosen = rows.tolist()
+    for layer in forked.layers:
+        if layer.is_initialized and chosen != list(range(len(layer.keys))):
+            layer.keys = layer.keys.index_select(0, rows.to(layer.keys.device))
+            layer.values = layer.values.index_select(0, rows.to(layer.values.device))
     return forked
 
 
@@ -38,47 +42,47 @@ def take_layers(target: Cache, source: Cache, first: int) -> None:
 
 @dataclass(frozen=True)
 class CachePart:
-    """Some rows of a batch, after prompts of one length."""
+    """Some rows of a batch, after their prompts."""
 
     cache: Cache
-    key_mask: Tensor
-    """(N, S) bool."""
+    spans: tuple[LayerSpan, ...]
+    """The same layers in every part of a batch."""
     rows: Tensor
     """(N,) places of these rows in the whole batch, rising."""
 
 
-def join(parts: Sequence[CachePart], num_prefix: int) -> tuple[Cache, Tensor]:
-    """Put parts of a batch together for decoding; they share their first ``num_prefix`` columns.
-
-    Shorter parts get a gap after the prefix, so that the last columns of all parts line up.
+def join(parts: Sequence[CachePart]) -> tuple[Cache, tuple[LayerSpan, ...]]:
+    """Put parts of a batch together for decoding; those with fewer columns are padded on the left.
 
     Returns:
-        The cache of the whole batch, and its (N, S) key mask.
+        The cache of the whole batch, and its spans of layers.
     """
     if len(parts) == 1:
-        return parts[0].cache, parts[0].key_mask
-    joined = fork(parts[0].cache)
+        return parts[0].cache, parts[0].spans
+    all_rows = torch.arange(len(parts[0].rows), device=parts[0].rows.device)
+    joined = fork(parts[0].cache, all_rows)
     for index, layer in enumerate(joined.layers):
         if layer.is_initialized:
             layers = [part.cache.layers[index] for part in parts]
-            layer.keys = _joined_columns([item.keys for item in layers], parts, num_prefix)
-            layer.values = _joined_columns([item.values for item in layers], parts, num_prefix)
-    return joined, _scatter([part.key_mask for part in parts], parts, num_prefix)
+            layer.keys = _joined_columns([item.keys for item in layers], parts)
+            layer.values = _joined_columns([item.values for item in layers], parts)
+    spans = tuple(
+        replace(same[0], key_mask=_scatter([span.key_mask for span in same], parts))
+        for same in zip(*(part.spans for part in parts), strict=True)
+    )
+    return joined, spans
 
 
-def _joined_columns(
-    values: Sequence[Tensor], parts: Sequence[CachePart], num_prefix: int
-) -> Tensor:
+def _joined_columns(values: Sequence[Tensor], parts: Sequence[CachePart]) -> Tensor:
     """(N, H, S, D) of all parts -> (N, H, S, D) of the whole batch."""
-    return _scatter([item.transpose(1, 2) for item in values], parts, num_prefix).transpose(1, 2)
+    return _scatter([item.transpose(1, 2) for item in values], parts).transpose(1, 2)
 
 
-def _scatter(values: Sequence[Tensor], parts: Sequence[CachePart], num_prefix: int) -> Tensor:
-    """(N, S, ...) of all parts -> the whole batch, rows at their places, zeros in the gaps."""
+def _scatter(values: Sequence[Tensor], parts: Sequence[CachePart]) -> Tensor:
+    """(N, S, ...) of all parts -> the whole batch, rows at their places, zeros on the left."""
     num_columns = max(item.shape[1] for item in values)
     num_rows = sum(len(item) for item in values)
     whole = values[0].new_zeros((num_rows, num_columns, *values[0].shape[2:]))
     for item, part in zip(values, parts, strict=True):
-        whole[part.rows, :num_prefix] = item[:, :num_prefix]
-        whole[part.rows, num_columns - item.shape[1] + num_prefix :] = item[:, num_prefix:]
+        whole[part.rows.to(whole.device), num_columns - item.shape[1] :] = item
     return whole

@@ -22,7 +22,7 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.speed import BatchTime
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 """Raise when the same model, documents and settings give other answers or scores."""
 
 NUM_WARM_UP_CPU = 2

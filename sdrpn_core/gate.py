@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data_contracts.enums import ZoomDecision
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
-from sdrpn_core.regions import propose_regions, smoothed
+from sdrpn_core.regions import region_boxes, smoothed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def decide_zoom(
 
     Args:
         roi_map: (h, w) probabilities.
-        threshold: of ``propose_regions``.
+        threshold: of ``region_boxes``.
         settings: regions, and the rules for skipping.
         letterbox: where the image lies on the canvas.
         pixels_seen: (width, height) at which the model got the canvas; None if not known, which
@@ -45,27 +45,15 @@ def decide_zoom(
         return Zoom((), ZoomDecision.IMAGE_FULLY_SEEN)
     if not _stands_out(roi_map, settings, letterbox):
         return Zoom((), ZoomDecision.NO_CONFIDENT_REGION)
-    boxes = _boxes(roi_map, threshold, settings, letterbox)
+    boxes = region_boxes(roi_map, threshold, settings, letterbox)
     if boxes:
         return Zoom(boxes, ZoomDecision.ZOOMED)
     any_size = settings.model_copy(update={"max_box_area_ratio": None})
-    is_too_large = bool(_boxes(roi_map, threshold, any_size, letterbox))
+    is_too_large = bool(region_boxes(roi_map, threshold, any_size, letterbox))
     return Zoom(
         (),
         ZoomDecision.REGION_TOO_LARGE if is_too_large else ZoomDecision.NO_CONFIDENT_REGION,
     )
-
-
-def _boxes(
-    roi_map: NDArray[np.float32], threshold: float, settings: RegionSettings, letterbox: Letterbox
-) -> tuple[BoxXYXY, ...]:
-    """Regions in source pixels; those wholly in the padding are dropped."""
-    grid = GridShape(*roi_map.shape)
-    regions = propose_regions(
-        roi_map, threshold, settings, content_mask=letterbox.content_mask(grid)
-    )
-    boxes = (letterbox.cells_to_image(region, grid) for region in regions)
-    return tuple(box for box in boxes if box.area > 0)
 
 
 def _stands_out(

@@ -4,7 +4,7 @@ Shape legend: N batch, L padded length, d hidden size, C image cells.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,14 +32,29 @@ class PromptBatch:
 
 
 @dataclass(frozen=True)
+class LayerSpan:
+    """Neighbouring decoder layers, ``first`` to ``last - 1``, that see the same columns."""
+
+    first: int
+    last: int
+    key_mask: Tensor
+    """(N, L) bool, True = token."""
+
+    def with_token(self) -> "LayerSpan":
+        """One more column, of a token in every row."""
+        token = torch.ones_like(self.key_mask[:, :1])
+        return replace(self, key_mask=torch.cat([self.key_mask, token], dim=1))
+
+
+@dataclass(frozen=True)
 class Decoding:
     """State from which decoding continues: everything before the first new token."""
 
     logits: Tensor
     """(N, vocabulary) for the first new token."""
     cache: Cache
-    key_mask: Tensor
-    """(N, L) bool."""
+    spans: tuple[LayerSpan, ...]
+    """All layers, in order."""
     next_position: Tensor
     """(N,) position of the first new token."""
 
@@ -101,7 +116,7 @@ def prefill(
     return Decoding(
         logits=adapter.next_token_logits(hidden[:, -1]),
         cache=cache,
-        key_mask=batch.key_mask,
+        spans=(LayerSpan(0, adapter.profile.num_layers, batch.key_mask),),
         next_position=last_position(batch.position_ids) + 1,
     )
 
@@ -145,7 +160,7 @@ def decode_steps(
     eos = torch.tensor(sorted(adapter.eos_ids), device=start.logits.device)
     is_finished = torch.zeros(num_rows, dtype=torch.bool, device=start.logits.device)
     row_zero = torch.zeros(num_rows, 1, dtype=torch.long, device=start.logits.device)
-    logits, key_mask = start.logits, start.key_mask
+    logits, spans = start.logits, start.spans
     for step in range(max_new_tokens):
         tokens = logits.argmax(dim=-1)
         is_finished = is_finished | torch.isin(tokens, eos)
@@ -154,18 +169,20 @@ def decode_steps(
             break
         if recorder is not None:
             recorder.aim(row_zero, (~is_finished)[:, None].float())
-        key_mask = torch.cat([key_mask, torch.ones_like(key_mask[:, :1])], dim=1)
-        positions = (start.next_position + step)[:, None]
-        hidden = adapter.forward_layers(
-            adapter.embedding(tokens)[:, None],
-            0,
-            adapter.profile.num_layers,
-            mask=attention_mask(key_mask, 1),
-            position_ids=adapter.text_positions(positions),
-            deepstack=None,
-            cache=start.cache,
-            recorder=recorder,
-        )
+        spans = tuple(span.with_token() for span in spans)
+        positions = adapter.text_positions((start.next_position + step)[:, None])
+        hidden = adapter.embedding(tokens)[:, None]
+        for span in spans:
+            hidden = adapter.forward_layers(
+                hidden,
+                span.first,
+                span.last,
+                mask=attention_mask(span.key_mask, 1),
+                position_ids=positions,
+                deepstack=None,
+                cache=start.cache,
+                recorder=recorder,
+            )
         logits = adapter.next_token_logits(hidden[:, -1])
 
 

@@ -216,15 +216,21 @@ class Letterbox:
         """Size of one grid cell as (width, height) in source pixels."""
         return self.canvas_width / grid.width, self.canvas_height / grid.height
 
-    def cells_to_image(self, box: GridBox, grid: GridShape) -> BoxXYXY:
-        """Grid box -> source-pixel box, clipped to the image (area 0 if all padding)."""
+    def cells_to_image(self, box: GridBox, grid: GridShape, margin: float = 0.0) -> BoxXYXY:
+        """Grid box -> source-pixel box, clipped to the image (area 0 if all padding).
+
+        Args:
+            box: in cells.
+            grid: of the canvas.
+            margin: added to each side, in cells.
+        """
         cell_width, cell_height = self.cell_size(grid)
         return self.to_image(
             BoxXYXY(
-                box.x0 * cell_width,
-                box.y0 * cell_height,
-                box.x1 * cell_width,
-                box.y1 * cell_height,
+                (box.x0 - margin) * cell_width,
+                (box.y0 - margin) * cell_height,
+                (box.x1 + margin) * cell_width,
+                (box.y1 + margin) * cell_height,
             )
         )
 

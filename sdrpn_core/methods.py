@@ -175,15 +175,14 @@ class Answerer:
         if attention.grounding is None:
             return _Proposal()
         scores: FloatMap = attention.grounding.numpy()
-        letterbox, grid = attention.letterbox, attention.grid
-        regions = raw_attention_boxes(
+        boxes = raw_attention_boxes(
             scores,
             self.settings.raw_attention_threshold,
             self._regions.model_copy(update={"threshold_is_peak_ratio": True}),
-            letterbox.content_mask(grid),
+            attention.letterbox,
         )
         return _Proposal(
-            boxes=tuple(letterbox.cells_to_image(region, grid) for region in regions),
+            boxes=boxes,
             roi_map=scores,
             sink_map=None if attention.sink is None else attention.sink.numpy(),
         )

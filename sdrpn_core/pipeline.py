@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.label_settings import RegionSettings
+from sdrpn_core.first_stage import FirstStage, first_stage
 from sdrpn_core.gate import Zoom, decide_zoom
 from sdrpn_core.generation import Decoding, greedy_decode
 from sdrpn_core.images import UnreadableImage, upright_rgb
@@ -30,7 +31,8 @@ from sdrpn_core.models.loading import (
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
-from sdrpn_core.zoom import FirstStage, crop_image, first_stage, second_stage_prefill
+from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.zoom import crop_image
 from sdrpn_core.zoom_answers import PhaseClock, StartedBatch, TextPiece, ZoomAnswer, stream_answers
 
 
@@ -54,6 +56,7 @@ class ZoomPipeline:
         regions: RegionSettings,
         score_calibration: ScoreCalibration | None = None,
         crop_tokens: int | None = None,
+        withdraw_image: bool = False,
     ) -> None:
         """Put an RPN beside a model.
 
@@ -65,6 +68,8 @@ class ZoomPipeline:
             score_calibration: RoI logits -> probabilities; the plain sigmoid if None.
             crop_tokens: most tokens per crop, for families that can encode crops smaller; None
                 gives each crop as many as the image has.
+            withdraw_image: where there is a crop, only the layers below the branch look at the
+                image; cheaper, and not what the paper does. See ``second_stage``.
 
         Raises:
             ModelError: if the family cannot encode crops in ``crop_tokens``.
@@ -76,6 +81,7 @@ class ZoomPipeline:
         self.regions = regions
         self.score_calibration = score_calibration or ScoreCalibration()
         self.crop_tokens = crop_tokens
+        self.withdraw_image = withdraw_image
 
     @classmethod
     def from_pretrained(
@@ -87,6 +93,7 @@ class ZoomPipeline:
         dtype: str | None = None,
         device_map: DeviceMap | None = None,
         crop_tokens: int | None = None,
+        withdraw_image: bool = False,
     ) -> Self:
         """Load a model and an RPN checkpoint directory.
 
@@ -98,6 +105,8 @@ class ZoomPipeline:
             dtype: name of a torch dtype; None takes the RPN's own on a GPU, float32 on a CPU.
             device_map: spreads the model over several devices instead.
             crop_tokens: most tokens per crop.
+            withdraw_image: where there is a crop, only the layers below the branch look at the
+                image.
 
         Raises:
             SdrpnError: if either cannot be loaded, or they do not fit each other.
@@ -110,6 +119,7 @@ class ZoomPipeline:
             dtype=dtype,
             device_map=device_map,
             crop_tokens=crop_tokens,
+            withdraw_image=withdraw_image,
         )
 
     @classmethod
@@ -122,6 +132,7 @@ class ZoomPipeline:
         dtype: str | None = None,
         device_map: DeviceMap | None = None,
         crop_tokens: int | None = None,
+        withdraw_image: bool = False,
     ) -> Self:
         """Load the model that an RPN was trained for.
 
@@ -132,6 +143,8 @@ class ZoomPipeline:
             dtype: name of a torch dtype; None takes the RPN's own on a GPU, float32 on a CPU.
             device_map: spreads the model over several devices instead.
             crop_tokens: most tokens per crop.
+            withdraw_image: where there is a crop, only the layers below the branch look at the
+                image.
         """
         profile = checkpoint.config.profile
         if model not in (None, profile.name, profile.model_id):
@@ -141,11 +154,18 @@ class ZoomPipeline:
             place = resolve_device(device if device_map is None else "auto")
             dtype = answering_dtype(checkpoint.config.dtype, place)
         adapter = load_adapter(profile, device=device, dtype=dtype, device_map=device_map)
-        return cls.beside(adapter, checkpoint, crop_tokens=crop_tokens)
+        return cls.beside(
+            adapter, checkpoint, crop_tokens=crop_tokens, withdraw_image=withdraw_image
+        )
 
     @classmethod
     def beside(
-        cls, adapter: ModelAdapter, checkpoint: RpnCheckpoint, *, crop_tokens: int | None = None
+        cls,
+        adapter: ModelAdapter,
+        checkpoint: RpnCheckpoint,
+        *,
+        crop_tokens: int | None = None,
+        withdraw_image: bool = False,
     ) -> Self:
         """Put a trained RPN beside a model that is loaded already, with all it was tuned to."""
         config = checkpoint.config
@@ -156,6 +176,7 @@ class ZoomPipeline:
             regions=config.regions,
             score_calibration=config.score_calibration,
             crop_tokens=crop_tokens,
+            withdraw_image=withdraw_image,
         )
 
     def answer(
@@ -320,7 +341,7 @@ class ZoomPipeline:
         features = iter(self.adapter.encode_crops(crops, self.crop_tokens) if crops else [])
         rows = [[next(features) for _ in zoom.boxes] for zoom in zooms]
         clock.lap("encode_crops")
-        start = second_stage_prefill(self.adapter, first, rows)
+        start = second_stage_prefill(self.adapter, first, rows, withdraw_image=self.withdraw_image)
         clock.lap("prefill")
         return start
 

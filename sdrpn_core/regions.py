@@ -1,8 +1,8 @@
-"""RoI probability map -> crop boxes on the grid: smooth, threshold, split, filter, grow.
+"""RoI probability map -> crop boxes: smooth, threshold, split, filter, grow, measure in pixels.
 
-Boxes are half-open ``GridBox``. Components are 8-connected. Two orders exist: strongest first
-(ours), and row by row of each component's first cell (the reference's preset, which keeps or drops
-all regions and so never ranks them).
+Boxes on the grid are half-open ``GridBox``. Components are 8-connected. Two orders exist:
+strongest first (ours), and row by row of each component's first cell (the reference's preset, which
+keeps or drops all regions and so never ranks them).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.filters import Array, as_float_tensor, gaussian_blur_3x3
-from sdrpn_core.geometry import GridBox, GridShape
+from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
@@ -24,6 +24,23 @@ class _Component:
     box: GridBox
     num_cells: int
     peak: float
+
+
+def region_boxes(
+    probability: Array, threshold: float, settings: RegionSettings, letterbox: Letterbox
+) -> tuple[BoxXYXY, ...]:
+    """The boxes of ``propose_regions`` in source pixels, with their margin.
+
+    Args:
+        probability: (h, w) RoI probabilities in [0, 1].
+        threshold: as of ``propose_regions``.
+        settings: see ``RegionSettings.preset``.
+        letterbox: where the image lies on the canvas; boxes lie inside the image.
+    """
+    grid = GridShape(*probability.shape)
+    regions = propose_regions(probability, threshold, settings, letterbox.content_mask(grid))
+    boxes = (letterbox.cells_to_image(box, grid, settings.margin_cells) for box in regions)
+    return tuple(box for box in boxes if box.area > 0)
 
 
 def propose_regions(
@@ -60,7 +77,7 @@ def propose_regions(
     components = [part for part in components if _is_kept(part, settings)]
     if settings.single_box:
         components = _merged(components)
-    regions = [_grown(part, grid, settings) for part in components]
+    regions = [_grown(part, scores, settings) for part in components]
     regions = [part for part in regions if _zooms(part.box, content, settings)]
     return _selected(regions, settings)
 
@@ -129,21 +146,37 @@ def _zooms(box: GridBox, content: NDArray[np.bool_], settings: RegionSettings) -
     return bool(num_covered <= ratio * np.count_nonzero(content))
 
 
-def _grown(component: _Component, grid: GridShape, settings: RegionSettings) -> _Component:
+def _grown(component: _Component, scores: NDArray[Any], settings: RegionSettings) -> _Component:
     """The component with its box grown to the least side length, where that applies."""
     limit = settings.small_component_cells
     if limit is not None and component.num_cells >= limit:
         return component
-    grow = _grown_as_reference if settings.reference_growth else _grown_inside
-    x0, x1 = grow(component.box.x0, component.box.x1, settings.min_box_side, grid.width)
-    y0, y1 = grow(component.box.y0, component.box.y1, settings.min_box_side, grid.height)
+    (x0, y0, x1, y1), least = component.box, settings.min_box_side
+    if settings.reference_growth:
+        height, width = scores.shape
+        x0, x1 = _grown_as_reference(x0, x1, least, width)
+        y0, y1 = _grown_as_reference(y0, y1, least, height)
+    else:
+        rows, columns = scores[:, x0:x1].sum(axis=1), scores[y0:y1].sum(axis=0)
+        x0, x1 = _grown_towards_score(x0, x1, least, columns)
+        y0, y1 = _grown_towards_score(y0, y1, least, rows)
     return _Component(GridBox(x0, y0, x1, y1), component.num_cells, component.peak)
 
 
-def _grown_inside(start: int, stop: int, min_length: int, limit: int) -> tuple[int, int]:
-    """Grow [start, stop) about its centre, then shift it into [0, limit)."""
-    length = min(max(stop - start, min_length), limit)
-    start = min(max(start - (length - (stop - start)) // 2, 0), limit - length)
+def _grown_towards_score(
+    start: int, stop: int, min_length: int, profile: NDArray[Any]
+) -> tuple[int, int]:
+    """Grow [start, stop) evenly to both sides, an odd cell to the side with the higher score.
+
+    Equal scores grow towards the end. What falls outside [0, len(profile)) is shifted into it.
+    """
+    length = min(max(stop - start, min_length), len(profile))
+    each_side, odd = divmod(length - (stop - start), 2)
+    start, stop = start - each_side, stop + each_side
+    before = profile[start - 1] if start > 0 else -np.inf
+    after = profile[stop] if stop < len(profile) else -np.inf
+    start -= odd if before > after else 0
+    start = min(max(start, 0), len(profile) - length)
     return start, start + length
 
 

@@ -30,6 +30,7 @@ class PredictSetup:
     rpn: str | None
     model: str | None
     crop_tokens: int | None
+    withdraw_image: bool
     dtype: str | None
     runtime: RuntimeConfig
 
@@ -40,11 +41,12 @@ class PredictSetup:
         rpn: str | None,
         model: str | None,
         crop_tokens: int | None,
+        withdraw_image: bool,
         dtype: str | None,
     ) -> "PredictSetup":
-        """Setup from the runtime settings and the user's choice of RPN, model and precision."""
+        """Setup from the runtime settings and what the user chose."""
         store = ArtifactStore(runtime.store, runtime.storage_options)
-        return cls(store, rpn, model, crop_tokens, dtype, runtime)
+        return cls(store, rpn, model, crop_tokens, withdraw_image, dtype, runtime)
 
     @cache  # noqa: B019 - one setup lives as long as the command
     def checkpoint(self) -> RpnCheckpoint:
@@ -66,6 +68,7 @@ class PredictSetup:
             dtype=self.dtype,
             device_map=self.runtime.device_map,
             crop_tokens=self.crop_tokens,
+            withdraw_image=self.withdraw_image,
         )
 
 

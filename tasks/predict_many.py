@@ -185,6 +185,7 @@ def _request(pipeline: ZoomPipeline, asked: Sequence[Asked]) -> dict[str, str | 
         "revision": profile.revision,
         "dtype": str(pipeline.adapter.dtype).removeprefix("torch."),
         "crop_tokens": pipeline.crop_tokens,
+        "withdraw_image": pipeline.withdraw_image,
     }
 
 

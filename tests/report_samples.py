@@ -17,7 +17,7 @@ from sdrpn_core.evaluation import prediction_row
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.methods import MethodAnswer, oracle_box, random_box
 from sdrpn_core.reference.scenes import make_scene
-from sdrpn_core.regions import propose_regions
+from sdrpn_core.regions import region_boxes
 from sdrpn_core.report import ArtifactLine, ReportData
 from sdrpn_core.report.gallery import answered_examples
 from sdrpn_core.results import summarize
@@ -99,13 +99,13 @@ def _answer(
             boxes = (oracle_box(document, image.size, 0.1),)
         case Method.RAW_ATTENTION | Method.VICROP:
             roi_map, sink_map = noisy_attention(document.true_box, letterbox, grid, rng)
-            boxes = _regions(roi_map / roi_map.max(), 0.5, letterbox, grid)
+            boxes = _regions(roi_map / roi_map.max(), 0.5, letterbox)
         case Method.SDRPN:
             misses = not is_right and rng.random() < 0.5
             target = BoxXYXY(0.0, 0.0, 90.0, 60.0) if misses else document.true_box
             coverage = letterbox.coverage(target, grid)
             roi_map = (0.02 + 0.93 * coverage).astype(np.float32)
-            boxes = _regions(roi_map, 0.3, letterbox, grid)
+            boxes = _regions(roi_map, 0.3, letterbox)
         case _:
             pass
     if method is Method.VICROP:
@@ -126,12 +126,9 @@ def noisy_attention(
 
 
 def _regions(
-    scores: NDArray[np.float32], threshold: float, letterbox: Letterbox, grid: GridShape
+    scores: NDArray[np.float32], threshold: float, letterbox: Letterbox
 ) -> tuple[BoxXYXY, ...]:
-    regions = propose_regions(
-        scores, threshold, RegionSettings.preset("default"), letterbox.content_mask(grid)
-    )
-    return tuple(letterbox.cells_to_image(region, grid) for region in regions)
+    return region_boxes(scores, threshold, RegionSettings.preset("default"), letterbox)
 
 
 def rpn_config() -> RpnConfig:

@@ -14,11 +14,11 @@ from transformers.masking_utils import sdpa_mask
 from data_contracts.configs import TrainingConfig
 from data_contracts.enums import RoiLabel
 from data_contracts.label_settings import RegionSettings
+from sdrpn_core.first_stage import first_stage
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.data import TrainingExample
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.training import train_rpn
-from sdrpn_core.zoom import first_stage
 from tests.families.conftest import QUESTIONS, Loaded
 
 

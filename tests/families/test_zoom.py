@@ -4,10 +4,13 @@ import pytest
 import torch
 from PIL import Image
 
+from sdrpn_core.first_stage import first_stage
 from sdrpn_core.generation import greedy_decode
+from sdrpn_core.models.base import ModelAdapter, Prompt
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.zoom import answer_plain, first_stage, second_stage_prefill
+from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.zoom import answer_plain
 from tests.families.conftest import QUESTIONS, Loaded
 from tests.zoom_checks import EVERY_REGION, check_batched_equals_alone
 
@@ -44,10 +47,75 @@ def test_zoom_with_prefix_reuse_equals_recomputation(
         assert answers[index].tokens == plain.tokens
 
 
-def test_zoom_in_a_batch_of_mixed_sizes_equals_one_by_one(
-    loaded: Loaded, rpn: RegionProposalNetwork, images: list[Image.Image]
+def test_a_withdrawn_image_is_out_of_view_of_the_upper_layers_only(
+    loaded: Loaded,
+    rpn: RegionProposalNetwork,
+    images: list[Image.Image],
+    crops: list[list[Image.Image]],
 ) -> None:
-    pipeline = ZoomPipeline(loaded.adapter, rpn, threshold=0.9, regions=EVERY_REGION)
+    """Against running all columns through all layers, with the image masked from layer B on."""
+    adapter = loaded.adapter
+    features = adapter.encode_images(images)
+    encoded = [adapter.encode_images(row) if row else [] for row in crops]
+    first = first_stage(adapter, rpn, features, QUESTIONS)
+    start = second_stage_prefill(adapter, first, encoded, withdraw_image=True)
+    answers = greedy_decode(adapter, start, MAX_NEW_TOKENS)
+    differs = False
+    for index, (question, image, row) in enumerate(zip(QUESTIONS, features, encoded, strict=True)):
+        prompt = adapter.embed_prompt(question, [image, *row])
+        masked = _masked_logits(adapter, prompt, withdrawn=bool(row))
+        torch.testing.assert_close(start.logits[index], masked, atol=2e-5, rtol=1e-5)
+        whole = _masked_logits(adapter, prompt, withdrawn=False)
+        differs |= not torch.allclose(masked, whole, atol=1e-3)
+        for token in answers[index].tokens:
+            assert token == int(masked.argmax())
+            prompt = _with_token(adapter, prompt, token)
+            masked = _masked_logits(adapter, prompt, withdrawn=bool(row))
+    assert differs, "the image is looked at by the lower layers only, and nothing changes"
+
+
+@torch.inference_mode()
+def _masked_logits(adapter: ModelAdapter, prompt: Prompt, *, withdrawn: bool) -> torch.Tensor:
+    """Logits of the next token."""
+    branch, length = adapter.profile.rpn.branch_layer, len(prompt.embeds)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    above = causal.clone()
+    if withdrawn:
+        above[prompt.prefix_length :, prompt.image_columns()] = False
+    hidden = prompt.embeds[None]
+    for layers, mask in (((0, branch), causal), ((branch, adapter.profile.num_layers), above)):
+        hidden = adapter.forward_layers(
+            hidden,
+            *layers,
+            mask=mask[None, None],
+            position_ids=prompt.position_ids[..., None, :],
+            deepstack=prompt.deepstack[:, None],
+        )
+    return adapter.next_token_logits(hidden[:, -1])[0]
+
+
+def _with_token(adapter: ModelAdapter, prompt: Prompt, token: int) -> Prompt:
+    position = adapter.text_positions(prompt.position_ids.max().view(1, 1) + 1)[..., 0, :]
+    return Prompt(
+        embeds=torch.cat([prompt.embeds, adapter.embedding(torch.tensor([token]))]),
+        deepstack=torch.nn.functional.pad(prompt.deepstack, (0, 0, 0, 1)),
+        position_ids=torch.cat([prompt.position_ids, position], dim=-1),
+        image_starts=prompt.image_starts,
+        image_grids=prompt.image_grids,
+    )
+
+
+@pytest.mark.parametrize("withdraw_image", [False, True])
+def test_zoom_in_a_batch_of_mixed_sizes_equals_one_by_one(
+    loaded: Loaded, rpn: RegionProposalNetwork, images: list[Image.Image], withdraw_image: bool
+) -> None:
+    pipeline = ZoomPipeline(
+        loaded.adapter,
+        rpn,
+        threshold=0.9,
+        regions=EVERY_REGION,
+        withdraw_image=withdraw_image,
+    )
     counts = check_batched_equals_alone(
         pipeline, images, QUESTIONS, max_new_tokens=MAX_NEW_TOKENS, batch_size=len(images)
     )

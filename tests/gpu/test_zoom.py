@@ -2,11 +2,13 @@
 
 import torch
 
+from sdrpn_core.first_stage import first_stage
 from sdrpn_core.generation import pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.zoom import crop_image, first_stage, second_stage_prefill
+from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.zoom import crop_image
 from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]

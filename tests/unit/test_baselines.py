@@ -12,14 +12,16 @@ from sdrpn_core.baselines import (
     relative_attention,
     vicrop_box,
 )
-from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
+from sdrpn_core.geometry import BoxXYXY, Letterbox
 from tests.oracles.vicrop_loop import vicrop_square
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=10)
 # Whole numbers: their window sums are exact however they are added up.
 COUNTS = hnp.arrays(np.float64, SHAPES, elements=st.integers(0, 50).map(float))
 IMAGE_SIZES = st.tuples(st.integers(1, 2000), st.integers(1, 2000))
-UNBLURRED = RegionSettings.preset("default").model_copy(update={"blur_sigma": None})
+UNBLURRED = RegionSettings.preset("default").model_copy(
+    update={"blur_sigma": None, "margin_cells": 0.0}
+)
 
 
 # --- ViCrop
@@ -163,13 +165,15 @@ def test_raw_attention_is_thresholded_relative_to_its_maximum():
     attention = np.zeros((12, 12), np.float32)
     attention[3:6, 4:8] = 1e-3
     attention[9, 9] = 4e-4
-    assert raw_attention_boxes(attention, 0.5, UNBLURRED) == [GridBox(4, 3, 8, 6)]
-    assert raw_attention_boxes(np.zeros((12, 12)), 0.5, UNBLURRED) == []
+    letterbox = Letterbox.identity((12, 12))
+    assert raw_attention_boxes(attention, 0.5, UNBLURRED, letterbox) == ((4, 3, 8, 6),)
+    assert raw_attention_boxes(np.zeros((12, 12)), 0.5, UNBLURRED, letterbox) == ()
 
 
 def test_raw_attention_maximum_is_taken_inside_the_image():
     attention = np.zeros((12, 12), np.float32)
     attention[0, 0] = 1.0
     attention[5:8, 4:8] = 1e-3
-    content = Letterbox.square((200, 100)).content_mask(GridShape(12, 12))
-    assert raw_attention_boxes(attention, 0.5, UNBLURRED, content) == [GridBox(4, 5, 8, 8)]
+    letterbox = Letterbox.square((1200, 600))
+    (box,) = raw_attention_boxes(attention, 0.5, UNBLURRED, letterbox)
+    assert box == (400, 200, 800, 500)

@@ -12,13 +12,13 @@ from PIL import Image
 from data_contracts.configs import ConfigError
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile
+from sdrpn_core.first_stage import first_stage
 from sdrpn_core.interop.published_checkpoint import Overrides, read_published_rpn
 from sdrpn_core.interop.tensor_folder import ForeignCheckpointError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import CARD, RpnCheckpoint, network_state
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.zoom import first_stage
 from tasks.foreign_checkpoints import import_checkpoint
 from tests.mixes import write_image
 from tests.published import (

@@ -9,7 +9,7 @@ from skimage.measure import label as skimage_label
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.filters import gaussian_blur_3x3
 from sdrpn_core.geometry import GridBox, GridShape, Letterbox
-from sdrpn_core.regions import propose_regions
+from sdrpn_core.regions import propose_regions, region_boxes
 from tests.oracles.labels_loop import blur_3x3
 from tests.oracles.reference_cases import digest, probability_case
 from tests.oracles.regions_loop import boxes_reference, components
@@ -127,6 +127,29 @@ def test_defect_19_more_regions_than_allowed_keep_the_strongest():
     assert propose_regions(three, 0.1, allowed) == [GridBox(10, 2, 13, 5), GridBox(18, 2, 21, 5)]
 
 
+@pytest.mark.parametrize(("brighter", "box"), [(4, (4, 5, 7, 8)), (7, (5, 5, 8, 8))])
+def test_a_box_grows_by_an_odd_cell_towards_the_higher_score(brighter, box):
+    # Two cells to three used to grow right and down, half a cell off centre.
+    pair = rectangles((12, 12), (5, 5, 7, 7, 1.0), (brighter, 5, brighter + 1, 7, 0.3))
+    pair[7, 5:7] = 0.2
+    assert propose_regions(pair, 0.5, unblurred(DEFAULT)) == [box]
+
+
+def test_a_box_at_an_edge_grows_into_the_grid():
+    for corner, box in ((0, (0, 0, 3, 3)), (10, (9, 9, 12, 12))):
+        pair = rectangles((12, 12), (corner, corner, corner + 2, corner + 2, 1.0))
+        assert propose_regions(pair, 0.5, unblurred(DEFAULT)) == [box]
+
+
+def test_margin_is_added_in_cells_and_ends_with_the_image():
+    spot = rectangles((12, 12), (0, 4, 3, 7, 1.0))
+    for margin, box in ((0.0, (0, 400, 300, 700)), (0.5, (0, 350, 350, 750))):
+        with_margin = unblurred(DEFAULT, margin_cells=margin)
+        assert region_boxes(spot, 0.5, with_margin, Letterbox.square((1200, 1200))) == (box,)
+    wide = region_boxes(spot, 0.5, with_margin, Letterbox.square((1200, 400)))
+    assert wide == ((0, 0, 350, 350),)  # 400 rows of padding above
+
+
 def test_defect_20_no_region_in_padding():
     letterbox, grid = Letterbox.square((800, 200)), GridShape(24, 24)
     in_padding = rectangles(grid, (0, 0, 3, 3, 1.0), (10, 11, 13, 13, 0.6))
@@ -211,6 +234,15 @@ def test_flipped_map_gives_flipped_boxes(probability, threshold):
     upright = propose_regions(probability, threshold, odd_growth_only)
     flipped = propose_regions(probability[:, ::-1], threshold, odd_growth_only)
     assert {(width - x1, y0, width - x0, y1) for x0, y0, x1, y1 in flipped} == set(upright)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_flipped_map_without_equal_scores_gives_flipped_grown_boxes(seed):
+    probability = np.random.default_rng(seed).uniform(size=(9, 11)) ** 8
+    upright = propose_regions(probability, 0.2, MANY)
+    flipped = propose_regions(probability[::-1, ::-1], 0.2, MANY)
+    assert upright
+    assert {(11 - x1, 9 - y1, 11 - x0, 9 - y0) for x0, y0, x1, y1 in flipped} == set(upright)
 
 
 @pytest.mark.parametrize(

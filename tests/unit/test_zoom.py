@@ -5,17 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
+from sdrpn_core.first_stage import first_stage
 from sdrpn_core.generation import greedy_decode, pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ImageFeatures, ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.zoom import (
-    answer_plain,
-    crop_image,
-    first_stage,
-    second_stage_prefill,
-)
+from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.zoom import answer_plain, crop_image
 from tests.tiny_models import tiny_llava
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
@@ -104,11 +101,27 @@ def test_first_stage_batch_equals_one_by_one(
         )
 
 
+def test_withdrawn_images_are_not_run_through_the_upper_layers(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    crops: list[list[ImageFeatures]],
+) -> None:
+    first = first_stage(adapter, rpn, features, QUESTIONS)
+    branch, num_cells = adapter.profile.rpn.branch_layer, features[0].grid.num_cells
+    zoomed = [row or crops[0] for row in crops]
+    layers = second_stage_prefill(adapter, first, zoomed, withdraw_image=True).cache.layers
+    below, above = layers[branch - 1].keys.shape[2], layers[branch].keys.shape[2]
+    assert below - above == num_cells
+
+
+@pytest.mark.parametrize("withdraw_image", [False, True])
 def test_questions_about_one_image_share_its_prefix(
     adapter: ModelAdapter,
     rpn: RegionProposalNetwork,
     features: list[ImageFeatures],
     crops: list[list[ImageFeatures]],
+    withdraw_image: bool,
 ) -> None:
     """Rows of one image in any order, with and without crops, against each row alone."""
     images = [0, 1, 0, 2, 0]
@@ -118,16 +131,16 @@ def test_questions_about_one_image_share_its_prefix(
     assert len(first.prefix.hidden) == 3
     assert first.prefix_rows.tolist() == [0, 1, 0, 2, 0]
     logits = first.roi_logits
-    together = greedy_decode(
-        adapter, second_stage_prefill(adapter, first, own_crops), MAX_NEW_TOKENS
-    )
+    start = second_stage_prefill(adapter, first, own_crops, withdraw_image=withdraw_image)
+    together = greedy_decode(adapter, start, MAX_NEW_TOKENS)
     for row, (index, question) in enumerate(zip(images, questions, strict=True)):
         alone = first_stage(adapter, rpn, [features[index]], [question])
         torch.testing.assert_close(logits[row], alone.roi_logits[0], atol=2e-5, rtol=1e-5)
-        (plain,) = answer_plain(
-            adapter, [question], [[features[index], *own_crops[row]]], max_new_tokens=MAX_NEW_TOKENS
+        start = second_stage_prefill(
+            adapter, alone, [own_crops[row]], withdraw_image=withdraw_image
         )
-        assert together[row].tokens == plain.tokens
+        (answer,) = greedy_decode(adapter, start, MAX_NEW_TOKENS)
+        assert together[row].tokens == answer.tokens
 
 
 def test_first_stage_logits_equal_the_training_forward(

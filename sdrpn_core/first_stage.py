@@ -1,0 +1,202 @@
+"""The first stage of two-stage answering: propose regions with the RPN.
+
+It runs layers 0 .. B-1 over image and question and branches into the RPN. The second stage inserts
+the crops' tokens right after the image's. Attention is causal, so everything up to the end of the
+image (the prefix) depends on neither question nor crops: it is computed once per image, whatever
+the number of questions, and the second stage goes on where the first stopped. A question that gets
+no crop continues from its own columns as well; nothing is computed twice for it.
+
+Columns, P = longest prefix of the batch::
+
+    [left padding][prefix | P][gap][question]
+
+Shape legend: N questions, G prefixes, P prefix columns, S suffix columns, d hidden size, C cells.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from sdrpn_core.cache_rows import fork
+from sdrpn_core.generation import PromptBatch, image_columns, pad_left
+from sdrpn_core.geometry import GridShape
+from sdrpn_core.masks import attention_mask
+from sdrpn_core.models.base import ImageFeatures, ModelAdapter, Prompt
+from sdrpn_core.rpn.network import RegionProposalNetwork
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some columns of a batch, run through layers 0 .. B-1."""
+
+    cache: Cache
+    """Keys and values of those layers, of these columns and the ones before them."""
+    hidden: Tensor
+    """(N, S, d) input of layer B."""
+    key_mask: Tensor
+    """(N, S) bool, with the columns before them."""
+    position_ids: Tensor
+    """(..., N, S)"""
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """RoI maps of a batch, and what the second stage takes over."""
+
+    questions: tuple[str, ...]
+    features: tuple[ImageFeatures, ...]
+    roi_logits: tuple[Tensor, ...]
+    """One (h, w) float32 map per question."""
+    prefix: Columns
+    """One row per prefix (G): the prompt up to the end of the image."""
+    question: Columns
+    """One row per question (N): the rest of the prompt."""
+    prefix_rows: Tensor
+    """(N,) prefix of each question."""
+
+    @property
+    def num_prefix(self) -> int:
+        """P."""
+        return self.prefix.hidden.shape[1]
+
+
+@torch.inference_mode()
+def first_stage(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: Sequence[ImageFeatures],
+    questions: Sequence[str],
+) -> FirstStage:
+    """Run the frozen layers below the branch and the RPN over one question per image.
+
+    Args:
+        adapter: the frozen model.
+        rpn: trained beside it.
+        features: one per question; the same object for questions about the same image.
+        questions: question texts.
+    """
+    prompts = [
+        adapter.embed_prompt(question, [image])
+        for question, image in zip(questions, features, strict=True)
+    ]
+    owners = _prefix_owners(prompts, features)
+    distinct = sorted(set(owners))
+    rows = torch.tensor([distinct.index(owner) for owner in owners], device=adapter.device)
+    heads = [prompts[owner] for owner in distinct]
+    prefix_batch = pad_left([_prefix(prompt) for prompt in heads])
+    prefix = _run_below(adapter, prefix_batch, None)
+    question = _run_below(adapter, pad_left([suffix_of(p) for p in prompts]), (prefix, rows))
+    cells = image_columns(heads, prefix_batch.offsets)
+    logits = _score(adapter, rpn, prefix, question, rows, cells)
+    return FirstStage(
+        questions=tuple(questions),
+        features=tuple(features),
+        roi_logits=tuple(
+            _as_map(row, prompt.image_grids[0]) for row, prompt in zip(logits, prompts, strict=True)
+        ),
+        prefix=prefix,
+        question=question,
+        prefix_rows=rows,
+    )
+
+
+def _prefix_owners(prompts: Sequence[Prompt], features: Sequence[ImageFeatures]) -> list[int]:
+    """For each prompt, the first one with the same prefix.
+
+    The same image is not enough: in some templates the question comes before it.
+    """
+    owners: list[int] = []
+    for row, (prompt, image) in enumerate(zip(prompts, features, strict=True)):
+        same = (
+            other
+            for other in range(row)
+            if features[other] is image
+            and owners[other] == other
+            and _have_equal_prefix(prompts[other], prompt)
+        )
+        owners.append(next(same, row))
+    return owners
+
+
+def _have_equal_prefix(one: Prompt, other: Prompt) -> bool:
+    if one.prefix_length != other.prefix_length:
+        return False
+    ours, theirs = _prefix(one), _prefix(other)
+    return torch.equal(ours.position_ids, theirs.position_ids) and torch.equal(
+        ours.embeds, theirs.embeds
+    )
+
+
+def _run_below(
+    adapter: ModelAdapter, batch: PromptBatch, before: tuple[Columns, Tensor] | None
+) -> Columns:
+    """Run layers 0 .. B-1 over columns that follow chosen rows of others, or nothing."""
+    key_mask, cache = batch.key_mask, adapter.new_cache()
+    if before is not None:
+        earlier, rows = before
+        key_mask = torch.cat([earlier.key_mask[rows], key_mask], dim=1)
+        cache = fork(earlier.cache, rows)
+    hidden = adapter.forward_layers(
+        batch.embeds,
+        0,
+        adapter.profile.rpn.branch_layer,
+        mask=attention_mask(key_mask, batch.embeds.shape[1]),
+        position_ids=batch.position_ids,
+        deepstack=batch.deepstack,
+        cache=cache,
+    )
+    return Columns(cache, hidden, key_mask, batch.position_ids)
+
+
+def _score(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    prefix: Columns,
+    question: Columns,
+    rows: Tensor,
+    cells: Tensor,
+) -> Tensor:
+    """(N, C) RoI logits; image cells go through the RPN once per prefix."""
+    cache, num_question = adapter.new_cache(), question.hidden.shape[1]
+    encoded = rpn.encode(
+        prefix.hidden,
+        mask=attention_mask(prefix.key_mask, prefix.hidden.shape[1]),
+        position_ids=prefix.position_ids,
+        cache=cache,
+    )
+    keys = rpn.cell_keys(encoded, prefix.position_ids, cells)
+    asked = rpn.encode(
+        question.hidden,
+        mask=attention_mask(question.key_mask, num_question),
+        position_ids=question.position_ids,
+        cache=fork(cache, rows),
+    )
+    last = torch.full((len(rows),), num_question - 1, device=rows.device)
+    return rpn.score(asked, question.position_ids, last, keys[rows])
+
+
+def _prefix(prompt: Prompt) -> Prompt:
+    """The part of a prompt up to the end of its first image."""
+    return _columns(prompt, slice(None, prompt.prefix_length))
+
+
+def suffix_of(prompt: Prompt) -> Prompt:
+    """The part of a prompt after its first image."""
+    return _columns(prompt, slice(prompt.prefix_length, None))
+
+
+def _columns(prompt: Prompt, columns: slice) -> Prompt:
+    return Prompt(
+        embeds=prompt.embeds[columns],
+        deepstack=prompt.deepstack[:, columns],
+        position_ids=prompt.position_ids[..., columns],
+        image_starts=(),
+        image_grids=(),
+    )
+
+
+def _as_map(logits: Tensor, grid: GridShape) -> Tensor:
+    return logits[: grid.num_cells].reshape(grid).float().cpu()
