@@ -42,7 +42,9 @@ TINY = LlavaSize(6, 8, 64, 96, 2, 2, 32, 48, branch_layer=2)
 MEDIUM = LlavaSize(12, 8, 512, 1376, 3, 4, 128, 256, branch_layer=5)
 SEVEN_B = LlavaSize(32, 32, 4096, 11008, 24, 16, 1024, 4096, branch_layer=15)
 """LLaVA-1.5-7B, but for its vocabulary."""
-SIZES = {"tiny": TINY, "medium": MEDIUM, "7b": SEVEN_B}
+NARROW_7B = LlavaSize(32, 8, 512, 1376, 24, 4, 128, 512, branch_layer=15)
+"""An eighth as wide: tower, layers, branch and RPN have about the 7B's shares of the work."""
+SIZES = {"tiny": TINY, "medium": MEDIUM, "7b-narrow": NARROW_7B, "7b": SEVEN_B}
 
 
 def random_llava(

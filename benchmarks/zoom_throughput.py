@@ -3,10 +3,13 @@
 On the reference model with a trained RPN, or ``--random`` for a LLaVA of random weights that needs
 none: of medium size, or with ``--size 7b`` as large as LLaVA-1.5-7B, on a GPU in bfloat16. Prints
 the ratio of both, where the time goes, and what several questions about one image cost, at each of
-``--batch-sizes``. ``--crop-tokens`` lists budgets to try besides the full crop. On a CPU, ratios
-are of CPU time: a busy machine does not distort them; shares of phases are wall-clock time.
+``--batch-sizes``. ``--crop-tokens`` lists budgets to try besides the full crop, ``--withdraw``
+tries every budget with the image withdrawn as well. On a CPU, ratios are of CPU time, which a busy
+machine hardly distorts (with OMP_NUM_THREADS=1); shares of phases are wall-clock time.
 
     python -m benchmarks.zoom_throughput --random --size 7b --device cuda --batch-sizes 1 8 32
+    python -m benchmarks.zoom_throughput --random --size 7b-narrow --num-scenes 3 --rounds 3 \
+        --crop-tokens 324 144 --withdraw
 """
 
 import argparse
@@ -20,7 +23,7 @@ from PIL import Image
 
 from benchmarks.random_llava import SIZES, fast_dtype, random_llava, random_zoom
 from benchmarks.timing import paired_seconds
-from benchmarks.zoom_scenes import load_pipeline, parser, print_table, probes
+from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from sdrpn_core.models.loading import resolve_device
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.zoom import answer_plain
@@ -37,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--batch-sizes", type=int, nargs="*", default=[], help="instead of --batch-size"
     )
     options.add_argument("--crop-tokens", type=int, nargs="*", default=[])
+    options.add_argument("--withdraw", action="store_true")
     options.add_argument("--rounds", type=int, default=5)
     given = options.parse_args(arguments)
     asked = probes(given.num_scenes)
@@ -47,17 +51,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     inputs = ([probe.image for probe in asked], [probe.question for probe in asked])
     if given.random:
         inputs = (inputs[0], ["what is the small red word ?"] * len(inputs[1]))
+    else:
+        _print_accuracy(_variants(full, given), asked, given)
     for batch_size in batch_sizes:
         print(f"\n## {full.adapter.kernel}, batch size {batch_size}\n")
         _measure(full, inputs, batch_size, given)
 
 
+def _variants(full: ZoomPipeline, given: argparse.Namespace) -> dict[str, ZoomPipeline]:
+    """By name, the cheapest last."""
+    found = {}
+    for withdraw in (False, True) if given.withdraw else (False,):
+        for budget in (None, *given.crop_tokens):
+            name = "two stages" if budget is None else f"two stages, {budget} crop tokens"
+            name += ", image withdrawn" if withdraw else ""
+            found[name] = _variant(full, budget, withdraw_image=withdraw)
+    return found
+
+
+def _print_accuracy(
+    pipelines: dict[str, ZoomPipeline], asked: Sequence[Probe], given: argparse.Namespace
+) -> None:
+    rows = []
+    for name, pipeline in pipelines.items():
+        answers = pipeline.answer(
+            [probe.image for probe in asked],
+            [probe.question for probe in asked],
+            max_new_tokens=given.max_new_tokens,
+            batch_size=given.batch_size,
+        )
+        right = sum(p.is_right(a.text) for p, a in zip(asked, answers, strict=True))
+        rows.append((name, f"{right / len(asked):.3f}"))
+    print_table((f"{len(asked)} questions", "accuracy"), rows)
+
+
 def _measure(
     full: ZoomPipeline, inputs: Inputs, batch_size: int, given: argparse.Namespace
 ) -> None:
-    pipelines = {"two stages": full}
-    for budget in given.crop_tokens:
-        pipelines[f"two stages, {budget} crop tokens"] = _with_budget(full, budget)
+    pipelines = _variants(full, given)
     phases: dict[str, dict[str, list[float]]] = {}
     runs: dict[str, Callable[[], object]] = {
         "one pass": lambda: _one_pass(full, inputs, batch_size, given.max_new_tokens)
@@ -78,7 +109,9 @@ def _random_pipeline(size: str, device_name: str) -> ZoomPipeline:
     return random_zoom(random_llava(size=SIZES[size], device=str(device), dtype=fast_dtype(device)))
 
 
-def _with_budget(pipeline: ZoomPipeline, crop_tokens: int) -> ZoomPipeline:
+def _variant(
+    pipeline: ZoomPipeline, crop_tokens: int | None, *, withdraw_image: bool
+) -> ZoomPipeline:
     return ZoomPipeline(
         pipeline.adapter,
         pipeline.rpn,
@@ -86,6 +119,7 @@ def _with_budget(pipeline: ZoomPipeline, crop_tokens: int) -> ZoomPipeline:
         regions=pipeline.regions,
         score_calibration=pipeline.score_calibration,
         crop_tokens=crop_tokens,
+        withdraw_image=withdraw_image,
     )
 
 
