@@ -8,6 +8,8 @@ when the block raises.
 
 import contextlib
 import errno
+import importlib
+import logging
 import os
 import re
 import secrets
@@ -24,19 +26,25 @@ from fsspec.implementations.local import LocalFileSystem
 from data_contracts.errors import SdrpnError
 from tasks import local_disk
 from tasks.byte_ranges import ByteRange, member_bytes, split_address
+from tasks.storage_errors import as_os_error, explain, is_past_end, scheme_of
 
 A = TypeVar("A")
 T = TypeVar("T")
 
 _NUM_THREADS = 16
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_EXTRAS = {"s3": "s3", "gs": "gcs"}
 _PACKAGES = {"hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs"}
+_GCS_OVER_GRPC = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
 _UNLISTABLE = {"http", "https"}
 _CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 class StoreError(SdrpnError):
     """The store cannot be used as asked; the message names the URI and the remedy."""
+
+
+class StoreUnreachable(StoreError, ConnectionError):
+    """The store does not answer, which may pass."""
 
 
 @dataclass(frozen=True)
@@ -81,23 +89,28 @@ class Storage:
     def _at_root(self) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
         filesystem, root = self._open()
         try:
-            yield filesystem, root.rstrip("/")
+            with _plain_errors():
+                yield filesystem, root.rstrip("/")
+        except StoreError:
+            raise
         except (PermissionError, NotADirectoryError) as error:
-            raise StoreError(f"{self.root}: {_explain(error, self.root)}") from error
+            raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
+        except ConnectionError as error:
+            raise StoreUnreachable(f"{self.root}: {explain(error, self.root)}") from error
         except (OSError, SdrpnError):
             raise  # transient, or plain facts such as FileNotFoundError
         except Exception as error:
-            raise StoreError(f"{self.root}: {_explain(error, self.root)}") from error
+            raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
 
     def elsewhere(self, root: str) -> "Storage":
         """Storage at another root; these options apply if it has the same scheme."""
-        options = self.storage_options if _scheme(root) == _scheme(self.root) else {}
+        options = self.storage_options if scheme_of(root) == scheme_of(self.root) else {}
         return Storage(root, options)
 
     @property
     def is_shared(self) -> bool:
         """Whether other processes see what this one writes."""
-        return _scheme(self.root).rpartition("::")[2] != "memory"
+        return scheme_of(self.root).rpartition("::")[2] != "memory"
 
     def uri(self, key: str) -> str:
         """Absolute address of a key."""
@@ -214,11 +227,12 @@ class Storage:
         if isinstance(filesystem, LocalFileSystem):
             # A listing would not follow links, and datasets are often linked into place.
             found = {key: local_disk.facts(f"{root}/{_checked(key)}") for key in keys}
-        elif _scheme(self.root) in _UNLISTABLE:
+        elif scheme_of(self.root) in _UNLISTABLE:
             found = dict(zip(keys, in_parallel(self._info, keys), strict=True))
         else:
             start = f"{root.rstrip('/')}/"
-            listed = filesystem.find(start, detail=True)
+            with _plain_errors():
+                listed = filesystem.find(start, detail=True)
             found = {key: listed.get(f"{start}{_checked(key)}") for key in keys}
         return {key: _described(key, info) for key, info in found.items() if info is not None}
 
@@ -257,7 +271,8 @@ class Storage:
         """
         whole, part = split_address(uri)
         try:
-            data = self._read_part(whole, part)
+            with _plain_errors():
+                data = self._read_part(whole, part)
         except OSError:
             raise
         except SdrpnError:
@@ -270,7 +285,7 @@ class Storage:
     def _read_part(self, uri: str, part: ByteRange | None) -> bytes:
         if "://" not in uri and not os.path.isabs(uri):
             return self.read(uri) if part is None else self.read_range(uri, part.start, part.stop)
-        options = self.storage_options if _scheme(uri) == _scheme(self.root) else {}
+        options = self.storage_options if scheme_of(uri) == scheme_of(self.root) else {}
         filesystem, path = _connect(uri, options)
         if part is None:
             return bytes(filesystem.cat_file(path))
@@ -288,8 +303,10 @@ class Storage:
             if self.read(key) != b"sdrpn":
                 raise StoreError(f"{self.root}: does not return what was written; choose another")
             self.delete([key])
+        except StoreError:
+            raise
         except OSError as error:
-            raise StoreError(f"{self.root}: {_explain(error, self.root)}") from error
+            raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
 
 
 def in_parallel(function: Callable[[A], T], arguments: Iterable[A]) -> list[T]:
@@ -304,16 +321,11 @@ def _checked(key: str) -> str:
     return key
 
 
-def _scheme(uri: str) -> str:
-    scheme, separator, _ = uri.partition("://")
-    return scheme.lower() if separator else "file"
-
-
 def _absolute(root: str) -> str:
     """The root such that it means the same in every process, whatever its working directory."""
     if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+:(?!//)", root):
         raise StoreError(f"{root}: looks like a URI but lacks '://'; write it as scheme://path")
-    if _scheme(root) != "file":
+    if scheme_of(root) != "file":
         return root
     path = root.partition("://")[2] if "://" in root else root
     if not path:
@@ -327,21 +339,54 @@ def absolute_uri(path: str) -> str:
 
 
 def _connect(uri: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
-    scheme = _scheme(uri)
+    scheme = scheme_of(uri)
     path = uri if os.path.isabs(uri) else uri[7:] if uri.lower().startswith("file://") else None
     if path is not None:  # as it is: fsspec would take '::' in a name for a chain of addresses
         return LocalFileSystem(use_listings_cache=False, **options), path
     try:
         # Listings are cached by default, which would hide what other processes have written.
-        filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
+        options = {"use_listings_cache": False, **options}
+        if scheme == "gs" and os.environ.get(_GCS_OVER_GRPC, "").lower() not in ("1", "true"):
+            filesystem = _google_driver()(**options)
+            path = filesystem._strip_protocol(uri)
+        else:
+            filesystem, path = fsspec.core.url_to_fs(uri, **options)
     except ImportError as error:
         package = f"sdrpn[{_EXTRAS[scheme]}]" if scheme in _EXTRAS else _PACKAGES.get(scheme)
         remedy = f"pip install '{package}'" if package else str(error)
         raise StoreError(f"{uri}: no driver for {scheme}:// is installed; {remedy}") from error
-    except ValueError as error:
-        known = "a folder, file://, memory://, s3:// or gs://"
-        raise StoreError(f"{uri}: {error}; use {known}") from error
+    except Exception as error:
+        if scheme.rpartition("::")[2] not in fsspec.available_protocols():
+            known = "a folder, file://, memory://, s3:// or gs://"
+            raise StoreError(f"{uri}: {error}; use {known}") from error
+        raise StoreError(f"{uri}: {explain(error, uri)}") from error  # say, a token it cannot use
     return filesystem, path
+
+
+def _google_driver() -> Callable[..., fsspec.AbstractFileSystem]:
+    """The plain one, over HTTP alone.
+
+    The other asks every bucket over gRPC whether it is a zonal one, which with any server but
+    Google's takes a minute each time.
+    """
+    logger = logging.getLogger("gcsfs")
+    if logger.level == logging.NOTSET:  # it logs the trace of every error that it also raises
+        logger.setLevel(logging.CRITICAL)
+    driver: Callable[..., fsspec.AbstractFileSystem]
+    driver = importlib.import_module("gcsfs.core").GCSFileSystem
+    return driver
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A driver's own errors as builtin ones, so that everyone tells hiccups from facts alike."""
+    try:
+        yield
+    except Exception as error:
+        plain = as_os_error(error)
+        if plain is None:
+            raise
+        raise plain from error
 
 
 def _found(
@@ -363,7 +408,12 @@ def _found(
 def _read_range(filesystem: fsspec.AbstractFileSystem, path: str, start: int, stop: int) -> bytes:
     if start >= stop:
         return b""  # S3 refuses to be asked for nothing
-    return bytes(filesystem.cat_file(path, start=start, end=stop))
+    try:
+        return bytes(filesystem.cat_file(path, start=start, end=stop))
+    except Exception as error:
+        if is_past_end(error):
+            return b""
+        raise
 
 
 def _described(key: str, info: Mapping[str, Any]) -> StoredObject:
@@ -382,24 +432,3 @@ def _modified(info: Mapping[str, Any]) -> datetime:
         if value is not None:
             return datetime.fromtimestamp(float(value), UTC)
     return datetime.now(UTC)  # unknown age counts as new, so that nothing is collected too early
-
-
-def _explain(error: Exception, root: str) -> str:
-    """What went wrong and what to do about it, in one line."""
-    detail = " ".join(f"{error or type(error).__name__}".split())
-    name = type(error).__name__
-    is_local = _scheme(root) == "file"
-    if is_local and isinstance(error, NotADirectoryError):
-        return "is not a folder (it, or a part of it, is a file); choose another path"
-    if is_local:
-        return f"cannot be used ({detail}); choose a folder that you may read and write"
-    if isinstance(error, FileNotFoundError):
-        return f"there is no such bucket ({detail}); create it, or mend the URI"
-    if isinstance(error, PermissionError) or "Credential" in name:
-        return (
-            f"access is denied ({detail}); "
-            "check the credentials in the environment, for S3 AWS_ACCESS_KEY_ID and the like"
-        )
-    if "Connect" in name or "Endpoint" in name or isinstance(error, ConnectionError | TimeoutError):
-        return f"cannot be reached ({detail}); check the network and storage_options.endpoint_url"
-    return f"cannot be used ({detail}); check the URI, the credentials and storage_options"

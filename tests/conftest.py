@@ -1,4 +1,4 @@
-"""Shared fixtures: one store per kind of storage, S3 being a real server on loopback."""
+"""Shared fixtures: one store per kind of storage, S3 and GCS being real servers on loopback."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from tasks.artifact_store import ArtifactStore
+from tests.gcs_server import GcsServer, gcs_server
 from tests.object_server import ObjectServer, object_server
 
 
@@ -14,6 +15,13 @@ from tests.object_server import ObjectServer, object_server
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
     """SeaweedFS with an empty bucket, for the whole session."""
     with object_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def google_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
+    """fake-gcs-server with an empty bucket, for the whole session."""
+    with gcs_server(tmp_path_factory.mktemp("gs")) as server:
         yield server
 
 
@@ -35,13 +43,25 @@ def s3_store(s3_server: ObjectServer) -> ArtifactStore:
     return ArtifactStore(s3_server.root(f"tests/{uuid4().hex}"), s3_server.options)
 
 
-@pytest.fixture(params=["file", "memory", "s3"])
+@pytest.fixture
+def gs_store(google_server: GcsServer) -> ArtifactStore:
+    """A fresh store below a random prefix of the server's bucket."""
+    return ArtifactStore(google_server.root(f"tests/{uuid4().hex}"), google_server.options)
+
+
+@pytest.fixture(params=["file", "memory", "s3", "gs"])
 def store(request: pytest.FixtureRequest) -> ArtifactStore:
-    """The same test on a folder, in memory and on S3."""
+    """The same test on a folder, in memory, on S3 and on Google Cloud Storage."""
     return request.getfixturevalue(f"{request.param}_store")
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["s3", "gs"])
+def object_store(request: pytest.FixtureRequest) -> ArtifactStore:
+    """The same test on each object store."""
+    return request.getfixturevalue(f"{request.param}_store")
+
+
+@pytest.fixture(params=["file", "s3", "gs"])
 def shared_store(request: pytest.FixtureRequest) -> ArtifactStore:
     """Storage that other processes see too."""
     return request.getfixturevalue(f"{request.param}_store")

@@ -35,7 +35,7 @@ class ObjectServer:
 def object_server(folder: Path, bucket: str = "sdrpn-test") -> Iterator[ObjectServer]:
     """Run a server that keeps its data below ``folder`` until the block ends."""
     names = ("s3", "s3.port.grpc", "master", "volume", "filer", "admin", "webdav")
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     server = ObjectServer(f"http://127.0.0.1:{ports['s3']}", bucket)
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
@@ -62,7 +62,7 @@ def _weed() -> str:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for held_socket in sockets:

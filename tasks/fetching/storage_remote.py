@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tasks.fetching.remote import FileChanged, Hiccup, RemoteInfo, Unavailable
-from tasks.storage import Storage, StoredObject, StoreError
+from tasks.storage import Storage, StoredObject, StoreError, StoreUnreachable
 
 _CHUNK_BYTES = 1 << 22
 _FOR_GOOD = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -37,6 +37,8 @@ class StorageRemote:
     def _look(self) -> StoredObject:
         try:
             found = self._storage.describe_one(self._key)
+        except StoreUnreachable as error:
+            raise Hiccup(str(error)) from error
         except StoreError as error:
             raise Unavailable(str(error)) from error
         except _FOR_GOOD as error:
@@ -52,6 +54,8 @@ class StorageRemote:
             return self._storage.read_range(self._key, start, stop)
         except FileNotFoundError as error:
             raise FileChanged from error
+        except StoreUnreachable as error:
+            raise Hiccup(str(error)) from error
         except StoreError as error:
             raise Unavailable(str(error)) from error
         except OSError as error:

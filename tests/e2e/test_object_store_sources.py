@@ -1,5 +1,5 @@
-"""The whole pipeline on data laid out as published: the mix's JSON, GQA's images.zip and OCR-VQA's
-tar on an S3 server, read in place, with the reference model."""
+"""Data laid out as published: the mix's JSON, GQA's images.zip and OCR-VQA's tar on a server of
+objects, read in place; on S3 through the whole pipeline with the reference model."""
 
 import io
 import json
@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from data_contracts.configs import (
+    DownloadSettings,
     EvaluationConfig,
     ExtractionConfig,
     ModelConfig,
@@ -26,7 +27,6 @@ from flows.wiring import run_pipeline
 from tasks.artifact_admin import list_artifacts
 from tasks.artifact_store import ArtifactStore
 from tasks.download import write_scenes
-from tests.object_server import ObjectServer
 
 
 def publish(store: ArtifactStore, folder: Path) -> LlavaMixSource:
@@ -64,13 +64,9 @@ def publish(store: ArtifactStore, folder: Path) -> LlavaMixSource:
     )
 
 
-@pytest.mark.timeout(1200)
-@pytest.mark.slow
-def test_published_layout_end_to_end(s3_server: ObjectServer, tmp_path: Path):
-    store = ArtifactStore(s3_server.root("published"), s3_server.options)
-    source = publish(store, tmp_path)
+def config_for(source: LlavaMixSource) -> PipelineConfig:
     held_out = source.selection.model_copy(update={"part": "held_out"})
-    config = PipelineConfig(
+    return PipelineConfig(
         name="published",
         sources=(source,),
         model=ModelConfig(profile="reference"),
@@ -84,10 +80,60 @@ def test_published_layout_end_to_end(s3_server: ObjectServer, tmp_path: Path):
             num_bootstrap=20,
         ),
     )
-    runtime = RuntimeConfig(store=store.root, storage_options=s3_server.options)
-    runtime = runtime.model_copy(
-        update={"downloads": runtime.downloads.model_copy(update={"folder": f"{tmp_path}/here"})}
+
+
+def runtime_for(store: ArtifactStore, folder: Path) -> RuntimeConfig:
+    return RuntimeConfig(
+        store=store.root,
+        storage_options=store.storage.storage_options,
+        downloads=DownloadSettings(folder=f"{folder}/here"),
     )
+
+
+def assert_read_in_place(store: ArtifactStore, folder: Path, parts: dict[str, pl.DataFrame]):
+    """All 24 images are read where they lie, none in two parts, and what is broken is known."""
+    usable = {part: frame.filter(pl.col("status") == "ok") for part, frame in parts.items()}
+    images = {part: set(frame["image_sha256"]) for part, frame in usable.items()}
+    assert sum(map(len, images.values())) == len(set().union(*images.values())) == 24
+    uris = pl.concat(usable.values())["image_uri"]
+    assert all("#zip=" in uri or "#bytes=" in uri for uri in uris)
+    assert {uri.partition("://")[0] for uri in uris} == {store.root.partition("://")[0]}
+    rejects = pl.concat(parts.values()).filter(~pl.col("status").is_in(["ok", "text_only"]))
+    assert sorted(rejects["status"]) == ["missing_image", "unreadable_image"]
+    assert not list((folder / "here").glob("*zip*"))
+
+
+@pytest.mark.slow
+def test_google_cloud_storage_to_attention(gs_store: ArtifactStore, tmp_path: Path):
+    """Records, a zip, a tar and the store itself are on gs://, and two workers share them."""
+    config = config_for(publish(gs_store, tmp_path))
+    (source,) = config.sources
+    whole = source.model_copy(update={"selection": Selection(folders=("gqa", "ocr_vqa"))})
+    config = config.model_copy(
+        update={
+            "sources": (whole,),
+            "evaluation": None,
+            "records": RecordsConfig(),
+            "extraction": ExtractionConfig(max_new_tokens=8, rows_per_shard=16),
+        }
+    )
+    runtime = runtime_for(gs_store, tmp_path).model_copy(update={"num_workers": 2})
+    run_pipeline(config, LocalExecution(runtime), Stage.EXTRACT_ATTENTION)
+    (built,) = list_artifacts(gs_store, Stage.BUILD_JSONL)
+    assert_read_in_place(gs_store, tmp_path, {"all": gs_store.read_frame(built.ref)})
+    assert gs_store.manifest(built.ref).statistics["skipped.other_folder"] == 1
+    (extracted,) = list_artifacts(gs_store, Stage.EXTRACT_ATTENTION)
+    assert extracted.num_shards > 1
+    assert set(gs_store.read_frame(extracted.ref)["status"]) == {"ok"}
+    again = run_pipeline(config, LocalExecution(runtime), Stage.EXTRACT_ATTENTION)
+    assert again.is_reused
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.slow
+def test_published_layout_end_to_end(s3_store: ArtifactStore, tmp_path: Path):
+    store = s3_store
+    config, runtime = config_for(publish(store, tmp_path)), runtime_for(store, tmp_path)
     outcome = run_pipeline(config, LocalExecution(runtime))
     assert outcome.results is not None
     assert set(outcome.results.methods) == {Method.BASE, Method.SDRPN}
@@ -98,14 +144,7 @@ def test_published_layout_end_to_end(s3_server: ObjectServer, tmp_path: Path):
         manifest = store.manifest(item.ref)
         parts[manifest.recipe.config["selection"]["part"]] = store.read_frame(item.ref)
         assert manifest.statistics["skipped.other_folder"] == 1
-    usable = {part: frame.filter(pl.col("status") == "ok") for part, frame in parts.items()}
-    images = {part: set(frame["image_sha256"]) for part, frame in usable.items()}
-    assert images["train"].isdisjoint(images["held_out"])
-    assert len(images["train"] | images["held_out"]) == 24
-    assert all("#zip=" in uri or "#bytes=" in uri for uri in usable["train"]["image_uri"])
-    rejects = pl.concat(parts.values()).filter(~pl.col("status").is_in(["ok", "text_only"]))
-    assert sorted(rejects["status"]) == ["missing_image", "unreadable_image"]
-    assert not list((tmp_path / "here").glob("*zip*"))  # read in place
+    assert_read_in_place(store, tmp_path, parts)
 
     again = run_pipeline(config, LocalExecution(runtime))
     assert again.is_reused

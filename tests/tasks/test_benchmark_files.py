@@ -63,14 +63,14 @@ def test_only_the_first_documents(file_store: ArtifactStore, tmp_path: Path):
     assert names[1:4] == [f"images/chartqa/00000{n}.{'jpg' if n != 1 else 'png'}" for n in range(3)]
 
 
-def test_one_file_on_an_object_store(s3_store: ArtifactStore, tmp_path: Path):
+def test_one_file_on_an_object_store(object_store: ArtifactStore, tmp_path: Path):
     task = BenchmarkTask.HRBENCH_8K
     folder = write_table(tmp_path, task, count=4, num_files=1)
     [local] = (folder / "hrbench_version_split").iterdir()
-    s3_store.storage.put("lake/hr_bench_8k.parquet", local.read_bytes())
-    run = stage_run(s3_store)
-    of_file = BenchmarkSource(task=task, files=s3_store.storage.uri("lake/hr_bench_8k.parquet"))
-    of_folder = BenchmarkSource(task=task, files=s3_store.storage.uri("lake"))
+    object_store.storage.put("lake/hr_bench_8k.parquet", local.read_bytes())
+    run = stage_run(object_store)
+    of_file = BenchmarkSource(task=task, files=object_store.storage.uri("lake/hr_bench_8k.parquet"))
+    of_folder = BenchmarkSource(task=task, files=object_store.storage.uri("lake"))
     assert download(run, of_file) == download(run, of_folder)
 
 

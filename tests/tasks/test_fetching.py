@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tasks.fetching.addresses import downloads_folder, matching, opener, require
 from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.kept_files import FetchedFile, kept_file, local_path
 from tasks.fetching.remote import DownloadError
-from tasks.storage import Storage
+from tasks.storage import Storage, StoreUnreachable
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import stage_run
 from tests.file_server import QUICK, Answer, FileServer, file_server
@@ -174,7 +175,7 @@ from pathlib import Path
 from data_contracts.sources import RemoteFile
 from tasks.fetching.addresses import opener
 from tasks.fetching.fetcher import fetch
-from tasks.storage import Storage
+from tasks.storage import Storage, StoreUnreachable
 from tests.file_server import QUICK
 settings = QUICK.model_copy(update={"num_connections": 1, "read_timeout": 10})
 folder = Path(sys.argv[2])
@@ -446,6 +447,67 @@ def test_object_stores_are_fetched_from_too(store: ArtifactStore, tmp_path: Path
         )
 
 
+class CutOffStorage(Storage):
+    """Storage that cannot be reached any more after so many reads."""
+
+    def __init__(self, storage: Storage, max_reads: int) -> None:
+        super().__init__(storage.root, storage.storage_options)
+        self.max_reads = max_reads
+        self.asked: list[tuple[int, int]] = []
+
+    def elsewhere(self, root: str) -> Storage:
+        assert self.root == root
+        return self
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        if len(self.asked) == self.max_reads:
+            raise StoreUnreachable("cut off")
+        self.asked.append((start, stop))
+        return super().read_range(key, start, stop)
+
+
+@pytest.mark.parametrize("with_digest", [True, False])
+def test_object_stores_are_asked_only_for_what_is_missing(
+    object_store: ArtifactStore, tmp_path: Path, with_digest: bool
+):
+    object_store.storage.put("lake/a.bin", DATA)
+    lake = object_store.storage.elsewhere(object_store.storage.uri("lake"))
+    one = QUICK.model_copy(update={"num_connections": 1})
+    file = RemoteFile(uri=lake.uri("a.bin"), sha256=digest(DATA) if with_digest else None)
+    first, second = CutOffStorage(lake, 5), CutOffStorage(lake, 100)
+    with pytest.raises(DownloadError, match=r"a.bin: cut off"):
+        fetch(file, tmp_path / "here", opener(first, one), one)
+    assert_right(fetch(file, tmp_path / "here", opener(second, one), one))
+    assert len(first.asked) == 5
+    assert len(second.asked) == 11 - 5
+    parts = sorted(first.asked + second.asked)
+    assert (parts[0][0], parts[-1][1]) == (0, len(DATA))
+    assert all(one[1] == other[0] for one, other in pairwise(parts))
+
+
+def test_an_object_that_is_not_what_was_published_is_refused(
+    object_store: ArtifactStore, tmp_path: Path
+):
+    object_store.storage.put("lake/a.bin", OTHER)
+    file = RemoteFile(uri=object_store.storage.uri("lake/a.bin"), sha256=digest(DATA))
+    with pytest.raises(DownloadError, match=r"a.bin: sends other bytes"):
+        fetch(file, tmp_path, opener(object_store.storage, QUICK), QUICK)
+    short = file.model_copy(update={"num_bytes": len(DATA) - 1})
+    with pytest.raises(DownloadError, match=r"a.bin: .*699999"):
+        fetch(short, tmp_path, opener(object_store.storage, QUICK), QUICK)
+
+
+def test_an_object_replaced_meanwhile_is_fetched_anew(object_store: ArtifactStore, tmp_path: Path):
+    object_store.storage.put("lake/a.bin", DATA)
+    lake = object_store.storage.elsewhere(object_store.storage.uri("lake"))
+    one = QUICK.model_copy(update={"num_connections": 1})
+    file = RemoteFile(uri=lake.uri("a.bin"))
+    with pytest.raises(DownloadError, match=r"a.bin: cut off"):
+        fetch(file, tmp_path, opener(CutOffStorage(lake, 5), one), one)
+    lake.put("a.bin", OTHER)
+    assert_right(fetch(file, tmp_path, opener(lake, one), one), OTHER)
+
+
 def test_patterns_name_files_wherever_they_are(store: ArtifactStore, tmp_path: Path):
     for key in ("train-0.parquet", "train-1.parquet", "deep/train-2.parquet", "other.json"):
         store.storage.put(key, b"1")
@@ -455,10 +517,10 @@ def test_patterns_name_files_wherever_they_are(store: ArtifactStore, tmp_path: P
     assert matching(store.storage, f"{root}/*/*.parquet") == (f"{root}/deep/train-2.parquet",)
 
 
-def test_patterns_at_the_top_of_a_bucket(s3_store: ArtifactStore):
-    bucket, _, name = s3_store.root.partition("/tests/")
-    s3_store.storage.elsewhere(bucket).put(f"{name}-0.parquet", b"1")
-    found = matching(s3_store.storage, f"{bucket}/{name}-*.parquet")
+def test_patterns_at_the_top_of_a_bucket(object_store: ArtifactStore):
+    bucket, _, name = object_store.root.partition("/tests/")
+    object_store.storage.elsewhere(bucket).put(f"{name}-0.parquet", b"1")
+    found = matching(object_store.storage, f"{bucket}/{name}-*.parquet")
     assert found == (f"{bucket}/{name}-0.parquet",)
 
 

@@ -133,11 +133,13 @@ def test_mix_and_archives_over_http(
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_mix_and_archives_on_an_object_store(s3_store: ArtifactStore, tmp_path: Path, copy: bool):
+def test_mix_and_archives_on_an_object_store(
+    object_store: ArtifactStore, tmp_path: Path, copy: bool
+):
     for name, data in published(tmp_path).items():
-        s3_store.storage.put(f"lake/{name}", data)
-    source = mix_at(s3_store.storage.uri("lake"), copy_images=copy)
-    rows = questions(s3_store, source, tmp_path)
+        object_store.storage.put(f"lake/{name}", data)
+    source = mix_at(object_store.storage.uri("lake"), copy_images=copy)
+    rows = questions(object_store, source, tmp_path)
     assert list(statuses(rows).values()).count("ok") == 6
     kept = {path.name[13:] for path in (tmp_path / "here").glob("*.verified.json")}
     in_place = {"images.zip.verified.json", "ocr_vqa.tar.verified.json"}

@@ -1,22 +1,29 @@
 """Addresses and objects of the storage layer, on a folder, in memory and on real servers."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
+import gcsfs
+import numpy as np
 import pytest
 
 from tasks.artifact_store import ArtifactStore
 from tasks.stage import run_stage
-from tasks.storage import Storage, StoreError
+from tasks.storage import Storage, StoreError, StoreUnreachable, in_parallel
+from tasks.transient import is_transient
 from tests.artifacts import (
     make_source_shard,
     source_recipe,
     stage_run,
 )
+from tests.gcs_server import GcsServer
 from tests.object_server import ObjectServer
 
 NO_SUCH_BUCKET = b"<Error><Code>NoSuchBucket</Code><Message>no bucket</Message></Error>"
@@ -32,7 +39,7 @@ class CannedHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body if self.command != "HEAD" else b"")
 
-    do_HEAD = do_PUT = do_GET
+    do_HEAD = do_PUT = do_POST = do_GET
 
     def log_message(self, *args: object) -> None:
         """Quiet."""
@@ -40,7 +47,7 @@ class CannedHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def canned_server() -> Iterator[str]:
-    """Endpoint of an HTTP server for errors that SeaweedFS does not give."""
+    """Endpoint of an HTTP server for errors that the stores' servers do not give."""
     with ThreadingHTTPServer(("127.0.0.1", 0), CannedHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -114,7 +121,7 @@ class TestAddresses:
         assert "\n" not in str(caught.value)
 
     def test_a_missing_driver_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("s3fs", "gcsfs"):
+        for name in ("s3fs", "gcsfs", "gcsfs.core"):
             monkeypatch.setitem(sys.modules, name, None)
         for scheme in ("s3", "gs"):
             loaded = sys.modules["fsspec.registry"]._registry
@@ -146,6 +153,64 @@ class TestAddresses:
             ArtifactStore(root, s3_server.options | options).check_writable()
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("root", "options", "problem"),
+        [
+            ("gs://no-such-bucket/a", {}, "no such bucket"),
+            ("gs://b/a", {"endpoint_url": "{canned}/401"}, "denied .*GOOGLE_APPLICATION_CREDEN"),
+            ("gs://b/a", {"endpoint_url": "{canned}/403"}, "denied .*GOOGLE_APPLICATION_CREDEN"),
+            ("gcs://b/a", {"endpoint_url": "{canned}/403"}, "denied .*GOOGLE_APPLICATION_CREDEN"),
+            ("gs://b/a", {"endpoint_url": "{canned}/400"}, "cannot be used .*check the URI"),
+            ("gs://b/a", {"endpoint_url": "{canned}/503"}, "cannot be reached .*EMULATOR_HOST"),
+            ("gs://b/a", {"endpoint_url": "http://127.0.0.1:9"}, "cannot be reached .*EMULATOR_H"),
+            ("gs://b/a", {"token": "{tmp}/token.json"}, "cannot be used .*check .*credentials"),
+        ],
+    )
+    def test_an_unusable_google_bucket_is_explained_in_one_line(
+        self,
+        google_server: GcsServer,
+        canned_server: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        root: str,
+        options: dict[str, str],
+        problem: str,
+    ) -> None:
+        monkeypatch.setattr(gcsfs.retry, "random", SimpleNamespace(random=lambda: -60.0))  # no wait
+        (tmp_path / "token.json").write_text(json.dumps({"type": "nothing known"}))
+        given = {k: v.format(canned=canned_server, tmp=tmp_path) for k, v in options.items()}
+        with pytest.raises(StoreError, match=f"{root}: .*{problem}") as caught:
+            ArtifactStore(root, google_server.options | given).check_writable()
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).count(root) == 1
+        assert caplog.messages == []
+
+    def test_a_google_bucket_that_does_not_answer_may_come_back(
+        self, google_server: GcsServer, canned_server: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gcsfs.retry, "random", SimpleNamespace(random=lambda: -60.0))  # no wait
+        for endpoint in (f"{canned_server}/429", f"{canned_server}/503", "http://127.0.0.1:9"):
+            storage = Storage("gs://b/a", {"token": "anon", "endpoint_url": endpoint})
+            for use in (lambda s=storage: s.read("k"), lambda s=storage: s.find("k")):
+                with pytest.raises(StoreUnreachable, match="cannot be reached") as caught:
+                    use()
+                assert is_transient(caught.value)
+            with pytest.raises(ConnectionError):
+                storage.read_uri("gs://b/a/k")
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_wrong_google_credentials_are_wrong_for_good(
+        self, canned_server: str, status: int
+    ) -> None:
+        options = {"token": "anon", "endpoint_url": f"{canned_server}/{status}"}
+        with pytest.raises(StoreError, match="denied") as caught:
+            Storage("gs://b/a", options).read("k")
+        assert not is_transient(caught.value)
+        with pytest.raises(PermissionError) as raised:
+            Storage("gs://b/a", options).read_uri("gs://b/a/k")
+        assert not is_transient(raised.value)
+
 
 class TestStorage:
     def test_create_keeps_what_is_there(self, store: ArtifactStore) -> None:
@@ -161,6 +226,56 @@ class TestStorage:
         monkeypatch.setattr(Storage, "size", lambda self, key: None)
         assert not store.storage.create("a/b", b"second")
         assert store.storage.read("a/b") == b"first"
+
+    def test_one_of_many_racing_writers_wins(
+        self, shared_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Storage, "size", lambda self, key: None)  # all see that it is free
+        storage = shared_store.storage
+        won = in_parallel(lambda text: storage.create("a/b", text), [b"%d" % i for i in range(32)])
+        assert sum(won) == 1
+        assert storage.read("a/b") == b"%d" % won.index(True)
+
+    @pytest.mark.parametrize("num_bytes", [0, 1, (6 << 20) + 17])
+    def test_files_of_any_size_arrive_whole(
+        self, store: ArtifactStore, tmp_path: Path, num_bytes: int
+    ) -> None:
+        """Six MiB is more than the drivers send in one go."""
+        data = np.random.default_rng(0).bytes(num_bytes)
+        (tmp_path / "file").write_bytes(data)
+        storage = store.storage
+        storage.put_file("a/file", tmp_path / "file")
+        storage.put("a/bytes", data)
+        for key in ("a/file", "a/bytes"):
+            assert storage.size(key) == num_bytes
+            assert storage.read(key) == data
+            with storage.reader(key) as file:
+                file.seek(num_bytes // 2)
+                assert file.read() == data[num_bytes // 2 :]
+
+    def test_ranges_end_where_the_object_ends(self, store: ArtifactStore) -> None:
+        store.storage.put("a/b", b"0123456789")
+        for start, stop in ((0, 3), (8, 10), (8, 99), (5, 5), (10, 20), (50, 60)):
+            assert store.storage.read_range("a/b", start, stop) == b"0123456789"[start:stop]
+        with pytest.raises(FileNotFoundError):
+            store.storage.read_range("a/none", 0, 1)
+
+    def test_an_object_changes_its_version_when_it_is_replaced(
+        self, object_store: ArtifactStore
+    ) -> None:
+        storage = object_store.storage
+        before = datetime.now(UTC) - timedelta(minutes=1)
+        storage.put("a/b", b"first")
+        first = storage.describe_one("a/b")
+        storage.put("a/b", b"other")
+        other = storage.describe_one("a/b")
+        assert first is not None
+        assert other is not None
+        assert first.num_bytes == other.num_bytes == 5
+        assert first.version != other.version
+        assert before < other.modified < before + timedelta(minutes=2)
+        assert storage.find("a") == [other]
+        assert storage.describe(["a/b", "a/none"]) == {"a/b": other}
 
     def test_create_without_hard_links(
         self, file_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,76 @@
+"""What the drivers of object stores raise, in plain terms."""
+
+import errno
+from typing import Any
+
+_ALIASES = {"gcs": "gs", "s3a": "s3"}
+_CREDENTIALS = {
+    "s3": "in the environment, AWS_ACCESS_KEY_ID and the like, or in storage_options",
+    "gs": "that GOOGLE_APPLICATION_CREDENTIALS names, or `gcloud auth application-default login`",
+}
+_ENDPOINTS = {"gs": "storage_options.endpoint_url or STORAGE_EMULATOR_HOST"}
+_DENIED = (401, 403)
+_PASSING = (408, 429, 500, 502, 503, 504)
+_BROKEN_OFF = ("ServerDisconnectedError", "ClientPayloadError")
+
+
+def scheme_of(uri: str) -> str:
+    """The kind of storage that an address names; ``file`` for a path."""
+    scheme, separator, _ = uri.partition("://")
+    return _ALIASES.get(scheme.lower(), scheme.lower()) if separator else "file"
+
+
+def as_os_error(error: Exception) -> OSError | None:
+    """The builtin error that says the same as a driver's own; None if it is plain already."""
+    if _package(error) == "aiohttp" and (isinstance(error, OSError) or _name(error) in _BROKEN_OFF):
+        return ConnectionError(str(error))
+    if _package(error) == "gcsfs" and _name(error) == "HttpError":
+        return _of_status(_status(error), str(error))
+    if type(error) is OSError and str(error).startswith("Forbidden: "):  # gcsfs, as text only
+        return PermissionError(str(error))
+    return None
+
+
+def is_past_end(error: Exception) -> bool:
+    """Whether a driver says that a range begins where an object has ended."""
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:  # s3fs
+        return "range is not satisfiable" in str(error)
+    return _package(error) == "gcsfs" and _name(error) == "HttpError" and _status(error) == 416
+
+
+def _package(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _name(error: Exception) -> str:
+    return type(error).__name__
+
+
+def _status(error: Any) -> int:
+    return int(error.code or 0)
+
+
+def _of_status(status: int, detail: str) -> OSError | None:
+    if status in _DENIED:
+        return PermissionError(detail)
+    return ConnectionError(detail) if status in _PASSING else None
+
+
+def explain(error: Exception, root: str) -> str:
+    """What went wrong and what to do about it, in one line."""
+    detail = " ".join(f"{error or type(error).__name__}".split())
+    name = _name(error)
+    scheme = scheme_of(root)
+    if scheme == "file" and isinstance(error, NotADirectoryError):
+        return "is not a folder (it, or a part of it, is a file); choose another path"
+    if scheme == "file":
+        return f"cannot be used ({detail}); choose a folder that you may read and write"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no such bucket ({detail}); create it, or mend the URI"
+    if isinstance(error, PermissionError) or "Credential" in name:
+        where = _CREDENTIALS.get(scheme, "in the environment")
+        return f"access is denied ({detail}); check the credentials {where}"
+    if "Connect" in name or "Endpoint" in name or isinstance(error, ConnectionError | TimeoutError):
+        endpoint = _ENDPOINTS.get(scheme, "storage_options.endpoint_url")
+        return f"cannot be reached ({detail}); check the network and {endpoint}"
+    return f"cannot be used ({detail}); check the URI, the credentials and storage_options"
