@@ -122,6 +122,17 @@ def test_a_pattern_of_images_is_answered_into_a_file(folder: Path) -> None:
     assert "3 answered before" in " ".join(again.output.split())
 
 
+def test_a_file_of_answers_is_not_gone_on_with_the_image_withdrawn(folder: Path) -> None:
+    write_image(folder / "one" / "0.png", 0)
+    output = folder / "cheap.jsonl"
+    options = ("--store", folder / "store", "--output", output, "--max-new-tokens", 2)
+    ask = ("predict", folder / "one" / "*.png", "what is it ?", *options, "--withdraw-image")
+    assert sdrpn(*ask).exit_code == 0
+    assert "1 answered before" in " ".join(sdrpn(*ask).output.split())
+    other = sdrpn(*ask[:-1])
+    assert "other withdraw_image:" in " ".join(other.output.split())
+
+
 def test_the_precision_can_be_chosen(folder: Path) -> None:
     """It was float32 always, and the advice to take bfloat16 could not be followed."""
     ask = ("predict", folder / "picture.png", "what is it ?", "--store", folder / "store")

@@ -201,6 +201,26 @@ def test_crops_within_a_token_budget(adapter: ModelAdapter, images: list[Image.I
         adapter.encode_crops(images[:1], 0)
 
 
+def test_withdrawing_the_image_changes_answers_with_crops_only(
+    adapter: ModelAdapter, images: list[Image.Image]
+):
+    pipeline = random_pipeline(adapter)
+    withdrawn = ZoomPipeline(
+        adapter,
+        pipeline.rpn,
+        threshold=pipeline.threshold,
+        regions=pipeline.regions,
+        withdraw_image=True,
+    )
+    check_batched_equals_alone(withdrawn, images, QUESTIONS)
+    pairs = list(
+        zip(pipeline.answer(images, QUESTIONS), withdrawn.answer(images, QUESTIONS), strict=True)
+    )
+    assert all(one.boxes == two.boxes for one, two in pairs)
+    assert all(one.text == two.text for one, two in pairs if not one.used_crop)
+    assert any(one.text != two.text for one, two in pairs)
+
+
 def test_an_image_that_the_model_saw_whole_is_not_zoomed_into(adapter: ModelAdapter):
     """The tiny model sees 40 x 40 pixels."""
     pipeline = random_pipeline(adapter, max_seen_ratio=1.0)

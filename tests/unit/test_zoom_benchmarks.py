@@ -29,12 +29,15 @@ def test_throughput_of_random_weights_at_several_batch_sizes(
     small = LlavaSize(6, 8, 64, 96, 3, 4, 64, 96, branch_layer=2)
     monkeypatch.setitem(SIZES, "small", small)
     options = "--random --size small --device cpu --num-scenes 1 --rounds 1 --max-new-tokens 2"
-    zoom_throughput.main([*options.split(), "--batch-sizes", "1", "2"])
+    zoom_throughput.main([*options.split(), "--withdraw", "--batch-sizes", "1", "2"])
     printed = capsys.readouterr().out
     for batch_size in (1, 2):
         assert f"cpu/float32, batch size {batch_size}" in printed
-    assert printed.count("| one pass |") == printed.count("| two stages |") == 2
+    # Once for images of their own, once for several questions per image.
+    for name in ("one pass", "two stages", "two stages, image withdrawn"):
+        assert printed.count(f"| {name} |") == 4
     assert printed.count("two stages, 100% zoomed") == 2
+    assert printed.count("two stages, image withdrawn, 100% zoomed") == 2
     with pytest.raises(SystemExit):
         zoom_throughput.main([*options.split(), "--batch-sizes", "1000"])
     assert "fill no batch of 1000" in capsys.readouterr().err
