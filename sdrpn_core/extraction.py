@@ -18,7 +18,8 @@ from data_contracts.sink_rules import Heads, HiddenSignal, SinkHiddenNorm
 from sdrpn_core.attention_capture import AttentionRecorder
 from sdrpn_core.generation import Response, greedy_decode, image_columns, pad_left, prefill
 from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.sinks import HiddenRecorder, relative_norm, sink_map
 
 STAGE_VERSION = 2

@@ -24,7 +24,8 @@ from sdrpn_core.cache_rows import fork
 from sdrpn_core.generation import PromptBatch, image_columns, pad_left
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.masks import attention_mask
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter, Prompt
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures, Prompt
 from sdrpn_core.rpn.network import RegionProposalNetwork
 
 
@@ -86,9 +87,9 @@ def first_stage(
     distinct = sorted(set(owners))
     rows = torch.tensor([distinct.index(owner) for owner in owners], device=adapter.device)
     heads = [prompts[owner] for owner in distinct]
-    prefix_batch = pad_left([_prefix(prompt) for prompt in heads])
+    prefix_batch = pad_left([prompt.prefix for prompt in heads])
     prefix = _run_below(adapter, prefix_batch, None)
-    question = _run_below(adapter, pad_left([suffix_of(p) for p in prompts]), (prefix, rows))
+    question = _run_below(adapter, pad_left([prompt.suffix for prompt in prompts]), (prefix, rows))
     cells = image_columns(heads, prefix_batch.offsets)
     logits = _score(adapter, rpn, prefix, question, rows, cells)
     return FirstStage(
@@ -124,7 +125,7 @@ def _prefix_owners(prompts: Sequence[Prompt], features: Sequence[ImageFeatures])
 def _have_equal_prefix(one: Prompt, other: Prompt) -> bool:
     if one.prefix_length != other.prefix_length:
         return False
-    ours, theirs = _prefix(one), _prefix(other)
+    ours, theirs = one.prefix, other.prefix
     return torch.equal(ours.position_ids, theirs.position_ids) and torch.equal(
         ours.embeds, theirs.embeds
     )
@@ -176,26 +177,6 @@ def _score(
     )
     last = torch.full((len(rows),), num_question - 1, device=rows.device)
     return rpn.score(asked, question.position_ids, last, keys[rows])
-
-
-def _prefix(prompt: Prompt) -> Prompt:
-    """The part of a prompt up to the end of its first image."""
-    return _columns(prompt, slice(None, prompt.prefix_length))
-
-
-def suffix_of(prompt: Prompt) -> Prompt:
-    """The part of a prompt after its first image."""
-    return _columns(prompt, slice(prompt.prefix_length, None))
-
-
-def _columns(prompt: Prompt, columns: slice) -> Prompt:
-    return Prompt(
-        embeds=prompt.embeds[columns],
-        deepstack=prompt.deepstack[:, columns],
-        position_ids=prompt.position_ids[..., columns],
-        image_starts=(),
-        image_grids=(),
-    )
 
 
 def _as_map(logits: Tensor, grid: GridShape) -> Tensor:

@@ -12,7 +12,8 @@ from transformers import Cache
 
 from sdrpn_core.attention_capture import AttentionRecorder
 from sdrpn_core.masks import attention_mask
-from sdrpn_core.models.base import LayerObserver, ModelAdapter, Prompt
+from sdrpn_core.models.base import LayerObserver, ModelAdapter
+from sdrpn_core.models.prompts import Prompt
 
 
 @dataclass(frozen=True)

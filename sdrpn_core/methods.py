@@ -31,7 +31,8 @@ from sdrpn_core.baselines import (
 from sdrpn_core.benchmarks import Document
 from sdrpn_core.extraction import ExtractedAttention, Request, extract_attention
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.vicrop import importance_maps, most_grounding_layer
 from sdrpn_core.zoom import answer_plain, crop_image

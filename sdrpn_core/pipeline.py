@@ -21,13 +21,14 @@ from sdrpn_core.first_stage import FirstStage, first_stage
 from sdrpn_core.gate import Zoom, decide_zoom
 from sdrpn_core.generation import Decoding, greedy_decode
 from sdrpn_core.images import UnreadableImage, upright_rgb
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import (
     DeviceMap,
     answering_dtype,
     load_adapter,
     resolve_device,
 )
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.score_calibration import ScoreCalibration

@@ -15,7 +15,8 @@ from torch import Tensor
 from sdrpn_core.attention_capture import AttentionRecorder
 from sdrpn_core.generation import image_columns, pad_left
 from sdrpn_core.masks import attention_mask
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter, Prompt
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures, Prompt
 
 FloatMap = NDArray[np.float32]
 

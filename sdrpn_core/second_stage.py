@@ -24,10 +24,11 @@ from torch import Tensor
 from transformers import Cache
 
 from sdrpn_core.cache_rows import CachePart, fork, join, take_layers
-from sdrpn_core.first_stage import Columns, FirstStage, suffix_of
+from sdrpn_core.first_stage import Columns, FirstStage
 from sdrpn_core.generation import Decoding, LayerSpan, last_position, pad_left
 from sdrpn_core.masks import attention_mask
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,11 @@ class _SecondStage:
     def _with_crops(self, rows: Tensor) -> _Group:
         """Run crops and question through all layers, after the prefix."""
         first, prefix = self.first, self.first.prefix
-        suffix = pad_left(
-            [
-                suffix_of(
-                    self.adapter.embed_prompt(
-                        first.questions[row], [first.features[row], *self.crops[row]]
-                    )
-                )
-                for row in rows.tolist()
-            ]
-        )
+        prompts = [
+            self.adapter.embed_prompt(first.questions[row], [first.features[row], *self.crops[row]])
+            for row in rows.tolist()
+        ]
+        suffix = pad_left([prompt.suffix for prompt in prompts])
         prefix_rows = first.prefix_rows[rows]
         below_only = self.withdraw_image
         cache = fork(prefix.cache, prefix_rows) if below_only else self._prefix_cache(rows)

@@ -28,7 +28,8 @@ from sdrpn_core.extraction import (
 )
 from sdrpn_core.generation import Response, image_columns, pad_left
 from sdrpn_core.masks import attention_mask
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter, ModelError, Prompt
+from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.prompts import ImageFeatures, Prompt
 from sdrpn_core.sinks import HiddenRecorder
 
 

@@ -26,7 +26,8 @@ from data_contracts.enums import Method, QuestionKind
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.baselines import relative_attention
 from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.prompt_attention import attention_gradient, pixel_gradient, prompt_attention
 
 GENERAL_PROMPT = "Write a general description of the image."

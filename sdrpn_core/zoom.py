@@ -7,7 +7,8 @@ from PIL import Image
 
 from sdrpn_core.generation import Response, greedy_decode, pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures
 
 
 @torch.inference_mode()

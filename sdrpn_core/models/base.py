@@ -9,7 +9,6 @@ Shape legend: N batch, L sequence, d hidden size, C image cells (h * w), K deeps
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -24,49 +23,11 @@ from data_contracts.sink_rules import SinkDimensions
 from sdrpn_core.attention_capture import ATTENTION_NAME, AttentionRecorder
 from sdrpn_core.attention_kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
 from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.models.prompts import ImageFeatures, Prompt
 
 
 class ModelError(SdrpnError):
     """A model cannot be loaded or does not fit its profile."""
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """One image as the decoder sees it."""
-
-    tokens: Tensor
-    """(C, d) projected features, row-major over the grid."""
-    grid: GridShape
-    letterbox: Letterbox
-    deepstack: tuple[Tensor, ...] = ()
-    """K times (C, d): added at the image's columns to the output of decoder layers 0 .. K-1."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One embedded prompt, not padded."""
-
-    embeds: Tensor
-    """(L, d)"""
-    deepstack: Tensor
-    """(K, L, d), zero outside images; K is 0 for families without deepstack features."""
-    position_ids: Tensor
-    """(..., L); leading axes for multi-axis rotary embeddings."""
-    image_starts: tuple[int, ...]
-    """First column of each image's tokens."""
-    image_grids: tuple[GridShape, ...]
-
-    @property
-    def prefix_length(self) -> int:
-        """Columns up to and including the first image: the part shared by both stages."""
-        return self.image_starts[0] + self.image_grids[0].num_cells
-
-    def image_columns(self, image: int = 0) -> Tensor:
-        """(C,) columns of one image's tokens."""
-        start = self.image_starts[image]
-        return torch.arange(
-            start, start + self.image_grids[image].num_cells, device=self.embeds.device
-        )
 
 
 class LayerObserver(Protocol):

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_contracts.profiles import FamilyDefaults, ModelProfile
-from sdrpn_core.models.base import ImageFeatures, ModelError
+from sdrpn_core.models.base import ModelError
 from sdrpn_core.models.deepseek_vl import DEEPSEEK_PROMPT
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.models.square import SquareAdapter
 
 _CANVASES_AT_ONCE = 4

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from data_contracts.profiles import FamilyDefaults
-from sdrpn_core.models.base import ImageFeatures
 from sdrpn_core.models.images import mean_colour
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.models.square import SquareAdapter
 
 

@@ -24,8 +24,9 @@ from data_contracts.profiles import (
     SquareGrid,
 )
 from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter, ModelError
 from sdrpn_core.models.images import mean_colour
+from sdrpn_core.models.prompts import ImageFeatures
 
 GRIDS = ImageSettings(
     fill=(127, 127, 127),

@@ -16,7 +16,8 @@ from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenize
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.prompts import ImageFeatures
 
 
 class SquareAdapter(ModelAdapter):

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_contracts.enums import RoiLabel
-from sdrpn_core.models.base import ModelAdapter, Prompt
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import Prompt
 from sdrpn_core.rpn.data import ImageLoader, TrainingError, TrainingExample
 from sdrpn_core.rpn.network import RegionProposalNetwork
 

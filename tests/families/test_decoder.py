@@ -8,7 +8,7 @@ from torch import Tensor
 from data_contracts.enums import QuestionKind
 from sdrpn_core.extraction import Request, capture_attention, extract_attention
 from sdrpn_core.generation import pad_left, prefill
-from sdrpn_core.models.base import Prompt
+from sdrpn_core.models.prompts import Prompt
 from tests.families.conftest import QUESTIONS, Loaded
 
 MAX_NEW_TOKENS = 7

@@ -6,7 +6,8 @@ from PIL import Image
 
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.generation import greedy_decode
-from sdrpn_core.models.base import ModelAdapter, Prompt
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import Prompt
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.second_stage import second_stage_prefill

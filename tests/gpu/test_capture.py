@@ -7,8 +7,9 @@ from transformers import LlavaForConditionalGeneration
 from data_contracts.enums import ExtractionStatus, QuestionKind
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.extraction import Request, capture_attention, extract_attention
-from sdrpn_core.models.base import ModelAdapter, Prompt
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.prompts import Prompt
 from tests.tiny_models import NUM_LAYERS
 from tests.zoom_checks import random_images
 

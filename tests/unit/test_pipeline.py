@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from data_contracts.enums import ZoomDecision
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter, ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.zoom_answers import TextPiece, ZoomAnswer

@@ -8,8 +8,9 @@ from PIL import Image
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.generation import greedy_decode, pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
-from sdrpn_core.models.base import ImageFeatures, ModelAdapter
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.second_stage import second_stage_prefill
 from sdrpn_core.zoom import answer_plain, crop_image
