@@ -18,9 +18,9 @@ from PIL import Image
 
 from benchmarks.random_llava import SEVEN_B, TINY, fast_dtype, random_llava, random_zoom
 from benchmarks.random_qwen import QWEN2_5_VL_7B, QWEN3_VL_4B, random_qwen
-from data_contracts.configs import TrainingConfig
 from data_contracts.enums import QuestionKind
 from data_contracts.label_settings import RegionSettings
+from data_contracts.training import TrainingConfig
 from sdrpn_core.extraction import Request, extract_attention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import resolve_device

@@ -5,7 +5,17 @@ from typing import Literal
 from pydantic import Field
 
 from data_contracts.base import Settings
-from data_contracts.configs import TrainingConfig
+from data_contracts.training import TrainingConfig
+
+
+class BranchTraining(TrainingConfig):
+    """Brief training of one candidate branch layer."""
+
+    num_epochs: int = Field(8, gt=0)
+    batch_size: int = Field(16, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    """For small models; large ones want what they are trained with."""
+    validation_ratio: float = Field(0.3, gt=0, lt=1)
 
 
 class CalibrationSettings(Settings):
@@ -73,9 +83,7 @@ class CalibrationSettings(Settings):
     """R; fewer where the model is too shallow."""
     num_branch_candidates: int = Field(6, ge=0)
     """Most branch layers tried, evenly spaced; 0 keeps the profile's without trying any."""
-    branch_training: TrainingConfig = TrainingConfig(
-        num_epochs=8, batch_size=16, learning_rate=1e-3, validation_ratio=0.3
-    )
-    """Brief training that branch layers are compared by; large models want a lower rate."""
+    branch_training: BranchTraining = BranchTraining()
+    """What branch layers are compared by."""
     branch_tolerance: float = Field(0.01, ge=0)
     """Validation F1 that a lower branch layer may lose against the best one."""

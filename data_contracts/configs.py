@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from data_contracts.base import Settings
+from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import DEFAULT_METHODS, Method, QuestionKind
 from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import LabelSettings, RegionSettings
+from data_contracts.profiles import ModelProfile
 from data_contracts.sources import BenchmarkSource, EvaluationSource, Source
+from data_contracts.training import TrainingConfig
 
 S = TypeVar("S", bound=Settings)
 
@@ -25,15 +28,28 @@ class ConfigError(SdrpnError, ValueError):
     """A configuration cannot be used; the message names the key and the remedy."""
 
 
+def _form_of_profile(value: object) -> str:
+    return "written_out" if isinstance(value, dict | ModelProfile) else "name"
+
+
 class ModelConfig(Settings):
     """The frozen multimodal LLM."""
 
-    profile: str = "reference"
-    """Name of a packaged profile, or path of a profile file (YAML or JSON)."""
+    profile: Annotated[
+        Annotated[str, Tag("name")] | Annotated[ModelProfile, Tag("written_out")],
+        Discriminator(_form_of_profile),
+    ] = "reference"
+    """Name of a packaged profile, path of a profile file (YAML or JSON), or the profile itself.
+    One without heads is calibrated first, see ``calibration``."""
     revision: str | None = None
     """Branch, tag or commit of the hub's repository instead of the profile's. Whatever is named, a
     run looks up its commit once, works with that, and records it."""
     dtype: Precision = "float32"
+
+    def __hash__(self) -> int:
+        """By name, since a profile that is written out holds dicts."""
+        name = self.profile if isinstance(self.profile, str) else self.profile.name
+        return hash((name, self.revision, self.dtype))
 
 
 class RecordsConfig(Settings):
@@ -58,6 +74,11 @@ class RecordsConfig(Settings):
     tolerated_failures: int = Field(3, ge=0)
     """So many never stop it, whatever their share: a few questions would else allow for none."""
 
+    @property
+    def kinds(self) -> frozenset[QuestionKind]:
+        """Kinds that questions may be of."""
+        return frozenset((self.default_kind, *self.datasets.values()))
+
 
 class ExtractionConfig(Settings):
     """Attention extraction."""
@@ -75,48 +96,6 @@ class ExtractionConfig(Settings):
     fails."""
     tolerated_failures: int = Field(3, ge=0)
     """So many never fail a shard, whatever their share: small shards would else allow for none."""
-
-
-class BceLoss(Settings):
-    """Binary cross-entropy."""
-
-    type: Literal["bce"] = "bce"
-
-
-class FocalLoss(Settings):
-    """Binary cross-entropy that dwells on cells the network gets wrong."""
-
-    type: Literal["focal"] = "focal"
-    alpha: float = Field(0.9, gt=0, lt=1)
-    """Weight of foreground cells; background cells weigh one minus this."""
-    gamma: float = Field(2.0, ge=1)
-
-
-class MseLoss(Settings):
-    """Squared difference between probability and label."""
-
-    type: Literal["mse"] = "mse"
-
-
-RoiLoss = Annotated[BceLoss | FocalLoss | MseLoss, Field(discriminator="type")]
-
-
-class TrainingConfig(Settings):
-    """RPN training."""
-
-    num_epochs: int = Field(1, gt=0)
-    batch_size: int = Field(32, gt=0)
-    learning_rate: float = Field(5e-5, gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    loss: RoiLoss = BceLoss()
-    validation_ratio: float = Field(0.1, gt=0, lt=1)
-    """Share of images held out of training to choose the region threshold."""
-    checkpoint_every: int = Field(50, gt=0)
-    """Optimiser steps between resume points."""
-    seed: int = 0
 
 
 RuleName = Literal[
@@ -182,10 +161,12 @@ class PipelineConfig(Settings):
     name: str = Field(pattern=r"^[a-z0-9._-]+$")
     sources: tuple[Source, ...] = Field(min_length=1)
     model: ModelConfig = ModelConfig()
+    calibration: CalibrationSettings = CalibrationSettings()
+    """How heads are found if the model's profile names none; without effect if it does."""
     records: RecordsConfig = RecordsConfig()
     extraction: ExtractionConfig = ExtractionConfig()
     labels: LabelSettings | None = None
-    """None takes the model profile's settings."""
+    """None takes those of the model's profile, or of its calibration."""
     training: TrainingConfig = TrainingConfig()
     regions: RegionSettings = RegionSettings.preset("default")
     evaluation: EvaluationConfig | None = None

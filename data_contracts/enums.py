@@ -6,6 +6,8 @@ from enum import IntEnum, StrEnum
 class Stage(StrEnum):
     """Stages of the pipeline, in the order they run."""
 
+    CALIBRATE = "calibrate"
+    """Only where the model's profile is uncalibrated."""
     DOWNLOAD = "download"
     BUILD_JSONL = "build-jsonl"
     EXTRACT_ATTENTION = "extract-attention"

@@ -210,6 +210,8 @@ def _finish(outcome: RunOutcome, json_file: Path | None) -> None:
         out.print(f"table: {uri}", highlight=False, soft_wrap=True)
     if outcome.is_reused:
         out.print("everything was committed before: reused, nothing computed")
+    if outcome.calibration_uri is not None:
+        out.print(f"calibration: {outcome.calibration_uri}", highlight=False, soft_wrap=True)
     if outcome.report_uri is not None:
         out.print(f"report: {outcome.report_uri}", highlight=False, soft_wrap=True)
     if json_file is not None:

@@ -73,6 +73,10 @@ class Execution(ABC):
         start = time.perf_counter()
         recipe, missing = self._begin(stage, label, plan, inputs)
         if missing:
+            if self.runtime.num_workers > 1 or self.runtime.ray:
+                from tasks.models import release_model
+
+                release_model()  # an earlier stage's: workers would find it in their way
             self._make_shards(stage, label, recipe, missing, make, inputs)
         if missing is not None:
             self._finish(stage, label, recipe)

@@ -41,6 +41,8 @@ class RunOutcome(BaseModel):
     table_uris: tuple[str, ...] = ()
     """Where that is written out."""
     report_uri: str | None = None
+    calibration_uri: str | None = None
+    """Page of the calibration's findings, if the model had to be calibrated."""
     promotion: Promotion | None = None
     """Of the label set, if the run was asked to promote it."""
 
@@ -155,5 +157,6 @@ class RunOutcome(BaseModel):
             "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
             "reused": self.is_reused,
             "report": self.report_uri,
+            "calibration": self.calibration_uri,
             "promotion": self.promotion.model_dump(mode="json") if self.promotion else None,
         }

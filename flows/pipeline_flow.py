@@ -57,6 +57,9 @@ def sdrpn(
             table=outcome.results_table(),
             description=f"Accuracy of {config.name}",
         )
+    if outcome.calibration_uri is not None:
+        get_run_logger().info("calibration: %s", outcome.calibration_uri)
+        create_link_artifact(link=outcome.calibration_uri, key="sdrpn-calibration")
     if outcome.report_uri is not None:
         get_run_logger().info("report: %s", outcome.report_uri)
         create_link_artifact(link=outcome.report_uri, key="sdrpn-report")

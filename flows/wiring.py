@@ -11,6 +11,7 @@ from typing import TypeVar
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ConfigError, EvaluationConfig, ModelConfig, PipelineConfig
 from data_contracts.enums import Method, Stage
+from data_contracts.label_settings import LabelSettings
 from data_contracts.sources import EvaluationSource, Source
 from flows.downloads import OnDownloads, announce_downloads, nobody
 from flows.execution import Execution
@@ -19,6 +20,7 @@ from flows.outcome import RunOutcome
 from tasks.benchmark_files import settings_for
 from tasks.benchmark_table import TableInputs, read_table, table_uris, write_table
 from tasks.build_jsonl import build_jsonl
+from tasks.calibrate import calibrate_profile, calibrated, page_uri
 from tasks.download import download
 from tasks.evaluate import (
     make_prediction_shard,
@@ -73,6 +75,7 @@ def run_pipeline(
     tables = {e.source.name: read_results(store, pipeline.results(e)) for e in evaluations}
     table = pipeline.table() if pipeline.is_made(Stage.EVALUATE) else None
     report = pipeline.report() if pipeline.is_made(Stage.REPORT) else None
+    calibration = pipeline.calibration() if pipeline.is_made(Stage.CALIBRATE) else None
     return RunOutcome(
         stages=tuple(execution.outcomes),
         results=tables.pop(evaluations[0].source.name) if evaluations else None,
@@ -80,6 +83,7 @@ def run_pipeline(
         comparison=None if table is None else read_table(store, table),
         table_uris=() if table is None else table_uris(store, table),
         report_uri=None if report is None else report_uri(store, report),
+        calibration_uri=None if calibration is None else page_uri(store, calibration),
         promotion=promotion,
     )
 
@@ -91,15 +95,29 @@ class Pipeline:
         self._config = config
         self._execution = execution
         self._made: dict[tuple[Stage, str], ArtifactRef] = {}
-        self._label_settings = config.labels or profile_of(config.model).labels
 
     @cached_property
-    def _model(self) -> ModelConfig:
+    def _pinned(self) -> ModelConfig:
         """The model at one commit for the whole run; looked up when a stage first needs it."""
         return pinned(self._config.model)
 
+    @cached_property
+    def _model(self) -> ModelConfig:
+        """The same, and calibrated: what all stages after the questions work with."""
+        calibration = self.calibration()
+        if calibration is None:
+            return self._pinned
+        store, kinds = self._execution.store, self._config.records.kinds
+        return calibrated(store, self._pinned, calibration, kinds)
+
+    @property
+    def _label_settings(self) -> LabelSettings:
+        return self._config.labels or profile_of(self._model).labels
+
     def sources(self, stage: Stage) -> tuple[EvaluationSource, ...]:
         """The sources that a stage needs, itself or before it."""
+        if stage is Stage.CALIBRATE:
+            return ()
         if stage in _OF_TRAINING or self._config.evaluation is None:
             return self._config.sources
         return (*self._config.sources, *(e.source for e in self.evaluations()))
@@ -108,13 +126,22 @@ class Pipeline:
         """Make every artifact of a stage.
 
         Raises:
-            UncalibratedProfile: before anything is fetched, if the model's profile names no heads.
+            ConfigError: if the config does not have the stage.
+            ModelError: before anything is fetched, if the model cannot be had.
+            UncalibratedProfile: likewise, if calibration did not find what the questions need.
         """
-        if stage not in (Stage.DOWNLOAD, Stage.BUILD_JSONL):
-            profile_of(self._config.model).require_calibrated()
+        if stage not in (Stage.CALIBRATE, Stage.DOWNLOAD, Stage.BUILD_JSONL):
+            _ = self._model  # Hours of downloads would delay what is wrong with it.
         sources = self._config.sources
         is_evaluated = self._config.evaluation is not None
         match stage:
+            case Stage.CALIBRATE:
+                if self.calibration() is None:
+                    name = profile_of(self._config.model).name
+                    raise ConfigError(
+                        f"profile {name!r} is calibrated: there is nothing to do; to calibrate its "
+                        "model again use `sdrpn calibrate`"
+                    )
             case Stage.DOWNLOAD:
                 _each(self.files, self.sources(stage))
             case Stage.BUILD_JSONL:
@@ -140,6 +167,17 @@ class Pipeline:
     def is_made(self, stage: Stage) -> bool:
         """Whether this run got as far."""
         return any(made is stage for made, _ in self._made)
+
+    def calibration(self) -> ArtifactRef | None:
+        """What the model's profile does not say, found on scenes; None if it says everything."""
+        if profile_of(self._config.model).is_calibrated:
+            return None
+        return self._once(
+            (Stage.CALIBRATE, ""),
+            lambda: self._execution.whole(
+                Stage.CALIBRATE, calibrate_profile, self._pinned, self._config.calibration
+            ),
+        )
 
     def files(self, source: EvaluationSource) -> ArtifactRef:
         """The downloaded files of a source."""
@@ -167,6 +205,7 @@ class Pipeline:
 
     def attention(self, source: Source) -> ArtifactRef:
         """What the model's answers to a source's questions attend to."""
+        model = self._model  # before the source is fetched
         return self._once(
             (Stage.EXTRACT_ATTENTION, source.name),
             lambda: self._execution.sharded(
@@ -174,7 +213,7 @@ class Pipeline:
                 attention_recipe,
                 make_attention_shard,
                 self.questions(source),
-                self._model,
+                model,
                 self._config.extraction,
                 label=source.name,
             ),
@@ -305,6 +344,7 @@ class Pipeline:
             labels=tuple(self.labels(source) for source in sources),
             label_set=self.label_set(),
             rpn=self.rpn(),
+            calibration=self.calibration(),
             predictions=self.predictions(evaluations[0]) if evaluations else None,
             results=self.results(evaluations[0]) if evaluations else None,
         )

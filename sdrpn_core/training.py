@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from data_contracts.artifact import canonical_json
-from data_contracts.configs import TrainingConfig
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import RpnShape
+from data_contracts.training import TrainingConfig
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.rpn.checkpoint import (
     FORMAT_VERSION,

@@ -1,10 +1,19 @@
-"""Calibration of a model: load it, show it scenes, write the profile and what speaks for it."""
+"""Stage ``calibrate``: the profile of a model that nobody has calibrated, found on generated
+scenes; and ``sdrpn calibrate``, which writes the same files into a folder."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
+import yaml
+
+from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.calibration import CalibrationSettings
+from data_contracts.configs import ModelConfig, parse_settings
+from data_contracts.enums import QuestionKind, Stage
+from data_contracts.profiles import ModelProfile, UncalibratedProfile
 from sdrpn_core.calibration import (
     CalibrationError,
     CalibrationExample,
@@ -16,12 +25,75 @@ from sdrpn_core.calibration import (
 from sdrpn_core.calibration.page import render_markdown, render_page
 from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.calibration.tables import Rows, tables
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter, resolve_dtype
+from tasks import plan
+from tasks.artifact_store import ArtifactStore
+from tasks.models import adapter_for, model_identity, profile_of
+from tasks.stage import FileShard, StageRun, run_stage
+from tasks.work_progress import WorkProgress
 
+log = logging.getLogger(__name__)
+
+PROFILE_NAME = "profile.yaml"
+PAGE_NAME = "calibration.html"
+_FOUND = "result.json"
+_DOUBTFUL_PRECISION = 0.5
 COMMENT = (
     "Found by calibration on generated scenes, see `source`; run it again rather than editing "
     "heads, sinks or thresholds by hand."
 )
+
+
+def calibrate_profile(
+    run: StageRun, model: ModelConfig, settings: CalibrationSettings
+) -> ArtifactRef:
+    """Find what the model's profile does not say; the model is at one commit already.
+
+    Raises:
+        ScenesUnavailable: before the model is loaded, if scenes cannot be generated here.
+        CalibrationError: if the model's answers show nothing.
+    """
+    recipe = plan.calibration_recipe(profile_of(model), model_identity(model), settings)
+    progress = WorkProgress(Stage.CALIBRATE, run.on_progress)
+
+    @cache
+    def files() -> dict[str, bytes]:
+        return _files(_found(run, recipe, model, settings, progress))
+
+    def make_shard(index: int) -> FileShard:
+        name = plan.CALIBRATION_FILES[index]
+        return FileShard(name, files()[name])
+
+    return run_stage(replace(run, on_progress=progress.of_files), recipe, make_shard)
+
+
+def calibrated(
+    store: ArtifactStore,
+    model: ModelConfig,
+    calibration: ArtifactRef,
+    kinds: Iterable[QuestionKind],
+) -> ModelConfig:
+    """The model with the profile that was found for it, written out: workers need no file.
+
+    Raises:
+        UncalibratedProfile: if it has no heads for a kind of question that is going to be asked.
+    """
+    uri = store.file_uri(calibration, PROFILE_NAME)
+    text = store.read_file(calibration, PROFILE_NAME)
+    profile = parse_settings(ModelProfile, yaml.safe_load(text), uri)
+    if missing := sorted(set(kinds) - set(profile.heads)):
+        raise UncalibratedProfile(
+            f"calibration found no heads for {missing[0].value} questions, see "
+            f"{page_uri(store, calibration)}: change the configuration's `calibration`, or, if no "
+            "such questions are asked, its `records.datasets`"
+        )
+    return model.model_copy(update={"profile": profile})
+
+
+def page_uri(store: ArtifactStore, calibration: ArtifactRef) -> str:
+    """Where to open the findings."""
+    return store.file_uri(calibration, PAGE_NAME)
 
 
 @dataclass(frozen=True)
@@ -44,11 +116,8 @@ def calibrate_model(
     folder: Path,
     report: Callable[[str], None],
 ) -> dict[str, Rows]:
-    """Calibrate, write into the folder, and return the findings as tables.
-
-    Writes ``profile.yaml``, ``evidence.json``, ``heads.svg``, ``calibration.html`` and
-    ``calibration.md``.
-    """
+    """Calibrate, write the files of ``CALIBRATION_FILES`` into the folder, and return the findings
+    as tables."""
     resolve_dtype(model.dtype)
     draft = draft_profile(
         model.model_id,
@@ -56,30 +125,64 @@ def calibrate_model(
         prompt=model.prompt,
         revision=model.revision,
     )
-    examples = _scenes(settings)
+    examples = list(scene_examples(settings))
     _make(folder)
     adapter = load_adapter(draft, device=model.device, dtype=model.dtype)
-    by = "true boxes" if settings.method == "boxes" else "attention alone"
-    result = calibrate(
-        adapter,
-        examples,
-        settings,
-        batch_size=model.batch_size,
-        source=(
-            f"calibration of {model.model_id} by {by}: {settings.num_scenes} generated scenes "
-            f"from seed {settings.seed}, up to {settings.questions_per_scene} questions each"
-        ),
-        report=report,
-    )
-    _write(result, folder)
+    result = _calibrate(adapter, examples, settings, model.batch_size, report)
+    for name, data in _files(result).items():
+        (folder / name).write_bytes(data)
     return tables(result)
 
 
-def _scenes(settings: CalibrationSettings) -> list[CalibrationExample]:
-    try:
-        return list(scene_examples(settings))
-    except ModuleNotFoundError as error:
-        raise CalibrationError(f"scenes need {error.name}; pip install 'sdrpn[scenes]'") from error
+def _found(
+    run: StageRun,
+    recipe: Recipe,
+    model: ModelConfig,
+    settings: CalibrationSettings,
+    progress: WorkProgress,
+) -> CalibrationResult:
+    """What calibration finds, or found before it was stopped: all files are made of one result."""
+    writer = run.store.writer(recipe)
+    if latest := writer.latest_checkpoint():
+        return CalibrationResult.model_validate_json(latest[1][_FOUND])
+    examples = list(scene_examples(settings))
+    adapter = adapter_for(model, run.runtime)
+    batch_size = run.runtime.batch_size
+    result = _calibrate(adapter, examples, settings, batch_size, log.info, progress.of_work)
+    writer.save_checkpoint(1, {_FOUND: result.model_dump_json().encode()})
+    precision = result.evidence.overall_quality.precision
+    if precision < _DOUBTFUL_PRECISION:
+        log.warning(
+            "calibration of %s: only %.2f of the cells that labels call foreground on unseen "
+            "scenes are inside the true boxes; look at %s before you trust this run's labels",
+            adapter.profile.model_id,
+            precision,
+            PAGE_NAME,
+        )
+    return result
+
+
+def _calibrate(
+    adapter: ModelAdapter,
+    examples: list[CalibrationExample],
+    settings: CalibrationSettings,
+    batch_size: int,
+    report: Callable[[str], None],
+    on_progress: Callable[[int, int], None] = lambda num_done, num_units: None,
+) -> CalibrationResult:
+    by = "true boxes" if settings.method == "boxes" else "attention alone"
+    return calibrate(
+        adapter,
+        examples,
+        settings,
+        batch_size=batch_size,
+        source=(
+            f"calibration of {adapter.profile.model_id} by {by}: {settings.num_scenes} generated "
+            f"scenes from seed {settings.seed}, up to {settings.questions_per_scene} questions each"
+        ),
+        report=report,
+        on_progress=on_progress,
+    )
 
 
 def _make(folder: Path) -> None:
@@ -92,11 +195,12 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _write(result: CalibrationResult, folder: Path) -> None:
-    profile = profile_yaml(result.profile, COMMENT)
-    (folder / "profile.yaml").write_text(profile, encoding="utf-8")
-    evidence = result.evidence.model_dump_json(indent=1) + "\n"
-    (folder / "evidence.json").write_text(evidence, encoding="utf-8")
-    (folder / "heads.svg").write_text(result.heat_map(), encoding="utf-8")
-    (folder / "calibration.md").write_text(render_markdown(result), encoding="utf-8")
-    (folder / "calibration.html").write_text(render_page(result), encoding="utf-8")
+def _files(result: CalibrationResult) -> dict[str, bytes]:
+    texts = (
+        profile_yaml(result.profile, COMMENT),
+        result.evidence.model_dump_json(indent=1) + "\n",
+        result.heat_map(),
+        render_markdown(result),
+        render_page(result),
+    )
+    return {name: text.encode() for name, text in zip(plan.CALIBRATION_FILES, texts, strict=True)}

@@ -131,18 +131,13 @@ def write_scenes(folder: Path, source: SceneSource) -> LlavaMixSource:
     """Write a source's scenes as a LLaVA mix; returns the mix."""
     from sdrpn_core.reference.mix import write_mix
 
-    try:
-        written = write_mix(
-            folder,
-            num_images=source.num_images,
-            seed=source.seed,
-            split=source.split,
-            print_scale=source.print_scale,
-        )
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"source {source.name!r}: scenes need {error.name}; pip install 'sdrpn[scenes]'"
-        ) from error
+    written = write_mix(
+        folder,
+        num_images=source.num_images,
+        seed=source.seed,
+        split=source.split,
+        print_scale=source.print_scale,
+    )
     return LlavaMixSource(
         name=source.name,
         records=str(written.json_path),

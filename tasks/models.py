@@ -1,5 +1,6 @@
 """The frozen model of a run: which one it is, and one copy of it per process."""
 
+import gc
 import hashlib
 import json
 from functools import lru_cache
@@ -19,12 +20,11 @@ _SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 _WEIGHTS = (".safetensors", ".bin")
 _LARGE_BYTES = 1 << 28
 
-_loading = Lock()
-
 
 def profile_of(model: ModelConfig) -> ModelProfile:
     """The profile that a run names, at the revision that it names if it does."""
-    profile = load_profile(model.profile)
+    given = model.profile
+    profile = given if isinstance(given, ModelProfile) else load_profile(given)
     if model.revision is None:
         return profile
     return profile.model_copy(update={"revision": model.revision})
@@ -62,25 +62,71 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def adapter_for(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
-    """The loaded model; later calls in the same process get the same one."""
-    with _loading:
+class _LoadedModel:
+    """The model that this process has in memory, if any: one at a time."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._profile: ModelProfile | None = None
+        self._adapter: ModelAdapter | None = None
+        self._lock = Lock()
+
+    def adapter(self, model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
+        profile = profile_of(model)
+        weights = (profile.family, profile.model_id, profile.revision, model.dtype)
         placement = json.dumps(runtime.device_map, sort_keys=True)
-        return _load(model, runtime.device, placement, runtime.num_threads)
+        key = (*weights, runtime.device, placement, runtime.num_threads)
+        with self._lock:
+            if self._adapter is None or self._key != key:
+                self._drop()  # first: two models may be too many for the device
+                self._adapter = _load(profile, model.dtype, runtime)
+                self._key, self._profile = key, profile
+            elif self._profile != profile:
+                commit = {"revision": self._adapter.profile.revision}
+                self._adapter = self._adapter.with_profile(profile.model_copy(update=commit))
+                self._profile = profile
+            return self._adapter
+
+    def release(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._adapter is None:
+            return
+        import torch
+
+        self._adapter = self._key = self._profile = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-@lru_cache(maxsize=1)
-def _load(model: ModelConfig, device: str, placement: str, num_threads: int | None) -> ModelAdapter:
+_loaded = _LoadedModel()
+
+
+def adapter_for(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
+    """The loaded model; later calls in the same process load nothing while weights stay the same,
+    even if the profile has changed: it may have been calibrated meanwhile."""
+    return _loaded.adapter(model, runtime)
+
+
+def release_model() -> None:
+    """Free this process's model, because other processes are about to load it on its devices."""
+    _loaded.release()
+
+
+def _load(profile: ModelProfile, dtype: str, runtime: RuntimeConfig) -> ModelAdapter:
     import torch
 
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
-    device_map = json.loads(placement)
-    if device_map is None:
+    if runtime.num_threads is not None:
+        torch.set_num_threads(runtime.num_threads)
+    device = runtime.device
+    if runtime.device_map is None:
         # Child processes are numbered from 1 by the process that starts them.
         number = (0, *getattr(current_process(), "_identity", ()))[-1]
         device = device_of_worker(device, number, torch.cuda.device_count())
-    return load_adapter(profile_of(model), device=device, dtype=model.dtype, device_map=device_map)
+    return load_adapter(profile, device=device, dtype=dtype, device_map=runtime.device_map)
 
 
 def device_of_worker(device: str, number: int, num_gpus: int) -> str:

@@ -10,18 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
-from data_contracts.configs import (
-    EvaluationConfig,
-    ExtractionConfig,
-    PipelineConfig,
-    RecordsConfig,
-    TrainingConfig,
-)
+from data_contracts.calibration import CalibrationSettings
+from data_contracts.configs import EvaluationConfig, ExtractionConfig, RecordsConfig
 from data_contracts.enums import RecordStatus, Stage
 from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.profiles import ModelProfile
 from data_contracts.sources import BenchmarkSource, SceneSource, Selection
-from sdrpn_core import evaluation, extraction, pseudo_labels, records, training
+from data_contracts.training import TrainingConfig
+from sdrpn_core import calibration, evaluation, extraction, pseudo_labels, records, training
 from sdrpn_core.benchmarks.tasks import TASKS
 from sdrpn_core.rpn import checkpoint
 
@@ -36,6 +32,13 @@ TABLE_VERSION = 1
 REPORT_VERSION = 1
 IMAGES_PER_SHARD = 256
 
+CALIBRATION_FILES = (
+    "profile.yaml",
+    "evidence.json",
+    "heads.svg",
+    "calibration.md",
+    "calibration.html",
+)
 RESULTS_FILES = ("results.json", "speed.json", "documents.parquet")
 TABLE_FILES = ("table.json", "table.md", "table.html", "table.tex")
 CHECKPOINT_FILES = (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.CARD, checkpoint.METRICS)
@@ -51,6 +54,30 @@ _LIMITS = {"rows_per_shard", "max_failure_rate", "tolerated_failures"}
 def status_statistic(status: str) -> str:
     """Name of the statistic that counts rows of one status."""
     return f"status.{status}"
+
+
+def calibration_recipe(
+    profile: ModelProfile, model: Mapping[str, Any], settings: CalibrationSettings
+) -> Recipe:
+    """A calibrated profile and its evidence: the files of ``CALIBRATION_FILES``.
+
+    Args:
+        profile: the uncalibrated one, which the calibrated one takes everything else from.
+        model: identity of the frozen model.
+        settings: of the calibration.
+    """
+    return Recipe(
+        stage=Stage.CALIBRATE,
+        stage_version=calibration.STAGE_VERSION,
+        schema_id="files",
+        config={
+            "model": dict(model),
+            "profile": profile.model_dump(mode="json", exclude={"source"}),
+            "settings": settings.model_dump(mode="json"),
+            "generator": SCENES_VERSION,
+        },
+        num_shards=len(CALIBRATION_FILES),
+    )
 
 
 def download_recipe(identity: Mapping[str, Any], num_images: int) -> Recipe:
@@ -270,13 +297,18 @@ def table_recipe(
     )
 
 
-def report_recipe(inputs: Sequence[ArtifactRef], config: PipelineConfig) -> Recipe:
-    """The report: one HTML file."""
+def report_recipe(inputs: Sequence[ArtifactRef], config: Mapping[str, Any]) -> Recipe:
+    """The report: one HTML file.
+
+    Args:
+        inputs: everything it is made from.
+        config: what it shows of the configuration.
+    """
     return Recipe(
         stage=Stage.REPORT,
         stage_version=REPORT_VERSION,
         schema_id="files",
-        config=config.model_dump(mode="json"),
+        config=dict(config),
         inputs=tuple(str(ref) for ref in inputs),
         num_shards=1,
     )

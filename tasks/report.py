@@ -1,6 +1,5 @@
 """Stage ``report``: one self-contained HTML page of what a run made and measured."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +13,10 @@ from data_contracts.enums import LabelStatus
 from data_contracts.label_settings import LabelSettings
 from sdrpn_core.report import ArtifactLine, Example, ReportData, render_report
 from sdrpn_core.report.gallery import answered_examples, label_example
+from sdrpn_core.rpn.checkpoint import RpnConfig
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.evaluate import load_checkpoint, read_results
-from tasks.models import profile_of
 from tasks.source_files import load_image
 from tasks.stage import FileShard, StageRun, run_stage
 
@@ -35,15 +34,18 @@ class ReportInputs:
     """One of each per source, in the order of the config."""
     label_set: ArtifactRef
     rpn: ArtifactRef
+    calibration: ArtifactRef | None = None
+    """Of the model, if its profile was uncalibrated."""
     predictions: ArtifactRef | None = None
     results: ArtifactRef | None = None
 
     @property
     def refs(self) -> tuple[ArtifactRef, ...]:
         """All of them, in the order of the stages."""
+        first = () if self.calibration is None else (self.calibration,)
         per_source = (*self.files, *self.questions, *self.attention, *self.labels)
         last = (self.label_set, self.rpn, self.predictions, self.results)
-        return (*per_source, *(ref for ref in last if ref is not None))
+        return (*first, *per_source, *(ref for ref in last if ref is not None))
 
 
 def write_report(
@@ -55,7 +57,7 @@ def write_report(
         data = _gather(run.store, inputs, config, labels)
         return FileShard(REPORT_NAME, render_report(data).encode())
 
-    return run_stage(run, plan.report_recipe(inputs.refs, config), make_shard)
+    return run_stage(run, plan.report_recipe(inputs.refs, _shown(config, inputs)), make_shard)
 
 
 def report_uri(store: ArtifactStore, report: ArtifactRef) -> str:
@@ -76,7 +78,7 @@ def _gather(
         examples = answered_examples(predictions, open_image, labels, count)
     return ReportData(
         title=config.name,
-        facts=_facts(store, inputs, config),
+        facts=_facts(store, inputs, config, checkpoint.config),
         results=[] if inputs.results is None else [read_results(store, inputs.results)],
         label_counts={
             status.value: int(counts[name])
@@ -87,23 +89,32 @@ def _gather(
         rpn=checkpoint.config,
         examples=examples,
         label_examples=_label_examples(store, inputs, count),
-        config=json.loads(config.model_dump_json()),
+        config=_shown(config, inputs),
         artifacts=[_line(store, ref) for ref in inputs.refs],
     )
 
 
+def _shown(config: PipelineConfig, inputs: ReportInputs) -> dict[str, Any]:
+    """The configuration as plain data, without settings that had no effect."""
+    unused = {"calibration"} if inputs.calibration is None else set()
+    return config.model_dump(mode="json", exclude=unused)
+
+
 def _facts(
-    store: ArtifactStore, inputs: ReportInputs, config: PipelineConfig
+    store: ArtifactStore, inputs: ReportInputs, config: PipelineConfig, rpn: RpnConfig
 ) -> list[tuple[str, str]]:
-    profile = profile_of(config.model)
+    profile = rpn.profile
     num_questions = sum(plan.num_usable(store.manifest(ref)) for ref in inputs.questions)
     first, last = profile.rpn.branch_layer, profile.rpn.branch_layer + profile.rpn.depth - 1
-    return [
+    facts = [
         ("Model", f"{profile.model_id} ({config.model.dtype})"),
         ("RPN", f"copies of decoder layers {first} to {last}"),
         ("Sources", ", ".join(source.name for source in config.sources)),
         ("Questions", f"{num_questions:,}"),
     ]
+    if inputs.calibration is not None:
+        facts.append(("Profile", f"{profile.source} ({inputs.calibration})"))
+    return facts
 
 
 def _label_examples(store: ArtifactStore, inputs: ReportInputs, count: int) -> list[Example]:

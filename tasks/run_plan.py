@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from data_contracts.configs import PipelineConfig, RuntimeConfig
 from data_contracts.enums import Stage
-from data_contracts.profiles import UncalibratedProfile
 from data_contracts.sources import (
     BenchmarkSource,
     EvaluationSource,
@@ -17,6 +16,7 @@ from data_contracts.sources import (
     Selection,
 )
 from sdrpn_core.benchmarks.tasks import TASKS
+from sdrpn_core.reference.backgrounds import ScenesUnavailable, photograph_folder
 from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.models import profile_of
 from tasks.plan import IMAGES_PER_SHARD
@@ -31,6 +31,9 @@ _ATTENTION_BYTES = 8_000
 """Two maps of 576 cells, a label grid and text, compressed."""
 _TRAIN_SECONDS = 0.38
 """One question, one epoch, LLaVA-1.5-7B on an A6000: 152k in 4 hours on 4 of them (the paper)."""
+_FROZEN_SHARE = 0.6
+"""Of that: the frozen layers, 15 forward against 3 forward and backward; calibration's trainings
+compute them once and keep what comes out."""
 _EXTRACT_SECONDS = 0.30
 """Prefill and a short answer on the same card; an estimate."""
 _EVALUATE_SECONDS = 0.40
@@ -107,7 +110,7 @@ def plan_run(config: PipelineConfig, runtime: RuntimeConfig) -> RunPlan:
     stages.append(_training(config, train))
     return RunPlan(
         files=files,
-        stages=tuple(stages),
+        stages=(*_calibration(config), *stages),
         fetch_bytes=sum(file.num_missing or 0 for file in files),
         convert_bytes=sum(file.num_bytes or 0 for file in files if file.is_rewritten),
         copied_bytes=sum(file.num_bytes or 0 for file in files if file.is_copied),
@@ -131,6 +134,18 @@ def _impatient(runtime: RuntimeConfig) -> RuntimeConfig:
     return runtime.model_copy(update={"downloads": settings.model_copy(update=quick)})
 
 
+def _calibration(config: PipelineConfig) -> list[PlannedStage]:
+    """Where the profile needs it: every question is asked, then looked at in every training."""
+    if profile_of(config.model).is_calibrated:
+        return []
+    settings = config.calibration
+    number = settings.num_scenes * settings.questions_per_scene
+    shares = _FROZEN_SHARE + (1 - _FROZEN_SHARE) * settings.branch_training.num_epochs
+    seconds = _EXTRACT_SECONDS + settings.num_branch_candidates * shares * _TRAIN_SECONDS
+    hours = number * seconds * _relative_size(config) / 3600
+    return [PlannedStage(Stage.CALIBRATE, "", number, 1, hours)]
+
+
 def _training(config: PipelineConfig, number: int | None) -> PlannedStage:
     if number is None:
         return PlannedStage(Stage.TRAIN_RPN, "", None, 1, None)
@@ -145,9 +160,13 @@ def _total(numbers: Iterable[int | None]) -> int | None:
 
 
 def _problem(config: PipelineConfig) -> str | None:
+    """Scenes that cannot be generated: a source's, or those that calibrate the model."""
+    has_scenes = any(isinstance(source, SceneSource) for source in _sources(config))
+    if profile_of(config.model).is_calibrated and not has_scenes:
+        return None
     try:
-        profile_of(config.model).require_calibrated()
-    except UncalibratedProfile as error:
+        photograph_folder()
+    except ScenesUnavailable as error:
         return str(error)
     return None
 

@@ -1,16 +1,16 @@
 """Stage ``train-rpn``: a label set becomes an RPN checkpoint; resumes where it was stopped."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import polars as pl
 
 from data_contracts.artifact import ArtifactRef, Recipe
-from data_contracts.configs import ModelConfig, TrainingConfig
+from data_contracts.configs import ModelConfig
 from data_contracts.enums import LabelStatus, Stage
 from data_contracts.label_settings import RegionSettings
+from data_contracts.training import TrainingConfig
 from sdrpn_core.rpn.data import TrainingExample
 from sdrpn_core.training import Metrics
 from sdrpn_core.training import train_rpn as train
@@ -19,6 +19,7 @@ from tasks.artifact_store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
 from tasks.source_files import load_image
 from tasks.stage import FileShard, StageRun, run_stage
+from tasks.work_progress import WorkProgress
 
 _COLUMNS = ("question_id", "image_uri", "image_sha256", "question", "labels", "status")
 
@@ -35,7 +36,7 @@ def train_rpn(
         label_set, settings, regions, profile_of(model), model_identity(model)
     )
 
-    progress = _StepProgress(run.on_progress)
+    progress = WorkProgress(Stage.TRAIN_RPN, run.on_progress)
 
     @cache
     def files() -> dict[str, bytes]:
@@ -48,30 +49,6 @@ def train_rpn(
     return run_stage(replace(run, on_progress=progress.of_files), recipe, make_shard)
 
 
-class _StepProgress:
-    """Progress in optimiser steps: the files, which come all at once, are no steps of their own.
-
-    The last step is told of with the last file, since only then the stage is done.
-    """
-
-    def __init__(self, tell: Callable[[str, int, int], None]) -> None:
-        self._tell = tell
-        self._num_steps: int | None = None
-
-    def of_training(self, metrics: Metrics) -> None:
-        """Pass a step of the training log on."""
-        if "num_steps" in metrics:
-            self._num_steps = int(metrics["num_steps"])
-            if metrics["step"] < self._num_steps:
-                self._tell(Stage.TRAIN_RPN.value, int(metrics["step"]), self._num_steps)
-
-    def of_files(self, stage: str, num_done: int, num_files: int) -> None:
-        """Pass the beginning and the end on."""
-        total = self._num_steps or num_files
-        if num_done in (0, num_files):
-            self._tell(stage, total if num_done else 0, total)
-
-
 def _train(
     run: StageRun,
     recipe: Recipe,
@@ -79,7 +56,7 @@ def _train(
     model: ModelConfig,
     settings: TrainingConfig,
     regions: RegionSettings,
-    progress: _StepProgress,
+    progress: WorkProgress,
 ) -> dict[str, bytes]:
     writer = run.store.writer(recipe)
     latest = writer.latest_checkpoint()
@@ -97,9 +74,15 @@ def _train(
         cache_bytes=int(run.runtime.feature_cache_gib * 2**30),
         resume=latest[1] if latest else None,
         save_checkpoint=writer.save_checkpoint,
-        on_metrics=progress.of_training,
+        on_metrics=partial(_tell_step, progress),
     )
     return checkpoint.to_files()
+
+
+def _tell_step(progress: WorkProgress, metrics: Metrics) -> None:
+    """Pass an entry of the training log on if it is a step."""
+    if "num_steps" in metrics:
+        progress.of_work(int(metrics["step"]), int(metrics["num_steps"]))
 
 
 def training_examples(

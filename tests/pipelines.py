@@ -1,20 +1,23 @@
 """A whole pipeline small enough for tests: a tiny random model on a small mix of images."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
+from data_contracts.calibration import BranchTraining, CalibrationSettings
 from data_contracts.configs import (
     EvaluationConfig,
     ExtractionConfig,
     ModelConfig,
     PipelineConfig,
     RecordsConfig,
-    TrainingConfig,
 )
 from data_contracts.label_settings import LabelSettings
+from data_contracts.profiles import ModelProfile
 from data_contracts.sources import LlavaMixSource
+from data_contracts.training import TrainingConfig
 from tests.mixes import write_small_mix
 from tests.tiny_models import tiny_llava
 
@@ -53,5 +56,37 @@ def write_tiny_pipeline(folder: Path, num_images: int = 8) -> PipelineConfig:
             rows_per_shard=2,
         ),
     )
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return config
+
+
+def write_uncalibrated_pipeline(
+    folder: Path, build: Callable[[Path], ModelProfile] = tiny_llava, **changes: object
+) -> PipelineConfig:
+    """The same with a model whose profile names no heads; they are looked for on few scenes.
+
+    Args:
+        folder: to write to.
+        build: writes the model and returns its profile.
+        changes: of the configuration.
+    """
+    config = write_tiny_pipeline(folder, num_images=12)
+    profile = build(folder / "uncalibrated").model_copy(update={"heads": {}})
+    (folder / "uncalibrated.yaml").write_text(yaml.safe_dump(profile.model_dump(mode="json")))
+    changes = {
+        "model": ModelConfig(profile=f"{folder}/uncalibrated.yaml"),
+        "calibration": CalibrationSettings(
+            num_scenes=16,
+            max_new_tokens=64,
+            num_head_candidates=4,
+            num_sink_candidates=2,
+            num_branch_candidates=1,
+            branch_training=BranchTraining(num_epochs=1, batch_size=8),
+        ),
+        # Random models rarely end an answer early.
+        "extraction": config.extraction.model_copy(update={"max_new_tokens": 64}),
+        **changes,
+    }
+    config = config.model_copy(update=changes)
     (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     return config

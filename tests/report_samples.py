@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts import registry
-from data_contracts.configs import TrainingConfig
 from data_contracts.enums import DEFAULT_METHODS, Method, QuestionKind
 from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape
+from data_contracts.training import TrainingConfig
 from sdrpn_core.benchmarks import Document
 from sdrpn_core.evaluation import prediction_row
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox

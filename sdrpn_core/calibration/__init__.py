@@ -7,9 +7,10 @@ say, ``sdrpn calibrate`` does both and writes profile and evidence.
 from sdrpn_core.calibration.draft import draft_profile
 from sdrpn_core.calibration.evidence import CalibrationEvidence, CalibrationResult
 from sdrpn_core.calibration.examples import CalibrationError, CalibrationExample, scene_examples
-from sdrpn_core.calibration.search import calibrate
+from sdrpn_core.calibration.search import STAGE_VERSION, calibrate
 
 __all__ = [
+    "STAGE_VERSION",
     "CalibrationError",
     "CalibrationEvidence",
     "CalibrationExample",

@@ -44,9 +44,15 @@ def branch_candidates(
         lowest: first layer that the model allows, at least 1.
     """
     highest = profile.num_layers - rpn_depth(profile, settings)
-    count = min(settings.num_branch_candidates, highest - lowest + 1)
+    count = min(settings.num_branch_candidates, max(highest - lowest + 1, 0))
     places = np.linspace(lowest, highest, count)
     return tuple(sorted({round(place) for place in places.tolist()}))
+
+
+def branches_of(adapter: ModelAdapter, settings: CalibrationSettings) -> tuple[int, ...]:
+    """Branch layers to try of a loaded model, which may add image features to its first layers."""
+    lowest = max(1, adapter.num_deepstack_layers)
+    return branch_candidates(adapter.profile, settings, lowest=lowest)
 
 
 def rpn_depth(profile: ModelProfile, settings: CalibrationSettings) -> int:
@@ -85,8 +91,7 @@ def compare_branches(
         for index, (example, label) in enumerate(zip(examples, labels, strict=True))
     ]
     scores = []
-    lowest = max(1, adapter.num_deepstack_layers)
-    for branch_layer in branch_candidates(adapter.profile, settings, lowest=lowest):
+    for branch_layer in branches_of(adapter, settings):
         checkpoint = train_rpn(
             adapter,
             training,

@@ -1,7 +1,5 @@
 """What calibration found, and every score behind it."""
 
-from dataclasses import dataclass
-
 from data_contracts.base import Settings
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind
@@ -48,8 +46,7 @@ class CalibrationEvidence(Settings):
     overall_quality: LabelQuality
 
 
-@dataclass(frozen=True)
-class CalibrationResult:
+class CalibrationResult(Settings):
     """A profile that is ready to use, and what speaks for it."""
 
     profile: ModelProfile

@@ -21,6 +21,7 @@ from data_contracts.sink_rules import Heads, HiddenSignal, SinkDimensions, SinkH
 from sdrpn_core.extraction import Request, capture_attention
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.reference.backgrounds import photograph_folder
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX
 from sdrpn_core.roi_quality import true_cells, true_coverage
@@ -122,7 +123,12 @@ class AttentionMaps:
 
 
 def scene_examples(settings: CalibrationSettings) -> Iterator[CalibrationExample]:
-    """Generate scenes and ask about the objects in them; equal settings give equal examples."""
+    """Generate scenes and ask about the objects in them; equal settings give equal examples.
+
+    Raises:
+        ScenesUnavailable: if scenes cannot be generated on this machine.
+    """
+    photograph_folder()
     for index in range(settings.num_scenes):
         scene = make_scene(
             settings.seed + index, print_scale=settings.print_scale, size=settings.image_size

@@ -4,12 +4,22 @@ from collections.abc import Callable, Sequence
 
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.calibration.branch import BranchScore, chosen_shape, compare_branches
+from sdrpn_core.calibration.branch import (
+    BranchScore,
+    branches_of,
+    chosen_shape,
+    compare_branches,
+)
 from sdrpn_core.calibration.comparison import BOXES, UNSUPERVISED, compare_methods
 from sdrpn_core.calibration.denoising import score_denoising
 from sdrpn_core.calibration.dimensions import find_sink_dimensions
 from sdrpn_core.calibration.evidence import CalibrationEvidence, CalibrationResult
-from sdrpn_core.calibration.examples import AttentionMaps, CalibrationExample, capture_maps
+from sdrpn_core.calibration.examples import (
+    AttentionMaps,
+    CalibrationExample,
+    Progress,
+    capture_maps,
+)
 from sdrpn_core.calibration.exhaustive import check_number_of_sets
 from sdrpn_core.calibration.label_search import (
     LabelChoice,
@@ -25,8 +35,36 @@ from sdrpn_core.calibration.scoring import LabelScorer, score_heads
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.rpn.data import TrainingError
 
+STAGE_VERSION = 1
+"""Raise when the same model and scenes give another profile or other evidence."""
+
 Report = Callable[[str], None]
 """Told in one line what is being done and how far things are."""
+
+
+class _Teller:
+    """Tells how far things are: in words, and in questions worked through.
+
+    A branch layer counts as one more look at every question.
+    """
+
+    def __init__(
+        self, num_questions: int, num_branches: int, report: Report, on_progress: Progress
+    ) -> None:
+        self.report = report
+        self._on_progress = on_progress
+        self._num_questions = num_questions
+        self._num_units = num_questions * (1 + num_branches)
+        self._num_branches_done = 0
+
+    def of_attention(self, num_done: int, num_questions: int) -> None:
+        self.report(f"attention of {num_done} of {num_questions} questions")
+        self._on_progress(num_done, self._num_units)
+
+    def of_branch(self, branch: BranchScore) -> None:
+        self.report(f"branch layer {branch.branch_layer}: validation F1 {branch.f1:.3f}")
+        self._num_branches_done += 1
+        self._on_progress(self._num_questions * (1 + self._num_branches_done), self._num_units)
 
 
 def calibrate(
@@ -37,6 +75,7 @@ def calibrate(
     batch_size: int,
     source: str,
     report: Report = lambda line: None,
+    on_progress: Progress = lambda num_done, num_units: None,
 ) -> CalibrationResult:
     """Find heads, sink rule, label thresholds and branch layer of a model.
 
@@ -46,13 +85,15 @@ def calibrate(
         settings: what to try, and which method decides.
         batch_size: questions per forward pass.
         source: where the examples come from, for the profile's ``source``.
-        report: told about progress.
+        report: told about progress, in words.
+        on_progress: told about progress, in units of work.
 
     Raises:
         CalibrationError: if answers are unusable or grids differ, or there are too many sets of
             heads to try exhaustively.
     """
     profile = adapter.profile
+    teller = _Teller(len(examples), len(branches_of(adapter, settings)), report, on_progress)
     check_number_of_sets(profile.num_layers * profile.num_heads, settings)
     first = [example.request for example in examples[:batch_size]]
     maps = capture_maps(
@@ -61,7 +102,7 @@ def calibrate(
         max_new_tokens=settings.max_new_tokens,
         batch_size=batch_size,
         dimensions=find_sink_dimensions(adapter, first, settings.num_sink_dimensions),
-        on_progress=lambda done, total: report(f"attention of {done} of {total} questions"),
+        on_progress=teller.of_attention,
     )
     for kind in sorted({example.request.kind for example in examples} - set(kinds_of(maps))):
         report(f"no {kind.value} question got a whole answer: the profile has no heads for them")
@@ -71,7 +112,7 @@ def calibrate(
     boxes = search_labels(scorer, labels, settings)
     unsupervised = search_unsupervised(maps, labels, settings)
     chosen = (boxes if settings.method == BOXES else unsupervised).choice
-    branches = _branches(adapter, examples, maps, chosen, settings, batch_size, report)
+    branches = _branches(adapter, examples, maps, chosen, settings, batch_size, teller)
     if settings.exhaustive_heads:
         report(f"all sets of up to {settings.exhaustive_heads} heads")
     evidence = _evidence(scorer, chosen, boxes, unsupervised, branches, settings)
@@ -87,7 +128,9 @@ def calibrate(
             ),
         }
     )
-    return CalibrationResult(ModelProfile.model_validate(calibrated.model_dump()), evidence)
+    return CalibrationResult(
+        profile=ModelProfile.model_validate(calibrated.model_dump()), evidence=evidence
+    )
 
 
 def _branches(
@@ -97,7 +140,7 @@ def _branches(
     chosen: LabelChoice,
     settings: CalibrationSettings,
     batch_size: int,
-    report: Report,
+    teller: _Teller,
 ) -> list[BranchScore]:
     """Branch layers compared; none if none are to be tried, or the labels cannot train an RPN."""
     if not settings.num_branch_candidates:
@@ -109,11 +152,11 @@ def _branches(
             chosen.training_labels(maps),
             settings,
             batch_size=batch_size,
-            on_branch=lambda b: report(f"branch layer {b.branch_layer}: validation F1 {b.f1:.3f}"),
+            on_branch=teller.of_branch,
         )
     except TrainingError as error:
         # What was found about the heads is what tells why: it must not be lost.
-        report(f"branch layers cannot be compared: {error}")
+        teller.report(f"branch layers cannot be compared: {error}")
         return []
 
 

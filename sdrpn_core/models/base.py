@@ -10,12 +10,18 @@ Shape legend: N batch, L sequence, d hidden size, C image cells (h * w), K deeps
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    BaseImageProcessor,
+    Cache,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from data_contracts.errors import SdrpnError
 from data_contracts.profiles import FamilyDefaults, ModelProfile
@@ -46,17 +52,30 @@ class ModelAdapter(ABC):
     """Side in pixels of the square that the model sees of one image (ViCrop's base crop)."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, profile: ModelProfile
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        profile: ModelProfile,
+        image_processor: BaseImageProcessor,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.model.set_attn_implementation({"text_config": ATTENTION_NAME})
         self.tokenizer = tokenizer
         self.profile = profile
+        self.image_processor = image_processor
         self.image_token_id = int(model.config.image_token_id)
         self._check_profile()
 
         self.decoder: Any = model.get_decoder()
         self.embedding: nn.Embedding = model.get_input_embeddings()
+
+    def with_profile(self, profile: ModelProfile) -> Self:
+        """The same loaded model under another profile, for example once it is calibrated.
+
+        Raises:
+            ModelError: if the profile does not fit the model.
+        """
+        return type(self)(self.model, self.tokenizer, profile, self.image_processor)
 
     @property
     def device(self) -> torch.device:

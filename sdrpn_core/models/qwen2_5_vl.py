@@ -58,8 +58,7 @@ class Qwen2_5VlAdapter(ModelAdapter):
         profile: ModelProfile,
         image_processor: BaseImageProcessor,
     ) -> None:
-        super().__init__(model, tokenizer, profile)
-        self.image_processor = image_processor
+        super().__init__(model, tokenizer, profile, image_processor)
         self.fill = profile.images.fill or mean_colour(image_processor)
         if profile.images.labels is None or profile.images.answers is None:
             raise ModelError(

@@ -33,8 +33,7 @@ class SquareAdapter(ModelAdapter):
         profile: ModelProfile,
         image_processor: BaseImageProcessor,
     ) -> None:
-        super().__init__(model, tokenizer, profile)
-        self.image_processor = image_processor
+        super().__init__(model, tokenizer, profile, image_processor)
         vision = model.config.vision_config
         self.input_side = int(vision.image_size)
         side = int(vision.image_size) // int(vision.patch_size)

@@ -10,6 +10,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
+from data_contracts.errors import SdrpnError
+
 # Inside the scikit-image wheel: none of these needs a download.
 PHOTOGRAPHS: Final = (
     *("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png"),
@@ -17,6 +19,23 @@ PHOTOGRAPHS: Final = (
     *("camera.png", "coins.png", "moon.png"),
 )
 _PHOTOGRAPH_SIDE: Final = 640
+
+
+class ScenesUnavailable(SdrpnError):
+    """Scenes cannot be generated on this machine; the message says what to install."""
+
+
+def photograph_folder() -> Path:
+    """Where the photographs are.
+
+    Raises:
+        ScenesUnavailable: if they are not installed.
+    """
+    try:
+        import skimage
+    except ImportError as error:
+        raise ScenesUnavailable("scenes need scikit-image: pip install 'sdrpn[scenes]'") from error
+    return Path(skimage.__file__).parent / "data"
 
 
 def paint_background(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
@@ -54,11 +73,7 @@ def paint_photograph(size: tuple[int, int], rng: np.random.Generator) -> Image.I
 
 @lru_cache(maxsize=len(PHOTOGRAPHS))
 def _load_photograph(name: str) -> Image.Image:
-    try:
-        import skimage
-    except ImportError as error:
-        raise ImportError("scenes need scikit-image: pip install 'sdrpn[scenes]'") from error
-    with Image.open(Path(skimage.__file__).parent / "data" / name) as picture:
+    with Image.open(photograph_folder() / name) as picture:
         photograph = picture.convert("RGB")
     photograph.thumbnail((_PHOTOGRAPH_SIDE, _PHOTOGRAPH_SIDE))
     return photograph

@@ -20,11 +20,12 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from data_contracts.base import Settings
-from data_contracts.configs import ConfigError, TrainingConfig, parse_settings
+from data_contracts.configs import ConfigError, parse_settings
 from data_contracts.errors import SdrpnError
 from data_contracts.interop import ImportedFrom
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile, RpnShape
+from data_contracts.training import TrainingConfig
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.rpn.data import DatasetSizes
 from sdrpn_core.rpn.model_card import render_model_card

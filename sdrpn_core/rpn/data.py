@@ -15,9 +15,9 @@ from PIL import Image
 from pydantic import Field
 
 from data_contracts.base import Settings
-from data_contracts.configs import TrainingConfig
 from data_contracts.enums import RoiLabel
 from data_contracts.errors import SdrpnError
+from data_contracts.training import TrainingConfig
 
 ImageLoader = Callable[[str], Image.Image]
 """Image URI -> upright RGB image."""

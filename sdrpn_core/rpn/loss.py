@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from data_contracts.configs import BceLoss, FocalLoss, MseLoss, RoiLoss
 from data_contracts.enums import RoiLabel
+from data_contracts.training import BceLoss, FocalLoss, MseLoss, RoiLoss
 
 
 def valid_cells(labels: Tensor) -> Tensor:

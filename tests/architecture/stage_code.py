@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sdrpn_core import evaluation, extraction, pseudo_labels, records, training
+from sdrpn_core import calibration, evaluation, extraction, pseudo_labels, records, training
 from sdrpn_core.interop import published_labels
 from tasks import plan
 from tests.architecture.source_tree import Source, sources
@@ -35,6 +35,11 @@ class StageCode:
 STAGES: dict[str, StageCode] = {
     "scenes": StageCode(
         ("sdrpn_core.reference.mix",), plan.SCENES_VERSION, "tasks/plan.py SCENES_VERSION"
+    ),
+    "calibrate": StageCode(
+        ("tasks.calibrate",),
+        calibration.STAGE_VERSION,
+        "sdrpn_core/calibration/search.py STAGE_VERSION",
     ),
     "download": StageCode(
         (

@@ -6,8 +6,9 @@ from typing import get_args
 import pytest
 import yaml
 
-from data_contracts.configs import ConfigError, PipelineConfig, RuleName, TrainingConfig
+from data_contracts.configs import ConfigError, PipelineConfig, RuleName
 from data_contracts.sources import SceneSource
+from data_contracts.training import TrainingConfig
 from flows.config_files import load_config
 from sdrpn_core.benchmarks.scoring import known_benchmarks
 from sdrpn_core.models.profiles import packaged_profiles
@@ -46,6 +47,9 @@ def test_minimal_config_takes_every_default(tmp_path: Path):
         ({"sources": MINIMAL["sources"] * 2}, r"source names must differ, got \['s', 's'\]"),
         ({"evaluation": {"source": MINIMAL["sources"][0]}}, r"source names must differ"),
         ({"labels": {"background_ratio_threshold": 0.9}}, r"must not exceed foreground_ratio"),
+        ({"model": {"profile": 7}}, r"key 'model.profile.name': .*valid string"),
+        ({"model": {"profile": {"name": "x"}}}, r"'model.profile.written_out.heads' is missing"),
+        ({"calibration": {"num_scene": 9}}, r"key 'calibration.num_scene' is not known"),
     ],
 )
 def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: str):

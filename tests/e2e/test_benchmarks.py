@@ -16,15 +16,10 @@ import yaml
 from typer.testing import CliRunner
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import (
-    EvaluationConfig,
-    ExtractionConfig,
-    PipelineConfig,
-    RecordsConfig,
-    TrainingConfig,
-)
+from data_contracts.configs import EvaluationConfig, ExtractionConfig, PipelineConfig, RecordsConfig
 from data_contracts.enums import BenchmarkTask, Method, ScoringMode, Stage
 from data_contracts.sources import BenchmarkSource, SceneSource
+from data_contracts.training import TrainingConfig
 from flows.cli import app
 from sdrpn_core.benchmarks import aggregate, score
 from sdrpn_core.benchmarks.tasks import TASKS

@@ -10,9 +10,9 @@ import lmms_eval.tasks
 import pytest
 import yaml
 
-from data_contracts.configs import TrainingConfig
 from data_contracts.enums import BenchmarkTask
 from data_contracts.label_settings import RegionSettings
+from data_contracts.training import TrainingConfig
 from sdrpn_core.benchmarks import aggregate
 from sdrpn_core.benchmarks.hub_rows import hub_documents
 from sdrpn_core.benchmarks.tasks import TASKS

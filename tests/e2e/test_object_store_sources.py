@@ -18,10 +18,10 @@ from data_contracts.configs import (
     PipelineConfig,
     RecordsConfig,
     RuntimeConfig,
-    TrainingConfig,
 )
 from data_contracts.enums import Method, Stage
 from data_contracts.sources import ImageArchive, LlavaMixSource, SceneSource, Selection
+from data_contracts.training import TrainingConfig
 from flows.execution import LocalExecution
 from flows.wiring import run_pipeline
 from tasks.artifact_admin import list_artifacts

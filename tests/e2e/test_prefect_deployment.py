@@ -15,7 +15,7 @@ from tasks.artifact_admin import ArtifactSummary, list_artifacts
 from tasks.artifact_store import ArtifactStore
 from tasks.promote_labels import promotions
 from tests.e2e.prefect_server import PrefectServer, prefect_server
-from tests.pipelines import write_tiny_pipeline
+from tests.pipelines import write_uncalibrated_pipeline
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> PipelineConfig:
-    return write_tiny_pipeline(tmp_path_factory.mktemp("tiny"))
+    return write_uncalibrated_pipeline(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,11 @@ def committed(store: ArtifactStore) -> dict[ArtifactRef, ArtifactSummary]:
     return {item.ref: item for item in list_artifacts(store) if item.is_committed}
 
 
+@pytest.mark.parametrize(
+    "stage", [Stage.CALIBRATE, Stage.MAKE_LABELS], ids=lambda stage: stage.value
+)
 def test_full_pipeline_then_a_stage_of_that_run_again(
-    server: PrefectServer, pipeline: PipelineConfig, store: ArtifactStore
+    server: PrefectServer, pipeline: PipelineConfig, store: ArtifactStore, stage: Stage
 ):
     status, output = start(server, "sdrpn/full-pipeline", pipeline, store)
     log = (server.folder / "worker.log").read_text()
@@ -75,14 +78,14 @@ def test_full_pipeline_then_a_stage_of_that_run_again(
     assert len(list_artifacts(store)) == len(made)
 
     (first_run,) = RUN_ID.findall(output)
-    again_please = {"run": first_run, "stage": "make-labels", "force": True}
+    again_please = {"run": first_run, "stage": stage.value, "force": True}
     status, output = run(server, "sdrpn/rerun-stage", **again_please)
     assert status == 0, output
     again = committed(store)
     assert set(again) == set(made)
     digests = {ref: store.manifest(ref) for ref in again}
     for ref, summary in again.items():
-        assert (summary.created_at > made[ref].created_at) == (ref.stage is Stage.MAKE_LABELS), ref
+        assert (summary.created_at > made[ref].created_at) == (ref.stage is stage), ref
         assert digests[ref].num_rows == made[ref].num_rows
 
 
@@ -100,7 +103,8 @@ def test_regenerated_labels_are_promoted_within_limits_only(
     status, output = start(server, "sdrpn/regenerate-labels", changed, store)
     assert status == 1, output
     log = (server.folder / "worker.log").read_text()
-    assert f"is not promoted, {promoted.label_set} stays: foreground share" in log
+    assert f"is not promoted, {promoted.label_set} stays: " in log
+    assert "min_box_overlap is 0.8" in log
     assert promotions(store, pipeline.name) == [promoted]
     drift = server.prefect("artifact", "inspect", "sdrpn-label-drift").stdout
     assert "foreground share" in drift

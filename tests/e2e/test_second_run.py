@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from data_contracts.calibration import CalibrationSettings
 from data_contracts.configs import PipelineConfig, RuntimeConfig
 from data_contracts.enums import Stage
 from flows.execution import LocalExecution
 from flows.outcome import RunOutcome
 from flows.wiring import run_pipeline
 from tasks.artifact_store import ArtifactStore
+from tasks.models import profile_of
 from tests.pipelines import write_tiny_pipeline
 
 
@@ -64,7 +66,7 @@ def test_one_label_threshold_remakes_labels_and_what_follows(
 
     assert after.keys() == before.keys()
     kept = {Stage.DOWNLOAD, Stage.BUILD_JSONL, Stage.EXTRACT_ATTENTION}
-    assert {stage for stage, _ in before} == set(Stage)
+    assert {stage for stage, _ in before} == set(Stage) - {Stage.CALIBRATE}
     for key, artifact in before.items():
         assert (after[key] == artifact) == (key[0] in kept), key
     for made in second.stages:
@@ -72,3 +74,17 @@ def test_one_label_threshold_remakes_labels_and_what_follows(
     # The first run's artifacts are still there as they were.
     assert digests(tmp_path, first) == before
     assert all(stage.is_reused for stage in run_pipeline(config, LocalExecution(runtime)).stages)
+
+
+def test_settings_of_a_calibration_that_is_not_needed_change_nothing(
+    config: PipelineConfig, tmp_path: Path
+) -> None:
+    """Nor does writing the profile out, except for the report, which shows it."""
+    runtime = RuntimeConfig(store=str(tmp_path), device="cpu")
+    run_pipeline(config, LocalExecution(runtime))
+    settings = CalibrationSettings(num_scenes=99)
+    other = config.model_copy(update={"calibration": settings})
+    assert run_pipeline(other, LocalExecution(runtime)).is_reused
+    written_out = config.model.model_copy(update={"profile": profile_of(config.model)})
+    same = config.model_copy(update={"model": written_out})
+    assert run_pipeline(same, LocalExecution(runtime), Stage.EVALUATE).is_reused

@@ -2,8 +2,7 @@
 
 import pytest
 
-from data_contracts.calibration import CalibrationSettings
-from data_contracts.configs import TrainingConfig
+from data_contracts.calibration import BranchTraining, CalibrationSettings
 from data_contracts.sink_rules import SinkCombination, SinkDimensions, SinkHiddenNorm, SinkTerm
 from sdrpn_core.calibration import (
     CalibrationExample,
@@ -23,7 +22,7 @@ SETTINGS = CalibrationSettings(
     num_head_candidates=4,
     num_sink_candidates=2,
     num_branch_candidates=1,
-    branch_training=TrainingConfig(num_epochs=1, batch_size=8, validation_ratio=0.3),
+    branch_training=BranchTraining(num_epochs=1, batch_size=8),
 )
 
 

@@ -11,9 +11,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from data_contracts.configs import TrainingConfig
 from data_contracts.enums import RoiLabel
 from data_contracts.label_settings import RegionSettings
+from data_contracts.training import TrainingConfig
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.data import TrainingExample

@@ -14,16 +14,19 @@ import pytest
 import yaml
 
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
+from data_contracts.calibration import BranchTraining, CalibrationSettings
 from data_contracts.configs import (
     EvaluationConfig,
     ExtractionConfig,
+    ModelConfig,
     PipelineConfig,
     RecordsConfig,
-    TrainingConfig,
 )
 from data_contracts.enums import Method, Stage
 from data_contracts.results import Speed
 from data_contracts.sources import SceneSource
+from data_contracts.training import TrainingConfig
+from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.speed import Timings
 from tasks.artifact_admin import list_artifacts
 from tasks.artifact_keys import file_name
@@ -41,6 +44,9 @@ RESUME_POINT = r"/checkpoints/step-\d+/manifest\.json$"
 # Receipt 2: one shard is finished, the bytes of the next are there but do not count yet.
 # Manifest: every shard is finished, the artifact does not exist yet.
 KILLS = [
+    (Stage.CALIBRATE, Hold(RESUME_POINT)),
+    (Stage.CALIBRATE, Hold(RECEIPT, 2)),
+    (Stage.CALIBRATE, Hold(MANIFEST)),
     (Stage.DOWNLOAD, Hold(RECEIPT, 2)),
     (Stage.DOWNLOAD, Hold(MANIFEST)),
     (Stage.BUILD_JSONL, Hold(RECEIPT, 2)),
@@ -89,13 +95,24 @@ class Night:
 
 
 def write_config(path: Path) -> None:
+    """The reference model, but as if nobody had calibrated it."""
+    profile = load_profile("reference").model_copy(update={"heads": {}})
     config = PipelineConfig(
         name="small",
+        model=ModelConfig(profile=profile),
+        calibration=CalibrationSettings(
+            num_scenes=12,
+            max_new_tokens=16,
+            num_head_candidates=4,
+            num_sink_candidates=2,
+            num_branch_candidates=2,
+            branch_training=BranchTraining(num_epochs=1, batch_size=8),
+        ),
         sources=(SceneSource(name="scenes", num_images=6),),
         records=RecordsConfig(turns="all", rows_per_shard=3),
         extraction=ExtractionConfig(max_new_tokens=16, rows_per_shard=4),
         training=TrainingConfig(
-            num_epochs=2, batch_size=4, checkpoint_every=1, validation_ratio=0.3
+            num_epochs=4, batch_size=4, checkpoint_every=1, validation_ratio=0.3
         ),
         evaluation=EvaluationConfig(
             source=SceneSource(name="held_out", split="test", num_images=2),
@@ -164,12 +181,20 @@ def test_killed_stage_is_gone_on_with(night: Night, stage: Stage, number: int):
 
 
 def test_training_goes_on_from_the_last_whole_resume_point(night: Night):
-    number = next(n for n, (_, hold) in enumerate(KILLS) if hold.pattern == RESUME_POINT)
+    number = KILLS.index((Stage.TRAIN_RPN, Hold(RESUME_POINT, 3)))
     killed, following = night.attempts[number : number + 2]
     assert steps(killed.run) == [1, 2]
     assert steps(following.run)[0] == 3
     after_training = night.attempts[number + 2]
     assert steps(after_training.run) == [], "all steps were done; only files were missing"
+
+
+def test_calibration_that_has_found_something_is_not_looked_for_again(night: Night):
+    """All its files are made of one result, even where a GPU would find another the next time."""
+    before, after, at_the_end = (night.attempts[number].run for number in range(3))
+    assert steps(before) == []
+    assert steps(after) == [1]
+    assert steps(at_the_end) == []
 
 
 def test_last_run_completes(night: Night):
@@ -214,7 +239,7 @@ def shard_of(key: str) -> tuple[str, int] | None:
 
 
 def steps(run: FlowRun) -> list[int]:
-    """Training steps whose resume point a run completed."""
+    """Steps whose resume point a run completed."""
     return [int(key.split("step-")[1][:8]) for key in run.written if re.search(RESUME_POINT, key)]
 
 

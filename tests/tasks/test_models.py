@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.configs import ConfigError, ModelConfig
+from data_contracts.configs import ConfigError, ModelConfig, RuntimeConfig
 from sdrpn_core.calibration.profile_file import profile_yaml
-from tasks.models import device_of_worker, model_identity
+from tasks.models import adapter_for, device_of_worker, model_identity, release_model
 from tests.tiny_models import tiny_llava
 
 
@@ -54,3 +54,28 @@ def test_a_named_device_or_a_single_gpu_stays() -> None:
     assert device_of_worker("cpu", 5, 4) == "cpu"
     assert device_of_worker("auto", 3, 0) == "auto"
     assert device_of_worker("cuda", 3, 1) == "cuda"
+
+
+def test_a_profile_may_be_written_out(tmp_path: Path) -> None:
+    profile = tiny_llava(tmp_path / "model")
+    (tmp_path / "profile.yaml").write_text(profile_yaml(profile))
+    by_path = ModelConfig(profile=str(tmp_path / "profile.yaml"))
+    written_out = ModelConfig(profile=profile)
+    assert model_identity(written_out) == model_identity(by_path)
+    assert ModelConfig.model_validate_json(written_out.model_dump_json()) == written_out
+    assert len({written_out, ModelConfig(profile=profile), by_path}) == 2
+
+
+def test_weights_are_loaded_once_for_a_draft_and_its_calibrated_profile(tmp_path: Path) -> None:
+    """Two copies of a large model would not fit on the device that one was chosen for."""
+    runtime = RuntimeConfig(device="cpu")
+    profile = tiny_llava(tmp_path / "model")
+    draft = adapter_for(ModelConfig(profile=profile.model_copy(update={"heads": {}})), runtime)
+    found = adapter_for(ModelConfig(profile=profile), runtime)
+    assert found.model is draft.model
+    assert (draft.profile.heads, found.profile) == ({}, profile)
+    assert adapter_for(ModelConfig(profile=profile), runtime) is found
+    other = adapter_for(ModelConfig(profile=profile, dtype="bfloat16"), runtime)
+    assert other.model is not found.model
+    release_model()
+    assert adapter_for(ModelConfig(profile=profile), runtime) is not found

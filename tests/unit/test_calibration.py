@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts.calibration import CalibrationSettings
-from data_contracts.configs import TrainingConfig
+from data_contracts.calibration import BranchTraining, CalibrationSettings
 from data_contracts.enums import QuestionKind, RoiLabel
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import ModelProfile, RpnShape
@@ -238,7 +237,7 @@ TINY_SETTINGS = CalibrationSettings(
     num_scenes=12,
     max_new_tokens=64,
     num_branch_candidates=2,
-    branch_training=TrainingConfig(num_epochs=1, batch_size=8, validation_ratio=0.3),
+    branch_training=BranchTraining(num_epochs=1, batch_size=8),
 )
 
 
@@ -256,7 +255,18 @@ def test_a_new_model_gets_a_profile_that_loads(tiny_model: str, tmp_path: Path) 
     assert draft.heads == {}
     adapter = load_adapter(draft, device="cpu")
     examples = list(scene_examples(TINY_SETTINGS))
-    result = calibrate(adapter, examples, TINY_SETTINGS, batch_size=8, source="test")
+    told: list[tuple[int, int]] = []
+    result = calibrate(
+        adapter,
+        examples,
+        TINY_SETTINGS,
+        batch_size=8,
+        source="test",
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == sorted(told)
+    assert {total for _, total in told} == {3 * len(examples)}, "two branch layers"
+    assert told[-1][0] == told[-1][1]
     assert set(result.profile.heads) == {TEXTUAL, NATURAL}
     assert result.profile.rpn.branch_layer in (1, 3)
     assert result.profile.rpn.depth == 3

@@ -10,9 +10,9 @@ import torch
 import yaml
 from safetensors.torch import load, save
 
-from data_contracts.configs import TrainingConfig
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile, RpnShape
+from data_contracts.training import TrainingConfig
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.checkpoint import (

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_contracts.configs import TrainingConfig
 from data_contracts.enums import RoiLabel
+from data_contracts.training import TrainingConfig
 from sdrpn_core.rpn.data import (
     TrainingError,
     TrainingExample,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_contracts.configs import BceLoss, FocalLoss, MseLoss, RoiLoss
 from data_contracts.enums import RoiLabel
+from data_contracts.training import BceLoss, FocalLoss, MseLoss, RoiLoss
 from sdrpn_core.rpn.loss import roi_loss
 
 IGNORE = int(RoiLabel.IGNORE)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from data_contracts.configs import BceLoss
 from data_contracts.enums import RoiLabel
 from data_contracts.label_settings import REGION_PRESETS, RegionSettings
+from data_contracts.training import BceLoss
 from sdrpn_core.regions import propose_regions
 from sdrpn_core.rpn.threshold import (
     CANDIDATES,

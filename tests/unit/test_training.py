@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
-from data_contracts.configs import FocalLoss, TrainingConfig
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import RpnShape
+from data_contracts.training import FocalLoss, TrainingConfig
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.checkpoint import CARD, CONFIG, METRICS, WEIGHTS, RpnCheckpoint

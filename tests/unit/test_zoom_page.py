@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.configs import TrainingConfig
 from data_contracts.label_settings import RegionSettings
+from data_contracts.training import TrainingConfig
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.training import train_rpn
 from tests.architecture.source_tree import CHECKOUT

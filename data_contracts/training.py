@@ -1,0 +1,49 @@
+"""Settings of RPN training."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from data_contracts.base import Settings
+
+
+class BceLoss(Settings):
+    """Binary cross-entropy."""
+
+    type: Literal["bce"] = "bce"
+
+
+class FocalLoss(Settings):
+    """Binary cross-entropy that dwells on cells the network gets wrong."""
+
+    type: Literal["focal"] = "focal"
+    alpha: float = Field(0.9, gt=0, lt=1)
+    """Weight of foreground cells; background cells weigh one minus this."""
+    gamma: float = Field(2.0, ge=1)
+
+
+class MseLoss(Settings):
+    """Squared difference between probability and label."""
+
+    type: Literal["mse"] = "mse"
+
+
+RoiLoss = Annotated[BceLoss | FocalLoss | MseLoss, Field(discriminator="type")]
+
+
+class TrainingConfig(Settings):
+    """RPN training."""
+
+    num_epochs: int = Field(1, gt=0)
+    batch_size: int = Field(32, gt=0)
+    learning_rate: float = Field(5e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    loss: RoiLoss = BceLoss()
+    validation_ratio: float = Field(0.1, gt=0, lt=1)
+    """Share of images held out of training to choose the region threshold."""
+    checkpoint_every: int = Field(50, gt=0)
+    """Optimiser steps between resume points."""
+    seed: int = 0
