@@ -76,8 +76,8 @@ def render(outcomes: Outcomes) -> str:
         "|---|---|---|---|---|---|",
         *(_profile_row(load_profile(name)) for name in packaged_profiles()),
         "",
-        "A profile without heads is uncalibrated: `sdrpn run` finds them first, in a stage of its own",
-        "(`calibrate`); see [calibration.md](calibration.md).",
+        "A profile without heads is uncalibrated: `sdrpn run` finds them first, in a stage of its",
+        "own (`calibrate`); see [calibration.md](calibration.md).",
     ]
     return "\n".join(lines) + "\n"
 
