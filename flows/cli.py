@@ -25,6 +25,8 @@ from flows.cli_base import (
     StoreOption,
     WorkersOption,
     err,
+    interruptible,
+    kept_in,
     out,
     pipeline_config,
     runs_under_prefect,
@@ -37,7 +39,7 @@ from flows.cli_labels import labels
 from flows.cli_predict import predict
 from flows.config_files import DEFAULT
 from flows.outcome import RunOutcome
-from flows.output_files import file_option, folder_option, write_file, write_json
+from flows.output_files import file_option, new_folder_option, write_file, write_json
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -156,7 +158,9 @@ def report(
 def scenes(
     folder: Annotated[
         Path,
-        typer.Argument(help="Folder to write to.", show_default=False, callback=folder_option),
+        typer.Argument(
+            help="New folder to write to.", show_default=False, callback=new_folder_option
+        ),
     ],
     num_images: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -164,7 +168,10 @@ def scenes(
         float, typer.Option(help="1: print too small for the model's input; 4: readable.")
     ] = 1.0,
 ) -> None:
-    """Write generated scenes as files in LLaVA's format, to look at or to start from."""
+    """Write generated scenes as files in LLaVA's format, to look at or to start from.
+
+    Into a new or empty folder only: other files there would be taken for theirs.
+    """
     from tasks.download import write_scenes
 
     source = SceneSource(name="scenes", num_images=num_images, seed=seed, print_scale=print_scale)
@@ -179,6 +186,13 @@ def scenes(
 
 def _execute(
     config: PipelineConfig, runtime: RuntimeConfig, until: Stage, *, force: bool
+) -> RunOutcome:
+    with interruptible(kept_in(runtime.store)):
+        return _execute_stages(config, runtime, until, force)
+
+
+def _execute_stages(
+    config: PipelineConfig, runtime: RuntimeConfig, until: Stage, force: bool
 ) -> RunOutcome:
     if runs_under_prefect():
         from flows.pipeline_flow import sdrpn

@@ -80,8 +80,12 @@ def gc(
     from flows.console import print_table
     from tasks.artifact_admin import collect_garbage
 
+    young: list[ArtifactRef] = []
     garbage = collect_garbage(
-        _open(store, runtime), older_than=timedelta(days=older_than_days), dry_run=not delete
+        _open(store, runtime),
+        older_than=timedelta(days=older_than_days),
+        dry_run=not delete,
+        on_young=young.append,
     )
     rows = [
         {
@@ -96,6 +100,14 @@ def gc(
     total = sum(item.num_bytes for item in garbage)
     verb = "deleted" if delete else "to delete (add --delete)"
     out.print(f"{total:,} bytes {verb}" if garbage else "nothing to delete", highlight=False)
+    if young:
+        err.print(
+            f"left alone, as it was written within {older_than_days:g} days: what is unfinished or "
+            f"left over of {young[0]}{f' and {len(young) - 1} more' if young[1:] else ''}; "
+            "if no run is at work, include it with --older-than-days 0",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _state(item: "ArtifactSummary") -> str:

@@ -1,6 +1,8 @@
 """Parts that all commands share: options, settings from files and options, one-line errors."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +18,9 @@ from flows.output_files import file_option
 
 out = Console()
 err = Console(stderr=True)
+
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 and the number of the signal."""
 
 ConfigOption = Annotated[
     str,
@@ -71,6 +76,27 @@ class OneLineErrors(TyperGroup):
                 raise
             err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+        except KeyboardInterrupt:
+            raise _interrupted("interrupted") from None
+
+
+@contextlib.contextmanager
+def interruptible(kept: str) -> Iterator[None]:
+    """Say what is kept if Ctrl-C ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _interrupted(f"interrupted: {kept}") from None
+
+
+def kept_in(store: str) -> str:
+    """What is kept of commands that make artifacts."""
+    return f"what is finished is kept in {store}; the same command goes on from there"
+
+
+def _interrupted(line: str) -> typer.Exit:
+    err.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    return typer.Exit(_INTERRUPTED)
 
 
 def runtime_settings(runtime_file: Path | None = None, **options: Any) -> RuntimeConfig:

@@ -17,6 +17,8 @@ from flows.cli_base import (
     RuntimeOption,
     StoreOption,
     err,
+    interruptible,
+    kept_in,
     out,
     pipeline_config,
     runtime_settings,
@@ -63,7 +65,7 @@ def import_labels(
         from flows.interop_flow import run_import
         from flows.outcome import RunOutcome
         from tasks.import_labels import import_summary
-    with ProgressDisplay(err) as display:
+    with interruptible(kept_in(how.store)), ProgressDisplay(err) as display:
         execution = LocalExecution(how, {Stage.EXTRACT_ATTENTION} if force else (), display)
         attention = run_import(labels, settings, execution, until)
     outcome = RunOutcome(stages=tuple(execution.outcomes))

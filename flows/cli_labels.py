@@ -16,6 +16,8 @@ from flows.cli_base import (
     RuntimeOption,
     StoreOption,
     err,
+    interruptible,
+    kept_in,
     out,
     pipeline_config,
     runtime_settings,
@@ -55,7 +57,7 @@ def promote(
         from flows.execution import LocalExecution
         from flows.label_gate import Gate
         from flows.wiring import run_pipeline
-    with ProgressDisplay(err) as display:
+    with interruptible(kept_in(how.store)), ProgressDisplay(err) as display:
         execution = LocalExecution(how, (), display)
         gate = Gate(allowed, _show, force)
         show = partial(show_downloads, err)

@@ -15,6 +15,7 @@ from flows.cli_base import (
     RuntimeOption,
     StoreOption,
     err,
+    interruptible,
     out,
     runtime_settings,
 )
@@ -103,7 +104,8 @@ def _predict_many(
 
     asked = read_asked(setup.store, image, question)
     _tell_rpn(setup)
-    with err.status("answering") as status:
+    kept = f"answers so far are kept in {output}; the same command goes on with it"
+    with interruptible(kept), err.status("answering") as status:
         done = answer_many(
             setup.pipeline(),
             setup.store,

@@ -3,6 +3,8 @@
 Progress goes to standard error and tables to standard output, so that output can be piped.
 """
 
+import time
+from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,11 +26,17 @@ _WIDE = 1000
 """Characters; no table of ours is wider."""
 
 
-class ProgressDisplay:
-    """Bars in a terminal; elsewhere (a log file) one line when a stage ends."""
+_SECONDS_BETWEEN_LINES = 30.0
 
-    def __init__(self, console: Console) -> None:
+
+class ProgressDisplay:
+    """Bars in a terminal; elsewhere (a log file) a line now and then, and when a stage ends."""
+
+    def __init__(
+        self, console: Console, seconds_between_lines: float = _SECONDS_BETWEEN_LINES
+    ) -> None:
         self._console = console
+        self._lines = _Lines(console, seconds_between_lines)
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]\N{CHECK MARK}[/]" if console.is_terminal else ""),
@@ -42,6 +50,8 @@ class ProgressDisplay:
 
     def __enter__(self) -> Self:
         self._progress.start()
+        if not self._console.is_terminal:
+            self._lines.start()
         return self
 
     def __exit__(
@@ -51,17 +61,57 @@ class ProgressDisplay:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
+        self._lines.stop()
 
     def __call__(self, stage: Stage, label: str, num_done: int, num_units: int) -> None:
         """Show how far a stage has come."""
         name = f"{stage.value} {label}".strip()
         if not self._console.is_terminal:
-            if num_done == num_units:
-                self._console.print(f"{name}: done", highlight=False)
+            self._lines.tell(name, num_done, num_units)
             return
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=num_units)
         self._progress.update(self._bars[name], completed=num_done, total=num_units)
+
+
+class _Lines:
+    """What stages are at, for a log; told by a thread, as one unit of work may take minutes."""
+
+    def __init__(self, console: Console, seconds_between: float) -> None:
+        self._console = console
+        self._seconds_between = seconds_between
+        self._running: dict[str, tuple[float, int, int]] = {}
+        """Name -> when it began (monotonic seconds), units done, units."""
+        self._lock = Lock()
+        self._stopped = Event()
+        self._thread = Thread(target=self._tell_now_and_then, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def tell(self, name: str, num_done: int, num_units: int) -> None:
+        with self._lock:
+            if num_done < num_units:
+                began, _, _ = self._running.get(name, (time.monotonic(), 0, 0))
+                self._running[name] = (began, num_done, num_units)
+                return
+            self._running.pop(name, None)
+            self._print(f"{name}: done")
+
+    def _tell_now_and_then(self) -> None:
+        while not self._stopped.wait(self._seconds_between):
+            with self._lock:
+                for name, (began, num_done, num_units) in self._running.items():
+                    minutes = (time.monotonic() - began) / 60
+                    self._print(f"{name}: {num_done} of {num_units} after {minutes:.1f} min")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_table(console: Console, title: str, rows: list[dict[str, Any]]) -> None:

@@ -5,13 +5,15 @@ plans the artifact and one that makes a shard of it anywhere). Whatever crosses 
 small: settings, references, recipes, receipts.
 """
 
+import contextlib
+import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any, TypeVar
 
 from data_contracts.artifact import ArtifactRef, Recipe
@@ -182,13 +184,15 @@ class LocalExecution(Execution):
                 num_done += 1
                 self._on_progress(stage, label, num_done, recipe.num_shards)
             return
+        others = set(active_children())
         with ProcessPoolExecutor(self.runtime.num_workers, get_context("spawn")) as pool:
-            futures = [
-                pool.submit(
-                    make_one, recipe, index, make, self.runtime, self.is_forced(stage), inputs
-                )
-                for index in missing
-            ]
+            with _interrupts_held():
+                futures = [
+                    pool.submit(
+                        make_one, recipe, index, make, self.runtime, self.is_forced(stage), inputs
+                    )
+                    for index in missing
+                ]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -199,12 +203,29 @@ class LocalExecution(Execution):
                     f"a worker of {stage.value} was killed, probably for want of memory; what is "
                     "done is kept: run again with fewer workers or a smaller batch size"
                 ) from error
+            except KeyboardInterrupt:
+                for worker in set(active_children()) - others:
+                    worker.terminate()  # its shard would take minutes, and is made again whole
+                raise
             finally:
                 # After a failure, shards that have not begun would only delay its report.
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _finish(self, stage: Stage, label: str, recipe: Recipe) -> None:
         finish(recipe, self.runtime)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back for a moment; processes that are started meanwhile never see it.
+
+    A terminal sends it to workers too, which would each print a traceback of its own.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_whole(

@@ -57,6 +57,19 @@ def folder_option(option: typer.CallbackParam, path: Path) -> Path:
     return path
 
 
+def new_folder_option(option: typer.CallbackParam, path: Path) -> Path:
+    """Callback of arguments that name a folder to make, or an empty one.
+
+    Raises:
+        ConfigError: if there is something in it, which is left as it is.
+    """
+    name = option.opts[0].upper()
+    check_folder(path, name)
+    if path.exists() and any(path.iterdir()):
+        raise ConfigError(f"{name} {path}: is not empty; name a new folder, or empty it yourself")
+    return path
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a file, and the folders it lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)

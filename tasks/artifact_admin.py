@@ -6,7 +6,7 @@ damaged artifact is told of and left alone; it never hides the others.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -99,18 +99,20 @@ def collect_garbage(
     *,
     older_than: timedelta = DEFAULT_AGE,
     dry_run: bool = True,
+    on_young: Callable[[ArtifactRef], None] = lambda ref: None,
 ) -> list[Garbage]:
     """Find, and unless ``dry_run`` delete, what nothing needs and nobody wrote to of late.
 
     That is: artifacts that were never committed; of committed ones, checkpoints, shards that lost a
-    race and partial files.
+    race and partial files. ``on_young`` is told of each artifact that has some of these which were
+    written to of late.
     """
     limit = datetime.now(UTC) - older_than
     garbage = [
         item
         for stage in Stage
         for ref in _refs(store, stage)
-        if (item := _garbage(store, ref, limit))
+        if (item := _garbage(store, ref, limit, on_young))
     ]
     if not dry_run:
         for item in garbage:
@@ -168,7 +170,12 @@ def _sound_summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | 
     )
 
 
-def _garbage(store: ArtifactStore, ref: ArtifactRef, limit: datetime) -> Garbage | None:
+def _garbage(
+    store: ArtifactStore,
+    ref: ArtifactRef,
+    limit: datetime,
+    on_young: Callable[[ArtifactRef], None],
+) -> Garbage | None:
     objects = store.storage.find(ref.prefix)
     try:
         manifest = store.manifest(ref) if store.is_committed(ref) else None
@@ -180,11 +187,14 @@ def _garbage(store: ArtifactStore, ref: ArtifactRef, limit: datetime) -> Garbage
         leftovers = [
             stored
             for stored in objects
-            if stored.modified < limit
-            and not _is_needed(stored.key.removeprefix(f"{ref.prefix}/"), committed)
+            if not _is_needed(stored.key.removeprefix(f"{ref.prefix}/"), committed)
         ]
-        return _item(ref, "left over from making it", leftovers, is_whole_artifact=False)
+        old = [stored for stored in leftovers if stored.modified < limit]
+        if len(old) < len(leftovers):
+            on_young(ref)
+        return _item(ref, "left over from making it", old, is_whole_artifact=False)
     if any(stored.modified >= limit for stored in objects):
+        on_young(ref)
         return None
     return _item(ref, "never committed", objects, is_whole_artifact=True)
 

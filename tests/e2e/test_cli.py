@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -191,6 +192,13 @@ def test_artifacts_are_listed_shown_and_tidied(first: FirstRun):
     before = contents(first.store)
     tidied = sdrpn("artifacts", "gc", *store)
     assert "nothing to delete" in tidied.stdout
+    # Checkpoints of the training, which is just over.
+    assert re.search(
+        r"within 7 days: .* left over of train-rpn/.* --older-than-days 0", tidied.stderr
+    )
+    soon = sdrpn("artifacts", "gc", "--older-than-days", "0", *store)
+    assert "to delete (add --delete)" in soon.stdout
+    assert "left alone" not in soon.stderr
     assert contents(first.store) == before
 
 
@@ -203,7 +211,8 @@ def changed_config(first: FirstRun, folder: Path, **changes: Any) -> Path:
 
 def assert_one_line(result: Result, message: str, status: int) -> None:
     assert result.exit_code == status, result.output
-    (line,) = [line for line in result.stderr.splitlines() if not line.endswith(": done")]
+    progress = re.compile(r": (done|\d+ of \d+ after .* min)$")
+    (line,) = [line for line in result.stderr.splitlines() if not progress.search(line)]
     assert line.startswith("error: ")
     assert message in line
     assert "Traceback" not in result.output
@@ -313,3 +322,16 @@ def test_help_names_every_command():
     wrong = sdrpn("stage", "evalute")
     assert wrong.exit_code == 2
     assert "evaluate" in wrong.stderr
+
+
+def test_scenes_go_into_a_folder_of_their_own(tmp_path: Path):
+    """Images of an earlier call stayed beside the new ones."""
+    written = sdrpn("scenes", tmp_path / "demo", "--num-images", 2)
+    assert written.exit_code == 0, written.output
+    before = {path: path.read_bytes() for path in (tmp_path / "demo").rglob("*") if path.is_file()}
+    again = sdrpn("scenes", tmp_path / "demo", "--num-images", 1, "--seed", 1)
+    assert_one_line(again, f"FOLDER {tmp_path}/demo: is not empty; name a new folder", 2)
+    after = {path: path.read_bytes() for path in (tmp_path / "demo").rglob("*") if path.is_file()}
+    assert after == before
+    (tmp_path / "empty").mkdir()
+    assert sdrpn("scenes", tmp_path / "empty", "--num-images", 1).exit_code == 0

@@ -133,9 +133,13 @@ class TestGarbage:
     def test_unfinished_artifacts_go_once_old(self, store: ArtifactStore) -> None:
         writer = store.writer(source_recipe(2))
         writer.put_frame(0, source_frame(0))
-        assert collect_garbage(store, older_than=NEVER, dry_run=False) == []
+        young: list[ArtifactRef] = []
+        assert collect_garbage(store, older_than=NEVER, dry_run=False, on_young=young.append) == []
+        assert young == [writer.ref]
         assert writer.missing() == [1]
-        [gone] = collect_garbage(store, older_than=AT_ONCE, dry_run=False)
+        young.clear()
+        [gone] = collect_garbage(store, older_than=AT_ONCE, dry_run=False, on_young=young.append)
+        assert young == []
         assert (gone.ref, gone.reason) == (writer.ref, "never committed")
         assert list_artifacts(store) == []
 
@@ -147,6 +151,9 @@ class TestGarbage:
         store.storage.put(orphan, b"lost a race")
         writer.put_frame(0, source_frame(0))
         writer.commit()
+        young: list[ArtifactRef] = []
+        assert collect_garbage(store, older_than=NEVER, dry_run=False, on_young=young.append) == []
+        assert young == [writer.ref]
         [item] = collect_garbage(store, older_than=AT_ONCE, dry_run=False)
         assert not item.is_whole_artifact
         assert orphan in item.keys

@@ -1,0 +1,96 @@
+"""Ctrl-C: one line that says what is kept, at once, and no process is left behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tests.architecture.source_tree import CHECKOUT
+from tests.pipelines import write_tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with so many shards that the first is done long before the last."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    settings = write_tiny_pipeline(folder, num_images=60)
+    extraction = settings.extraction.model_copy(update={"rows_per_shard": 1})
+    settings = settings.model_copy(update={"extraction": extraction})
+    (folder / "many.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    return folder / "many.yaml"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("workers", "to_all"),
+    [
+        (1, True),
+        (2, True),  # as a terminal sends it
+        (2, False),  # as `kill -INT` sends it
+    ],
+)
+def test_during_extraction(config: Path, tmp_path: Path, workers: int, to_all: bool):
+    store = tmp_path / "store"
+    command = [sys.executable, "-m", "flows.cli", "run", "-c", config, "--store", store]
+    process = subprocess.Popen(
+        [str(part) for part in (*command, "--workers", workers)],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    extraction = store / "extract-attention"
+    while not list(extraction.glob("*/receipts/*.json")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    if to_all:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130, told
+    assert not list(extraction.glob("*/manifest.json"))
+    usual = re.compile(r": (done|\d+ of \d+ after .* min)$|^tasks.build_jsonl: source ")
+    assert [line for line in told.splitlines() if not usual.search(line)] == [
+        f"interrupted: what is finished is kept in {store}; the same command goes on from there"
+    ]
+    while is_anyone_left(process.pid):
+        time.sleep(0.005)  # without end: pytest has a limit
+
+
+def is_anyone_left(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def interrupt(*arguments: object, **keywords: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_during_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tasks.calibrate.calibrate_model", interrupt)
+    result = CliRunner().invoke(app, ["calibrate", "--model", "m", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 130
+    assert result.stderr.splitlines() == [
+        "interrupted: nothing is kept, as the files are written at the end"
+    ]
+
+
+def test_anywhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tasks.download.write_scenes", interrupt)
+    result = CliRunner().invoke(app, ["scenes", str(tmp_path / "demo")])
+    assert result.exit_code == 130
+    assert result.stderr.splitlines() == ["interrupted"]
