@@ -1,8 +1,9 @@
 """Rate and memory of building questions: ``python -m benchmarks.build_rate``.
 
-The yardstick is ``json.load`` plus a loop that reads every first question and writes nothing, in a
-process of its own so that each peak is its own. Times are CPU time, so that they mean the same on a
-busy machine.
+The yardstick is ``json.load`` plus a loop that reads every question and writes nothing. Each size
+and way has a process of its own so that each peak is its own; memory is what comes on top of the
+imports. Times are CPU time, so that they mean the same on a busy machine. Several numbers of
+``--records`` show how memory grows.
 """
 
 import argparse
@@ -92,25 +93,34 @@ def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
         return pool.apply(function, arguments)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=200_000)
-    options = parser.parse_args()
+def measure(num_records: int) -> dict[str, Any]:
+    """One line of the table."""
     with tempfile.TemporaryDirectory() as folder:
-        files = in_own_process(prepare, folder, options.records)
+        files = in_own_process(prepare, folder, num_records)
         size = (Path(folder) / "mix.json").stat().st_size / (1 << 20)
-        print(f"{options.records} records, {size:.0f} MiB of JSON")
         plain = in_own_process(measure_plain, folder)
         build = in_own_process(measure_build, folder, files)
-    for name, found in (("json.load + loop", plain), ("build-jsonl", build)):
-        rate = options.records / found["seconds"]
-        grown = found["peak"] - found["before"]
-        print(
-            f"{name:<18}{found['seconds']:7.2f} CPU s {rate:9.0f} records/s   "
-            f"peak {found['peak']:.0f} MiB ({grown:.0f} more than before)"
-        )
-    ratio = build["seconds"] / plain["seconds"]
-    print(f"build-jsonl takes {ratio:.1f} times as long, rows written: {build['rows']}")
+    return {
+        "records": num_records,
+        "JSON MiB": round(size),
+        "rows": round(sum(build["rows"].values())),
+        "load records/s": round(num_records / plain["seconds"]),
+        "load MiB": round(plain["peak"] - plain["before"]),
+        "build records/s": round(num_records / build["seconds"]),
+        "build MiB": round(build["peak"] - build["before"]),
+        "build/load time": round(build["seconds"] / plain["seconds"], 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=int, nargs="+", default=[200_000])
+    for number, num_records in enumerate(parser.parse_args().records):
+        found = measure(num_records)
+        if not number:
+            print(" | ".join(found), flush=True)
+        cells = (f"{value:>{len(name)}}" for name, value in found.items())
+        print(" | ".join(cells), flush=True)
 
 
 if __name__ == "__main__":

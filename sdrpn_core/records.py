@@ -9,8 +9,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_contracts.artifact import ID_LENGTH, canonical_json
 from data_contracts.configs import RecordsConfig
@@ -25,6 +26,8 @@ PROBLEM = "sdrpn_problem"
 _PLAIN_PATH = re.compile(r"[^/.][^/]*(?:/[^/.][^/]*)*")
 """One that normalising leaves as it is; asked of every record, three times."""
 _IMAGE_MARKER = re.compile(r"[ \t]*<image>[ \t]*\n?")
+_IDENTITY = itemgetter("dataset", "source_id", "turn", "image_sha256", "question")
+"""What of a row its id depends on, beside the record's own content."""
 
 Row = dict[str, Any]
 
@@ -57,9 +60,8 @@ class _Unusable(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class _Turn:
-    index: int
+class _Turn(NamedTuple):
+    number: int
     question: str
     answers: tuple[str, ...]
 
@@ -96,6 +98,8 @@ def skipped(record: object, selection: Selection, files: Mapping[str, SourceFile
     Records without a usable image belong to everything but the held-out part, so that each is
     counted once.
     """
+    if selection.folders is None and selection.part == "all":
+        return None
     path = image_path(record)
     if path is None:
         return "other_part" if selection.part == "held_out" else None
@@ -143,8 +147,8 @@ def _rows_of(
     if image is not None:
         row |= {"image_uri": image.uri, "image_sha256": image.sha256}
     for turn in turns[:1] if settings.turns == "first" else turns:
-        asked = {"turn": turn.index, "question": turn.question, "answers": list(turn.answers)}
-        yield _finish(row | asked, path, _problem(turn, image, path))
+        asked = {"turn": turn.number, "question": turn.question, "answers": list(turn.answers)}
+        yield _finish({**row, **asked}, path, _problem(turn, image, path))
 
 
 def _problem(turn: _Turn, image: SourceFile | None, path: str) -> _Unusable | None:
@@ -153,16 +157,16 @@ def _problem(turn: _Turn, image: SourceFile | None, path: str) -> _Unusable | No
     if image.problem is not None:
         return _Unusable(RecordStatus.UNREADABLE_IMAGE, f"image {path!r}: {image.problem}")
     if not turn.question:
-        return _Unusable(RecordStatus.NO_QUESTION, f"human turn {turn.index} asks nothing")
+        return _Unusable(RecordStatus.NO_QUESTION, f"human turn {turn.number} asks nothing")
     return None
 
 
 def _finish(row: Row, content: str, problem: _Unusable | None) -> Row:
     """Add the id and, for a row that cannot be used, why."""
-    named = ("dataset", "source_id", "turn", "image_sha256", "question")
-    identity = canonical_json([content, *(row[name] for name in named)])
-    outcome = {} if problem is None else {"status": problem.status.value, "reason": problem.reason}
-    return {"question_id": _digest(identity), **row, **outcome}
+    row["question_id"] = _digest(canonical_json([content, *_IDENTITY(row)]))
+    if problem is not None:
+        row["status"], row["reason"] = problem.status.value, problem.reason
+    return row
 
 
 def _image_path(record: object) -> str:
@@ -200,10 +204,15 @@ def _turns(record: object) -> list[_Turn]:
     for (speaker, text), (next_speaker, answer) in zip(messages, answers, strict=True):
         if speaker == "human":
             given = (answer.strip(),) if next_speaker == "gpt" and answer.strip() else ()
-            turns.append(_Turn(len(turns), _IMAGE_MARKER.sub(" ", text).strip(), given))
+            turns.append(_Turn(len(turns), _without_marker(text), given))
     if not turns:
         raise _Unusable(RecordStatus.NO_QUESTION, "no turn is human")
     return turns
+
+
+def _without_marker(text: str) -> str:
+    """A question without the place of its image, which most turns do not have."""
+    return (_IMAGE_MARKER.sub(" ", text) if "<image>" in text else text).strip()
 
 
 def _message(message: object) -> tuple[str, str]:

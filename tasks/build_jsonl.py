@@ -68,7 +68,8 @@ def build_jsonl(
         def make_shard(index: int) -> FrameShard:
             runs, num_rows, skips = built()
             frame = runs.frame(plan.shard_range(num_rows, recipe.num_shards, index))
-            counts = Counter(plan.status_statistic(status) for status in frame["status"])
+            found = frame["status"].value_counts().iter_rows()
+            counts = Counter({plan.status_statistic(status): count for status, count in found})
             if index == 0:
                 counts.update({f"skipped.{why}": count for why, count in skips.items()})
                 if settings.max_records is not None:

@@ -2,7 +2,7 @@
 
 Rows arrive in the source's order and are written in runs sorted by id. The index (about 100 bytes a
 row) settles which rows repeat others, the order of all, and which are kept; shards are then read
-back as short slices of each run.
+back as a slice of each run. A run is long, so that these slices are few and not short.
 """
 
 from collections import Counter
@@ -19,6 +19,7 @@ from sdrpn_core.records import Row, repeated_id
 
 _SCHEMA_ID = "qa_record.v1"
 _OK = RecordStatus.OK.value
+_RUN_ROWS = 1 << 15
 _BATCH_ROWS = 256
 """Few, because reading back a slice reads whole batches."""
 
@@ -34,6 +35,8 @@ class RecordRuns:
         """
         self._folder = folder
         self._schema = empty_frame(_SCHEMA_ID).schema
+        self._waiting: list[pl.DataFrame] = []
+        """Rows of the run that is not full yet."""
         self._index: list[pl.DataFrame] = []
         self._order = pl.DataFrame()
         self.counts: Counter[str] = Counter()
@@ -45,7 +48,16 @@ class RecordRuns:
         """Take a batch; a few thousand rows are a good size."""
         if not rows:
             return
-        frame = pl.DataFrame(rows, schema=self._schema).sort("question_id", maintain_order=True)
+        self._waiting.append(_frame_of(rows, self._schema))
+        for row in rows:
+            if row["status"] not in self.examples:
+                self.examples[row["status"]] = row["reason"]
+        if sum(frame.height for frame in self._waiting) >= _RUN_ROWS:
+            self._end_run()
+
+    def _end_run(self) -> None:
+        frame = pl.concat(self._waiting).sort("question_id", maintain_order=True)
+        self._waiting = []
         number = len(self._index)
         _write(frame.cast({pl.Enum: pl.String}), self._path(number))
         content = pl.struct("image_sha256", "question").hash()
@@ -58,9 +70,6 @@ class RecordRuns:
             .with_row_index("position")
             .with_columns(pl.lit(number, pl.UInt32).alias("run"))
         )
-        for row in rows:
-            if row["status"] not in self.examples:
-                self.examples[row["status"]] = row["reason"]
 
     def settle(self, max_records: int | None, *, keep_repeats: bool = False) -> int:
         """Flag repetitions, order the rows by id, cut to the subset.
@@ -73,6 +82,8 @@ class RecordRuns:
         Returns:
             number of rows.
         """
+        if self._waiting:
+            self._end_run()
         index = self._empty_index() if not self._index else pl.concat(self._index)
         self._index = []
         index = _renamed(index.with_columns(pl.lit(None, pl.String).alias("same_as")))
@@ -122,6 +133,15 @@ class RecordRuns:
     def _empty_index(self) -> pl.DataFrame:
         types = {"position": pl.UInt32, "id": pl.String, "status": pl.String}
         return pl.DataFrame(schema=types | {"content": pl.UInt64, "run": pl.UInt32})
+
+
+def _frame_of(rows: Sequence[Row], schema: pl.Schema) -> pl.DataFrame:
+    """Rows as a frame, column by column: given rows, polars makes a series of every list."""
+    values = {name: [row[name] for row in rows] for name in schema}
+    answers = pl.from_arrow(pa.array(values.pop("answers"), pa.large_list(pa.large_string())))
+    assert isinstance(answers, pl.Series)
+    columns = {name: pl.Series(name, column, schema[name]) for name, column in values.items()}
+    return pl.DataFrame({**columns, "answers": answers}).select(schema.names()).cast(schema)
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from data_contracts.artifact import canonical_json
 from data_contracts.registry import (
     SCHEMAS,
     ContractError,
@@ -316,3 +317,16 @@ def test_records_are_json_lines_that_people_can_read() -> None:
     assert first.startswith('{"answers":["one",""],"dataset":"ocr_vqa"')
     assert '"image_uri":null' in second
     assert end == ""
+
+
+def test_records_of_any_text_are_canonical_json() -> None:
+    """The bytes of questions are older than the library call that writes them."""
+    row = VALID["qa_record.v1"][0]
+    every = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x110000))]
+    texts = ["".join(every[i : i + 1000]) for i in range(0, len(every), 1000)]
+    rows = [
+        row | {"question_id": f"{i:020x}", "question": text, "answers": [text, ""], "reason": text}
+        for i, text in enumerate(texts)
+    ]
+    expected = "".join(f"{canonical_json(row)}\n" for row in rows)
+    assert encode_frame(frame_of("qa_record.v1", rows), "qa_record.v1") == expected.encode()
