@@ -138,8 +138,18 @@ class Storage:
                 return None
 
     def describe_one(self, key: str) -> StoredObject | None:
-        """Size, age and version of an object, or None if there is none."""
+        """Size, age and version of an object, or None if there is none.
+
+        Raises:
+            StoreError: if the store holds it compressed and unpacks it on the way (Google's does),
+                so that neither its size nor a range of it can be known.
+        """
         info = self._info(key)
+        if info is not None and info.get("contentEncoding"):
+            raise StoreError(
+                f"{self.uri(key)}: is stored with Content-Encoding {info['contentEncoding']}, so "
+                "that it has no size and no ranges; upload it again without"
+            )
         return None if info is None else _described(key, info)
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:

@@ -1,5 +1,6 @@
 """Downloads against a real server that fails in every way: a right file, or one clear line."""
 
+import gzip
 import hashlib
 import os
 import resource
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gcsfs.core import GCSFileSystem
 
 from data_contracts.sources import RemoteFile
 from tasks.artifact_store import ArtifactStore
@@ -27,6 +29,7 @@ from tasks.storage import Storage, StoreUnreachable
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import stage_run
 from tests.file_server import QUICK, Answer, FileServer, file_server
+from tests.gcs_server import GcsServer
 
 DATA = np.random.default_rng(0).bytes(700_000)  # eleven parts of 64 KiB
 OTHER = np.random.default_rng(1).bytes(700_000)
@@ -495,6 +498,18 @@ def test_an_object_that_is_not_what_was_published_is_refused(
     short = file.model_copy(update={"num_bytes": len(DATA) - 1})
     with pytest.raises(DownloadError, match=r"a.bin: .*699999"):
         fetch(short, tmp_path, opener(object_store.storage, QUICK), QUICK)
+
+
+def test_an_object_that_its_store_unpacks_on_the_way_is_refused(
+    gs_store: ArtifactStore, google_server: GcsServer, tmp_path: Path
+):
+    """Its size is that of the packed bytes, and no range of it can be read."""
+    uri = gs_store.storage.uri("lake/mix.json")
+    driver = GCSFileSystem(**google_server.options)
+    packed = gzip.compress(DATA)
+    driver.pipe_file(uri, packed, fixed_key_metadata={"content_encoding": "gzip"})
+    with pytest.raises(DownloadError, match=r"mix.json: is stored with Content-Encoding gzip"):
+        fetch(RemoteFile(uri=uri), tmp_path, opener(gs_store.storage, QUICK), QUICK)
 
 
 def test_an_object_replaced_meanwhile_is_fetched_anew(object_store: ArtifactStore, tmp_path: Path):
