@@ -74,6 +74,20 @@ class TestAddresses:
         with pytest.raises(StoreError, match=r"nowhere://a: .*s3://"):
             store.read_uri("nowhere://a")
 
+    def test_another_google_server_is_named_by_the_environment(
+        self,
+        gs_store: ArtifactStore,
+        google_server: GcsServer,
+        file_store: ArtifactStore,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """For sources beside a store of another kind, whose options are not theirs."""
+        gs_store.storage.put("images/a.png", b"there")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", google_server.endpoint)
+        monkeypatch.setenv("NO_GCE_CHECK", "true")  # else it looks for Google's own network
+        assert file_store.read_uri(f"{gs_store.root}/images/a.png") == b"there"
+        assert file_store.storage.elsewhere(gs_store.root).size("images/a.png") == 5
+
     def test_read_uri_over_http(self, memory_store: ArtifactStore, canned_server: str) -> None:
         assert memory_store.read_uri(f"{canned_server}/200/a.png") == NO_SUCH_BUCKET
         with pytest.raises(FileNotFoundError):
