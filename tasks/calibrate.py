@@ -16,8 +16,8 @@ from data_contracts.enums import QuestionKind, Stage
 from data_contracts.profiles import ModelProfile, UncalibratedProfile
 from sdrpn_core.calibration import (
     CalibrationError,
-    CalibrationExample,
     CalibrationResult,
+    ComparedBranches,
     calibrate,
     draft_profile,
     scene_examples,
@@ -25,7 +25,6 @@ from sdrpn_core.calibration import (
 from sdrpn_core.calibration.page import render_markdown, render_page
 from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.calibration.tables import Rows, tables
-from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter, resolve_dtype
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
@@ -37,7 +36,8 @@ log = logging.getLogger(__name__)
 
 PROFILE_NAME = "profile.yaml"
 PAGE_NAME = "calibration.html"
-_FOUND = "result.json"
+_FOUND, _BRANCHES = "result.json", "branches.json"
+"""Resume points: branch layers compared so far, and at last the whole result."""
 _DOUBTFUL_PRECISION = 0.5
 COMMENT = (
     "Found by calibration on generated scenes, see `source`; run it again rather than editing "
@@ -128,7 +128,14 @@ def calibrate_model(
     examples = list(scene_examples(settings))
     _make(folder)
     adapter = load_adapter(draft, device=model.device, dtype=model.dtype)
-    result = _calibrate(adapter, examples, settings, model.batch_size, report)
+    result = calibrate(
+        adapter,
+        examples,
+        settings,
+        batch_size=model.batch_size,
+        source=_source(model.model_id, settings),
+        report=report,
+    )
     for name, data in _files(result).items():
         (folder / name).write_bytes(data)
     return tables(result)
@@ -143,45 +150,47 @@ def _found(
 ) -> CalibrationResult:
     """What calibration finds, or found before it was stopped: all files are made of one result."""
     writer = run.store.writer(recipe)
-    if latest := writer.latest_checkpoint():
-        return CalibrationResult.model_validate_json(latest[1][_FOUND])
+    _, kept = writer.latest_checkpoint() or (0, {})
+    if _FOUND in kept:
+        return CalibrationResult.model_validate_json(kept[_FOUND])
     examples = list(scene_examples(settings))
-    adapter = adapter_for(model, run.runtime)
-    batch_size = run.runtime.batch_size
-    result = _calibrate(adapter, examples, settings, batch_size, log.info, progress.of_work)
-    writer.save_checkpoint(1, {_FOUND: result.model_dump_json().encode()})
+    result = calibrate(
+        adapter_for(model, run.runtime),
+        examples,
+        settings,
+        batch_size=run.runtime.batch_size,
+        source=_source(profile_of(model).model_id, settings),
+        report=log.info,
+        on_progress=progress.of_work,
+        earlier=ComparedBranches.model_validate_json(kept[_BRANCHES]) if kept else None,
+        on_branches=lambda compared: writer.save_checkpoint(
+            len(compared.scores), {_BRANCHES: compared.model_dump_json().encode()}
+        ),
+    )
+    found = {_FOUND: result.model_dump_json().encode()}
+    writer.save_checkpoint(settings.num_branch_candidates + 1, found)
+    _warn(result)
+    return result
+
+
+def _warn(result: CalibrationResult) -> None:
     precision = result.evidence.overall_quality.precision
     if precision < _DOUBTFUL_PRECISION:
         log.warning(
             "calibration of %s: only %.2f of the cells that labels call foreground on unseen "
             "scenes are inside the true boxes; look at %s before you trust this run's labels",
-            adapter.profile.model_id,
+            result.profile.model_id,
             precision,
             PAGE_NAME,
         )
-    return result
 
 
-def _calibrate(
-    adapter: ModelAdapter,
-    examples: list[CalibrationExample],
-    settings: CalibrationSettings,
-    batch_size: int,
-    report: Callable[[str], None],
-    on_progress: Callable[[int, int], None] = lambda num_done, num_units: None,
-) -> CalibrationResult:
+def _source(model_id: str, settings: CalibrationSettings) -> str:
+    """Where a profile's values come from, in words."""
     by = "true boxes" if settings.method == "boxes" else "attention alone"
-    return calibrate(
-        adapter,
-        examples,
-        settings,
-        batch_size=batch_size,
-        source=(
-            f"calibration of {adapter.profile.model_id} by {by}: {settings.num_scenes} generated "
-            f"scenes from seed {settings.seed}, up to {settings.questions_per_scene} questions each"
-        ),
-        report=report,
-        on_progress=on_progress,
+    return (
+        f"calibration of {model_id} by {by}: {settings.num_scenes} generated scenes "
+        f"from seed {settings.seed}, up to {settings.questions_per_scene} questions each"
     )
 
 

@@ -4,6 +4,7 @@
 say, ``sdrpn calibrate`` does both and writes profile and evidence.
 """
 
+from sdrpn_core.calibration.branch import ComparedBranches
 from sdrpn_core.calibration.draft import draft_profile
 from sdrpn_core.calibration.evidence import CalibrationEvidence, CalibrationResult
 from sdrpn_core.calibration.examples import CalibrationError, CalibrationExample, scene_examples
@@ -15,6 +16,7 @@ __all__ = [
     "CalibrationEvidence",
     "CalibrationExample",
     "CalibrationResult",
+    "ComparedBranches",
     "calibrate",
     "draft_profile",
     "scene_examples",

@@ -7,6 +7,7 @@ judged on images it was not trained on. B is about neutral in cost: a layer more
 is one more in the first stage and one whose prefix the second stage need not compute again.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -31,6 +32,14 @@ class BranchScore(Settings):
     """Of cells on validation images, at the best threshold."""
     auc: float
     is_kept: bool = False
+
+
+class ComparedBranches(Settings):
+    """Candidates that have been trained: a comparison that is stopped goes on from here."""
+
+    labels_sha256: str
+    """Of the labels that they were trained on: scores on others would not compare."""
+    scores: tuple[BranchScore, ...] = ()
 
 
 def branch_candidates(
@@ -67,7 +76,8 @@ def compare_branches(
     settings: CalibrationSettings,
     *,
     batch_size: int,
-    on_branch: Callable[[BranchScore], None] | None = None,
+    earlier: ComparedBranches | None = None,
+    on_branch: Callable[[ComparedBranches], None] | None = None,
 ) -> list[BranchScore]:
     """Train from every candidate branch layer; the kept one is the lowest that is good enough.
 
@@ -77,7 +87,9 @@ def compare_branches(
         labels: (h, w) pseudo-label of each, as label making gives it.
         settings: what to try and how to train.
         batch_size: examples per backward pass.
-        on_branch: told about every candidate.
+        earlier: what a comparison that was stopped came to; candidates that it trained on the same
+            labels are not trained again.
+        on_branch: told about all candidates so far after each one.
     """
     images = {str(example.image_index): example.request.image for example in examples}
     training = [
@@ -90,8 +102,10 @@ def compare_branches(
         )
         for index, (example, label) in enumerate(zip(examples, labels, strict=True))
     ]
-    scores = []
-    for branch_layer in branches_of(adapter, settings):
+    compared = ComparedBranches(labels_sha256=_digest(labels))
+    if earlier is not None and earlier.labels_sha256 == compared.labels_sha256:
+        compared = earlier
+    for branch_layer in branches_of(adapter, settings)[len(compared.scores) :]:
         checkpoint = train_rpn(
             adapter,
             training,
@@ -104,16 +118,22 @@ def compare_branches(
             cache_bytes=_CACHE_BYTES,
         )
         validation = checkpoint.config.measured
-        scores.append(
-            BranchScore(
-                branch_layer=branch_layer,
-                f1=validation.chosen.f1,
-                auc=validation.calibration.auc,
-            )
+        score = BranchScore(
+            branch_layer=branch_layer,
+            f1=validation.chosen.f1,
+            auc=validation.calibration.auc,
         )
+        compared = compared.model_copy(update={"scores": (*compared.scores, score)})
         if on_branch is not None:
-            on_branch(scores[-1])
-    return _with_choice(scores, settings.branch_tolerance)
+            on_branch(compared)
+    return _with_choice(compared.scores, settings.branch_tolerance)
+
+
+def _digest(labels: Sequence[np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for label in labels:
+        total.update(np.ascontiguousarray(label, dtype=np.int8).tobytes())
+    return total.hexdigest()
 
 
 def chosen_shape(

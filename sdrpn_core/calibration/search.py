@@ -6,6 +6,7 @@ from data_contracts.calibration import CalibrationSettings
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.calibration.branch import (
     BranchScore,
+    ComparedBranches,
     branches_of,
     chosen_shape,
     compare_branches,
@@ -42,6 +43,10 @@ Report = Callable[[str], None]
 """Told in one line what is being done and how far things are."""
 
 
+OnBranches = Callable[[ComparedBranches], None]
+"""Given all branch layers compared so far, to go on from."""
+
+
 class _Teller:
     """Tells how far things are: in words, and in questions worked through.
 
@@ -49,22 +54,28 @@ class _Teller:
     """
 
     def __init__(
-        self, num_questions: int, num_branches: int, report: Report, on_progress: Progress
+        self,
+        num_questions: int,
+        num_branches: int,
+        report: Report,
+        on_progress: Progress,
+        on_branches: OnBranches,
     ) -> None:
         self.report = report
         self._on_progress = on_progress
+        self._on_branches = on_branches
         self._num_questions = num_questions
         self._num_units = num_questions * (1 + num_branches)
-        self._num_branches_done = 0
 
     def of_attention(self, num_done: int, num_questions: int) -> None:
         self.report(f"attention of {num_done} of {num_questions} questions")
         self._on_progress(num_done, self._num_units)
 
-    def of_branch(self, branch: BranchScore) -> None:
+    def of_branches(self, compared: ComparedBranches) -> None:
+        branch = compared.scores[-1]
         self.report(f"branch layer {branch.branch_layer}: validation F1 {branch.f1:.3f}")
-        self._num_branches_done += 1
-        self._on_progress(self._num_questions * (1 + self._num_branches_done), self._num_units)
+        self._on_progress(self._num_questions * (1 + len(compared.scores)), self._num_units)
+        self._on_branches(compared)
 
 
 def calibrate(
@@ -76,6 +87,8 @@ def calibrate(
     source: str,
     report: Report = lambda line: None,
     on_progress: Progress = lambda num_done, num_units: None,
+    earlier: ComparedBranches | None = None,
+    on_branches: OnBranches = lambda compared: None,
 ) -> CalibrationResult:
     """Find heads, sink rule, label thresholds and branch layer of a model.
 
@@ -87,13 +100,16 @@ def calibrate(
         source: where the examples come from, for the profile's ``source``.
         report: told about progress, in words.
         on_progress: told about progress, in units of work.
+        earlier: branch layers that a calibration which was stopped had compared.
+        on_branches: given the same, after each one.
 
     Raises:
         CalibrationError: if answers are unusable or grids differ, or there are too many sets of
             heads to try exhaustively.
     """
     profile = adapter.profile
-    teller = _Teller(len(examples), len(branches_of(adapter, settings)), report, on_progress)
+    num_branches = len(branches_of(adapter, settings))
+    teller = _Teller(len(examples), num_branches, report, on_progress, on_branches)
     check_number_of_sets(profile.num_layers * profile.num_heads, settings)
     first = [example.request for example in examples[:batch_size]]
     maps = capture_maps(
@@ -112,7 +128,7 @@ def calibrate(
     boxes = search_labels(scorer, labels, settings)
     unsupervised = search_unsupervised(maps, labels, settings)
     chosen = (boxes if settings.method == BOXES else unsupervised).choice
-    branches = _branches(adapter, examples, maps, chosen, settings, batch_size, teller)
+    branches = _branches(adapter, examples, maps, chosen, settings, batch_size, teller, earlier)
     if settings.exhaustive_heads:
         report(f"all sets of up to {settings.exhaustive_heads} heads")
     evidence = _evidence(scorer, chosen, boxes, unsupervised, branches, settings)
@@ -141,6 +157,7 @@ def _branches(
     settings: CalibrationSettings,
     batch_size: int,
     teller: _Teller,
+    earlier: ComparedBranches | None,
 ) -> list[BranchScore]:
     """Branch layers compared; none if none are to be tried, or the labels cannot train an RPN."""
     if not settings.num_branch_candidates:
@@ -152,7 +169,8 @@ def _branches(
             chosen.training_labels(maps),
             settings,
             batch_size=batch_size,
-            on_branch=teller.of_branch,
+            earlier=earlier,
+            on_branch=teller.of_branches,
         )
     except TrainingError as error:
         # What was found about the heads is what tells why: it must not be lost.

@@ -44,7 +44,8 @@ RESUME_POINT = r"/checkpoints/step-\d+/manifest\.json$"
 # Receipt 2: one shard is finished, the bytes of the next are there but do not count yet.
 # Manifest: every shard is finished, the artifact does not exist yet.
 KILLS = [
-    (Stage.CALIBRATE, Hold(RESUME_POINT)),
+    (Stage.CALIBRATE, Hold(RESUME_POINT, 2)),
+    (Stage.CALIBRATE, Hold(RESUME_POINT, 2)),
     (Stage.CALIBRATE, Hold(RECEIPT, 2)),
     (Stage.CALIBRATE, Hold(MANIFEST)),
     (Stage.DOWNLOAD, Hold(RECEIPT, 2)),
@@ -191,10 +192,11 @@ def test_training_goes_on_from_the_last_whole_resume_point(night: Night):
 
 def test_calibration_that_has_found_something_is_not_looked_for_again(night: Night):
     """All its files are made of one result, even where a GPU would find another the next time."""
-    before, after, at_the_end = (night.attempts[number].run for number in range(3))
-    assert steps(before) == []
-    assert steps(after) == [1]
-    assert steps(at_the_end) == []
+    first, second, third, fourth = (steps(night.attempts[number].run) for number in range(4))
+    assert first == [1], "one branch layer compared"
+    assert second == [2], "the other one"
+    assert third == [3], "the whole result"
+    assert fourth == []
 
 
 def test_last_run_completes(night: Night):

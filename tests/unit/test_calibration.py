@@ -14,7 +14,13 @@ from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.sink_rules import SinkCombination, SinkHeads, SinkLayerMean
 from sdrpn_core.calibration import CalibrationError, calibrate, draft_profile, scene_examples
-from sdrpn_core.calibration.branch import BranchScore, _with_choice, branch_candidates
+from sdrpn_core.calibration.branch import (
+    BranchScore,
+    ComparedBranches,
+    _with_choice,
+    branch_candidates,
+    compare_branches,
+)
 from sdrpn_core.calibration.denoising import score_denoising
 from sdrpn_core.calibration.examples import AttentionMaps, capture_maps
 from sdrpn_core.calibration.heads import select_heads
@@ -277,6 +283,40 @@ def test_a_new_model_gets_a_profile_that_loads(tiny_model: str, tmp_path: Path) 
     path.write_text(profile_yaml(result.profile, "how it came about"), encoding="utf-8")
     assert load_profile(str(path)) == result.profile
     load_adapter(load_profile(str(path)), device="cpu")
+
+
+def test_a_comparison_of_branches_goes_on_where_it_stopped_if_labels_are_the_same(
+    tiny_model: str,
+) -> None:
+    """An hour of a large model's trainings must not be lost; scores on other labels must be."""
+    adapter = load_adapter(draft_profile(tiny_model), device="cpu")
+    examples = list(scene_examples(TINY_SETTINGS))
+    label = np.zeros((5, 5), np.int8)
+    label[1:3, 2:4] = 1
+
+    def compared(
+        label: np.ndarray, earlier: ComparedBranches | None = None
+    ) -> tuple[list[BranchScore], list[ComparedBranches]]:
+        told: list[ComparedBranches] = []
+        scores = compare_branches(
+            adapter,
+            examples,
+            [label] * len(examples),
+            TINY_SETTINGS,
+            batch_size=8,
+            earlier=earlier,
+            on_branch=told.append,
+        )
+        return scores, told
+
+    scores, told = compared(label)
+    assert [len(each.scores) for each in told] == [1, 2]
+    again, told_again = compared(label, told[0])
+    assert again == scores
+    assert told_again == told[1:]
+    assert compared(label, told[1]) == (scores, [])
+    _, told_of_others = compared(label.T.copy(), told[1])
+    assert len(told_of_others) == 2
 
 
 def test_captured_maps_do_not_depend_on_batching(tiny_model: str) -> None:
