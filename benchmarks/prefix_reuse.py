@@ -13,11 +13,10 @@ from PIL import Image
 from benchmarks.random_llava import random_llava
 from benchmarks.timing import paired_seconds, print_ratios
 from sdrpn_core.first_stage import first_stage
-from sdrpn_core.generation import greedy_decode
+from sdrpn_core.generation import answer_plain, greedy_decode
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.second_stage import second_stage_prefill
-from sdrpn_core.zoom import answer_plain, crop_image
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
         Image.fromarray(rng.integers(0, 255, (300, 400, 3), dtype=np.uint8))
         for _ in range(options.batch_size)
     ]
-    crops = [crop_image(image, BoxXYXY(40, 40, 160, 160)) for image in images]
+    crops = [BoxXYXY(40, 40, 160, 160).crop(image) for image in images]
     questions = ["what is the small red word ?"] * len(images)
 
     def one_pass() -> object:

@@ -9,7 +9,6 @@ from PIL import Image
 
 from benchmarks.zoom_scenes import load_pipeline, parser, probes
 from sdrpn_core.report.overlay import shrink
-from sdrpn_core.zoom import crop_image
 from tasks.predict import draw_overlay
 
 SIDE = 360
@@ -32,7 +31,7 @@ def main() -> None:
         letterbox = pipeline.adapter.letterbox(probe.image.size)
         pictures = [
             draw_overlay(probe.image, answer, letterbox),
-            crop_image(probe.image, answer.boxes[0]),
+            answer.boxes[0].crop(probe.image),
         ]
         path = given.out / f"zoom-{probe.layout}.png"
         side_by_side([fitted(picture) for picture in pictures]).save(path, optimize=True)

@@ -20,12 +20,12 @@ from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, pr
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.gate import decide_zoom
+from sdrpn_core.generation import answer_plain
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box
 from sdrpn_core.report.charts import Series, line_chart
-from sdrpn_core.zoom import answer_plain, crop_image
 from tasks.artifact_store import ArtifactStore
 from tasks.predict import find_checkpoint
 
@@ -82,7 +82,7 @@ class Answers:
         features = adapter.encode_images([probe.image for probe in rows])
         crops = [
             adapter.encode_crops(
-                [crop_image(probe.image, box) for box in boxes], self.pipeline.crop_tokens
+                [box.crop(probe.image) for box in boxes], self.pipeline.crop_tokens
             )
             if boxes
             else []

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from PIL import Image
@@ -24,9 +25,10 @@ from PIL import Image
 from benchmarks.random_llava import SIZES, fast_dtype, random_llava, random_zoom
 from benchmarks.timing import paired_seconds
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
+from sdrpn_core.generation import answer_plain
 from sdrpn_core.models.loading import resolve_device
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.zoom import answer_plain
 
 Inputs = tuple[Sequence[Image.Image], Sequence[str]]
 QUESTIONS_PER_IMAGE = 4
@@ -127,16 +129,24 @@ def _variant(
 def _one_pass(
     pipeline: ZoomPipeline, inputs: Inputs, batch_size: int, max_new_tokens: int
 ) -> object:
+    """Every image of a batch is encoded once, as by the zoom."""
     images, questions = inputs
     return [
         answer_plain(
             pipeline.adapter,
             questions[start : start + batch_size],
-            [[f] for f in pipeline.adapter.encode_images(images[start : start + batch_size])],
+            [[image] for image in _encoded(pipeline, images[start : start + batch_size])],
             max_new_tokens=max_new_tokens,
         )
         for start in range(0, len(images), batch_size)
     ]
+
+
+def _encoded(pipeline: ZoomPipeline, images: Sequence[Image.Image]) -> list[ImageFeatures]:
+    distinct = list({id(image): image for image in images}.values())
+    features = pipeline.adapter.encode_images(distinct)
+    known = {id(image): encoded for image, encoded in zip(distinct, features, strict=True)}
+    return [known[id(image)] for image in images]
 
 
 def _two_stages(
@@ -186,20 +196,22 @@ def _print_sharing(
     given: argparse.Namespace,
     clock: Callable[[], float],
 ) -> None:
-    """As many questions about a quarter of the images, given as objects; one pass gets copies."""
+    """As many questions about a quarter of the images."""
     images, questions = inputs
     shared = [images[index // QUESTIONS_PER_IMAGE] for index in range(len(images))]
     copies = [image.copy() for image in shared]
     full = next(iter(pipelines.values()))
-    tokens, phases = given.max_new_tokens, defaultdict[str, list[float]](list)
+    tokens = given.max_new_tokens
     runs: dict[str, Callable[[], object]] = {
-        "one pass": lambda: _one_pass(full, (copies, questions), batch_size, tokens),
-        "two stages, a copy each": _two_stages(
-            full, (copies, questions), batch_size, tokens, phases
+        "one pass": lambda: _one_pass(full, (shared, questions), batch_size, tokens),
+        "two stages, a copy for each question": lambda: full.answer(
+            copies, questions, max_new_tokens=tokens, batch_size=batch_size
         ),
     }
     for name, pipeline in pipelines.items():
-        runs[name] = _two_stages(pipeline, (shared, questions), batch_size, tokens, phases)
+        runs[name] = partial(
+            pipeline.answer, shared, questions, max_new_tokens=tokens, batch_size=batch_size
+        )
     print(f"\n{QUESTIONS_PER_IMAGE} questions per image, given as one object:\n")
     _print_speeds(paired_seconds(runs, given.rounds, clock), len(questions))
 

@@ -70,7 +70,8 @@ class RegionSettings(Settings):
     max_component_cells: int | None = Field(None, ge=1)
     """Components with more cells are dropped; None keeps them."""
     max_box_area_ratio: float | None = Field(0.5, gt=0, le=1)
-    """Boxes that cover a larger share of the content cells are dropped: they zoom into nothing."""
+    """Boxes that cover a larger share of the content cells, margin not counted, are dropped: they
+    zoom into nothing."""
     min_box_side: int = Field(3, ge=1)
     """Shorter sides of a box are grown to this many cells."""
     small_component_cells: int | None = Field(None, ge=1)

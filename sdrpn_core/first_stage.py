@@ -2,13 +2,14 @@
 
 It runs layers 0 .. B-1 over image and question and branches into the RPN. The second stage inserts
 the crops' tokens right after the image's. Attention is causal, so everything up to the end of the
-image (the prefix) depends on neither question nor crops: it is computed once per image, whatever
-the number of questions, and the second stage goes on where the first stopped. A question that gets
-no crop continues from its own columns as well; nothing is computed twice for it.
+image (the prefix) depends on no crops, and on the question only in templates that put it before the
+image. Each distinct prefix is computed once, whatever the number of questions, and the second stage
+goes on where the first stopped. A question that gets no crop continues from its own columns as
+well; nothing is computed twice for it.
 
 Columns, P = longest prefix of the batch::
 
-    [left padding][prefix | P][gap][question]
+    [padding][prefix | P][padding][question]
 
 Shape legend: N questions, G prefixes, P prefix columns, S suffix columns, d hidden size, C cells.
 """
@@ -57,11 +58,6 @@ class FirstStage:
     """One row per question (N): the rest of the prompt."""
     prefix_rows: Tensor
     """(N,) prefix of each question."""
-
-    @property
-    def num_prefix(self) -> int:
-        """P."""
-        return self.prefix.hidden.shape[1]
 
 
 @torch.inference_mode()
@@ -176,7 +172,7 @@ def _score(
         cache=fork(cache, rows),
     )
     last = torch.full((len(rows),), num_question - 1, device=rows.device)
-    return rpn.score(asked, question.position_ids, last, keys[rows])
+    return rpn.score(asked, question.position_ids, last, keys[rows.to(keys.device)])
 
 
 def _as_map(logits: Tensor, grid: GridShape) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import Cache
 from sdrpn_core.attention_capture import AttentionRecorder
 from sdrpn_core.masks import attention_mask
 from sdrpn_core.models.base import LayerObserver, ModelAdapter
-from sdrpn_core.models.prompts import Prompt
+from sdrpn_core.models.prompts import ImageFeatures, Prompt
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def greedy_decode(
         start: state after the prompt.
         max_new_tokens: most tokens per answer, the end token included.
         recorder: gets one query per generated token that is fed back; the end token and rows
-            that have ended have weight 0.
+            that have ended have weight 0. Not for a start whose layers see different columns.
     """
     steps = list(decode_steps(adapter, start, max_new_tokens, recorder))
     return [make_response(adapter, row) for row in torch.stack(steps, dim=1).tolist()]
@@ -157,6 +157,8 @@ def decode_steps(
 
     The model runs when the next step is asked for.
     """
+    if recorder is not None and len(start.spans) > 1:
+        raise ValueError("a recorder counts forward passes: it needs all layers in one span")
     num_rows = start.logits.shape[0]
     eos = torch.tensor(sorted(adapter.eos_ids), device=start.logits.device)
     is_finished = torch.zeros(num_rows, dtype=torch.bool, device=start.logits.device)
@@ -185,6 +187,21 @@ def decode_steps(
                 recorder=recorder,
             )
         logits = adapter.next_token_logits(hidden[:, -1])
+
+
+@torch.inference_mode()
+def answer_plain(
+    adapter: ModelAdapter,
+    questions: Sequence[str],
+    images: Sequence[Sequence[ImageFeatures]],
+    *,
+    max_new_tokens: int,
+) -> list[Response]:
+    """Answer from scratch: each question with its image and any crops, nothing reused."""
+    prompts = [
+        adapter.embed_prompt(question, row) for question, row in zip(questions, images, strict=True)
+    ]
+    return greedy_decode(adapter, prefill(adapter, pad_left(prompts)), max_new_tokens)
 
 
 def make_response(adapter: ModelAdapter, tokens: Sequence[int]) -> Response:

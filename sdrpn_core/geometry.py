@@ -83,6 +83,10 @@ class BoxXYXY(NamedTuple):
         """Share of ``target``'s area that lies inside this box, in [0, 1]."""
         return self.intersection(target).area / target.area if target.area > 0 else 0.0
 
+    def crop(self, image: Image.Image) -> Image.Image:
+        """Cut this source-pixel box out of an image; never empty."""
+        return image.crop(self.to_pixels(image.size))
+
     def to_pixels(self, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Smallest whole-pixel box that contains this one, clipped to the image.
 

@@ -30,12 +30,12 @@ from sdrpn_core.baselines import (
 )
 from sdrpn_core.benchmarks import Document
 from sdrpn_core.extraction import ExtractedAttention, Request, extract_attention
+from sdrpn_core.generation import answer_plain
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter, ModelError
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.vicrop import importance_maps, most_grounding_layer
-from sdrpn_core.zoom import answer_plain, crop_image
 
 DEFAULT_CROP_SIDE_RATIO = 1 / 3
 """Random crops of documents without a true box: share of each side of the image."""
@@ -212,9 +212,7 @@ class Answerer:
         boxes: Sequence[Sequence[BoxXYXY]],
     ) -> list[list[ImageFeatures]]:
         """Each image's features, then those of its crops."""
-        crops = [
-            crop_image(image, box) for image, row in zip(images, boxes, strict=True) for box in row
-        ]
+        crops = [box.crop(image) for image, row in zip(images, boxes, strict=True) for box in row]
         encoded = iter(self.adapter.encode_images(crops) if crops else [])
         return [
             [image, *(next(encoded) for _ in row)]

@@ -33,7 +33,6 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
 from sdrpn_core.second_stage import second_stage_prefill
-from sdrpn_core.zoom import crop_image
 from sdrpn_core.zoom_answers import PhaseClock, StartedBatch, TextPiece, ZoomAnswer, stream_answers
 
 
@@ -64,7 +63,7 @@ class ZoomPipeline:
         Args:
             adapter: the frozen model.
             rpn: trained beside it.
-            threshold: of ``propose_regions``.
+            threshold: of ``region_boxes``.
             regions: how a RoI map becomes boxes, and when no crop is worth it.
             score_calibration: RoI logits -> probabilities; the plain sigmoid if None.
             crop_tokens: most tokens per crop, for families that can encode crops smaller; None
@@ -335,7 +334,7 @@ class ZoomPipeline:
         clock: PhaseClock,
     ) -> Decoding:
         crops = [
-            crop_image(item.image, box)
+            box.crop(item.image)
             for item, zoom in zip(encoded, zooms, strict=True)
             for box in zoom.boxes
         ]

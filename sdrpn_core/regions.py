@@ -61,7 +61,8 @@ def propose_regions(
 
     Returns:
         At most ``max_regions`` half-open boxes, ordered by the smoothed peak inside, strongest
-        first, ties by row and column. With ``drop_all_above_max_regions`` they are in row order of
+        first, ties by row and column; those that are too large are then left out, and no weaker
+        one takes their place. With ``drop_all_above_max_regions`` they are in row order of
         each region's first cell, and none at all if there are more. Boxes have at least one cell,
         with the exception of ``reference_growth`` on grids of a single row or column.
 
@@ -77,9 +78,9 @@ def propose_regions(
     components = [part for part in components if _is_kept(part, settings)]
     if settings.single_box:
         components = _merged(components)
-    regions = [_grown(part, scores, settings) for part in components]
-    regions = [part for part in regions if _zooms(part.box, content, settings)]
-    return _selected(regions, settings)
+    inside = np.where(content, scores, 0.0)
+    regions = _selected([_grown(part, inside, settings) for part in components], settings)
+    return [box for box in regions if _zooms(box, content, settings)]
 
 
 def smoothed(probability: Array, settings: RegionSettings) -> NDArray[Any]:
@@ -175,7 +176,8 @@ def _grown_towards_score(
     start, stop = start - each_side, stop + each_side
     before = profile[start - 1] if start > 0 else -np.inf
     after = profile[stop] if stop < len(profile) else -np.inf
-    start -= odd if before > after else 0
+    # By more than the rounding of sums, which depends on the order they are taken in.
+    start -= odd if before > after + 1e-6 * abs(after) else 0
     start = min(max(start, 0), len(profile) - length)
     return start, start + length
 

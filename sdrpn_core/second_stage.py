@@ -1,17 +1,16 @@
 """The second stage of two-stage answering: run the upper layers, with crops where there are any.
 
-Where the image is withdrawn, what follows it looks at its tokens in layers 0 .. B-1 only: by then
-the decoder has taken from them what it needs, and the crop shows the rest. The image's tokens are
-then not run through layers B and up for questions with crops. (Visual token withdrawal, arXiv
-2405.05803, withdraws all image tokens about there without loss.) The text before the image stays in
-view of all layers.
+Where the image is withdrawn, what follows it looks at its tokens in layers 0 .. B-1 only, and for
+questions with crops they are not run through layers B and up. The text before the image stays in
+view of all layers. Visual token withdrawal (arXiv 2405.05803) does so with all image tokens, from a
+layer that it chooses by the change of the output; B was chosen for something else, so the accuracy
+must be looked at.
 
-Columns of a question with crops, P = longest prefix, T = longest text before the image::
+Columns of a question with crops, P = longest prefix, T = longest text before the image; each part
+is padded on its left::
 
     all layers, and below B where the image is withdrawn    [prefix | P][crops, question]
     layers B and up where it is                             [text | T][crops, question]
-
-Rows of a batch are padded on the left and, where a prefix is shorter than another, after it.
 
 Shape legend: N questions, R rows of one group of them, G prefixes, S suffix columns, d hidden size.
 """
@@ -24,11 +23,23 @@ from torch import Tensor
 from transformers import Cache
 
 from sdrpn_core.cache_rows import CachePart, fork, join, take_layers
-from sdrpn_core.first_stage import Columns, FirstStage
+from sdrpn_core.first_stage import FirstStage
 from sdrpn_core.generation import Decoding, LayerSpan, last_position, pad_left
 from sdrpn_core.masks import attention_mask
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Columns that are about to go through layers B and up."""
+
+    hidden: Tensor
+    """(R, S, d)"""
+    key_mask: Tensor
+    """(R, S) bool, with the columns before them in the cache."""
+    position_ids: Tensor
+    """(..., R, S)"""
 
 
 @dataclass(frozen=True)
@@ -105,18 +116,16 @@ class _SecondStage:
 
     def _run_prefixes(self) -> Cache:
         """Every layer's keys and values of the prefixes that are needed whole."""
-        prefix = self.first.prefix
-        rows, cache = self.prefixes, fork(prefix.cache, self.prefixes)
-        self._run_above(
-            prefix.hidden[rows], prefix.key_mask[rows], prefix.position_ids[..., rows, :], cache
-        )
+        prefix, rows = self.first.prefix, self.prefixes
+        cache = fork(prefix.cache, rows)
+        positions = prefix.position_ids[..., rows, :]
+        self._run_above(_Inputs(prefix.hidden[rows], prefix.key_mask[rows], positions), cache)
         return cache
 
     def _prefix_cache(self, rows: Tensor) -> Cache:
         """The whole prefix of each of some questions, to go on from."""
         assert self.whole is not None
-        places = torch.searchsorted(self.prefixes, self.first.prefix_rows[rows])
-        return fork(self.whole, places)
+        return fork(self.whole, torch.searchsorted(self.prefixes, self.first.prefix_rows[rows]))
 
     def _without_crops(self, rows: Tensor) -> _Group:
         """Go on with the first stage's own question columns."""
@@ -124,20 +133,18 @@ class _SecondStage:
         cache = fork(question.cache, rows)
         take_layers(cache, self._prefix_cache(rows), self.branch)
         key_mask, position_ids = question.key_mask[rows], question.position_ids[..., rows, :]
-        hidden = self._run_above(question.hidden[rows], key_mask, position_ids, cache)
-        return self._group(rows, hidden, cache, (key_mask, key_mask), position_ids)
+        inputs = _Inputs(question.hidden[rows], key_mask, position_ids)
+        return self._group(rows, self._run_above(inputs, cache), cache, key_mask, inputs)
 
     def _with_crops(self, rows: Tensor) -> _Group:
         """Run crops and question through all layers, after the prefix."""
-        first, prefix = self.first, self.first.prefix
+        first, prefix, prefix_rows = self.first, self.first.prefix, self.first.prefix_rows[rows]
         prompts = [
             self.adapter.embed_prompt(first.questions[row], [first.features[row], *self.crops[row]])
             for row in rows.tolist()
         ]
         suffix = pad_left([prompt.suffix for prompt in prompts])
-        prefix_rows = first.prefix_rows[rows]
-        below_only = self.withdraw_image
-        cache = fork(prefix.cache, prefix_rows) if below_only else self._prefix_cache(rows)
+        cache = fork(prefix.cache, prefix_rows) if self.withdraw_image else self._prefix_cache(rows)
         key_mask = torch.cat([prefix.key_mask[prefix_rows], suffix.key_mask], dim=1)
         hidden = self.adapter.forward_layers(
             suffix.embeds,
@@ -148,70 +155,55 @@ class _SecondStage:
             deepstack=suffix.deepstack,
             cache=cache,
         )
-        above, upper_mask = Columns(cache, hidden, suffix.key_mask, suffix.position_ids), key_mask
+        inputs = _Inputs(hidden, key_mask, suffix.position_ids)
         if self.withdraw_image:
-            above = _after(self._text_before_image(rows), above)
-            upper_mask = above.key_mask
-        hidden = self._run_above(above.hidden, upper_mask, above.position_ids, cache)
-        return self._group(rows, hidden, cache, (key_mask, upper_mask), suffix.position_ids)
+            text = self._text_before_image(rows)
+            inputs = _Inputs(
+                hidden=torch.cat([text.hidden, hidden], dim=1),
+                key_mask=torch.cat([text.key_mask, suffix.key_mask], dim=1),
+                position_ids=torch.cat([text.position_ids, suffix.position_ids], dim=-1),
+            )
+        return self._group(rows, self._run_above(inputs, cache), cache, key_mask, inputs)
 
-    def _text_before_image(self, rows: Tensor) -> Columns:
+    def _text_before_image(self, rows: Tensor) -> _Inputs:
         """Columns of the prompts up to the image, left-padded."""
         prefix, prefix_rows = self.first.prefix, self.first.prefix_rows[rows]
-        num_cells = [self.first.features[row].grid.num_cells for row in rows.tolist()]
-        ends = prefix.hidden.shape[1] - torch.tensor(num_cells, device=rows.device)
-        key_mask, hidden = prefix.key_mask[prefix_rows], prefix.hidden[prefix_rows]
+        hidden, key_mask = prefix.hidden[prefix_rows], prefix.key_mask[prefix_rows]
         position_ids = prefix.position_ids[..., prefix_rows, :]
-        lengths = key_mask.sum(dim=1) - torch.tensor(num_cells, device=rows.device)
-        num_columns = int(lengths.max())
-        columns = ends[:, None] + torch.arange(-num_columns, 0, device=rows.device)
+        num_cells = torch.tensor(
+            [self.first.features[row].grid.num_cells for row in rows.tolist()], device=rows.device
+        )
+        num_columns = int((key_mask.sum(dim=1) - num_cells).max())
+        image_starts = hidden.shape[1] - num_cells
+        columns = image_starts[:, None] + torch.arange(-num_columns, 0, device=rows.device)
         inside = columns.clamp_min(0)
-        return Columns(
-            cache=prefix.cache,
+        return _Inputs(
             hidden=hidden.gather(1, inside[..., None].expand(-1, -1, hidden.shape[2])),
             key_mask=key_mask.gather(1, inside) & (columns >= 0),
-            position_ids=position_ids.gather(
-                -1, inside.expand(*position_ids.shape[:-1], num_columns)
-            ),
+            position_ids=position_ids.gather(-1, inside.expand_as(position_ids[..., :num_columns])),
         )
 
-    def _run_above(
-        self, hidden: Tensor, key_mask: Tensor, position_ids: Tensor, cache: Cache
-    ) -> Tensor:
+    def _run_above(self, inputs: _Inputs, cache: Cache) -> Tensor:
         """Layers B and up."""
         return self.adapter.forward_layers(
-            hidden,
+            inputs.hidden,
             self.branch,
             self.num_layers,
-            mask=attention_mask(key_mask, hidden.shape[1]),
-            position_ids=position_ids,
+            mask=attention_mask(inputs.key_mask, inputs.hidden.shape[1]),
+            position_ids=inputs.position_ids,
             deepstack=None,  # the adapter refuses a branch before the last deepstack layer
             cache=cache,
         )
 
     def _group(
-        self,
-        rows: Tensor,
-        hidden: Tensor,
-        cache: Cache,
-        key_masks: tuple[Tensor, Tensor],
-        position_ids: Tensor,
+        self, rows: Tensor, hidden: Tensor, cache: Cache, mask_below: Tensor, above: _Inputs
     ) -> _Group:
-        spans: tuple[LayerSpan, ...] = (LayerSpan(0, self.num_layers, key_masks[0]),)
+        spans: tuple[LayerSpan, ...] = (LayerSpan(0, self.num_layers, mask_below),)
         if self.withdraw_image:
-            below, above = key_masks
             spans = (
-                LayerSpan(0, self.branch, below),
-                LayerSpan(self.branch, self.num_layers, above),
+                LayerSpan(0, self.branch, mask_below),
+                LayerSpan(self.branch, self.num_layers, above.key_mask),
             )
-        return _Group(hidden[:, -1], CachePart(cache, spans, rows), last_position(position_ids) + 1)
-
-
-def _after(earlier: Columns, later: Columns) -> Columns:
-    """Columns side by side, as rows of their own: the later ones' keys are not in a cache."""
-    return Columns(
-        cache=later.cache,
-        hidden=torch.cat([earlier.hidden, later.hidden], dim=1),
-        key_mask=torch.cat([earlier.key_mask, later.key_mask], dim=1),
-        position_ids=torch.cat([earlier.position_ids, later.position_ids], dim=-1),
-    )
+        return _Group(
+            hidden[:, -1], CachePart(cache, spans, rows), last_position(above.position_ids) + 1
+        )

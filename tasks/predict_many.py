@@ -185,7 +185,8 @@ def _request(pipeline: ZoomPipeline, asked: Sequence[Asked]) -> dict[str, str | 
         "revision": profile.revision,
         "dtype": str(pipeline.adapter.dtype).removeprefix("torch."),
         "crop_tokens": pipeline.crop_tokens,
-        "withdraw_image": pipeline.withdraw_image,
+        # Only where it is: files begun before there was a choice go on.
+        **({"withdraw_image": True} if pipeline.withdraw_image else {}),
     }
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_contracts.errors import SdrpnError
+from sdrpn_core.generation import answer_plain
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
-from sdrpn_core.zoom import answer_plain
 
 DEFAULT_MAX_NEW_TOKENS = 128
 """Where the task sets no length (TextVQA, HR-Bench)."""

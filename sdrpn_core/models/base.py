@@ -277,7 +277,7 @@ class ModelAdapter(ABC):
             observer: shown the input of every layer.
 
         Returns:
-            (N, L, d) output of layer ``last - 1``, before the final norm.
+            (N, L, d) output of layer ``last - 1``, before the final norm, on ``device``.
         """
         extra: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
         if self.attention_kernel == FLASH:
@@ -299,7 +299,7 @@ class ModelAdapter(ABC):
                 hidden = hidden + deepstack[index]
         if recorder is not None:
             recorder.count()
-        return hidden
+        return hidden.to(self.device)  # the last layer may be on another
 
     def next_token_logits(self, hidden: Tensor) -> Tensor:
         """(N, d) decoder output of one column -> (N, vocabulary) logits, image token barred."""

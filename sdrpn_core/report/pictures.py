@@ -19,7 +19,6 @@ from sdrpn_core.report.overlay import (
     relative_to_peak,
     shrink,
 )
-from sdrpn_core.zoom import crop_image
 
 MAX_SIDE = 400
 """Longer side of a picture in the page, in pixels."""
@@ -103,7 +102,7 @@ def _crop_picture(example: Example, box: BoxXYXY) -> Picture:
     # The image may be a smaller copy of the source.
     scale = example.image.width / example.letterbox.image_width
     scaled = BoxXYXY(box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale)
-    crop = crop_image(example.image.convert("RGB"), scaled)
+    crop = scaled.crop(example.image.convert("RGB"))
     factor = MAX_SIDE / 2 / max(crop.size)
     if factor > 1:
         enlarged = (max(round(crop.width * factor), 1), max(round(crop.height * factor), 1))

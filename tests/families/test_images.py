@@ -10,7 +10,6 @@ from PIL import Image
 from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape
 from sdrpn_core.models.base import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.zoom import crop_image
 from tests.families.conftest import QUESTIONS, SIZES, Loaded
 from tests.families.registry import Inputs
 from tests.zoom_checks import check_batched_equals_alone, random_pipeline
@@ -110,7 +109,7 @@ def test_no_content_is_lost_at_the_borders(
         if part == "crop":
             source = Image.new("RGB", (3 * width, 3 * height))
             source.paste(framed, (width, height))
-            framed = crop_image(source, BoxXYXY(width, height, 2 * width, 2 * height))
+            framed = BoxXYXY(width, height, 2 * width, 2 * height).crop(source)
         dark, grid = seen_cells(loaded, monkeypatch, black, for_labels)
         lit = seen_cells(loaded, monkeypatch, framed, for_labels)[0] - dark > 0.1
         content = loaded.adapter.letterbox(black.size, for_labels=for_labels).content_mask(grid)

@@ -9,7 +9,6 @@ from transformers import CLIPImageProcessorPil
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.zoom import crop_image
 from tests.tiny_models import tiny_llava
 
 SIZE = (90, 30)
@@ -56,7 +55,7 @@ def test_padding_has_the_mean_colour_and_both_ends_are_seen(
     if part == "crop":
         source = Image.new("RGB", (200, 200), (9, 9, 9))
         source.paste(image, (60, 80))
-        image = crop_image(source, BoxXYXY(60, 80, 150, 110))
+        image = BoxXYXY(60, 80, 150, 110).crop(source)
     rows = seen_pixels(adapter, monkeypatch, image)
     # 40 pixels show 90: the image is in rows 13 to 26, the stripes take about 7 columns each.
     for row in (*rows[:12], *rows[28:]):

@@ -51,6 +51,8 @@ def test_batched_equals_one_by_one_with_any_number_of_crops(
 ):
     counts = check_batched_equals_alone(random_pipeline(adapter), images, QUESTIONS)
     assert len(counts) >= 3, counts
+    some = random_pipeline(adapter, max_box_area_ratio=0.04)
+    assert set(check_batched_equals_alone(some, images, QUESTIONS)) == {0, 1}
 
 
 @pytest.mark.parametrize(("threshold", "num_crops"), [(0.0, 0), (1.0, 0)])
@@ -205,7 +207,7 @@ def test_crops_within_a_token_budget(adapter: ModelAdapter, images: list[Image.I
 def test_withdrawing_the_image_changes_answers_with_crops_only(
     adapter: ModelAdapter, images: list[Image.Image]
 ):
-    pipeline = random_pipeline(adapter)
+    pipeline = random_pipeline(adapter, max_box_area_ratio=0.04)
     withdrawn = ZoomPipeline(
         adapter,
         pipeline.rpn,
@@ -217,6 +219,7 @@ def test_withdrawing_the_image_changes_answers_with_crops_only(
     pairs = list(
         zip(pipeline.answer(images, QUESTIONS), withdrawn.answer(images, QUESTIONS), strict=True)
     )
+    assert {one.used_crop for one, _ in pairs} == {True, False}
     assert all(one.boxes == two.boxes for one, two in pairs)
     assert all(one.text == two.text for one, two in pairs if not one.used_crop)
     assert any(one.text != two.text for one, two in pairs)

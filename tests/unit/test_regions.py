@@ -135,6 +135,34 @@ def test_a_box_grows_by_an_odd_cell_towards_the_higher_score(brighter, box):
     assert propose_regions(pair, 0.5, unblurred(DEFAULT)) == [box]
 
 
+def test_a_box_does_not_grow_towards_padding():
+    """A strong score there said nothing about the image, and the crop lost a row that shows it."""
+    letterbox, grid = Letterbox.square((1200, 400)), GridShape(24, 24)
+    content = letterbox.content_mask(grid)
+    pair = rectangles(grid, (5, 8, 8, 10, 1.0), (5, 10, 8, 11, 0.4), (5, 7, 8, 8, 0.8))
+    assert propose_regions(pair, 0.5, unblurred(DEFAULT), content) == [GridBox(5, 8, 8, 11)]
+
+
+def test_no_weaker_region_takes_the_place_of_one_that_is_too_large():
+    probability = rectangles((24, 24), (0, 0, 24, 15, 0.9), (10, 20, 12, 22, 0.6))
+    assert propose_regions(probability, 0.5, unblurred(DEFAULT)) == []
+    two = unblurred(DEFAULT, max_regions=2)
+    assert propose_regions(probability, 0.5, two) == [GridBox(10, 20, 13, 23)]
+
+
+def test_mirrored_rows_grow_alike_when_transposed():
+    """Sums are taken in another order there; their rounding chose the side."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        row = rng.uniform(0.1, 0.4, size=10).astype(np.float32)
+        probability = np.zeros((12, 12), np.float32)
+        probability[5:7, 1:11] = 1.0
+        probability[4, 1:11], probability[7, 1:11] = row, row[::-1]
+        upright = propose_regions(probability, 0.5, unblurred(MANY))
+        turned = propose_regions(probability.T, 0.5, unblurred(MANY))
+        assert [(y0, x0, y1, x1) for x0, y0, x1, y1 in turned] == upright
+
+
 def test_a_box_at_an_edge_grows_into_the_grid():
     for corner, box in ((0, (0, 0, 3, 3)), (10, (9, 9, 12, 12))):
         pair = rectangles((12, 12), (corner, corner, corner + 2, corner + 2, 1.0))

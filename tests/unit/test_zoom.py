@@ -6,14 +6,13 @@ import torch
 from PIL import Image
 
 from sdrpn_core.first_stage import first_stage
-from sdrpn_core.generation import greedy_decode, pad_left, prefill
+from sdrpn_core.generation import answer_plain, greedy_decode, pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.second_stage import second_stage_prefill
-from sdrpn_core.zoom import answer_plain, crop_image
 from tests.tiny_models import tiny_llava
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
@@ -54,9 +53,7 @@ def features(adapter: ModelAdapter, images: list[Image.Image]) -> list[ImageFeat
 @pytest.fixture(scope="module")
 def crops(adapter: ModelAdapter, images: list[Image.Image]) -> list[list[ImageFeatures]]:
     return [
-        adapter.encode_images(
-            [crop_image(image, BoxXYXY(3.0 + i, 2.0, 19.0, 15.5)) for i in range(count)]
-        )
+        adapter.encode_images([BoxXYXY(3.0 + i, 2.0, 19.0, 15.5).crop(image) for i in range(count)])
         if count
         else []
         for image, count in zip(images, NUM_CROPS, strict=True)
