@@ -27,6 +27,8 @@ def announce_downloads(
         NoAnswer: if a server does not answer.
         DownloadError: if all files together do not fit on the disk.
     """
+    if not sources:
+        return
     force = execution.is_forced(Stage.DOWNLOAD)
     waiting = execution.ask(
         Stage.DOWNLOAD, "plan", waiting_files, sources, execution.runtime, force

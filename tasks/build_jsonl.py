@@ -90,10 +90,29 @@ def _build(
     settings: RecordsConfig,
     folder: Path,
 ) -> tuple[RecordRuns, int, Counter[str]]:
+    runs = RecordRuns(folder)
+    skips = _add_records(runs, store, files, source, settings, folder)
+    num_rows = runs.settle(settings.max_records, keep_repeats=source.selection.repeats)
+    _require_usable(runs.counts, lambda: runs.examples, source.name, settings)
+    return runs, num_rows, skips
+
+
+def _add_records(
+    runs: RecordRuns,
+    store: ArtifactStore,
+    files: ArtifactRef,
+    source: EvaluationSource,
+    settings: RecordsConfig,
+    folder: Path,
+) -> Counter[str]:
+    """Add the rows of every record that is wanted; returns how many are not, by reason.
+
+    The images' table ends with this function: settling the rows needs its memory.
+    """
     table = store.read_frame(files)
     (mix,) = table.filter(pl.col("path") == RECORDS_NAME).iter_rows(named=True)
     images = _images(table)
-    runs = RecordRuns(folder)
+    del table
     skips: Counter[str] = Counter()
     with open_source_file(store, mix["uri"], mix["sha256"], folder) as file:
         for batch in _batches(read_records(file, mix["uri"])):
@@ -106,9 +125,7 @@ def _build(
                 else:
                     skips[why] += 1
             runs.add(build_records(wanted, source.name, settings, found))
-    num_rows = runs.settle(settings.max_records, keep_repeats=source.selection.repeats)
-    _require_usable(runs.counts, lambda: runs.examples, source.name, settings)
-    return runs, num_rows, skips
+    return skips
 
 
 def _batches(records: Iterator[object]) -> Iterator[list[object]]:

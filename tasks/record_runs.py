@@ -1,8 +1,9 @@
 """Rows of any number, ordered and de-duplicated on disk: memory holds one run and an index.
 
-Rows arrive in the source's order and are written in runs sorted by id. The index (about 100 bytes a
-row) settles which rows repeat others, the order of all, and which are kept; shards are then read
-back as a slice of each run. A run is long, so that these slices are few and not short.
+Rows arrive in the source's order and are written in runs sorted by id. The index (ids as bytes;
+about 100 bytes a row, and as much again while it is sorted) settles which rows repeat others, the
+order of all, and which are kept; shards are then read back as a slice of each run. A run is long,
+so that these slices are few and not short.
 """
 
 from collections import Counter
@@ -63,8 +64,8 @@ class RecordRuns:
         content = pl.struct("image_sha256", "question").hash()
         self._index.append(
             frame.select(
-                pl.col("question_id").alias("id"),
-                pl.col("status").cast(pl.String).alias("status"),
+                pl.col("question_id").str.decode("hex").alias("id"),
+                "status",
                 pl.when(pl.col("status") == _OK).then(content).alias("content"),
             )
             .with_row_index("position")
@@ -86,7 +87,7 @@ class RecordRuns:
             self._end_run()
         index = self._empty_index() if not self._index else pl.concat(self._index)
         self._index = []
-        index = _renamed(index.with_columns(pl.lit(None, pl.String).alias("same_as")))
+        index = _renamed(index.with_columns(pl.lit(None, pl.Binary).alias("same_as")))
         index = (index if keep_repeats else _flag_duplicates(index)).sort("id")
         self.counts = Counter(dict(index["status"].value_counts().iter_rows()))
         if max_records is not None:
@@ -103,7 +104,9 @@ class RecordRuns:
         if chosen.is_empty():
             return empty_frame(_SCHEMA_ID)
         rows = self._read(chosen).with_columns(
-            chosen["id"].alias("question_id"), chosen["status"], chosen["same_as"]
+            chosen["id"].bin.encode("hex").alias("question_id"),
+            chosen["status"].cast(pl.String),
+            chosen["same_as"].bin.encode("hex"),
         )
         reason = pl.concat_str(pl.lit("same image and question as "), pl.col("same_as"))
         rows = rows.with_columns(pl.coalesce(reason, pl.col("reason")).alias("reason"))
@@ -131,8 +134,15 @@ class RecordRuns:
         return self._folder / f"run-{number:06d}.arrow"
 
     def _empty_index(self) -> pl.DataFrame:
-        types = {"position": pl.UInt32, "id": pl.String, "status": pl.String}
-        return pl.DataFrame(schema=types | {"content": pl.UInt64, "run": pl.UInt32})
+        return pl.DataFrame(
+            schema={
+                "position": pl.UInt32,
+                "id": pl.Binary,
+                "status": self._schema["status"],
+                "content": pl.UInt64,
+                "run": pl.UInt32,
+            }
+        )
 
 
 def _frame_of(rows: Sequence[Row], schema: pl.Schema) -> pl.DataFrame:
@@ -179,7 +189,8 @@ def _renamed(index: pl.DataFrame) -> pl.DataFrame:
     )
     repeats = shared.filter(pl.col("occurrence") > 1)
     named = [
-        repeated_id(first, count) for first, count in repeats.select("id", "occurrence").iter_rows()
+        bytes.fromhex(repeated_id(first.hex(), count))
+        for first, count in repeats.select("id", "occurrence").iter_rows()
     ]
     is_ok = pl.col("status") == _OK
     changed = _duplicates(repeats, is_ok, pl.col("id")).with_columns(pl.Series("id", named))
@@ -205,7 +216,7 @@ def _duplicates(index: pl.DataFrame, which: pl.Expr, first: pl.Expr) -> pl.DataF
     return index.with_columns(
         pl.when(which).then(first).otherwise(pl.col("same_as")).alias("same_as"),
         pl.when(which)
-        .then(pl.lit(RecordStatus.DUPLICATE.value))
+        .then(pl.lit(RecordStatus.DUPLICATE.value, index.schema["status"]))
         .otherwise(pl.col("status"))
         .alias("status"),
     )
