@@ -26,12 +26,14 @@ _TRY_AGAIN = (408, 429)
 def is_transient(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, is a hiccup of the network or of a storage service."""
     while error is not None:
-        if isinstance(error, _PERMANENT) or _is_refusal(error):
+        if _is_refusal(error):
             return False
-        if isinstance(error, OSError | NoAnswer):
-            return True
         is_driver = type(error).__module__.partition(".")[0] in _DRIVERS
         if is_driver and not any(word in type(error).__name__ for word in _NO_CREDENTIALS):
+            return True
+        if isinstance(error, _PERMANENT):
+            return False  # a driver's error may be its cause, and is explained by it
+        if isinstance(error, OSError | NoAnswer):
             return True
         error = error.__cause__
     return False

@@ -1,0 +1,58 @@
+"""Which failures are worth another try: errors as the real drivers raise them."""
+
+import httpx
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from data_contracts.errors import SdrpnError
+from tasks.fetching.remote import DownloadError, NoAnswer
+from tasks.transient import is_transient
+
+
+def answer(status: int) -> httpx.Response:
+    return httpx.Response(status, request=httpx.Request("GET", "https://hub.example/file"))
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+MISSING_KEY = ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoAnswer("https://x: the server answers 503"),
+        TimeoutError("timed out"),
+        httpx.ConnectError("no route"),
+        EndpointConnectionError(endpoint_url="http://127.0.0.1:9"),
+        HfHubHTTPError("busy", response=answer(503)),
+        HfHubHTTPError("slower", response=answer(429)),
+        LocalEntryNotFoundError("no connection, and not in the cache"),
+        caused(SdrpnError("the store cannot be reached"), httpx.ConnectError("no route")),
+    ],
+    ids=repr,
+)
+def test_what_may_go_away(error: Exception):
+    assert is_transient(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DownloadError("https://x: does not exist"),
+        FileNotFoundError("gone"),
+        NoCredentialsError(),
+        RepositoryNotFoundError("no such repository", response=answer(404)),
+        HfHubHTTPError("gated", response=answer(403)),
+        caused(FileNotFoundError("gone"), MISSING_KEY),
+        caused(SdrpnError("access is denied"), caused(PermissionError("denied"), MISSING_KEY)),
+        ValueError("a mistake of ours"),
+    ],
+    ids=repr,
+)
+def test_what_stays(error: Exception):
+    assert not is_transient(error)
