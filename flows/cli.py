@@ -82,6 +82,7 @@ def run(
 ) -> None:
     """Run the whole pipeline: data to labels, RPN, results table and report.
 
+    A model whose profile names no grounding heads is calibrated first.
     What is committed already is not computed again, so running again after a failure goes on where
     it stopped. Under PREFECT_API_URL the run shows in Prefect's UI.
     """
