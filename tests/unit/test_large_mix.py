@@ -14,7 +14,7 @@ from benchmarks.generated_mix import generated_record
 
 SMALL, LARGE = 10_000, 50_000
 MAX_BYTES_PER_ROW = 700
-"""Of memory that a further row takes. Measured: 300 to 400, for the index and the images' table.
+"""Of memory that a further row takes. Measured: about 300, for the index and the images' table.
 The records as Python objects, which ``json.load`` makes, take 1,300."""
 
 
