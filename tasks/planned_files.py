@@ -11,6 +11,7 @@ from data_contracts.sources import (
     BenchmarkSource,
     EvaluationSource,
     FileAddress,
+    FileSource,
     ImageArchive,
     LlavaMixSource,
     ParquetSource,
@@ -33,6 +34,7 @@ from tasks.fetching.addresses import (
 from tasks.fetching.fetcher import describe
 from tasks.fetching.kept_files import earlier_copy, is_fetched, kept_file, missing_bytes
 from tasks.fetching.remote import DownloadError, RemoteInfo
+from tasks.local_sources import require_local
 from tasks.plan import benchmark_recipe
 from tasks.source_parts import image_places
 from tasks.storage import in_parallel
@@ -92,7 +94,7 @@ def planned_files(
         allow_silence: a file whose server does not answer has a ``problem``, not an error.
 
     Raises:
-        SdrpnError: if a server does not have a file, or does not answer and that is not allowed.
+        SdrpnError: if a file does not exist, or its server does not answer and that is not allowed.
     """
     wanted = _wanted(sources, runtime, force=False, allow_silence=allow_silence)
     known = _ask(_merged(wanted), runtime, allow_silence=allow_silence)
@@ -117,7 +119,7 @@ def waiting_files(
 
     Raises:
         NoAnswer: if a server does not answer.
-        SdrpnError: if it does not have a file.
+        SdrpnError: if a file does not exist, on this machine's disk or on its server.
     """
     wanted = _merged(_wanted(sources, runtime, force=force, allow_silence=False))
     known = _ask([item for item in wanted if item.must_come], runtime, allow_silence=False)
@@ -164,6 +166,9 @@ def _files_of(source: EvaluationSource, store: ArtifactStore, *, force: bool) ->
     match source:
         case SceneSource():
             return []
+        case LlavaMixSource() | VisualCotSource() | ParquetSource():
+            require_local(source)
+            return _published_files(source, store)
         case BenchmarkSource():
             found = find_benchmark(store, source)
             # A committed benchmark's files are not opened again.
@@ -173,6 +178,10 @@ def _files_of(source: EvaluationSource, store: ArtifactStore, *, force: bool) ->
                 _Wanted(source.name, remote_file(uri), must_be_fetched(uri) and is_wanted)
                 for uri in found.uris
             ]
+
+
+def _published_files(source: FileSource, store: ArtifactStore) -> list[_Wanted]:
+    match source:
         case ParquetSource():
             files = (file for given in source.files for file in matching(store.storage, given))
             return [

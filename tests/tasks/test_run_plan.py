@@ -1,18 +1,21 @@
 """What is known before a download: all of it if servers answer, plainly less if they do not."""
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data_contracts.configs import PipelineConfig, RuntimeConfig
-from data_contracts.sources import LlavaMixSource, ParquetSource, RemoteFile, Source
+from data_contracts.sources import ImageFolder, LlavaMixSource, ParquetSource, RemoteFile, Source
 from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.remote import DownloadError, Hiccup, NoAnswer
 from tasks.planned_files import PlannedFile, planned_files, require_room, waiting_files
+from tasks.record_stream import SourceError
 from tasks.run_plan import plan_run
 from tasks.transient import is_transient
 from tests.file_server import QUICK, Answer, FileServer, file_server
@@ -162,3 +165,38 @@ def test_files_that_fit_one_by_one_must_fit_together(tmp_path: Path):
         require_room([file("a"), file("b")], runtime)
     with pytest.raises(DownloadError, match="make room"):
         require_room([file("a.tar.gz", is_rewritten=True)], runtime)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"records": "{here}/no.json"}, r"no.json: no such file; check the source's URI"),
+        ({"records": "file://{here}/no.json"}, r"no.json: no such file; check the source's URI"),
+        ({"records": "{here}"}, r"no such file; check the source's URI"),
+        ({"boxes": "{here}/boxes.jsonl"}, r"boxes.jsonl: no such file"),
+        ({"images": "{here}/images"}, r"images: no such folder; check the source's URI"),
+        ({"images": [{"type": "archive", "file": "{here}/i.zip"}]}, r"i.zip: no such file"),
+        ({"images": [{"type": "archive", "file": "{here}"}]}, r"is a folder, not an archive"),
+    ],
+)
+def test_what_is_not_on_this_disk_stops_the_plan_as_it_stops_the_run(
+    settings: dict[str, Any], message: str, tmp_path: Path
+):
+    (tmp_path / "mix.json").write_text("[]")
+    given = {"name": "m", "records": "{here}/mix.json", "images": "{here}"} | settings
+    source = LlavaMixSource.model_validate_json(
+        json.dumps(given).replace("{here}", str(tmp_path)),
+    )
+    runtime = runtime_at(tmp_path)
+    with pytest.raises(SourceError, match=message):
+        plan_run(PipelineConfig(name="x", sources=(source,)), runtime)
+    with pytest.raises(SourceError, match=message):
+        waiting_files((source,), runtime)
+
+
+def test_one_folder_of_several_is_enough_for_a_plan(tmp_path: Path):
+    (tmp_path / "mix.json").write_text("[]")
+    places = tuple(ImageFolder(uri=str(uri)) for uri in (tmp_path / "gone", tmp_path))
+    source = LlavaMixSource(name="m", records=str(tmp_path / "mix.json"), images=places)
+    (file,) = plan_run(PipelineConfig(name="x", sources=(source,)), runtime_at(tmp_path)).files
+    assert (file.num_bytes, file.is_here) == (2, True)
