@@ -5,15 +5,11 @@ plans the artifact and one that makes a shard of it anywhere). Whatever crosses 
 small: settings, references, recipes, receipts.
 """
 
-import contextlib
-import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import active_children, get_context
 from typing import Any, TypeVar
 
 from data_contracts.artifact import ArtifactRef, Recipe
@@ -21,6 +17,7 @@ from data_contracts.configs import ConfigError, RuntimeConfig
 from data_contracts.enums import Stage
 from data_contracts.errors import SdrpnError
 from flows.outcome import StageOutcome
+from flows.worker_processes import in_processes
 from tasks.artifact_store import ArtifactStore
 from tasks.stage import ShardData, StageRun, begin_stage, finish_stage, run_shard
 
@@ -178,54 +175,30 @@ class LocalExecution(Execution):
         inputs: Sequence[Any],
     ) -> None:
         num_done = recipe.num_shards - len(missing)
+
+        def tell() -> None:
+            nonlocal num_done
+            num_done += 1
+            self._on_progress(stage, label, num_done, recipe.num_shards)
+
         if self.runtime.num_workers == 1:
             for index in missing:
                 make_one(recipe, index, make, self.runtime, self.is_forced(stage), inputs)
-                num_done += 1
-                self._on_progress(stage, label, num_done, recipe.num_shards)
+                tell()
             return
-        others = set(active_children())
-        with ProcessPoolExecutor(self.runtime.num_workers, get_context("spawn")) as pool:
-            with _interrupts_held():
-                futures = [
-                    pool.submit(
-                        make_one, recipe, index, make, self.runtime, self.is_forced(stage), inputs
-                    )
-                    for index in missing
-                ]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    num_done += 1
-                    self._on_progress(stage, label, num_done, recipe.num_shards)
-            except BrokenProcessPool as error:
-                raise WorkerLost(
-                    f"a worker of {stage.value} was killed, probably for want of memory; what is "
-                    "done is kept: run again with fewer workers or a smaller batch size"
-                ) from error
-            except KeyboardInterrupt:
-                for worker in set(active_children()) - others:
-                    worker.terminate()  # its shard would take minutes, and is made again whole
-                raise
-            finally:
-                # After a failure, shards that have not begun would only delay its report.
-                pool.shutdown(wait=False, cancel_futures=True)
+        jobs = (
+            (recipe, index, make, self.runtime, self.is_forced(stage), inputs) for index in missing
+        )
+        try:
+            in_processes(make_one, jobs, self.runtime.num_workers, tell)
+        except BrokenProcessPool as error:
+            raise WorkerLost(
+                f"a worker of {stage.value} was killed, probably for want of memory; what is "
+                "done is kept: run again with fewer workers or a smaller batch size"
+            ) from error
 
     def _finish(self, stage: Stage, label: str, recipe: Recipe) -> None:
         finish(recipe, self.runtime)
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment; processes that are started meanwhile never see it.
-
-    A terminal sends it to workers too, which would each print a traceback of its own.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_whole(

@@ -68,6 +68,46 @@ def test_during_extraction(config: Path, tmp_path: Path, workers: int, to_all: b
         time.sleep(0.005)  # without end: pytest has a limit
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("to_all", [True, False])
+def test_workers_end_in_the_middle_of_a_shard(tmp_path: Path, to_all: bool):
+    """They ended with the shard, minutes later; these shards have no end."""
+    process = start_endless_shards(tmp_path)
+    while len(list(tmp_path.glob("begun/*"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    if to_all:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGINT)
+    check_quiet_end(process)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_while_workers_are_started(tmp_path: Path):
+    """Every shard was made before the Ctrl-C was heard."""
+    check_quiet_end(start_endless_shards(tmp_path, "at-start"))
+
+
+def start_endless_shards(store: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.e2e.endless_shards", str(store), *arguments],
+        cwd=CHECKOUT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def check_quiet_end(process: subprocess.Popen[str]) -> None:
+    _, told = process.communicate()
+    assert (process.returncode, told) == (130, "")
+    while is_anyone_left(process.pid):
+        time.sleep(0.005)  # without end: pytest has a limit
+
+
 def is_anyone_left(group: int) -> bool:
     try:
         os.killpg(group, 0)

@@ -1,0 +1,85 @@
+"""Work in processes that end at once on Ctrl-C."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import active_children, get_context
+from typing import Any
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+"""A wait without a limit may let Ctrl-C through only when it ends: some libraries (polars) replace
+the signal's handler by one that resumes such waits."""
+
+
+def in_processes(
+    function: Callable[..., Any],
+    jobs: Iterable[tuple[Any, ...]],
+    num_processes: int,
+    on_done: Callable[[], None],
+) -> None:
+    """Do jobs in new processes.
+
+    After a failure, jobs that have not begun never do; those at work end first. An interrupt ends
+    the processes there and then.
+
+    Args:
+        function: what does a job.
+        jobs: its arguments, which can be pickled.
+        num_processes: how many jobs at a time.
+        on_done: called after each job.
+
+    Raises:
+        BrokenProcessPool: if a process was killed.
+    """
+    others = set(active_children())
+    with ProcessPoolExecutor(num_processes, get_context("spawn")) as pool:
+        try:
+            with _interrupts_held():
+                futures = [pool.submit(function, *job) for job in jobs]
+            _wait(pool, futures, on_done)
+        except KeyboardInterrupt:
+            for worker in set(active_children()) - others:
+                worker.terminate()  # its job may take minutes, and is done again whole
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _wait(
+    pool: ProcessPoolExecutor, futures: Sequence[Future[Any]], on_done: Callable[[], None]
+) -> None:
+    pending = set(futures)
+    try:
+        while pending:
+            done, pending = wait(pending, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                on_done()
+    except Exception:
+        pool.shutdown(wait=False, cancel_futures=True)
+        while not all(future.done() for future in futures):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        raise
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back for a moment; processes that are started meanwhile never see it.
+
+    A terminal sends it to workers too, which would each print a traceback of its own.
+    """
+    held: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()  # no other has the handler
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the new processes
+    if is_main:  # here the mask is not enough: other threads take the signal for this one
+        handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
