@@ -3,12 +3,19 @@
 import errno
 from typing import Any
 
+from tasks.transport_errors import is_transport_error
+
 _ALIASES = {"gcs": "gs", "s3a": "s3"}
 _CREDENTIALS = {
     "s3": "in the environment, AWS_ACCESS_KEY_ID and the like, or in storage_options",
     "gs": "that GOOGLE_APPLICATION_CREDENTIALS names, or `gcloud auth application-default login`",
+    "hf": "(`hf auth login`, or HF_TOKEN) and that the repository's terms are accepted",
 }
-_ENDPOINTS = {"gs": "storage_options.endpoint_url or STORAGE_EMULATOR_HOST"}
+_ENDPOINTS = {
+    "gs": "storage_options.endpoint_url or STORAGE_EMULATOR_HOST",
+    "hf": "HF_ENDPOINT, and that HF_HUB_OFFLINE is not set",
+}
+_SETTINGS = {"hf": "HF_ENDPOINT and HF_TOKEN"}
 _DENIED = (401, 403)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _BROKEN_OFF = ("ServerDisconnectedError", "ClientPayloadError")
@@ -24,6 +31,11 @@ def as_os_error(error: Exception) -> OSError | None:
     """The builtin error that says the same as a driver's own; None if it is plain already."""
     if _package(error) == "aiohttp" and (isinstance(error, OSError) or _name(error) in _BROKEN_OFF):
         return ConnectionError(str(error))
+    if is_transport_error(error):
+        return ConnectionError(str(error) or _name(error))
+    if _package(error) == "huggingface_hub":
+        response = getattr(error, "response", None)
+        return None if response is None else _of_status(response.status_code, str(error))
     if _package(error) == "gcsfs" and _name(error) == "HttpError":
         return _of_status(_status(error), str(error))
     if type(error) is OSError and str(error).startswith("Forbidden: "):  # gcsfs, as text only
@@ -73,4 +85,5 @@ def explain(error: Exception, root: str) -> str:
     if "Connect" in name or "Endpoint" in name or isinstance(error, ConnectionError | TimeoutError):
         endpoint = _ENDPOINTS.get(scheme, "storage_options.endpoint_url")
         return f"cannot be reached ({detail}); check the network and {endpoint}"
-    return f"cannot be used ({detail}); check the URI, the credentials and storage_options"
+    settings = _SETTINGS.get(scheme, "the credentials and storage_options")
+    return f"cannot be used ({detail}); check the URI, {settings}"

@@ -13,9 +13,10 @@ from data_contracts.sources import FileAddress
 from tasks.fetching.fetcher import OpenRemote
 from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.hub_remote import hub_remote
-from tasks.fetching.remote import DownloadError, Remote, Unavailable
+from tasks.fetching.remote import DownloadError, NoAnswer, Remote, Unavailable
 from tasks.fetching.storage_remote import StorageRemote
 from tasks.storage import Storage, StoreError, absolute_uri
+from tasks.transient import is_transient
 
 _GIB = 1 << 30
 _FETCHED = ("http://", "https://", "hf://")
@@ -55,6 +56,7 @@ def matching(store: Storage, address: FileAddress) -> tuple[FileAddress, ...]:
     """The files that an address names, sorted: itself, or what matches where it has a ``*``.
 
     Raises:
+        NoAnswer: if the place does not answer.
         DownloadError: if nothing matches, or the place cannot be listed.
     """
     if not isinstance(address, str) or "*" not in address:
@@ -67,6 +69,8 @@ def matching(store: Storage, address: FileAddress) -> tuple[FileAddress, ...]:
         found = [file.key for file in storage.find_all(depth=below.count("/") + 1)]
     except (OSError, SdrpnError) as error:
         reason = " ".join(str(error).split())
+        if is_transient(error):
+            raise NoAnswer(f"{address}: cannot be listed now ({reason})") from error
         raise DownloadError(f"{address}: cannot be listed ({reason}); name each file") from error
     pattern = re.compile(re.escape(below).replace(r"\*", "[^/]*"))
     chosen = tuple(sorted(storage.uri(key) for key in found if pattern.fullmatch(key)))

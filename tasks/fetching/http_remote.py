@@ -155,7 +155,7 @@ def _require_success(response: httpx.Response) -> None:
     status = response.status_code
     if status in _BUSY:
         reason = f"the server answers {status} {response.reason_phrase}"
-        raise Hiccup(reason, _retry_after(response))
+        raise Hiccup(reason, retry_after(response.headers))
     is_range = "Range" in response.request.headers
     if status == 416 and is_range:
         if _is_empty(response):
@@ -191,10 +191,10 @@ def _version(response: httpx.Response) -> str:
     return str(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
 
 
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds that the server asks to wait: a number or a date."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isdigit():
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait, by a number or a date; None if it does not."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
         return float(value)
     try:
         when = email.utils.parsedate_to_datetime(value)

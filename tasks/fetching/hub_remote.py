@@ -11,8 +11,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 
 from data_contracts.configs import DownloadSettings
-from tasks.fetching.http_remote import HttpRemote
+from tasks.fetching.http_remote import HttpRemote, retry_after
 from tasks.fetching.remote import Hiccup, Unavailable
+from tasks.transport_errors import is_client_error, is_transport_error
 
 _URI = re.compile(
     r"hf://(?:(?P<kind>datasets|spaces)/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?/(?P<path>.+)"
@@ -69,10 +70,12 @@ def _explained() -> Iterator[None]:
         raise Unavailable(f"is no address on the hub ({reason}); mend it") from error
     except (HfHubHTTPError, OSError) as error:
         raise _meaning(error) from error
-    except Exception as error:  # the client's transport has errors of its own, by version
-        if not any("Transport" in kind.__name__ for kind in type(error).__mro__):
-            raise
-        raise Hiccup(f"the hub does not answer ({error})") from error
+    except Exception as error:
+        if is_transport_error(error):
+            raise Hiccup(f"the hub does not answer ({error})") from error
+        if is_client_error(error):
+            raise Unavailable(f"the hub cannot be asked ({error}); check HF_ENDPOINT") from error
+        raise
 
 
 def _meaning(error: Exception) -> Exception:
@@ -85,8 +88,8 @@ def _meaning(error: Exception) -> Exception:
         )
     if status is not None and 400 <= status < 500 and status not in (408, 429):
         return Unavailable(f"the hub refuses it (HTTP {status}); check access with `sdrpn doctor`")
-    after = getattr(response, "headers", {}).get("Retry-After", "") if response is not None else ""
-    return Hiccup(f"the hub does not answer ({error})", float(after) if after.isdigit() else None)
+    headers = getattr(response, "headers", {})
+    return Hiccup(f"the hub does not answer ({error})", retry_after(headers))
 
 
 def _licence(tags: list[str]) -> str | None:

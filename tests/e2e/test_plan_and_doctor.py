@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import yaml
+from huggingface_hub import HfFileSystem
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -87,6 +88,27 @@ def test_dry_run_where_a_server_is_silent(server: FileServer, tmp_path: Path):
         f"would stop at them now: {server.url('/images.zip')}",
     ):
         assert text in result.output, text
+
+
+def test_dry_run_where_the_hub_cannot_be_reached(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    HfFileSystem.clear_instance_cache()
+    path = write_config(tmp_path, server)
+    config = yaml.safe_load(path.read_text())
+    pattern = "hf://datasets/owner/name/data/*.parquet"
+    config["sources"].append({"type": "parquet", "name": "table", "files": [pattern]})
+    held_out = {"type": "scenes", "name": "held-out", "num_images": 4, "split": "train"}
+    benchmark = {"type": "benchmark", "task": "textvqa_val"}
+    config["evaluation"] = {"source": held_out, "benchmarks": [benchmark]}
+    path.write_text(yaml.safe_dump(config))
+    result = sdrpn("run", "--dry-run", "--config", path, "--store", tmp_path / "store")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("unknown ([Errno 111] Connection refused)") == 2
+    assert "the servers of 2 of 4 files do not answer" in result.output
+    assert pattern in result.output
+    HfFileSystem.clear_instance_cache()
 
 
 def test_a_run_where_a_server_is_silent_stops_before_the_first_download(

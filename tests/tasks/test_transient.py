@@ -1,11 +1,24 @@
 """Which failures are worth another try: errors as the real drivers raise them."""
 
+import errno
+import os
+import socket
+import ssl
+from pathlib import Path
+
+import httpcore
 import httpx
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from data_contracts.errors import SdrpnError
+from tasks.archives import NotRewritten
 from tasks.fetching.remote import DownloadError, NoAnswer
 from tasks.transient import is_transient
 
@@ -19,6 +32,19 @@ def caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+def full_disk() -> OSError:
+    """What the system itself says of a disk with no room left."""
+    try:
+        Path("/dev/full").write_bytes(b"more")
+    except OSError as error:
+        return error
+    raise AssertionError("/dev/full takes bytes")
+
+
+def of_system(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
 MISSING_KEY = ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
 
 
@@ -28,6 +54,11 @@ MISSING_KEY = ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
         NoAnswer("https://x: the server answers 503"),
         TimeoutError("timed out"),
         httpx.ConnectError("no route"),
+        httpx.ReadTimeout("timed out"),
+        httpcore.ConnectTimeout("timed out"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        ssl.SSLError(1, "[SSL] record layer failure"),
+        of_system(errno.EIO),
         EndpointConnectionError(endpoint_url="http://127.0.0.1:9"),
         HfHubHTTPError("busy", response=answer(503)),
         HfHubHTTPError("slower", response=answer(429)),
@@ -51,6 +82,15 @@ def test_what_may_go_away(error: Exception):
         caused(FileNotFoundError("gone"), MISSING_KEY),
         caused(SdrpnError("access is denied"), caused(PermissionError("denied"), MISSING_KEY)),
         ValueError("a mistake of ours"),
+        httpx.UnsupportedProtocol("the address has no http://"),
+        HFValidationError("no name of a repository"),
+        full_disk(),
+        caused(DownloadError("cannot be written"), full_disk()),
+        caused(NotRewritten("cannot be unpacked"), full_disk()),
+        of_system(errno.EDQUOT),
+        of_system(errno.EROFS),
+        of_system(errno.ELOOP),
+        of_system(errno.ENAMETOOLONG),
     ],
     ids=repr,
 )

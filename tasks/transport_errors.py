@@ -1,0 +1,27 @@
+"""Failures of the HTTP client below a driver, told apart alike for every version of it.
+
+The hub's client raises them as they are, and which client that is depends on its version: they are
+known by their packages and names, so that none of them need be installed.
+"""
+
+import re
+
+_CLIENTS = re.compile(r"http(x|core)\d*")
+_PASSING = {"TransportError", "NetworkError", "TimeoutException", "ProtocolError", "ProxyError"}
+_MISTAKES = {"UnsupportedProtocol", "LocalProtocolError"}
+"""Also the transport's, but what was asked for is wrong."""
+
+
+def is_client_error(error: BaseException) -> bool:
+    """Whether an error is one of the HTTP client, passing or not."""
+    return any(_is_of_client(kind) for kind in type(error).__mro__)
+
+
+def is_transport_error(error: BaseException) -> bool:
+    """Whether a connection could not be made, broke off or fell silent."""
+    names = {kind.__name__ for kind in type(error).__mro__ if _is_of_client(kind)}
+    return bool(names & _PASSING) and not names & _MISTAKES
+
+
+def _is_of_client(kind: type) -> bool:
+    return _CLIENTS.fullmatch(kind.__module__.partition(".")[0]) is not None
