@@ -18,10 +18,11 @@ def show_plan(console: Console, config: PipelineConfig, runtime: RuntimeConfig) 
     What a server that does not answer would have said is missing, and the last line says so.
 
     Raises:
-        SdrpnError: if a server does not have a file.
+        SdrpnError: if a file does not exist.
     """
     plan = plan_run(config, runtime)
-    print_table(console, "Files", [file_row(file) for file in plan.files])
+    weights = () if plan.model is None else plan.model.files
+    print_table(console, "Files", [file_row(file) for file in (*plan.files, *weights)])
     print_table(console, "Stages", _stage_rows(plan))
     for line in _summary(plan, runtime):
         console.print(line, highlight=False, soft_wrap=True)
@@ -35,16 +36,17 @@ def _summary(plan: RunPlan, runtime: RuntimeConfig) -> list[str]:
         f"to fetch: {'at least ' * bool(plan.unknown_files)}{size_text(plan.fetch_bytes)} to "
         f"{plan.downloads_folder}",
         f"to rewrite there: {at_least} {size_text(plan.convert_bytes)} of Parquet and gzipped "
-        "archives",
+        f"archives{_less_converted(plan)}",
         f"to store: {at_least} {size_text(plan.store_bytes + plan.copied_bytes)} in "
         f"{runtime.store}, images of folders not counted",
-        f"free: {size_text(plan.free_bytes)}{'' if plan.fits else ' - NOT ENOUGH'}",
-        f"GPU time: {hours} {plan.gpu_hours:.1f} h on one A6000-class card, within a factor of "
-        f"two; {hours} {plan.gpu_hours * runtime.gpu_hour_price:.0f} at "
+        *_model_lines(plan),
+        f"free: {size_text(plan.free_bytes)}, of which {size_text(plan.reserve_bytes)} are to stay "
+        f"free (downloads.free_gib){_verdict(plan)}",
+        f"GPU time: {hours} {plan.gpu_hours:.1f} h if everything is made anew, on one A6000-class "
+        f"card, within a factor of two; {hours} {plan.gpu_hours * runtime.gpu_hour_price:.0f} at "
         f"{runtime.gpu_hour_price:g} an hour",
     ]
-    if plan.problem is not None:
-        lines.append(f"first: {plan.problem}")
+    lines += [f"first: {problem}" for problem in plan.problems]
     if unknown := plan.unknown_files:
         lines.append(
             f"not known: the servers of {len(unknown)} of {len(plan.files)} files do not answer; "
@@ -52,6 +54,41 @@ def _summary(plan: RunPlan, runtime: RuntimeConfig) -> list[str]:
             + ", ".join(file.uri for file in unknown)
         )
     return lines
+
+
+def _less_converted(plan: RunPlan) -> str:
+    if not plan.converted_bytes:
+        return ""
+    return f", less what an earlier run did of {size_text(plan.converted_bytes)}"
+
+
+def _model_lines(plan: RunPlan) -> list[str]:
+    """Where the model's weights come to lie; none if they are in a folder of their own."""
+    model = plan.model
+    if model is None:
+        return []
+    missing = model.missing_bytes
+    if missing is None:
+        return [
+            f"model: the weights of {model.name} come on top, in {model.folder}; their size is not "
+            f"known ({model.problem})"
+        ]
+    if not missing:
+        return [f"model: the weights of {model.name} are in {model.folder}"]
+    line = f"model: {size_text(missing)} of weights of {model.name} to fetch to {model.folder}"
+    if model.shares_disk:
+        return [line]
+    verdict = "" if missing <= model.free_bytes else " - NOT ENOUGH"
+    return [f"{line}; free there: {size_text(model.free_bytes)}{verdict}"]
+
+
+def _verdict(plan: RunPlan) -> str:
+    if plan.fits:
+        return ""
+    needed = f" - NOT ENOUGH for {size_text(plan.needed_bytes - plan.reserve_bytes)} more"
+    if not plan.may_fit:
+        return needed
+    return f"{needed}, unless an earlier run rewrote the files that are here"
 
 
 def show_downloads(console: Console, files: Sequence[PlannedFile]) -> None:

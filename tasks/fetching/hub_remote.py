@@ -1,8 +1,9 @@
 """Files of the Hugging Face hub: pinned to a commit, with the digest and licence it publishes."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -12,7 +13,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 
 from data_contracts.configs import DownloadSettings
 from tasks.fetching.http_remote import HttpRemote, retry_after
-from tasks.fetching.remote import Hiccup, Unavailable
+from tasks.fetching.remote import Hiccup, RemoteInfo, Unavailable
 from tasks.transport_errors import is_client_error, is_transport_error
 
 _URI = re.compile(
@@ -47,6 +48,37 @@ def hub_remote(uri: str, settings: DownloadSettings) -> HttpRemote:
         sha256=found[0].lfs.sha256 if found[0].lfs else None,
         licence=_licence(list(getattr(info, "tags", None) or ())),
     )
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model's repository at one commit."""
+
+    repo: str
+    commit: str | None
+    licence: str | None
+    files: Mapping[str, RemoteInfo]
+    """By path."""
+
+
+def ask_model(repo: str, revision: str | None, settings: DownloadSettings) -> HubModel:
+    """What the hub says of a model's files, in one question.
+
+    Raises:
+        Unavailable: if there is no such model, or it may not be read.
+        Hiccup: if the hub does not answer.
+    """
+    with _explained():
+        info = HfApi().model_info(
+            repo, revision=revision, files_metadata=True, timeout=settings.read_timeout
+        )
+    files = {
+        file.rfilename: RemoteInfo(
+            file.size, file.blob_id or "", True, file.lfs.sha256 if file.lfs else None
+        )
+        for file in info.siblings or ()
+    }
+    return HubModel(repo, info.sha, _licence(list(info.tags or ())), files)
 
 
 def ask_hub(settings: DownloadSettings) -> tuple[str, str | None]:

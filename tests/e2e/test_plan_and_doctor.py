@@ -16,10 +16,17 @@ from tests.file_server import QUICK, Answer, FileServer, file_server
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FileServer]:
     monkeypatch.setenv("COLUMNS", "220")
     with file_server() as running:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", running.root)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        running.json["/api/models/llava-hf/llava-1.5-7b-hf"] = {
+            "id": "llava-hf/llava-1.5-7b-hf",
+            "sha": "c" * 40,
+            "tags": ["license:llama2"],
+            "siblings": [{"rfilename": "model.safetensors", "size": 5 << 30, "blobId": "d" * 40}],
+        }
         yield running
 
 
@@ -60,7 +67,11 @@ def test_dry_run_says_what_and_how_much_and_fetches_nothing(server: FileServer, 
         "extract-attention",
         "train-rpn",
         "to fetch: 4.3 MiB",
-        "GPU time: about 0.2 h",
+        "GPU time: about 0.2 h if everything is made anew",
+        f"model: 5.0 GiB of weights of llava-hf/llava-1.5-7b-hf to fetch to {tmp_path}/hub",
+        f"hf://llava-hf/llava-1.5-7b-hf@{'c' * 40}/model.safetensors",
+        "llama2",
+        ", of which 2.0 GiB are to stay free (downloads.free_gib)",
     ):
         assert text in result.output, text
     assert not (tmp_path / "store").exists()
@@ -108,7 +119,30 @@ def test_dry_run_where_the_hub_cannot_be_reached(
     assert result.output.count("unknown ([Errno 111] Connection refused)") == 2
     assert "the servers of 2 of 4 files do not answer" in result.output
     assert pattern in result.output
+    assert "the weights of llava-hf/llava-1.5-7b-hf come on top" in result.output
+    assert "first:" not in result.output
     HfFileSystem.clear_instance_cache()
+
+
+def test_dry_run_where_the_hub_does_not_say_how_large_the_model_is(
+    server: FileServer, tmp_path: Path
+):
+    config = write_config(tmp_path, server)
+    server.json.clear()
+    result = sdrpn("run", "--dry-run", "--config", config, "--store", tmp_path / "store")
+    assert result.exit_code == 0, result.output
+    assert "first: model llava-hf/llava-1.5-7b-hf: no such repository" in result.output
+    line = "the weights of llava-hf/llava-1.5-7b-hf come on top"
+    assert line in result.output
+
+
+def test_dry_run_of_an_archive_that_is_not_on_this_disk(server: FileServer, tmp_path: Path):
+    config = write_config(tmp_path, server)
+    missing = f"{tmp_path}/images.zip"
+    config.write_text(config.read_text().replace(server.url("/images.zip"), missing))
+    result = sdrpn("run", "--dry-run", "--config", config, "--store", tmp_path / "store")
+    assert result.exit_code == 1
+    assert f"error: {missing}: no such file; check the source's URI" in result.stderr
 
 
 def test_a_run_where_a_server_is_silent_stops_before_the_first_download(

@@ -23,6 +23,7 @@ HUB_FILES = {
     "liuhaotian/LLaVA-Instruct-150K": "llava_v1_5_mix665k.json",
     "ej2/llava-ocr-vqa": "ocr_vqa.tar",
 }
+MODELS = {profile_of(load_config(name).model).model_id for name in CONFIGS} - {"reference"}
 
 
 @pytest.fixture
@@ -39,6 +40,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
             running.json[f"/api/datasets/{repo}"] = {"id": repo, "sha": COMMIT}
             running.json[f"/api/datasets/{repo}/paths-info/{COMMIT}"] = [file]
             running.add(f"/datasets/{repo}/resolve/{COMMIT}/{name}", bytes(1000))
+        for repo in MODELS:
+            weights = {"rfilename": "model.safetensors", "size": 1000, "blobId": "b" * 40}
+            running.json[f"/api/models/{repo}"] = {"id": repo, "sha": COMMIT, "siblings": [weights]}
         yield running
 
 
@@ -57,6 +61,8 @@ def test_its_plan_has_no_problem(name: str, server: FileServer, tmp_path: Path) 
     assert planned.exit_code == 0, planned.output
     assert "first:" not in planned.stdout
     assert "not known:" not in planned.stdout
+    assert "come on top" not in planned.stdout
+    assert ("model: " in planned.stdout) == (load_config(name).model.profile != "reference")
     is_calibrated = profile_of(load_config(name).model).is_calibrated
     assert (Stage.CALIBRATE.value in planned.stdout) == (not is_calibrated)
 

@@ -3,26 +3,41 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data_contracts.configs import PipelineConfig, RuntimeConfig
-from data_contracts.sources import ImageFolder, LlavaMixSource, ParquetSource, RemoteFile, Source
+from data_contracts.configs import EvaluationConfig, PipelineConfig, RuntimeConfig
+from data_contracts.enums import BenchmarkTask, Method
+from data_contracts.sources import (
+    BenchmarkSource,
+    ImageArchive,
+    ImageFolder,
+    LlavaMixSource,
+    ParquetSource,
+    RemoteFile,
+    SceneSource,
+    Source,
+)
 from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.remote import DownloadError, Hiccup, NoAnswer
 from tasks.planned_files import PlannedFile, planned_files, require_room, waiting_files
 from tasks.record_stream import SourceError
-from tasks.run_plan import plan_run
+from tasks.run_plan import RunPlan, plan_run
 from tasks.transient import is_transient
+from tests.benchmark_tables import write_table
 from tests.file_server import QUICK, Answer, FileServer, file_server
 
 NAMES = ("/a.json", "/b.json", "/c.json")
 SIZE = 3_100_000
 """Bytes of a made-up mix of 2,000 records."""
+GIB = 1 << 30
+BOTH = ("download", "build-jsonl")
+SWEPT = [(name, threshold) for name in ("held_out", "pope") for threshold in (0.1, 0.2)]
 
 
 @pytest.fixture
@@ -200,3 +215,86 @@ def test_one_folder_of_several_is_enough_for_a_plan(tmp_path: Path):
     source = LlavaMixSource(name="m", records=str(tmp_path / "mix.json"), images=places)
     (file,) = plan_run(PipelineConfig(name="x", sources=(source,)), runtime_at(tmp_path)).files
     assert (file.num_bytes, file.is_here) == (2, True)
+
+
+def scenes(folder: Path, **evaluation: Any) -> PipelineConfig:
+    """A run that fetches nothing, with public benchmarks in a folder."""
+    write_table(folder / "pope", BenchmarkTask.POPE, 6)
+    benchmark = BenchmarkSource(task=BenchmarkTask.POPE, files=str(folder / "pope"))
+    held_out = SceneSource(name="held_out", num_images=10, seed=1)
+    return PipelineConfig(
+        name="x",
+        sources=(SceneSource(name="scenes", num_images=20), SceneSource(name="more", num_images=4)),
+        evaluation=EvaluationConfig(source=held_out, benchmarks=(benchmark,), **evaluation),
+    )
+
+
+def test_every_stage_is_planned_in_the_order_of_the_run(tmp_path: Path):
+    plan = plan_run(scenes(tmp_path), runtime_at(tmp_path))
+    assert [(stage.stage.value, stage.source) for stage in plan.stages] == [
+        *((kind, name) for name in ("scenes", "more", "held_out", "pope") for kind in BOTH),
+        ("extract-attention", "scenes"),
+        ("make-labels", "scenes"),
+        ("extract-attention", "more"),
+        ("make-labels", "more"),
+        ("merge-labels", ""),
+        ("train-rpn", ""),
+        ("evaluate", "held_out"),
+        ("evaluate", "pope"),
+        ("report", ""),
+    ]
+
+
+def test_every_threshold_of_a_sweep_is_one_more_evaluation_by_one_method(tmp_path: Path):
+    methods = (Method.BASE, Method.RAW_ATTENTION, Method.SDRPN)
+    plain = plan_run(scenes(tmp_path, methods=methods), runtime_at(tmp_path))
+    swept_by = (0.2, 0.1, 0.2)
+    swept = plan_run(
+        scenes(tmp_path, methods=methods, threshold_sweep=swept_by), runtime_at(tmp_path)
+    )
+    hours = {stage.source: stage.gpu_hours for stage in swept.stages if stage.stage == "evaluate"}
+    assert list(hours) == ["held_out", "pope", *(f"{name} at {x:g}" for name, x in SWEPT)]
+    for name, threshold in SWEPT:
+        assert hours[f"{name} at {threshold:g}"] == pytest.approx((hours[name] or 0) / 3)
+    evaluated = sum(stage.gpu_hours or 0 for stage in plain.stages if stage.stage == "evaluate")
+    assert swept.gpu_hours - plain.gpu_hours == pytest.approx(evaluated * 2 / 3)
+
+
+def test_what_a_download_leaves_free_is_needed_too(server: FileServer, tmp_path: Path):
+    free = free_bytes(tmp_path)
+    config = PipelineConfig(name="x", sources=mixes(server))
+
+    def planned(free_gib: float) -> RunPlan:
+        settings = QUICK.model_copy(update={"free_gib": free_gib})
+        runtime = RuntimeConfig(store=str(tmp_path / "store"), downloads=settings)
+        plan = plan_run(config, runtime)
+        if not plan.fits:
+            with pytest.raises(DownloadError, match="kept free, but only"):
+                require_room(plan.files, runtime)
+        return plan
+
+    assert planned(free / GIB / 2).fits
+    refused = planned(free / GIB)
+    assert (refused.fits, refused.may_fit) == (False, False)
+    assert refused.reserve_bytes == free
+
+
+def test_an_archive_that_is_here_may_have_been_rewritten(tmp_path: Path):
+    (tmp_path / "mix.json").write_text("[]")
+    (tmp_path / "i.tar.gz").write_bytes(bytes(1000))
+    archive = ImageArchive(file=str(tmp_path / "i.tar.gz"))
+    source = LlavaMixSource(name="m", records=str(tmp_path / "mix.json"), images=(archive,))
+    plan = plan_run(PipelineConfig(name="x", sources=(source,)), runtime_at(tmp_path))
+    assert (plan.convert_bytes, plan.converted_bytes) == (1000, 1000)
+    full = replace(plan, free_bytes=plan.needed_bytes - 1)
+    assert (full.fits, full.may_fit) == (False, True)
+
+
+def test_an_archive_that_is_still_to_come_has_not_been_rewritten(
+    server: FileServer, tmp_path: Path
+):
+    server.add("/i.tar.gz", bytes(1000))
+    images = (ImageArchive(file=server.url("/i.tar.gz")),)
+    source = mix(server, "/a.json").model_copy(update={"images": images})
+    plan = plan_run(PipelineConfig(name="x", sources=(source,)), runtime_at(tmp_path))
+    assert (plan.convert_bytes, plan.converted_bytes) == (1000, 0)
