@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, try_to_load_from_cache
-
 from data_contracts.configs import DownloadSettings, ModelConfig
 from sdrpn_core.models.hub import local_folder
 from sdrpn_core.models.loading import model_source
 from tasks.fetching.addresses import free_bytes
-from tasks.fetching.hub_remote import HubModel, ask_model
+from tasks.fetching.hub_remote import HubModel, ask_model, hub_cache, is_cached
 from tasks.fetching.remote import Hiccup, Unavailable
 from tasks.models import profile_of
 from tasks.planned_files import PlannedFile
@@ -66,7 +64,7 @@ def planned_model(
     if Path(source).is_dir():
         return None
     name = source if profile.revision is None else f"{source}@{profile.revision}"
-    cache = Path(constants.HF_HUB_CACHE).expanduser().absolute()
+    cache = hub_cache()
     shares_disk = _existing(cache).stat().st_dev == _existing(downloads).stat().st_dev
     place = (name, cache, free_bytes(cache), shares_disk)
     try:
@@ -87,9 +85,7 @@ def _files(found: HubModel) -> tuple[PlannedFile, ...]:
             found.files[name].num_bytes,
             found.files[name].sha256,
             found.licence,
-            num_missing=None
-            if isinstance(try_to_load_from_cache(found.repo, name, revision=found.commit), str)
-            else found.files[name].num_bytes or 0,
+            num_missing=None if is_cached(found, name) else found.files[name].num_bytes or 0,
         )
         for name in _weights(found.files)
     )

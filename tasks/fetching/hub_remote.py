@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote
 
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
@@ -79,6 +80,16 @@ def ask_model(repo: str, revision: str | None, settings: DownloadSettings) -> Hu
         for file in info.siblings or ()
     }
     return HubModel(repo, info.sha, _licence(list(info.tags or ())), files)
+
+
+def hub_cache() -> Path:
+    """Where the hub's client keeps what it fetches."""
+    return Path(constants.HF_HUB_CACHE).expanduser().absolute()
+
+
+def is_cached(model: HubModel, path: str) -> bool:
+    """Whether the hub's client has a model's file."""
+    return isinstance(try_to_load_from_cache(model.repo, path, revision=model.commit), str)
 
 
 def ask_hub(settings: DownloadSettings) -> tuple[str, str | None]:
