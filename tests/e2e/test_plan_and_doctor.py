@@ -136,6 +136,18 @@ def test_dry_run_where_the_hub_does_not_say_how_large_the_model_is(
     assert line in result.output
 
 
+def test_dry_run_where_too_little_would_stay_free(server: FileServer, tmp_path: Path):
+    config, runtime = write_config(tmp_path, server), tmp_path / "runtime.yaml"
+    downloads = QUICK.model_dump() | {"free_gib": 1 << 20}
+    runtime.write_text(yaml.safe_dump({"store": f"{tmp_path}/store", "downloads": downloads}))
+    result = sdrpn("run", "--dry-run", "--config", config, "--runtime", runtime)
+    assert result.exit_code == 0, result.output
+    verdict = (
+        "of which 1048576.0 GiB are to stay free (downloads.free_gib) - NOT ENOUGH for 5.0 GiB"
+    )
+    assert verdict in result.output
+
+
 def test_dry_run_of_an_archive_that_is_not_on_this_disk(server: FileServer, tmp_path: Path):
     config = write_config(tmp_path, server)
     missing = f"{tmp_path}/images.zip"

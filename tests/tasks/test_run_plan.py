@@ -25,6 +25,7 @@ from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.remote import DownloadError, Hiccup, NoAnswer
+from tasks.model_files import PlannedModel
 from tasks.planned_files import PlannedFile, planned_files, require_room, waiting_files
 from tasks.record_stream import SourceError
 from tasks.run_plan import RunPlan, plan_run
@@ -298,3 +299,13 @@ def test_an_archive_that_is_still_to_come_has_not_been_rewritten(
     source = mix(server, "/a.json").model_copy(update={"images": images})
     plan = plan_run(PipelineConfig(name="x", sources=(source,)), runtime_at(tmp_path))
     assert (plan.convert_bytes, plan.converted_bytes) == (1000, 0)
+
+
+def test_weights_count_on_the_disk_that_they_come_to(tmp_path: Path):
+    plan = plan_run(scenes(tmp_path), runtime_at(tmp_path))
+    assert plan.model is None
+    weights = PlannedFile("model", "hf://a/b@c/model.safetensors", GIB, None, None, GIB)
+    model = PlannedModel("a/b", tmp_path, 0, shares_disk=True, files=(weights,))
+    assert replace(plan, model=model).needed_bytes == plan.needed_bytes + GIB
+    elsewhere = replace(model, shares_disk=False)
+    assert replace(plan, model=elsewhere).needed_bytes == plan.needed_bytes
