@@ -63,11 +63,13 @@ class ProgressDisplay:
         self._progress.stop()
         self._lines.stop()
 
-    def __call__(self, stage: Stage, label: str, num_done: int, num_units: int) -> None:
-        """Show how far a stage has come."""
+    def __call__(
+        self, stage: Stage, label: str, num_done: int, num_units: int | None, part: str
+    ) -> None:
+        """Show how far a stage has come, or a part of its work with units of its own."""
         name = f"{stage.value} {label}".strip()
         if not self._console.is_terminal:
-            self._lines.tell(name, num_done, num_units)
+            self._lines.tell(name, num_done, num_units, part)
             return
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=num_units)
@@ -80,8 +82,8 @@ class _Lines:
     def __init__(self, console: Console, seconds_between: float) -> None:
         self._console = console
         self._seconds_between = seconds_between
-        self._running: dict[str, tuple[float, int, int]] = {}
-        """Name -> when it began (monotonic seconds), units done, units."""
+        self._running: dict[str, tuple[float, str]] = {}
+        """Name -> when it began (monotonic seconds), what it is at (empty if it cannot tell)."""
         self._lock = Lock()
         self._stopped = Event()
         self._thread = Thread(target=self._tell_now_and_then, daemon=True)
@@ -94,11 +96,13 @@ class _Lines:
         if self._thread.is_alive():
             self._thread.join()
 
-    def tell(self, name: str, num_done: int, num_units: int) -> None:
+    def tell(self, name: str, num_done: int, num_units: int | None, part: str) -> None:
         with self._lock:
-            if num_done < num_units:
-                began, _, _ = self._running.get(name, (time.monotonic(), 0, 0))
-                self._running[name] = (began, num_done, num_units)
+            is_counting = num_units is not None and num_done < num_units
+            if is_counting or num_units is None or part:
+                began, _ = self._running.get(name, (time.monotonic(), ""))
+                at = f"{num_done} of {num_units} {part}".strip() if is_counting else ""
+                self._running[name] = (began, at)
                 return
             self._running.pop(name, None)
             self._print(f"{name}: done")
@@ -106,9 +110,10 @@ class _Lines:
     def _tell_now_and_then(self) -> None:
         while not self._stopped.wait(self._seconds_between):
             with self._lock:
-                for name, (began, num_done, num_units) in self._running.items():
+                for name, (began, at) in self._running.items():
                     minutes = (time.monotonic() - began) / 60
-                    self._print(f"{name}: {num_done} of {num_units} after {minutes:.1f} min")
+                    told = f"{at} after" if at else "running for"
+                    self._print(f"{name}: {told} {minutes:.1f} min")
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -133,19 +133,31 @@ class LocalExecution(Execution):
         self,
         runtime: RuntimeConfig,
         forced: Collection[Stage] = (),
-        on_progress: Callable[[Stage, str, int, int], None] | None = None,
+        on_progress: Callable[[Stage, str, int, int | None, str], None] | None = None,
     ) -> None:
-        """Prepare; ``on_progress`` is told (stage, label, units done, units)."""
+        """Prepare; ``on_progress`` is told (stage, label, units done, units, part).
+
+        The units are None as long as nothing is counted. The part is empty, or what the units are
+        of if they are not the stage's own (MiB of a file that it fetches).
+        """
         super().__init__(runtime, forced)
         if runtime.ray is not None:
             raise ConfigError(
                 "runtime setting 'ray' needs Prefect: start `prefect server start`, set "
                 "PREFECT_API_URL to its address, or leave 'ray' out"
             )
-        self._on_progress = on_progress or (lambda stage, label, num_done, num_units: None)
+        self._on_progress = on_progress or (lambda *progress: None)
 
     def _progress(self, stage: Stage, label: str) -> OnProgress:
-        return lambda _, num_done, num_units: self._on_progress(stage, label, num_done, num_units)
+        def tell(of: str, num_done: int, num_units: int) -> None:
+            part = "" if of == stage.value else of
+            self._on_progress(stage, label, num_done, num_units, part)
+
+        return tell
+
+    def _tell_begun(self, stage: Stage, label: str) -> None:
+        """It may be long before the stage can count anything."""
+        self._on_progress(stage, label, 0, None, "")
 
     def ask(self, stage: Stage, label: str, function: Callable[..., T], *inputs: Any) -> T:
         """See ``Execution``."""
@@ -154,6 +166,7 @@ class LocalExecution(Execution):
     def _whole(
         self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]
     ) -> StageOutcome:
+        self._tell_begun(stage, label)
         progress = self._progress(stage, label)
         return run_whole(
             stage, label, function, self.runtime, self.is_forced(stage), inputs, progress
@@ -162,6 +175,7 @@ class LocalExecution(Execution):
     def _begin(
         self, stage: Stage, label: str, plan: PlanRecipe, inputs: Sequence[Any]
     ) -> tuple[Recipe, list[int] | None]:
+        self._tell_begun(stage, label)
         progress = self._progress(stage, label)
         return begin(plan, self.runtime, self.is_forced(stage), inputs, progress)
 
@@ -179,7 +193,7 @@ class LocalExecution(Execution):
         def tell() -> None:
             nonlocal num_done
             num_done += 1
-            self._on_progress(stage, label, num_done, recipe.num_shards)
+            self._on_progress(stage, label, num_done, recipe.num_shards, "")
 
         if self.runtime.num_workers == 1:
             for index in missing:

@@ -96,9 +96,12 @@ class Fetcher:
             require_space(self.folder, num_missing, self._settings)
             logger.info("fetching %s: %s bytes, licence %s", file.uri, info.num_bytes, info.licence)
         with exclusive(self.folder):
-            return fetch(
+            fetched = fetch(
                 file, self.folder, self._open_remote, self._settings, self._report(file.uri)
             )
+        num_mib = fetched.num_bytes // _MIB
+        self._run.on_progress(_part(file.uri), num_mib, num_mib)
+        return fetched
 
     def matching(self, address: FileAddress) -> tuple[FileAddress, ...]:
         """See ``addresses.matching``."""
@@ -112,7 +115,7 @@ class Fetcher:
             if done > reported[0]:
                 reported[0] = done
                 total = done if num_bytes is None else num_bytes // _MIB
-                self._run.on_progress(f"fetching {uri}", done, total + 1)
+                self._run.on_progress(_part(uri), done, total + 1)
 
         return on_bytes
 
@@ -229,3 +232,8 @@ def _local(path: Path, uri: str | None = None, sha256: str | None = None) -> Fet
 def _binary(file: Any) -> BinaryIO:
     opened: BinaryIO = file
     return opened
+
+
+def _part(uri: str) -> str:
+    """What progress is told of while a file is fetched."""
+    return f"MiB of {uri}"

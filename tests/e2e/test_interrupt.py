@@ -60,7 +60,9 @@ def test_during_extraction(config: Path, tmp_path: Path, workers: int, to_all: b
     _, told = process.communicate()
     assert process.returncode == 130, told
     assert not list(extraction.glob("*/manifest.json"))
-    usual = re.compile(r": (done|\d+ of \d+ after .* min)$|^tasks.build_jsonl: source ")
+    usual = re.compile(
+        r": (done|\d+ of \d+ after .* min|running for .* min)$|^tasks.build_jsonl: source "
+    )
     assert [line for line in told.splitlines() if not usual.search(line)] == [
         f"interrupted: what is finished is kept in {store}; the same command goes on from there"
     ]

@@ -28,32 +28,48 @@ def test_a_log_is_told_now_and_then_what_a_stage_is_at():
     """It was silent until the stage ended, for hours maybe."""
     console = log()
     with ProgressDisplay(console, seconds_between_lines=0.01) as display:
-        display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 0, 12)
+        display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 0, 12, "")
         wait_for(
             console, r"(?m)^extract-attention a-data-set-of-a-long-name: 0 of 12 after 0.0 min$"
         )
-        display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 3, 12)
+        display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 3, 12, "")
         wait_for(console, r"3 of 12 after")
-        display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 12, 12)
-        display(Stage.MAKE_LABELS, "", 1, 2)
+        display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 12, 12, "")
+        display(Stage.MAKE_LABELS, "", 1, 2, "")
         wait_for(console, r"make-labels: 1 of 2 after")
     lines = text(console).splitlines()
     done = lines.index("extract-attention a-data-set-of-a-long-name: done")
     assert all(line.startswith("make-labels") for line in lines[done + 1 :])
 
 
+def test_a_log_is_told_of_a_stage_that_cannot_count_yet():
+    console = log()
+    with ProgressDisplay(console, seconds_between_lines=0.01) as display:
+        display(Stage.DOWNLOAD, "mix", 0, None, "")
+        wait_for(console, r"(?m)^download mix: running for 0.0 min$")
+        display(Stage.DOWNLOAD, "mix", 3, 9, "MiB of https://host/a.zip")
+        wait_for(console, r"(?m)^download mix: 3 of 9 MiB of https://host/a.zip after 0.0 min$")
+        display(Stage.DOWNLOAD, "mix", 9, 9, "MiB of https://host/a.zip")
+        num_before = len(text(console))
+        while "running for" not in text(console)[num_before:]:
+            time.sleep(0.001)  # without end: pytest has a limit
+        assert "done" not in text(console)
+        display(Stage.DOWNLOAD, "mix", 2, 2, "")
+    assert text(console).splitlines()[-1] == "download mix: done"
+
+
 def test_a_short_stage_is_one_line():
     console = log()
     with ProgressDisplay(console) as display:
         for num_done in range(4):
-            display(Stage.TRAIN_RPN, "", num_done, 3)
+            display(Stage.TRAIN_RPN, "", num_done, 3, "")
     assert text(console) == "train-rpn: done\n"
 
 
 def test_a_terminal_shows_bars_and_no_lines():
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     with ProgressDisplay(console, seconds_between_lines=0.001) as display:
-        display(Stage.TRAIN_RPN, "", 1, 3)
+        display(Stage.TRAIN_RPN, "", 1, 3, "")
         time.sleep(0.05)
     assert "train-rpn" in text(console)
     assert "1 of 3" not in text(console)
