@@ -3,8 +3,7 @@ scenes; and ``sdrpn calibrate``, which writes the same files into a folder."""
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -29,8 +28,8 @@ from sdrpn_core.models.loading import load_adapter, resolve_dtype
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
-from tasks.stage import FileShard, StageRun, run_stage
-from tasks.work_progress import WorkProgress
+from tasks.stage import StageRun
+from tasks.work_progress import WorkProgress, run_working_stage
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +54,13 @@ def calibrate_profile(
         CalibrationError: if the model's answers show nothing.
     """
     recipe = plan.calibration_recipe(profile_of(model), model_identity(model), settings)
-    progress = WorkProgress(Stage.CALIBRATE, run.on_progress)
-
-    @cache
-    def files() -> dict[str, bytes]:
-        return _files(_found(run, recipe, model, settings, progress))
-
-    def make_shard(index: int) -> FileShard:
-        name = plan.CALIBRATION_FILES[index]
-        return FileShard(name, files()[name])
-
-    return run_stage(replace(run, on_progress=progress.of_files), recipe, make_shard)
+    return run_working_stage(
+        run,
+        Stage.CALIBRATE,
+        recipe,
+        plan.CALIBRATION_FILES,
+        lambda progress: _files(_found(run, recipe, model, settings, progress)),
+    )
 
 
 def calibrated(

@@ -1,7 +1,6 @@
 """Stage ``train-rpn``: a label set becomes an RPN checkpoint; resumes where it was stopped."""
 
-from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -18,8 +17,8 @@ from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
 from tasks.source_files import load_image
-from tasks.stage import FileShard, StageRun, run_stage
-from tasks.work_progress import WorkProgress
+from tasks.stage import StageRun
+from tasks.work_progress import WorkProgress, run_working_stage
 
 _COLUMNS = ("question_id", "image_uri", "image_sha256", "question", "labels", "status")
 
@@ -35,18 +34,13 @@ def train_rpn(
     recipe = plan.training_recipe(
         label_set, settings, regions, profile_of(model), model_identity(model)
     )
-
-    progress = WorkProgress(Stage.TRAIN_RPN, run.on_progress)
-
-    @cache
-    def files() -> dict[str, bytes]:
-        return _train(run, recipe, label_set, model, settings, regions, progress)
-
-    def make_shard(index: int) -> FileShard:
-        name = plan.CHECKPOINT_FILES[index]
-        return FileShard(name, files()[name])
-
-    return run_stage(replace(run, on_progress=progress.of_files), recipe, make_shard)
+    return run_working_stage(
+        run,
+        Stage.TRAIN_RPN,
+        recipe,
+        plan.CHECKPOINT_FILES,
+        partial(_train, run, recipe, label_set, model, settings, regions),
+    )
 
 
 def _train(

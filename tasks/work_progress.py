@@ -1,8 +1,41 @@
-"""Progress of a stage whose few files come all at once, after long work."""
+"""A stage whose few files come all at once, after long work: how it is run, and its progress."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 
+from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import Stage
+from tasks.stage import FileShard, StageRun, run_stage
+
+
+def run_working_stage(
+    run: StageRun,
+    stage: Stage,
+    recipe: Recipe,
+    names: Sequence[str],
+    work: Callable[["WorkProgress"], dict[str, bytes]],
+) -> ArtifactRef:
+    """Make a stage whose shards are files; the work is done once, when the first is needed.
+
+    Args:
+        run: store and settings.
+        stage: which it is.
+        recipe: of the artifact.
+        names: of the files, in the order of the shards.
+        work: returns all files by name; told where to report its own steps.
+    """
+    progress = WorkProgress(stage, run.on_progress)
+
+    @cache
+    def files() -> dict[str, bytes]:
+        return work(progress)
+
+    def make_shard(index: int) -> FileShard:
+        name = names[index]
+        return FileShard(name, files()[name])
+
+    return run_stage(replace(run, on_progress=progress.of_files), recipe, make_shard)
 
 
 class WorkProgress:

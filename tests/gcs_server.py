@@ -3,16 +3,16 @@
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.object_server import free_ports
+from tests.object_server import free_ports, until_it_answers
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,12 @@ def gcs_server(folder: Path, bucket: str = "sdrpn-test") -> Iterator[GcsServer]:
             stderr=log,
         )
         try:
-            _create_bucket(server, process, folder / "server.log")
+            until_it_answers(
+                partial(_create_bucket, server),
+                (httpx.TransportError,),
+                process,
+                folder / "server.log",
+            )
             yield server
         finally:
             process.kill()
@@ -57,14 +62,6 @@ def _program() -> Any:
     return program
 
 
-def _create_bucket(server: GcsServer, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            answer = httpx.post(f"{server.endpoint}/storage/v1/b", json={"name": server.bucket})
-            answer.raise_for_status()
-            return
-        except httpx.TransportError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"no GCS server: {log.read_text()[-2000:]}") from None
-            time.sleep(0.1)
+def _create_bucket(server: GcsServer) -> None:
+    answer = httpx.post(f"{server.endpoint}/storage/v1/b", json={"name": server.bucket})
+    answer.raise_for_status()

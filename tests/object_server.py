@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,12 @@ def object_server(folder: Path, bucket: str = "sdrpn-test") -> Iterator[ObjectSe
             stderr=log,
         )
     try:
-        _create_bucket(server, process, folder / "server.log")
+        until_it_answers(
+            partial(_create_bucket, server),
+            (OSError, BotoCoreError),
+            process,
+            folder / "server.log",
+        )
         yield server
     finally:
         process.kill()
@@ -70,15 +76,32 @@ def free_ports(count: int) -> list[int]:
         return [held_socket.getsockname()[1] for held_socket in sockets]
 
 
-def _create_bucket(server: ObjectServer, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    filesystem = fsspec.filesystem("s3", **server.options, skip_instance_cache=True)
+def until_it_answers(
+    ask: Callable[[], object],
+    passing: tuple[type[Exception], ...],
+    process: "subprocess.Popen[bytes]",
+    log: Path,
+) -> None:
+    """Ask a server that is starting up until it answers; say what it logged if it never does.
+
+    Args:
+        ask: raises one of ``passing`` as long as there is no answer.
+        passing: errors of a server that is not up yet.
+        process: the server.
+        log: what it prints.
+    """
     deadline = time.monotonic() + 60
     while True:
         try:
-            filesystem.call_s3("create_bucket", Bucket=server.bucket)
-            filesystem.pipe_file(f"{server.bucket}/ready", b"ready")
+            ask()
             return
-        except (OSError, BotoCoreError):
+        except passing:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"no S3 server: {log.read_text()[-2000:]}") from None
-            time.sleep(0.2)
+                raise RuntimeError(f"no server: {log.read_text()[-2000:]}") from None
+            time.sleep(0.1)
+
+
+def _create_bucket(server: ObjectServer) -> None:
+    filesystem = fsspec.filesystem("s3", **server.options, skip_instance_cache=True)
+    filesystem.call_s3("create_bucket", Bucket=server.bucket)
+    filesystem.pipe_file(f"{server.bucket}/ready", b"ready")

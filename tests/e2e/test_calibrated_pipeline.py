@@ -2,25 +2,21 @@
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from data_contracts.artifact import ArtifactRef, Manifest
-from data_contracts.configs import ExtractionConfig, PipelineConfig
+from data_contracts.configs import ExtractionConfig
 from data_contracts.enums import Stage
 from data_contracts.profiles import ModelProfile
-from flows.cli import app
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.pipeline import ZoomPipeline
-from tasks.artifact_store import ArtifactStore
 from tasks.evaluate import load_checkpoint
 from tasks.plan import CALIBRATION_FILES, CHECKPOINT_FILES
+from tests.e2e.command_line import FirstRun, first_run, sdrpn
 from tests.families.deepseek import tiny_deepseek_vl
 from tests.mixes import write_image
 from tests.pipelines import write_uncalibrated_pipeline
@@ -44,24 +40,8 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def sdrpn(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@dataclass(frozen=True)
-class FirstRun:
-    folder: Path
-    config: PipelineConfig
-    store: ArtifactStore
-    result: Result
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        return ("--config", f"{self.folder}/config.yaml", "--store", self.store.root)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return json.loads((self.folder / "summary.json").read_text())
+class CalibratedRun(FirstRun):
+    """A run that began with an uncalibrated profile."""
 
     def ref(self, stage: Stage, label: str = "all") -> ArtifactRef:
         return ArtifactRef.parse(self.summary["artifacts"][stage.value][label])
@@ -76,20 +56,17 @@ class FirstRun:
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
-def first(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+def first(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> CalibratedRun:
     folder = tmp_path_factory.mktemp(request.param)
     build, changes = MODELS[request.param]
     config = write_uncalibrated_pipeline(folder, build, **changes)
-    store = ArtifactStore(str(folder / "store"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PREFECT_API_URL", raising=False)
-        patch.setenv("COLUMNS", "200")
-        options = ("--config", folder / "config.yaml", "--store", store.root)
-        result = sdrpn("run", *options, "--json", folder / "summary.json")
-    return FirstRun(folder, config, store, result)
+    run = first_run(folder, config)
+    return CalibratedRun(run.folder, run.config, run.store, run.result)
 
 
-def test_one_command_goes_from_an_uncalibrated_profile_to_the_report(first: FirstRun) -> None:
+def test_one_command_goes_from_an_uncalibrated_profile_to_the_report(first: CalibratedRun) -> None:
     assert first.result.exit_code == 0, first.result.output
     stages = list(first.summary["artifacts"])
     assert set(stages) == {stage.value for stage in Stage}
@@ -102,7 +79,7 @@ def test_one_command_goes_from_an_uncalibrated_profile_to_the_report(first: Firs
     assert f"{first.profile.source} (calibrate/" in report
 
 
-def test_calibration_is_an_artifact_with_provenance(first: FirstRun) -> None:
+def test_calibration_is_an_artifact_with_provenance(first: CalibratedRun) -> None:
     manifest = first.manifest(Stage.CALIBRATE)
     assert tuple(first.store.file_names(first.ref(Stage.CALIBRATE))) == CALIBRATION_FILES
     assert manifest.recipe.config["settings"]["num_scenes"] == 16
@@ -114,7 +91,7 @@ def test_calibration_is_an_artifact_with_provenance(first: FirstRun) -> None:
     assert json.loads(shown.stdout)["is_committed"] is True
 
 
-def test_later_stages_use_the_calibrated_profile(first: FirstRun) -> None:
+def test_later_stages_use_the_calibrated_profile(first: CalibratedRun) -> None:
     assert not load_profile(str(first.config.model.profile)).is_calibrated
     plain = first.profile.model_dump(mode="json")
     attention = first.manifest(Stage.EXTRACT_ATTENTION, "small").recipe
@@ -130,7 +107,7 @@ def test_later_stages_use_the_calibrated_profile(first: FirstRun) -> None:
 
 
 def test_labels_are_made_with_the_settings_that_calibration_found(
-    first: FirstRun, tmp_path: Path
+    first: CalibratedRun, tmp_path: Path
 ) -> None:
     data = first.config.model_dump(mode="json") | {"labels": None}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
@@ -144,7 +121,7 @@ def test_labels_are_made_with_the_settings_that_calibration_found(
 
 
 def test_rpn_answers_without_the_calibration_and_the_configuration(
-    first: FirstRun, tmp_path: Path
+    first: CalibratedRun, tmp_path: Path
 ) -> None:
     rpn = first.ref(Stage.TRAIN_RPN)
     checkpoint = load_checkpoint(first.store, rpn)
@@ -159,7 +136,7 @@ def test_rpn_answers_without_the_calibration_and_the_configuration(
     assert answer.text is not None
 
 
-def test_second_run_calibrates_nothing(first: FirstRun, tmp_path: Path) -> None:
+def test_second_run_calibrates_nothing(first: CalibratedRun, tmp_path: Path) -> None:
     again = sdrpn("run", *first.options, "--json", tmp_path / "again.json")
     assert again.exit_code == 0, again.output
     assert "reused, nothing computed" in again.stdout
@@ -167,7 +144,7 @@ def test_second_run_calibrates_nothing(first: FirstRun, tmp_path: Path) -> None:
     assert summary["artifacts"] == first.summary["artifacts"]
 
 
-def test_forced_calibration_comes_out_the_same(first: FirstRun) -> None:
+def test_forced_calibration_comes_out_the_same(first: CalibratedRun) -> None:
     before = first.manifest(Stage.CALIBRATE)
     forced = sdrpn("stage", "calibrate", *first.options, "--force")
     assert forced.exit_code == 0, forced.output
@@ -177,7 +154,7 @@ def test_forced_calibration_comes_out_the_same(first: FirstRun) -> None:
 
 
 @pytest.mark.parametrize("first", ["deepseek_vl"], indirect=True)
-def test_command_and_stage_find_the_same(first: FirstRun, tmp_path: Path) -> None:
+def test_command_and_stage_find_the_same(first: CalibratedRun, tmp_path: Path) -> None:
     settings = first.config.calibration.model_dump_json()
     (tmp_path / "settings.yaml").write_text(settings)
     found = first.profile
@@ -194,7 +171,7 @@ def test_command_and_stage_find_the_same(first: FirstRun, tmp_path: Path) -> Non
 
 
 def test_without_scenes_it_ends_before_anything_is_fetched(
-    first: FirstRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: CalibratedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
     store = tmp_path / "store"

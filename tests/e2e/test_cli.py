@@ -7,21 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import PipelineConfig
 from data_contracts.enums import DEFAULT_METHODS, Stage
-from flows.cli import app
 from tasks.artifact_admin import list_artifacts
 from tasks.artifact_store import ArtifactStore
 from tests.architecture.source_tree import CHECKOUT
+from tests.e2e.command_line import FirstRun, first_run, sdrpn
 from tests.mixes import mix_record, write_image
 from tests.pipelines import write_tiny_pipeline
 
@@ -38,37 +36,10 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def sdrpn(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@dataclass(frozen=True)
-class FirstRun:
-    folder: Path
-    config: PipelineConfig
-    store: ArtifactStore
-    result: Result
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        return ("--config", f"{self.folder}/config.yaml", "--store", self.store.root)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return json.loads((self.folder / "summary.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
     folder = tmp_path_factory.mktemp("first")
-    config = write_tiny_pipeline(folder)
-    store = ArtifactStore(str(folder / "store"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PREFECT_API_URL", raising=False)
-        patch.setenv("COLUMNS", "200")
-        options = ("--config", folder / "config.yaml", "--store", store.root)
-        result = sdrpn("run", *options, "--json", folder / "summary.json")
-    return FirstRun(folder, config, store, result)
+    return first_run(folder, write_tiny_pipeline(folder))
 
 
 def contents(store: ArtifactStore) -> dict[str, int]:

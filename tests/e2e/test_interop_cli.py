@@ -8,20 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from click.testing import Result
-from typer.testing import CliRunner
 
-from flows.cli import app
 from tasks.artifact_store import ArtifactStore
+from tests.e2e.command_line import sdrpn
 from tests.mixes import write_image
 from tests.pipelines import write_tiny_pipeline
 from tests.published import llava_row, published_llava, write_pickle, write_row_images
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def sdrpn(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def bright_spot(number: int) -> np.ndarray:

@@ -9,9 +9,8 @@ import pytest
 import yaml
 from huggingface_hub import HfFileSystem
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from flows.cli import app
+from tests.e2e.command_line import sdrpn
 from tests.file_server import QUICK, Answer, FileServer, file_server
 
 
@@ -28,10 +27,6 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FileServ
             "siblings": [{"rfilename": "model.safetensors", "size": 5 << 30, "blobId": "d" * 40}],
         }
         yield running
-
-
-def sdrpn(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def write_config(folder: Path, server: FileServer) -> Path:

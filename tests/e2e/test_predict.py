@@ -5,22 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
 
 from data_contracts.enums import Stage
-from flows.cli import app
 from tasks.artifact_admin import committed_artifacts
 from tasks.artifact_store import ArtifactStore
+from tests.e2e.command_line import sdrpn
 from tests.mixes import write_image
 from tests.pipelines import write_tiny_pipeline
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def sdrpn(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
 
 from data_contracts.configs import PipelineConfig
-from flows.cli import app
 from tasks.artifact_store import ArtifactStore
 from tasks.promote_labels import promotions
+from tests.e2e.command_line import sdrpn
 from tests.pipelines import write_tiny_pipeline
 
 
@@ -18,10 +17,6 @@ from tests.pipelines import write_tiny_pipeline
 def _wide_and_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-
-
-def sdrpn(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

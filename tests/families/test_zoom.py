@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdrpn_core.first_stage import first_stage
+from sdrpn_core.first_stage import FirstStage, first_stage
 from sdrpn_core.generation import answer_plain, greedy_decode
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
@@ -23,19 +23,34 @@ def rpn(loaded: Loaded) -> RegionProposalNetwork:
     return RegionProposalNetwork.from_adapter(loaded.adapter, loaded.shape)
 
 
+@pytest.fixture(scope="module")
+def features(loaded: Loaded, images: list[Image.Image]) -> list[ImageFeatures]:
+    return loaded.adapter.encode_images(images)
+
+
+@pytest.fixture(scope="module")
+def encoded(loaded: Loaded, crops: list[list[Image.Image]]) -> list[list[ImageFeatures]]:
+    return [loaded.adapter.encode_images(row) if row else [] for row in crops]
+
+
+@pytest.fixture(scope="module")
+def first(loaded: Loaded, rpn: RegionProposalNetwork, features: list[ImageFeatures]) -> FirstStage:
+    """Good for any number of second stages."""
+    return first_stage(loaded.adapter, rpn, features, QUESTIONS)
+
+
 def test_zoom_with_prefix_reuse_equals_recomputation(
     loaded: Loaded,
-    rpn: RegionProposalNetwork,
+    first: FirstStage,
     images: list[Image.Image],
     crops: list[list[Image.Image]],
+    features: list[ImageFeatures],
+    encoded: list[list[ImageFeatures]],
 ) -> None:
     """Logits against the stock forward over image, crops and question; tokens against a rerun."""
     adapter = loaded.adapter
-    features = adapter.encode_images(images)
-    encoded = [adapter.encode_images(row) if row else [] for row in crops]
-    reused = second_stage_prefill(adapter, first_stage(adapter, rpn, features, QUESTIONS), encoded)
-    first = first_stage(adapter, rpn, features, QUESTIONS)
-    answers = greedy_decode(adapter, second_stage_prefill(adapter, first, encoded), MAX_NEW_TOKENS)
+    reused = second_stage_prefill(adapter, first, encoded)
+    answers = greedy_decode(adapter, reused, MAX_NEW_TOKENS)
     for index, (question, image, row) in enumerate(zip(QUESTIONS, images, crops, strict=True)):
         stock = loaded.next_token_logits(loaded.inputs(question, [image, *row]))
         torch.testing.assert_close(reused.logits[index], stock, atol=2e-5, rtol=1e-5)
@@ -50,15 +65,12 @@ def test_zoom_with_prefix_reuse_equals_recomputation(
 
 def test_a_withdrawn_image_is_out_of_view_of_the_upper_layers_only(
     loaded: Loaded,
-    rpn: RegionProposalNetwork,
-    images: list[Image.Image],
-    crops: list[list[Image.Image]],
+    first: FirstStage,
+    features: list[ImageFeatures],
+    encoded: list[list[ImageFeatures]],
 ) -> None:
     """Against running all columns through all layers, with the image masked from layer B on."""
     adapter = loaded.adapter
-    features = adapter.encode_images(images)
-    encoded = [adapter.encode_images(row) if row else [] for row in crops]
-    first = first_stage(adapter, rpn, features, QUESTIONS)
     start = second_stage_prefill(adapter, first, encoded, withdraw_image=True)
     answers = greedy_decode(adapter, start, MAX_NEW_TOKENS)
     differs = False

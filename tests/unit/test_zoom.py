@@ -139,6 +139,10 @@ def test_questions_about_one_image_share_its_prefix(
         )
         (answer,) = greedy_decode(adapter, start, MAX_NEW_TOKENS)
         assert together[row].tokens == answer.tokens
+        if not withdraw_image:
+            seen = [features[index], *own_crops[row]]
+            (plain,) = answer_plain(adapter, [question], [seen], max_new_tokens=MAX_NEW_TOKENS)
+            assert answer.tokens == plain.tokens
 
 
 def test_first_stage_logits_equal_the_training_forward(
