@@ -10,8 +10,6 @@ from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS, make_scene
 from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX, normalise_answer
-from tasks.artifact_store import ArtifactStore
-from tasks.predict import find_checkpoint
 
 FIRST_SEED = 820_000_000
 """Far from the seeds of training, calibration and evaluation."""
@@ -46,6 +44,10 @@ def parser(description: str | None, num_scenes: int) -> argparse.ArgumentParser:
 
 def load_pipeline(options: argparse.Namespace) -> ZoomPipeline:
     """The reference model with the RPN that was asked for."""
+    # Here, so that models of random weights are measured where no store can be read.
+    from tasks.artifact_store import ArtifactStore
+    from tasks.predict import find_checkpoint
+
     checkpoint = find_checkpoint(ArtifactStore(options.store), options.rpn)
     return ZoomPipeline.from_checkpoint(checkpoint, device=options.device)
 

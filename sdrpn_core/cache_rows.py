@@ -1,4 +1,4 @@
-"""Rows of key-value caches: one prefix for several prompts, and prompts joined for decoding.
+"""Parts of key-value caches: one prefix for several prompts, and prompts joined for decoding.
 
 Nothing here changes a cache that it is given: layers grow by concatenation, so caches may share
 tensors.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from sdrpn_core.generation import LayerSpan
+from sdrpn_core.decoding import LayerSpan
 
 
 def fork(cache: Cache, rows: Tensor) -> Cache:
@@ -33,6 +33,16 @@ def fork(cache: Cache, rows: Tensor) -> Cache:
             layer.keys = layer.keys.index_select(0, rows.to(layer.keys.device))
             layer.values = layer.values.index_select(0, rows.to(layer.values.device))
     return forked
+
+
+def first_columns(cache: Cache, number: int) -> Cache:
+    """A cache of the first columns of another; nothing is copied."""
+    shorter = copy.copy(cache)
+    shorter.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in shorter.layers:
+        if layer.is_initialized:
+            layer.keys, layer.values = layer.keys[:, :, :number], layer.values[:, :, :number]
+    return shorter
 
 
 def take_layers(target: Cache, source: Cache, first: int) -> None:

@@ -4,13 +4,13 @@ Shape legend: N batch, L padded length, d hidden size, C image cells.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from sdrpn_core.attention_capture import AttentionRecorder
+from sdrpn_core.decoding import Decoding, LayerSpan
 from sdrpn_core.masks import attention_mask
 from sdrpn_core.models.base import LayerObserver, ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
@@ -30,34 +30,6 @@ class PromptBatch:
     """(..., N, L)"""
     offsets: tuple[int, ...]
     """Padding columns before each prompt."""
-
-
-@dataclass(frozen=True)
-class LayerSpan:
-    """Neighbouring decoder layers, ``first`` to ``last - 1``, that see the same columns."""
-
-    first: int
-    last: int
-    key_mask: Tensor
-    """(N, L) bool, True = token."""
-
-    def with_token(self) -> "LayerSpan":
-        """One more column, of a token in every row."""
-        token = torch.ones_like(self.key_mask[:, :1])
-        return replace(self, key_mask=torch.cat([self.key_mask, token], dim=1))
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """State from which decoding continues: everything before the first new token."""
-
-    logits: Tensor
-    """(N, vocabulary) for the first new token."""
-    cache: Cache
-    spans: tuple[LayerSpan, ...]
-    """All layers, in order."""
-    next_position: Tensor
-    """(N,) position of the first new token."""
 
 
 @dataclass(frozen=True)
@@ -163,30 +135,17 @@ def decode_steps(
     eos = torch.tensor(sorted(adapter.eos_ids), device=start.logits.device)
     is_finished = torch.zeros(num_rows, dtype=torch.bool, device=start.logits.device)
     row_zero = torch.zeros(num_rows, 1, dtype=torch.long, device=start.logits.device)
-    logits, spans = start.logits, start.spans
-    for step in range(max_new_tokens):
-        tokens = logits.argmax(dim=-1)
-        is_finished = is_finished | torch.isin(tokens, eos)
-        yield tokens
-        if bool(is_finished.all()) or step == max_new_tokens - 1:
-            break
-        if recorder is not None:
-            recorder.aim(row_zero, (~is_finished)[:, None].float())
-        spans = tuple(span.with_token() for span in spans)
-        positions = adapter.text_positions((start.next_position + step)[:, None])
-        hidden = adapter.embedding(tokens)[:, None]
-        for span in spans:
-            hidden = adapter.forward_layers(
-                hidden,
-                span.first,
-                span.last,
-                mask=attention_mask(span.key_mask, 1),
-                position_ids=positions,
-                deepstack=None,
-                cache=start.cache,
-                recorder=recorder,
-            )
-        logits = adapter.next_token_logits(hidden[:, -1])
+    with adapter.step_pool.step(adapter, start, max_new_tokens - 1, recorder) as step:
+        logits = start.logits
+        for number in range(max_new_tokens):
+            tokens = logits.argmax(dim=-1)
+            is_finished = is_finished | torch.isin(tokens, eos)
+            yield tokens
+            if bool(is_finished.all()) or number == max_new_tokens - 1:
+                break
+            if recorder is not None:
+                recorder.aim(row_zero, (~is_finished)[:, None].float())
+            logits = step.next_logits(tokens)
 
 
 @torch.inference_mode()

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.label_settings import RegionSettings
+from sdrpn_core.decoding import Decoding
 from sdrpn_core.first_stage import FirstStage, first_stage
 from sdrpn_core.gate import Zoom, decide_zoom
-from sdrpn_core.generation import Decoding, greedy_decode
+from sdrpn_core.generation import greedy_decode
 from sdrpn_core.images import UnreadableImage, upright_rgb
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import (
@@ -33,6 +34,7 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
 from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.threads import in_threads
 from sdrpn_core.zoom_answers import PhaseClock, StartedBatch, TextPiece, ZoomAnswer, stream_answers
 
 
@@ -300,7 +302,9 @@ class ZoomPipeline:
     ) -> dict[int, _Encoded]:
         """Upright images and their features by ``id``; those known already are not run again."""
         distinct = {id(images[index]): index for index in indices}
-        new = {key: _upright(images, i) for key, i in distinct.items() if key not in known}
+        missing = {key: index for key, index in distinct.items() if key not in known}
+        upright = in_threads(lambda index: _upright(images, index), missing.values())
+        new = dict(zip(missing, upright, strict=True))
         features = self.adapter.encode_images(list(new.values())) if new else []
         fresh = {
             key: _Encoded(image, encoded)

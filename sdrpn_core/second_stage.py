@@ -23,8 +23,9 @@ from torch import Tensor
 from transformers import Cache
 
 from sdrpn_core.cache_rows import CachePart, fork, join, take_layers
+from sdrpn_core.decoding import Decoding, LayerSpan
 from sdrpn_core.first_stage import FirstStage
-from sdrpn_core.generation import Decoding, LayerSpan, last_position, pad_left
+from sdrpn_core.generation import last_position, pad_left
 from sdrpn_core.masks import attention_mask
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
@@ -40,6 +41,16 @@ class _Inputs:
     """(R, S) bool, with the columns before them in the cache."""
     position_ids: Tensor
     """(..., R, S)"""
+
+
+def _after(earlier: _Inputs, later: _Inputs) -> _Inputs:
+    """Both as one pass; ``later`` must not have other columns before it than ``earlier``'s."""
+    own_mask = later.key_mask[:, -later.hidden.shape[1] :]
+    return _Inputs(
+        hidden=torch.cat([earlier.hidden, later.hidden], dim=1),
+        key_mask=torch.cat([earlier.key_mask, own_mask], dim=1),
+        position_ids=torch.cat([earlier.position_ids, later.position_ids], dim=-1),
+    )
 
 
 @dataclass(frozen=True)
@@ -100,11 +111,13 @@ class _SecondStage:
         self.withdraw_image = withdraw_image
         self.branch = adapter.profile.rpn.branch_layer
         self.num_layers = adapter.profile.num_layers
+        self.has_shared_prefixes = len(first.prefix.hidden) < len(crops)
         sees_image = [not (withdraw_image and row) for row in crops]
         needed = first.prefix_rows[torch.tensor(sees_image, device=adapter.device)]
         self.prefixes = torch.unique(needed)
         """Rows of those that are run through all layers, rising."""
-        self.whole = self._run_prefixes() if len(self.prefixes) else None
+        is_run = self.has_shared_prefixes and len(self.prefixes)
+        self.whole = self._run_prefixes() if is_run else None
 
     def run(self, num_crops: int) -> _Group:
         """Run the questions with so many crops."""
@@ -131,9 +144,12 @@ class _SecondStage:
         """Go on with the first stage's own question columns."""
         question = self.first.question
         cache = fork(question.cache, rows)
-        take_layers(cache, self._prefix_cache(rows), self.branch)
         key_mask, position_ids = question.key_mask[rows], question.position_ids[..., rows, :]
         inputs = _Inputs(question.hidden[rows], key_mask, position_ids)
+        if self.has_shared_prefixes:
+            take_layers(cache, self._prefix_cache(rows), self.branch)
+        else:
+            inputs = _after(self._prefix_inputs(rows), inputs)
         return self._group(rows, self._run_above(inputs, cache), cache, key_mask, inputs)
 
     def _with_crops(self, rows: Tensor) -> _Group:
@@ -144,7 +160,8 @@ class _SecondStage:
             for row in rows.tolist()
         ]
         suffix = pad_left([prompt.suffix for prompt in prompts])
-        cache = fork(prefix.cache, prefix_rows) if self.withdraw_image else self._prefix_cache(rows)
+        goes_on = self.has_shared_prefixes and not self.withdraw_image
+        cache = self._prefix_cache(rows) if goes_on else fork(prefix.cache, prefix_rows)
         key_mask = torch.cat([prefix.key_mask[prefix_rows], suffix.key_mask], dim=1)
         hidden = self.adapter.forward_layers(
             suffix.embeds,
@@ -157,19 +174,24 @@ class _SecondStage:
         )
         inputs = _Inputs(hidden, key_mask, suffix.position_ids)
         if self.withdraw_image:
-            text = self._text_before_image(rows)
-            inputs = _Inputs(
-                hidden=torch.cat([text.hidden, hidden], dim=1),
-                key_mask=torch.cat([text.key_mask, suffix.key_mask], dim=1),
-                position_ids=torch.cat([text.position_ids, suffix.position_ids], dim=-1),
-            )
+            inputs = _after(self._text_before_image(rows), inputs)
+        elif not goes_on:
+            inputs = _after(self._prefix_inputs(rows), inputs)
         return self._group(rows, self._run_above(inputs, cache), cache, key_mask, inputs)
+
+    def _prefix_inputs(self, rows: Tensor) -> _Inputs:
+        """Columns of the prompts up to the end of the image."""
+        prefix, prefix_rows = self.first.prefix, self.first.prefix_rows[rows]
+        return _Inputs(
+            hidden=prefix.hidden[prefix_rows],
+            key_mask=prefix.key_mask[prefix_rows],
+            position_ids=prefix.position_ids[..., prefix_rows, :],
+        )
 
     def _text_before_image(self, rows: Tensor) -> _Inputs:
         """Columns of the prompts up to the image, left-padded."""
-        prefix, prefix_rows = self.first.prefix, self.first.prefix_rows[rows]
-        hidden, key_mask = prefix.hidden[prefix_rows], prefix.key_mask[prefix_rows]
-        position_ids = prefix.position_ids[..., prefix_rows, :]
+        prefix = self._prefix_inputs(rows)
+        hidden, key_mask, position_ids = prefix.hidden, prefix.key_mask, prefix.position_ids
         num_cells = torch.tensor(
             [self.first.features[row].grid.num_cells for row in rows.tolist()], device=rows.device
         )

@@ -30,6 +30,7 @@ from sdrpn_core.attention_capture import ATTENTION_NAME, AttentionRecorder
 from sdrpn_core.attention_kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
+from sdrpn_core.step_pool import StepPool
 
 
 class ModelError(SdrpnError):
@@ -68,6 +69,7 @@ class ModelAdapter(ABC):
 
         self.decoder: Any = model.get_decoder()
         self.embedding: nn.Embedding = model.get_input_embeddings()
+        self.step_pool = StepPool()
 
     def with_profile(self, profile: ModelProfile) -> Self:
         """The same loaded model under another profile, for example once it is calibrated.
@@ -261,6 +263,7 @@ class ModelAdapter(ABC):
         cache: Cache | None = None,
         recorder: AttentionRecorder | None = None,
         observer: LayerObserver | None = None,
+        kernel: str | None = None,
     ) -> Tensor:
         """Run decoder layers ``first`` to ``last - 1``.
 
@@ -275,12 +278,13 @@ class ModelAdapter(ABC):
             cache: keys and values of earlier columns; extended in place.
             recorder: collects attention rows of the layers it asks for.
             observer: shown the input of every layer.
+            kernel: attention kernel; None for ``attention_kernel``.
 
         Returns:
             (N, L, d) output of layer ``last - 1``, before the final norm, on ``device``.
         """
         extra: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
-        if self.attention_kernel == FLASH:
+        if (kernel or self.attention_kernel) == FLASH:
             extra["flash_keys"] = CausalKeys.from_mask(mask)
         position_embeddings = self.decoder.rotary_emb(hidden, position_ids)
         for index in range(first, last):

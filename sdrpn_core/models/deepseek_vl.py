@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_contracts.profiles import FamilyDefaults
+from sdrpn_core.models.images import processed
 from sdrpn_core.models.square import SquareAdapter
 
 DEEPSEEK_PROMPT = (
@@ -33,7 +34,7 @@ class DeepseekVlAdapter(SquareAdapter):
 
     def encode_canvases(self, canvases: Sequence[Image.Image], **resized: bool) -> Tensor:
         """Rescale, normalise and encode."""
-        batch = self.image_processor(canvases, do_resize=False, do_pad=False, return_tensors="pt")
+        batch = processed(self.image_processor, canvases, do_resize=False, do_pad=False)
         features = self.model.model.get_image_features(
             pixel_values=batch["pixel_values"].to(self.device, self.dtype),
             return_dict=True,

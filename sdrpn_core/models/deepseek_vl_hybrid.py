@@ -14,6 +14,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenize
 from data_contracts.profiles import FamilyDefaults, ModelProfile
 from sdrpn_core.models.base import ModelError
 from sdrpn_core.models.deepseek_vl import DEEPSEEK_PROMPT
+from sdrpn_core.models.images import processed
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.models.square import SquareAdapter
 
@@ -71,7 +72,7 @@ class DeepseekVlHybridAdapter(SquareAdapter):
     def _encode_few(self, canvases: Sequence[Image.Image]) -> Tensor:
         # Canvases have the final size already: the processor's own resize and padding do nothing
         # to the high resolution, and give the low one from it as in training.
-        pixels = self.image_processor(list(canvases), return_tensors="pt")
+        pixels = processed(self.image_processor, canvases)
         features = self.model.model.get_image_features(
             pixel_values=pixels["pixel_values"].to(self.device, self.dtype),
             high_res_pixel_values=pixels["high_res_pixel_values"].to(self.device, self.dtype),

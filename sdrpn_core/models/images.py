@@ -1,9 +1,50 @@
 """What adapters of several families do to images before their vision tower sees them."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
 from transformers import BaseImageProcessor
+
+from sdrpn_core.geometry import Letterbox
+from sdrpn_core.threads import in_threads
 
 
 def mean_colour(image_processor: BaseImageProcessor) -> tuple[int, int, int]:
     """The processor's mean as an 8-bit colour: padding that normalises to about zero."""
     red, green, blue = (round(255 * mean) for mean in image_processor.image_mean)
     return red, green, blue
+
+
+def paste_all(
+    letterboxes: Sequence[Letterbox],
+    images: Sequence[Image.Image],
+    fill: tuple[int, int, int],
+    sizes: Sequence[tuple[int, int]],
+) -> list[Image.Image]:
+    """The canvas of each image, several at a time; arguments as of ``Letterbox.paste``."""
+    return in_threads(
+        lambda item: item[0].paste(item[1], fill, item[2]),
+        zip(letterboxes, images, sizes, strict=True),
+    )
+
+
+def processed(
+    image_processor: BaseImageProcessor, canvases: Sequence[Image.Image], **settings: Any
+) -> dict[str, Tensor]:
+    """What the stock processor makes of some canvases, several at a time.
+
+    Args:
+        image_processor: the model's.
+        canvases: at least one.
+        settings: of the processor's call.
+
+    Returns:
+        Its tensors, those of all canvases one after the other.
+    """
+    found = in_threads(
+        lambda canvas: image_processor([canvas], return_tensors="pt", **settings), canvases
+    )
+    return {name: torch.cat([one[name] for one in found]) for name in found[0]}

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_contracts.profiles import FamilyDefaults
-from sdrpn_core.models.images import mean_colour
+from sdrpn_core.models.images import mean_colour, processed
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.models.square import SquareAdapter
 
@@ -39,10 +39,8 @@ class LlavaAdapter(SquareAdapter):
 
     def _pixels(self, canvases: Sequence[Image.Image]) -> Tensor:
         """(N, 3, side, side) normalised."""
-        pixels: Tensor = self.image_processor(
-            canvases, do_resize=False, do_center_crop=False, return_tensors="pt"
-        )["pixel_values"].to(self.device, self.dtype)
-        return pixels
+        batch = processed(self.image_processor, canvases, do_resize=False, do_center_crop=False)
+        return batch["pixel_values"].to(self.device, self.dtype)
 
     def _encode_pixels(self, pixels: Tensor, **resized: bool) -> Iterable[Tensor]:
         features = self.model.get_image_features(pixel_values=pixels, return_dict=True, **resized)

@@ -25,7 +25,7 @@ from data_contracts.profiles import (
 )
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter, ModelError
-from sdrpn_core.models.images import mean_colour
+from sdrpn_core.models.images import mean_colour, paste_all, processed
 from sdrpn_core.models.prompts import ImageFeatures
 
 GRIDS = ImageSettings(
@@ -107,12 +107,8 @@ class Qwen2_5VlAdapter(ModelAdapter):
             return self.encode_images(crops)
         letterboxes = [self._budget_letterbox(crop.size, max_tokens) for crop in crops]
         grids = [self._budget_grid(letterbox, max_tokens) for letterbox in letterboxes]
-        canvases = [
-            letterbox.paste(
-                crop, self.fill, (grid.width * self.cell_side, grid.height * self.cell_side)
-            )
-            for crop, letterbox, grid in zip(crops, letterboxes, grids, strict=True)
-        ]
+        sizes = [(grid.width * self.cell_side, grid.height * self.cell_side) for grid in grids]
+        canvases = paste_all(letterboxes, crops, self.fill, sizes)
         return self._encode(self._cut(canvases, do_resize=False), letterboxes)
 
     def check_crop_tokens(self, max_tokens: int | None) -> None:
@@ -200,15 +196,11 @@ class Qwen2_5VlAdapter(ModelAdapter):
                 "longest_edge": rule.max_cells * cell_area,
             }
             resize = {"do_resize": True, "size": bounds}
-        canvases = [
-            letterbox.paste(image, self.fill, size)
-            for letterbox, image, size in zip(letterboxes, images, sizes, strict=True)
-        ]
-        return self._cut(canvases, **resize)
+        return self._cut(paste_all(letterboxes, images, self.fill, sizes), **resize)
 
     def _cut(self, canvases: Sequence[Image.Image], **resize: Any) -> dict[str, Tensor]:
         """Normalised patches of canvases."""
-        return dict(self.image_processor(list(canvases), return_tensors="pt", **resize))
+        return processed(self.image_processor, canvases, **resize)
 
     def _deepstack(self, output: Any, num_images: int) -> list[tuple[Tensor, ...]]:
         """Features that early decoder layers add, per image: none in this family."""

@@ -17,6 +17,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenize
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.images import paste_all
 from sdrpn_core.models.prompts import ImageFeatures
 
 
@@ -94,10 +95,7 @@ class SquareAdapter(ModelAdapter):
         side = cells * self.input_side // self.grid.width
         resized = {} if cells == self.grid.width else {"interpolate_pos_encoding": True}
         letterboxes = [self.letterbox(image.size) for image in images]
-        canvases = [
-            letterbox.paste(image, self.fill, (side, side))
-            for letterbox, image in zip(letterboxes, images, strict=True)
-        ]
+        canvases = paste_all(letterboxes, images, self.fill, [(side, side)] * len(images))
         features = self.encode_canvases(canvases, **resized)
         return [
             ImageFeatures(tokens=tokens, grid=GridShape(cells, cells), letterbox=letterbox)

@@ -1,0 +1,38 @@
+"""State between the prompt and the answer: what decoding goes on from.
+
+Shape legend: N batch, L padded length.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+
+@dataclass(frozen=True)
+class LayerSpan:
+    """Neighbouring decoder layers, ``first`` to ``last - 1``, that see the same columns."""
+
+    first: int
+    last: int
+    key_mask: Tensor
+    """(N, L) bool, True = token."""
+
+    def with_token(self) -> "LayerSpan":
+        """One more column, of a token in every row."""
+        token = torch.ones_like(self.key_mask[:, :1])
+        return replace(self, key_mask=torch.cat([self.key_mask, token], dim=1))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Everything before the first new token. Decoding uses it up: the cache takes in the answer."""
+
+    logits: Tensor
+    """(N, vocabulary) for the first new token."""
+    cache: Cache
+    spans: tuple[LayerSpan, ...]
+    """All layers, in order."""
+    next_position: Tensor
+    """(N,) position of the first new token."""

@@ -1,0 +1,80 @@
+"""A decoding step on buffers of fixed size, as CUDA graphs need it, against one that grows."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from PIL import Image
+
+from sdrpn_core.decode_steps import FixedStep, GrowingStep, Step, StepShape, can_be_fixed
+from sdrpn_core.decoding import Decoding
+from sdrpn_core.first_stage import first_stage
+from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.second_stage import second_stage_prefill
+from tests.families.conftest import QUESTIONS, Loaded
+
+NUM_STEPS = 5
+
+
+def starts(
+    loaded: Loaded,
+    images: Sequence[Image.Image],
+    crops: Sequence[Sequence[Image.Image]],
+    *,
+    withdraw_image: bool,
+) -> list[Decoding]:
+    """The same one twice: a decoding uses its start up."""
+    adapter = loaded.adapter
+    rpn = RegionProposalNetwork.from_adapter(adapter, loaded.shape)
+    rows = [adapter.encode_images(row) if row else [] for row in crops]
+    first = first_stage(adapter, rpn, adapter.encode_images(images), QUESTIONS[: len(images)])
+    return [
+        second_stage_prefill(adapter, first, rows, withdraw_image=withdraw_image) for _ in range(2)
+    ]
+
+
+def logits_of(step: Step, start: Decoding) -> torch.Tensor:
+    """(steps, N, vocabulary) of greedy decoding."""
+    logits, found = start.logits, []
+    for _ in range(NUM_STEPS):
+        logits = step.next_logits(logits.argmax(dim=-1)).clone()
+        found.append(logits)
+    return torch.stack(found)
+
+
+def fixed_step(loaded: Loaded, start: Decoding) -> FixedStep:
+    shape = StepShape.of(start, NUM_STEPS, columns_at_once=128)
+    step = FixedStep(loaded.adapter, start, shape)
+    step.load(start)
+    return step
+
+
+@pytest.mark.parametrize("withdraw_image", [False, True])
+def test_fixed_buffers_equal_growing_ones(
+    loaded: Loaded,
+    images: list[Image.Image],
+    crops: list[list[Image.Image]],
+    withdraw_image: bool,
+) -> None:
+    """Padded rows, with and without crops; with the image withdrawn, layers of two lengths."""
+    one, other = starts(loaded, images, crops, withdraw_image=withdraw_image)
+    assert can_be_fixed(loaded.adapter, one)
+    fixed = logits_of(fixed_step(loaded, one), one)
+    growing = logits_of(GrowingStep(loaded.adapter, other, NUM_STEPS), other)
+    torch.testing.assert_close(fixed, growing, atol=2e-5, rtol=1e-5)
+
+
+def test_what_an_earlier_answer_left_in_the_buffers_is_not_seen(
+    loaded: Loaded, images: list[Image.Image], crops: list[list[Image.Image]]
+) -> None:
+    """Long prompts first, then short ones with the same buffers."""
+    long, expected = starts(loaded, images, crops, withdraw_image=False)
+    short, alone = starts(loaded, images, [[] for _ in images], withdraw_image=False)
+    step = fixed_step(loaded, long)
+    first = logits_of(step, long)
+    step.load(short)
+    reused = logits_of(step, short)
+    step.load(expected)
+    torch.testing.assert_close(logits_of(step, expected), first, atol=0, rtol=0)
+    growing = logits_of(GrowingStep(loaded.adapter, alone, NUM_STEPS), alone)
+    torch.testing.assert_close(reused, growing, atol=2e-5, rtol=1e-5)

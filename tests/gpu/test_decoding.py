@@ -1,0 +1,117 @@
+"""Decoding steps as CUDA graphs: against the same steps one by one, and from several threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdrpn_core import step_pool
+from sdrpn_core.decode_steps import FixedStep, GrowingStep, StepShape
+from sdrpn_core.decoding import Decoding
+from sdrpn_core.generation import pad_left, prefill
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.step_pool import StepPool
+from tests.families.registry import FAMILY_MODELS
+from tests.zoom_checks import random_images, random_pipeline
+
+QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
+IMAGES = random_images([(60, 40), (30, 50), (45, 45), (80, 20)])
+NUM_STEPS = 12
+
+
+@torch.inference_mode()
+def started(adapter: ModelAdapter, num_rows: int = 4) -> Decoding:
+    prompts = [
+        adapter.embed_prompt(question, adapter.encode_images([image]))
+        for question, image in zip(QUESTIONS[:num_rows], IMAGES, strict=False)
+    ]
+    return prefill(adapter, pad_left(prompts))
+
+
+def logits_of(step: FixedStep | GrowingStep, start: Decoding) -> torch.Tensor:
+    logits, found = start.logits, []
+    for _ in range(NUM_STEPS):
+        logits = step.next_logits(logits.argmax(dim=-1)).clone()
+        found.append(logits)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILY_MODELS))
+def test_graphs_equal_steps_one_by_one(
+    family: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, in bfloat16 too: a replay runs the very kernels that were recorded."""
+    profile = FAMILY_MODELS[family].build(tmp_path)
+    for dtype in ("float32", "bfloat16"):
+        adapter = load_adapter(profile, device=device, dtype=dtype)
+        start = started(adapter)
+        step = FixedStep(adapter, start, StepShape.of(start, NUM_STEPS))
+        step.load(start)
+        replayed = logits_of(step, start)
+        assert step._graph is not None, "nothing was recorded"
+        step.load(start)
+        assert torch.equal(logits_of(step, start), replayed), "the second answer differs"
+        with monkeypatch.context() as patch:
+            patch.setattr("sdrpn_core.decode_steps._STEPS_BEFORE_CAPTURE", 10**6)
+            plain = FixedStep(adapter, start, step.shape)
+            plain.load(start)
+            assert torch.equal(logits_of(plain, start), replayed)
+        if dtype == "float32":
+            growing = logits_of(GrowingStep(adapter, start, NUM_STEPS), start)
+            torch.testing.assert_close(replayed, growing, atol=1e-4, rtol=1e-4)
+
+
+def test_pipelines_in_threads_answer_as_alone(full: ModelAdapter) -> None:
+    pipelines = [random_pipeline(full, seed=seed) for seed in (0, 1)]
+
+    def answers(index: int) -> list[tuple[str, object]]:
+        found = pipelines[index % 2].answer(IMAGES, QUESTIONS, max_new_tokens=NUM_STEPS)
+        return [(answer.text, answer.boxes) for answer in found]
+
+    alone = [answers(0), answers(1)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(answers, range(12)))
+    assert together == [alone[index % 2] for index in range(12)]
+
+
+def test_buffers_are_kept_within_their_share(
+    full: ModelAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = StepPool()
+    starts = [started(full, num_rows) for num_rows in (1, 2, 4)]
+    sizes = []
+    for start in starts:
+        with pool.step(full, start, NUM_STEPS) as step:
+            assert isinstance(step, FixedStep)
+            sizes.append(step.num_bytes)
+    assert len(pool._idle) == 3
+    total = torch.cuda.get_device_properties(0).total_memory
+    monkeypatch.setattr(step_pool, "MAX_SHARE", (sizes[2] + sizes[1]) / total)
+    with pool.step(full, started(full, 3), NUM_STEPS) as step:
+        assert isinstance(step, FixedStep)
+    assert sum(step.num_bytes for step in pool._idle.values()) <= sizes[2] + sizes[1]
+    monkeypatch.setattr(step_pool, "MAX_SHARE", 0.5 * sizes[0] / total)
+    with pool.step(full, started(full, 1), NUM_STEPS) as step:
+        assert isinstance(step, GrowingStep)
+
+
+def test_two_decodings_at_once_do_not_share_buffers(full: ModelAdapter) -> None:
+    pool = StepPool()
+    one, other = started(full), started(full)
+    with pool.step(full, one, NUM_STEPS) as first, pool.step(full, other, NUM_STEPS) as second:
+        assert first is not second
+        torch.testing.assert_close(logits_of(first, one), logits_of(second, other))
+    assert len(pool._idle) == 1
+
+
+def test_a_device_without_room_decodes_all_the_same(
+    full: ModelAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_device(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(step_pool, "FixedStep", full_device)
+    with StepPool().step(full, started(full), NUM_STEPS) as step:
+        assert isinstance(step, GrowingStep)
