@@ -8,6 +8,8 @@ device instead of some thirty per layer, which is what a step of a large model o
 Shape legend: N batch, L columns, D head size, d hidden size.
 """
 
+import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,10 +27,16 @@ from sdrpn_core.masks import attention_mask
 if TYPE_CHECKING:  # an adapter owns a pool of steps
     from sdrpn_core.models.base import ModelAdapter
 
+log = logging.getLogger(__name__)
+
 _STEPS_BEFORE_CAPTURE = 4
 """Recording takes about two ordinary steps; buffers that see fewer steps are not worth one."""
 _MOVING_ROTARY = ("dynamic", "longrope")
 """Rotary embeddings whose frequencies follow the length of the input, from Python."""
+
+
+_RECORDING = threading.Lock()
+"""Recording starts by waiting for the device, which fails while another recording is under way."""
 
 
 class Step(Protocol):
@@ -139,7 +147,7 @@ class FixedStep:
         """As of ``Step``."""
         self._tokens.copy_(tokens)
         if self._graph is None and tokens.is_cuda and self._num_steps >= _STEPS_BEFORE_CAPTURE:
-            self._graph = self._captured()
+            self._record()
         if self._graph is None:
             self._run()
         else:
@@ -167,12 +175,18 @@ class FixedStep:
         self._positions += 1
         self._logits.copy_(adapter.next_token_logits(hidden[:, -1]))
 
-    def _captured(self) -> torch.cuda.CUDAGraph:
+    def _record(self) -> None:
+        """Record a step without running it; if that fails, go on without a graph for a while."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on using the device meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._run()
-        return graph
+        try:
+            # Other threads may go on using the device meanwhile, if they do not wait for all of it.
+            with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._run()
+        except RuntimeError as error:
+            self._num_steps = 0
+            log.info("no graph of a decoding step was recorded, it runs one by one: %s", error)
+        else:
+            self._graph = graph
 
 
 def can_be_fixed(adapter: "ModelAdapter", start: Decoding) -> bool:

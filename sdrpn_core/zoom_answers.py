@@ -87,7 +87,8 @@ class PhaseClock:
     def lap(self, phase: str) -> None:
         """Add the time since the last lap to a phase."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            # Not the whole device: that fails while another thread records a graph on it.
+            torch.cuda.current_stream(self._device).synchronize()
         now = time.perf_counter()
         spent = (now - self._start) / self._num_questions
         self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
