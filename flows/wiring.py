@@ -4,8 +4,8 @@ Each method makes one stage's artifact, asking first for what it needs; how a st
 this process, or as Prefect tasks) is the ``Execution``'s business.
 """
 
-from collections.abc import Callable, Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
 from typing import TypeVar
 
 from data_contracts.artifact import ArtifactRef
@@ -17,7 +17,7 @@ from flows.downloads import OnDownloads, announce_downloads, nobody
 from flows.execution import Execution
 from flows.label_gate import Gate
 from flows.outcome import RunOutcome
-from tasks.benchmark_files import settings_for
+from tasks.benchmark_files import evaluation_label, settings_for
 from tasks.benchmark_table import TableInputs, read_table, table_uris, write_table
 from tasks.build_jsonl import build_jsonl
 from tasks.calibrate import calibrate_profile, calibrated, page_uri
@@ -91,15 +91,28 @@ def run_pipeline(
 class Pipeline:
     """The stages of one configuration; each runs at most once."""
 
-    def __init__(self, config: PipelineConfig, execution: Execution) -> None:
+    def __init__(
+        self,
+        config: PipelineConfig,
+        execution: Execution,
+        pin: Callable[[ModelConfig], ModelConfig] = pinned,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            config: what to compute.
+            execution: how to.
+            pin: looks up the commit that the model is at.
+        """
         self._config = config
         self._execution = execution
+        self._pin = pin
         self._made: dict[tuple[Stage, str], ArtifactRef] = {}
 
     @cached_property
     def _pinned(self) -> ModelConfig:
         """The model at one commit for the whole run; looked up when a stage first needs it."""
-        return pinned(self._config.model)
+        return self._pin(self._config.model)
 
     @cached_property
     def _model(self) -> ModelConfig:
@@ -163,6 +176,24 @@ class Pipeline:
                 _each(self.results, self.evaluations() if is_evaluated else ())
                 self.table()
                 self.report()
+
+    def artifacts(self) -> Iterator[Callable[[], object]]:
+        """What makes each artifact of a whole run, in the order they are made."""
+        sources = self._config.sources
+        yield self.calibration
+        for source in self.sources(Stage.REPORT):
+            yield partial(self.files, source)
+            yield partial(self.questions, source)
+        for trained_on in sources:
+            yield partial(self.attention, trained_on)
+            yield partial(self.labels, trained_on)
+        yield from (self.label_set, self.rpn)
+        if self._config.evaluation is not None:
+            swept = (benchmark for _, _, benchmark in self.sweep())
+            for benchmark in (*self.evaluations(), *swept):
+                yield partial(self.predictions, benchmark)
+                yield partial(self.results, benchmark)
+        yield from (self.table, self.report)
 
     def is_made(self, stage: Stage) -> bool:
         """Whether this run got as far."""
@@ -362,9 +393,7 @@ class Pipeline:
 
 
 def _label(benchmark: EvaluationConfig) -> str:
-    threshold = benchmark.region_threshold
-    name = benchmark.source.name
-    return name if threshold is None else f"{name} at {threshold:g}"
+    return evaluation_label(benchmark.source.name, benchmark.region_threshold)
 
 
 def _each(make: Callable[[S], ArtifactRef], arguments: Iterable[S]) -> None:

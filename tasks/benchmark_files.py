@@ -77,6 +77,11 @@ def settings_for(settings: EvaluationConfig, source: EvaluationSource) -> Evalua
     return settings.model_copy(update=own)
 
 
+def evaluation_label(source: str, threshold: float | None) -> str:
+    """What an evaluation of a source is called, with a region threshold or with the RPN's own."""
+    return source if threshold is None else f"{source} at {threshold:g}"
+
+
 def find_benchmark(store: ArtifactStore, source: BenchmarkSource) -> BenchmarkFiles:
     """Look for a benchmark's files: where the source says, else under its hub ids.
 

@@ -49,6 +49,11 @@ def load_latest_checkpoint(storage: Storage, prefix: str) -> tuple[int, dict[str
     return None
 
 
+def latest_step(storage: Storage, prefix: str) -> int | None:
+    """Highest step that was ever begun to be saved; its files are not looked at."""
+    return max(_steps(storage, prefix), default=None)
+
+
 def _load(storage: Storage, folder: str) -> dict[str, bytes]:
     files = {}
     try:

@@ -3,17 +3,18 @@ machine, without loading or fetching anything."""
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_contracts.configs import DownloadSettings, ModelConfig
 from sdrpn_core.models.hub import local_folder
-from sdrpn_core.models.loading import model_source
+from sdrpn_core.models.loading import is_commit, model_source
 from tasks.fetching.addresses import free_bytes
 from tasks.fetching.hub_remote import HubModel, ask_model, hub_cache, is_cached
 from tasks.fetching.remote import Hiccup, Unavailable
-from tasks.models import profile_of
+from tasks.models import pinned, profile_of
 from tasks.planned_files import PlannedFile
+from tasks.stage import NotMade
 
 _FORMATS = (("model", "safetensors"), ("pytorch_model", "bin"))
 """What transformers looks for, in this order; each in one piece, then in several."""
@@ -31,6 +32,8 @@ class PlannedModel:
     """On the disk of the cache."""
     shares_disk: bool
     """With the folder that the run's other files are fetched to."""
+    commit: str | None = None
+    """That a run would work with; None if nobody says."""
     files: tuple[PlannedFile, ...] = ()
     """Weights, as the hub lists them; empty if it could not be asked."""
     problem: str | None = None
@@ -68,13 +71,32 @@ def planned_model(
     shares_disk = _existing(cache).stat().st_dev == _existing(downloads).stat().st_dev
     place = (name, cache, free_bytes(cache), shares_disk)
     try:
-        files = _files(ask_model(source, profile.revision, settings))
+        found = ask_model(source, profile.revision, settings)
     except (Hiccup, Unavailable) as error:
+        known = PlannedModel(*place, _commit_in_cache(source, profile.revision))
         if _is_cached(source, profile.revision):
-            return PlannedModel(*place)
-        return PlannedModel(*place, problem=str(error), is_refused=isinstance(error, Unavailable))
+            return known
+        return replace(known, problem=str(error), is_refused=isinstance(error, Unavailable))
+    files = _files(found)
     problem = None if files else "the hub lists no weights under the usual names"
-    return PlannedModel(*place, files, problem)
+    return PlannedModel(*place, found.commit, files, problem)
+
+
+def pinned_as_planned(model: ModelConfig, planned: PlannedModel | None) -> ModelConfig:
+    """What ``pinned`` would give a run, without asking the hub again or fetching anything.
+
+    Args:
+        model: of the run.
+        planned: what was found out of its weights.
+
+    Raises:
+        NotMade: if nobody says which commit a run would work with.
+    """
+    if planned is None:
+        return pinned(model)
+    if planned.commit is None:
+        raise NotMade(f"{planned.name}: its commit is not known")
+    return pinned(model.model_copy(update={"revision": planned.commit}))
 
 
 def _files(found: HubModel) -> tuple[PlannedFile, ...]:
@@ -111,6 +133,14 @@ def _is_cached(source: str, revision: str | None) -> bool:
     weights = _weights(path.name for path in folder.iterdir() if path.exists())
     numbers = [re.search(r"-of-(\d+)\.", name) for name in weights]
     return bool(weights) and len(weights) == max(int(n[1]) if n else 1 for n in numbers)
+
+
+def _commit_in_cache(source: str, revision: str | None) -> str | None:
+    """What a run would go on with if the hub stays silent; a commit stands for itself."""
+    if is_commit(revision):
+        return revision
+    folder = local_folder(source, revision)
+    return None if folder is None else folder.name
 
 
 def _existing(folder: Path) -> Path:

@@ -1,20 +1,31 @@
-"""What a run will fetch, make and cost, before it starts: facts where servers give them, and
-estimates that say so."""
+"""What a run will fetch, make and cost, before it starts: facts where servers and the store give
+them, and estimates that say so."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.enums import Stage
 from data_contracts.sources import SceneSource
 from sdrpn_core.reference.backgrounds import ScenesUnavailable, photograph_folder
 from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.model_files import PlannedModel, planned_model
-from tasks.models import profile_of
 from tasks.planned_files import PlannedFile, planned_files, unique_files
-from tasks.planned_stages import PlannedStage, num_questions, planned_stages, sources_of
+from tasks.planned_questions import Made, num_questions, sources_of
+from tasks.planned_stages import PlannedStage, planned_stages
 
 _GIB = 1 << 30
-_ATTENTION_BYTES = 8_000
-"""Two maps of 576 cells, a label grid and text, compressed."""
+_GO_ON_FROM_STEPS = (Stage.CALIBRATE, Stage.TRAIN_RPN)
+"""These load the model even if their last resume point is at the end."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What servers say of a run's files."""
+
+    by_source: Mapping[str, tuple[PlannedFile, ...]]
+    model: PlannedModel | None
+    """None if its weights are in a folder of this machine."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +35,14 @@ class RunPlan:
     files: tuple[PlannedFile, ...]
     """Of the sources."""
     model: PlannedModel | None
-    """None if its weights are in a folder of this machine."""
+    """None if its weights are in a folder of this machine, or nothing is left that needs them."""
     stages: tuple[PlannedStage, ...]
     """All, in the order they run."""
     fetch_bytes: int
     convert_bytes: int
-    """Of Parquet files and gzipped archives rewritten beside them; about as much as they have."""
-    converted_bytes: int
-    """Of these, what an earlier run may have rewritten, because the files are here."""
+    """Of files that are still to be rewritten; what is written has about as many."""
     copied_bytes: int
-    """Of archives that go into the store."""
-    store_bytes: int
+    """Of archives that are still to go into the store."""
     reserve_bytes: int
     """What a download must leave free."""
     free_bytes: int
@@ -44,7 +52,7 @@ class RunPlan:
 
     @property
     def gpu_hours(self) -> float:
-        """Over all stages that can be estimated, on one A6000-class card."""
+        """Of what is left of all stages that can be estimated, on one A6000-class card."""
         return sum(stage.gpu_hours or 0.0 for stage in self.stages)
 
     @property
@@ -53,14 +61,36 @@ class RunPlan:
         return all(stage.gpu_hours is not None for stage in self.stages)
 
     @property
+    def is_done(self) -> bool:
+        """Whether a run would make nothing."""
+        return all(stage.is_done for stage in self.stages)
+
+    @property
+    def store_bytes(self) -> int:
+        """Of what is still to be stored, as far as it is known; images of folders not counted."""
+        return self.copied_bytes + sum(stage.store_bytes for stage in self.stages)
+
+    @property
     def unknown_files(self) -> tuple[PlannedFile, ...]:
         """Files whose servers could not be asked; what they would add is in no figure."""
         return tuple(file for file in self.files if file.problem is not None)
 
     @property
+    def unknown_stages(self) -> tuple[PlannedStage, ...]:
+        """Stages of which it could not be found out whether they are made; they count as not."""
+        return tuple(stage for stage in self.stages if stage.made.problem is not None)
+
+    @property
+    def has_unknown_model(self) -> bool:
+        """Whether it is not known which commit of the model a run would work with, so that nothing
+        that is made with a model can be looked for."""
+        has_questions = any(s.is_done for s in self.stages if s.stage is Stage.BUILD_JSONL)
+        return has_questions and self.model is not None and self.model.commit is None
+
+    @property
     def needed_bytes(self) -> int:
         """Of the disk that files are fetched to, what stays free included."""
-        made = self.fetch_bytes + self.convert_bytes + self.copied_bytes + self.store_bytes
+        made = self.fetch_bytes + self.convert_bytes + self.store_bytes
         model = self.model
         weights = (model.missing_bytes or 0) if model is not None and model.shares_disk else 0
         return made + weights + self.reserve_bytes
@@ -70,45 +100,74 @@ class RunPlan:
         """Whether what is fetched and made fits on the disk that files are fetched to."""
         return self.needed_bytes <= self.free_bytes
 
-    @property
-    def may_fit(self) -> bool:
-        """The same if an earlier run rewrote all that it can have."""
-        return self.needed_bytes - self.converted_bytes <= self.free_bytes
 
+def ask_servers(config: PipelineConfig, runtime: RuntimeConfig) -> Answers:
+    """What is known of a run's files without fetching them; what does not answer stays unknown.
 
-def plan_run(config: PipelineConfig, runtime: RuntimeConfig) -> RunPlan:
-    """Stages, sizes, shards, GPU time and disk of a run.
-
-    Servers are given little time: what does not answer stays unknown.
+    Args:
+        config: of the run.
+        runtime: with little patience, see ``impatient``.
 
     Raises:
         SdrpnError: if a file does not exist.
     """
-    sources = sources_of(config)
-    impatient = _impatient(runtime)
-    by_source = planned_files(sources, impatient, allow_silence=True)
+    by_source = planned_files(sources_of(config), runtime, allow_silence=True)
+    folder = downloads_folder(runtime)
+    return Answers(by_source, planned_model(config.model, runtime.downloads, folder))
+
+
+def planned_run(
+    config: PipelineConfig, runtime: RuntimeConfig, answers: Answers, made: Made
+) -> RunPlan:
+    """Stages, sizes, shards, GPU time and disk of what is left of a run.
+
+    Args:
+        config: of the run.
+        runtime: where it keeps what it fetches and makes.
+        answers: of the servers.
+        made: what is in the store.
+    """
+    by_source = answers.by_source
+    numbers = {
+        s.name: num_questions(config, s, by_source[s.name], made) for s in sources_of(config)
+    }
+    stages = planned_stages(config, numbers, made)
     files = unique_files(by_source)
     folder = downloads_folder(runtime)
-    model = planned_model(config.model, impatient.downloads, folder)
-    numbers = {s.name: num_questions(config, s, by_source[s.name]) for s in sources}
-    rewritten = [file for file in files if file.is_rewritten]
+    model = answers.model if _needs_model(stages) else None
+    problems = (_no_scenes(config, stages), _no_model(model))
     return RunPlan(
         files=files,
         model=model,
-        stages=planned_stages(config, numbers),
+        stages=stages,
         fetch_bytes=sum(file.num_missing or 0 for file in files),
-        convert_bytes=sum(file.num_bytes or 0 for file in rewritten),
-        converted_bytes=sum(file.num_bytes or 0 for file in rewritten if file.is_here),
-        copied_bytes=sum(file.num_bytes or 0 for file in files if file.is_copied),
-        store_bytes=sum(number or 0 for number in numbers.values()) * _ATTENTION_BYTES,
+        convert_bytes=sum(file.num_rewritten for file in files),
+        copied_bytes=_copied_bytes(by_source, stages),
         reserve_bytes=int(runtime.downloads.free_gib * _GIB),
         free_bytes=free_bytes(folder),
         downloads_folder=str(folder),
-        problems=tuple(problem for problem in (_no_scenes(config), _no_model(model)) if problem),
+        problems=tuple(problem for problem in problems if problem),
     )
 
 
-def _impatient(runtime: RuntimeConfig) -> RuntimeConfig:
+def _needs_model(stages: Sequence[PlannedStage]) -> bool:
+    """Whether anything is left that loads its weights."""
+    return any(
+        stage.gpu_hours != 0 or (stage.stage in _GO_ON_FROM_STEPS and not stage.is_done)
+        for stage in stages
+    )
+
+
+def _copied_bytes(
+    by_source: Mapping[str, tuple[PlannedFile, ...]], stages: Sequence[PlannedStage]
+) -> int:
+    """Of archives that go into the store, without those of downloads that are done."""
+    done = {s.source for s in stages if s.stage is Stage.DOWNLOAD and s.is_done}
+    left = {name: files for name, files in by_source.items() if name not in done}
+    return sum(file.num_bytes or 0 for file in unique_files(left) if file.is_copied)
+
+
+def impatient(runtime: RuntimeConfig) -> RuntimeConfig:
     """Settings for asking what can wait for an answer until the run itself."""
     settings = runtime.downloads
     quick = {
@@ -121,10 +180,15 @@ def _impatient(runtime: RuntimeConfig) -> RuntimeConfig:
     return runtime.model_copy(update={"downloads": settings.model_copy(update=quick)})
 
 
-def _no_scenes(config: PipelineConfig) -> str | None:
+def _no_scenes(config: PipelineConfig, stages: Sequence[PlannedStage]) -> str | None:
     """Scenes that cannot be generated: a source's, or those that calibrate the model."""
-    has_scenes = any(isinstance(source, SceneSource) for source in sources_of(config))
-    if profile_of(config.model).is_calibrated and not has_scenes:
+    names = {source.name for source in sources_of(config) if isinstance(source, SceneSource)}
+    of_scenes = (
+        stage.stage is Stage.CALIBRATE or (stage.stage is Stage.DOWNLOAD and stage.source in names)
+        for stage in stages
+        if not stage.is_done
+    )
+    if not any(of_scenes):
         return None
     try:
         photograph_folder()

@@ -4,17 +4,15 @@ What is published in another form (Visual-CoT's lines, Parquet with image bytes,
 rewritten once, beside the fetched file, and found there the next time.
 """
 
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_contracts.artifact import canonical_json
 from data_contracts.sources import (
     FileAddress,
     FileSource,
@@ -28,7 +26,9 @@ from data_contracts.sources import (
     remote_file,
 )
 from sdrpn_core.source_formats import visual_cot_box, visual_cot_record
+from tasks import conversions
 from tasks.archives import archive_kind, gunzip_tar
+from tasks.conversions import Conversion
 from tasks.fetching.addresses import (
     downloads_folder,
     local_file,
@@ -42,12 +42,10 @@ from tasks.fetching.partial_file import digest_file, exclusive
 from tasks.fetching.remote import DownloadError
 from tasks.parquet_images import convert_parquet
 from tasks.record_stream import SourceError, read_records
-from tasks.stage import StageRun
+from tasks.stage import NotMade, StageRun
 
 logger = logging.getLogger(__name__)
 
-_CONVERSION = 2
-"""Raise when a conversion writes other files."""
 _MIB = 1 << 20
 
 
@@ -75,6 +73,7 @@ class Fetcher:
 
         Raises:
             DownloadError, SourceError: if it cannot be had.
+            NotMade: if the run only looks, and no earlier one fetched it.
         """
         file = remote_file(address)
         path = local_file(file.uri)
@@ -83,6 +82,8 @@ class Fetcher:
         known = kept_file(file, self.folder)
         if known is not None:
             return known
+        if self._run.only_looks:
+            return self._fetched_before(file)
         try:
             info = describe(file, self._open_remote, self._settings)
         except DownloadError as error:
@@ -103,6 +104,13 @@ class Fetcher:
         self._run.on_progress(_part(file.uri), num_mib, num_mib)
         return fetched
 
+    def _fetched_before(self, file: RemoteFile) -> FetchedFile:
+        """Whoever only looks has asked the file's server already whether it is still the same."""
+        copy = earlier_copy(file, self.folder)
+        if copy is None:
+            raise NotMade(f"{file.uri}: is still to be fetched")
+        return copy
+
     def matching(self, address: FileAddress) -> tuple[FileAddress, ...]:
         """See ``addresses.matching``."""
         return matching(self._run.store.storage, address)
@@ -122,23 +130,24 @@ class Fetcher:
     def converted(
         self,
         sources: tuple[FetchedFile, ...],
-        name: str,
-        settings: Mapping[str, Any],
+        conversion: Conversion,
         convert: Callable[[Path], None],
     ) -> Path:
         """The folder that a conversion filled, now or earlier.
 
         Args:
             sources: the files it is made of, in their order.
-            name: of the conversion.
-            settings: everything else that what it writes depends on, as plain data.
+            conversion: which it is.
             convert: fills an empty folder.
+
+        Raises:
+            NotMade: if the run only looks, and no earlier one filled it.
         """
-        digests = [source.sha256 for source in sources]
-        key = canonical_json([_CONVERSION, name, digests, settings])
-        folder = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}-{name}"
+        folder = conversion.folder(self.folder, [source.sha256 for source in sources])
         if folder.is_dir():
             return folder
+        if self._run.only_looks:
+            raise NotMade(f"{folder}: is still to be written")
         made = folder.with_name(f"{folder.name}.partial")
         with exclusive(self.folder):
             if not folder.is_dir():
@@ -181,7 +190,7 @@ def plain_archive(fetcher: Fetcher, file: FetchedFile, place: ImageArchive) -> F
         with file.path.open("rb") as packed, (folder / "images.tar").open("wb") as plain:
             gunzip_tar(packed, file.num_bytes, plain, remote_file(place.file).uri)
 
-    return _local(fetcher.converted((file,), "gunzip", {}, convert) / "images.tar")
+    return _local(fetcher.converted((file,), conversions.gunzip(), convert) / "images.tar")
 
 
 def _visual_cot(fetcher: Fetcher, source: VisualCotSource) -> Documents:
@@ -200,8 +209,7 @@ def _visual_cot(fetcher: Fetcher, source: VisualCotSource) -> Documents:
                 if box := visual_cot_box(line, record):
                     boxes.write(f"{json.dumps(box)}\n")
 
-    settings = {"image_folder": source.image_folder}
-    folder = fetcher.converted((lines,), "visual-cot", settings, convert)
+    folder = fetcher.converted((lines,), conversions.visual_cot(source), convert)
     return Documents(
         _local(folder / "records.jsonl"),
         _local(folder / "boxes.jsonl"),
@@ -211,10 +219,8 @@ def _visual_cot(fetcher: Fetcher, source: VisualCotSource) -> Documents:
 
 def _parquet(fetcher: Fetcher, source: ParquetSource) -> Documents:
     files = tuple(fetcher.get(found) for given in source.files for found in fetcher.matching(given))
-    columns = ("image_column", "question_column", "answer_columns", "id_column")
-    settings = source.model_dump(mode="json", include={"name", *columns})
     convert = partial(convert_parquet, [file.path for file in files], source)
-    folder = fetcher.converted(files, "parquet", settings, convert)
+    folder = fetcher.converted(files, conversions.parquet(source), convert)
     images = folder / "images.tar"
     archive = ImageArchive(file=RemoteFile(uri=str(images), sha256=digest_file(images)))
     return Documents(_local(folder / "records.jsonl"), None, (archive,))

@@ -12,6 +12,7 @@ import polars as pl
 
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
 from data_contracts.configs import RuntimeConfig
+from data_contracts.errors import SdrpnError
 from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifact_store import ArtifactStore
 from tasks.artifact_writer import ArtifactWriter
@@ -46,6 +47,15 @@ class FileShard:
     statistics: Mapping[str, float] = field(default_factory=dict)
 
 
+class NotMade(SdrpnError):
+    """A run that only looks has come to something that would have to be made, or fetched, first."""
+
+    def __init__(self, what: str, recipe: Recipe | None = None) -> None:
+        super().__init__(what)
+        self.recipe = recipe
+        """Of the artifact that is not committed; None if even that is not known yet."""
+
+
 ShardData = FrameShard | FrameStreamShard | FileShard
 MakeShard = Callable[[int], ShardData]
 
@@ -72,6 +82,8 @@ class StageRun:
     on_start: Callable[[Recipe], None] = _ignore_start
     """Called with the recipe of an artifact that is not committed yet, before it is made or
     finished; what a stage never tells of was committed before."""
+    only_looks: bool = False
+    """Nothing is made, fetched or written: what is not there is ``NotMade``."""
 
 
 def run_stage(run: StageRun, recipe: Recipe, make_shard: MakeShard) -> ArtifactRef:
@@ -91,12 +103,15 @@ def begin_stage(run: StageRun, recipe: Recipe) -> list[int] | None:
 
     Raises:
         RecipeMismatch: if the artifact's address holds another recipe.
+        NotMade: if it is not committed and the run only looks.
     """
-    if run.force:
+    if run.force and not run.only_looks:
         run.store.discard(recipe.ref)
     elif _is_soundly_committed(run.store, recipe.ref):
         run.on_progress(recipe.stage.value, recipe.num_shards, recipe.num_shards)
         return None
+    if run.only_looks:
+        raise NotMade(f"{recipe.ref}: is not committed", recipe)
     run.on_start(recipe)
     missing = run.store.writer(recipe).missing()
     run.on_progress(recipe.stage.value, recipe.num_shards - len(missing), recipe.num_shards)

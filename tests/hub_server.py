@@ -50,10 +50,19 @@ def model_hub(
                 self._fail(404, "RepoNotFound", "Repository not found")
             elif len(rest) > 1 and rest[1] not in ("main", commit()):
                 self._fail(404, "RevisionNotFound", f"Invalid rev id: {rest[1]}")
+            elif self.path.startswith("/api/") and rest[:1] in ([], ["revision"]):
+                self._describe(repo)
             elif rest[:1] != ["resolve"] or not (models[repo] / rest[2]).is_file():
                 self._fail(404, "EntryNotFound", "Entry not found")
             else:
                 self._send(models[repo] / rest[2], with_body)
+
+        def _describe(self, repo: str) -> None:
+            body = _facts(repo, commit(), models[repo])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def _send(self, file: Path, with_body: bool) -> None:
             data = file.read_bytes()
@@ -84,3 +93,12 @@ def model_hub(
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _facts(repo: str, commit: str, folder: Path) -> bytes:
+    """What the hub's interface says of a model."""
+    files = [
+        {"rfilename": path.name, "size": path.stat().st_size, "blobId": "b" * 40}
+        for path in sorted(folder.iterdir())
+    ]
+    return json.dumps({"id": repo, "sha": commit, "siblings": files}).encode()

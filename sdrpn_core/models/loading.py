@@ -93,6 +93,11 @@ def resolve_dtype(dtype: str) -> torch.dtype:
     return resolved
 
 
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision names a commit, which no push to the hub moves."""
+    return _COMMIT.fullmatch(revision or "") is not None
+
+
 def load_adapter(
     profile: ModelProfile,
     *,
@@ -157,7 +162,7 @@ def pinned_profile(profile: ModelProfile) -> ModelProfile:
         ModelError: if the model cannot be had or is of another family.
     """
     source = model_source(profile.model_id)
-    if Path(source).is_dir() or _COMMIT.fullmatch(profile.revision or ""):
+    if Path(source).is_dir() or is_commit(profile.revision):
         return profile
     with quiet_transformers(), explained(source, profile.revision):
         return _pinned(profile, source)

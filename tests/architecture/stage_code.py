@@ -45,6 +45,7 @@ STAGES: dict[str, StageCode] = {
         (
             "tasks.download",
             "tasks.archives",
+            "tasks.conversions",
             "tasks.image_places",
             "tasks.parquet_images",
             "tasks.source_parts",

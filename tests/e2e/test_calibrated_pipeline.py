@@ -1,6 +1,7 @@
 """``sdrpn run`` on models whose profile names no heads: calibration is a stage like every other."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import yaml
 from PIL import Image
 
 from data_contracts.artifact import ArtifactRef, Manifest
-from data_contracts.configs import ExtractionConfig
+from data_contracts.configs import ExtractionConfig, RuntimeConfig
 from data_contracts.enums import Stage
 from data_contracts.profiles import ModelProfile
+from flows.dry_run import plan_run
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.pipeline import ZoomPipeline
 from tasks.evaluate import load_checkpoint
@@ -77,6 +79,23 @@ def test_one_command_goes_from_an_uncalibrated_profile_to_the_report(first: Cali
     report = Path(first.summary["report"]).read_text(encoding="utf-8")
     assert first.ref(Stage.CALIBRATE).artifact_id in report
     assert f"{first.profile.source} (calibrate/" in report
+
+
+def test_a_plan_after_it_has_nothing_left(first: CalibratedRun) -> None:
+    plan = sdrpn("run", "--dry-run", *first.options)
+    assert plan.exit_code == 0, plan.output
+    assert "to do" not in plan.stdout
+    assert "everything is made" in plan.stdout
+
+
+def test_a_plan_without_the_calibration_has_all_that_depends_on_it(
+    first: CalibratedRun, tmp_path: Path
+) -> None:
+    store = shutil.copytree(first.store.root, tmp_path / "store")
+    shutil.rmtree(store / Stage.CALIBRATE.value)
+    plan = plan_run(first.config, RuntimeConfig(store=str(store), device="cpu"))
+    done = {stage.stage for stage in plan.stages if stage.is_done}
+    assert done == {Stage.DOWNLOAD, Stage.BUILD_JSONL}
 
 
 def test_calibration_is_an_artifact_with_provenance(first: CalibratedRun) -> None:

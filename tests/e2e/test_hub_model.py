@@ -26,7 +26,10 @@ def test_changed_hub_model_reuses_no_attention_of_the_one_before(tmp_path: Path)
     )
     assert run.returncode == 0, run.stderr
     store = ArtifactStore(f"{tmp_path}/store")
-    first, second = (ArtifactRef.parse(line) for line in run.stdout.splitlines())
+    printed = [line.split() for line in run.stdout.splitlines()]
+    # A plan knows of the new commit before the run does, and of what was made with it after.
+    assert [states for _, *states in printed] == [["False", "True"]] * 2
+    first, second = (ArtifactRef.parse(ref) for ref, *_ in printed)
     assert first != second
     for ref, commit in ((first, COMMIT), (second, LATER)):
         manifest = store.manifest(ref)

@@ -11,8 +11,8 @@ from data_contracts.configs import RuntimeConfig
 from data_contracts.enums import Stage
 from flows.cli import app
 from flows.config_files import load_config
+from flows.dry_run import plan_run
 from tasks.models import profile_of
-from tasks.run_plan import plan_run
 from tests.architecture.source_tree import CHECKOUT
 from tests.file_server import FileServer, file_server
 

@@ -13,10 +13,10 @@ from data_contracts.configs import PipelineConfig, RuntimeConfig
 from data_contracts.enums import BenchmarkTask
 from data_contracts.errors import SdrpnError
 from data_contracts.sources import BenchmarkSource, ParquetSource
+from flows.dry_run import plan_run
 from tasks.fetching.hub_remote import hub_remote
 from tasks.fetching.remote import Hiccup, NoAnswer, Unavailable
 from tasks.planned_files import waiting_files
-from tasks.run_plan import plan_run
 from tasks.storage import Storage, StoreError, StoreUnreachable
 from tasks.transient import is_transient
 from tests.file_server import QUICK, Answer, FileServer, file_server

@@ -7,7 +7,9 @@ import huggingface_hub.constants
 import pytest
 
 from data_contracts.configs import ModelConfig
-from tasks.model_files import PlannedModel, planned_model
+from tasks.model_files import PlannedModel, pinned_as_planned, planned_model
+from tasks.models import pinned
+from tasks.stage import NotMade
 from tests.file_server import QUICK, FileServer, file_server
 
 COMMIT = "a" * 40
@@ -52,6 +54,34 @@ def planned(folder: Path) -> PlannedModel:
     assert plan.shares_disk
     assert plan.folder == folder / "hub"
     return plan
+
+
+def test_a_plan_pins_the_model_without_fetching_anything(
+    hub: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    hub.json[f"/api/models/{REPO}"] = hub.json[f"/api/models/{REPO}/revision/{COMMIT}"]
+    unpinned = MODEL.model_copy(update={"revision": None})
+    found = planned_model(unpinned, QUICK, tmp_path / "store")
+    assert pinned_as_planned(unpinned, found).revision == COMMIT
+    assert not (tmp_path / "hub").exists()
+    # Nobody listens on the discard port.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    silent = planned_model(unpinned, QUICK, tmp_path / "store")
+    with pytest.raises(NotMade, match="its commit is not known"):
+        pinned_as_planned(unpinned, silent)
+    assert pinned_as_planned(MODEL, planned_model(MODEL, QUICK, tmp_path)).revision == COMMIT
+    cache(tmp_path, NAMES[0])
+    refs = tmp_path / "hub" / f"models--{REPO.replace('/', '--')}" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(COMMIT)
+    cached = planned_model(unpinned, QUICK, tmp_path / "store")
+    assert pinned_as_planned(unpinned, cached).revision == COMMIT, "as a run would without the hub"
+
+
+def test_a_model_of_this_disk_stays_as_it_is(tmp_path: Path):
+    model = ModelConfig(profile="reference")
+    assert planned_model(model, QUICK, tmp_path) is None
+    assert pinned_as_planned(model, None) == pinned(model)
 
 
 def test_the_weights_that_are_loaded_are_planned_and_no_others(hub: FileServer, tmp_path: Path):

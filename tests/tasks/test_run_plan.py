@@ -13,7 +13,6 @@ from data_contracts.configs import EvaluationConfig, PipelineConfig, RuntimeConf
 from data_contracts.enums import BenchmarkTask, Method
 from data_contracts.sources import (
     BenchmarkSource,
-    ImageArchive,
     ImageFolder,
     LlavaMixSource,
     ParquetSource,
@@ -21,6 +20,7 @@ from data_contracts.sources import (
     SceneSource,
     Source,
 )
+from flows.dry_run import plan_run
 from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.http_remote import HttpRemote
@@ -28,7 +28,7 @@ from tasks.fetching.remote import DownloadError, Hiccup, NoAnswer
 from tasks.model_files import PlannedModel
 from tasks.planned_files import PlannedFile, planned_files, require_room, waiting_files
 from tasks.record_stream import SourceError
-from tasks.run_plan import RunPlan, plan_run
+from tasks.run_plan import RunPlan
 from tasks.transient import is_transient
 from tests.benchmark_tables import write_table
 from tests.file_server import QUICK, Answer, FileServer, file_server
@@ -172,15 +172,15 @@ def test_files_that_fit_one_by_one_must_fit_together(tmp_path: Path):
     runtime = runtime_at(tmp_path)
     more_than_half = int(free_bytes(downloads_folder(runtime)) * 0.6)
 
-    def file(name: str, *, is_rewritten: bool = False) -> PlannedFile:
+    def file(name: str, num_rewritten: int = 0) -> PlannedFile:
         known = (more_than_half, None, None, more_than_half)
-        return PlannedFile("s", name, *known, is_rewritten=is_rewritten)
+        return PlannedFile("s", name, *known, num_rewritten=num_rewritten)
 
     require_room([file("a")], runtime)
     with pytest.raises(DownloadError, match=r"are to be fetched and .* GiB kept free, but only"):
         require_room([file("a"), file("b")], runtime)
     with pytest.raises(DownloadError, match="make room"):
-        require_room([file("a.tar.gz", is_rewritten=True)], runtime)
+        require_room([file("a.tar.gz", more_than_half)], runtime)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +242,7 @@ def test_every_stage_is_planned_in_the_order_of_the_run(tmp_path: Path):
         ("train-rpn", ""),
         ("evaluate", "held_out"),
         ("evaluate", "pope"),
+        ("evaluate", "table"),
         ("report", ""),
     ]
 
@@ -254,7 +255,8 @@ def test_every_threshold_of_a_sweep_is_one_more_evaluation_by_one_method(tmp_pat
         scenes(tmp_path, methods=methods, threshold_sweep=swept_by), runtime_at(tmp_path)
     )
     hours = {stage.source: stage.gpu_hours for stage in swept.stages if stage.stage == "evaluate"}
-    assert list(hours) == ["held_out", "pope", *(f"{name} at {x:g}" for name, x in SWEPT)]
+    names = ["held_out", "pope", *(f"{name} at {x:g}" for name, x in SWEPT), "table"]
+    assert list(hours) == names
     for name, threshold in SWEPT:
         assert hours[f"{name} at {threshold:g}"] == pytest.approx((hours[name] or 0) / 3)
     evaluated = sum(stage.gpu_hours or 0 for stage in plain.stages if stage.stage == "evaluate")
@@ -276,29 +278,8 @@ def test_what_a_download_leaves_free_is_needed_too(server: FileServer, tmp_path:
 
     assert planned(free / GIB / 2).fits
     refused = planned(free / GIB)
-    assert (refused.fits, refused.may_fit) == (False, False)
+    assert not refused.fits
     assert refused.reserve_bytes == free
-
-
-def test_an_archive_that_is_here_may_have_been_rewritten(tmp_path: Path):
-    (tmp_path / "mix.json").write_text("[]")
-    (tmp_path / "i.tar.gz").write_bytes(bytes(1000))
-    archive = ImageArchive(file=str(tmp_path / "i.tar.gz"))
-    source = LlavaMixSource(name="m", records=str(tmp_path / "mix.json"), images=(archive,))
-    plan = plan_run(PipelineConfig(name="x", sources=(source,)), runtime_at(tmp_path))
-    assert (plan.convert_bytes, plan.converted_bytes) == (1000, 1000)
-    full = replace(plan, free_bytes=plan.needed_bytes - 1)
-    assert (full.fits, full.may_fit) == (False, True)
-
-
-def test_an_archive_that_is_still_to_come_has_not_been_rewritten(
-    server: FileServer, tmp_path: Path
-):
-    server.add("/i.tar.gz", bytes(1000))
-    images = (ImageArchive(file=server.url("/i.tar.gz")),)
-    source = mix(server, "/a.json").model_copy(update={"images": images})
-    plan = plan_run(PipelineConfig(name="x", sources=(source,)), runtime_at(tmp_path))
-    assert (plan.convert_bytes, plan.converted_bytes) == (1000, 0)
 
 
 def test_weights_count_on_the_disk_that_they_come_to(tmp_path: Path):

@@ -25,6 +25,7 @@ from data_contracts.sources import (
     Source,
     VisualCotSource,
 )
+from flows.dry_run import plan_run
 from sdrpn_core.records import build_records
 from tasks.artifact_store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
@@ -33,7 +34,6 @@ from tasks.fetching.remote import DownloadError
 from tasks.parquet_images import convert_parquet
 from tasks.planned_files import planned_files, waiting_files
 from tasks.record_stream import SourceError, read_records
-from tasks.run_plan import plan_run
 from tasks.source_documents import SourceDocuments
 from tasks.source_files import load_image
 from tasks.source_parts import Fetcher, documents

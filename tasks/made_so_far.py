@@ -1,0 +1,57 @@
+"""How much of an artifact is in the store: read there, without beginning the artifact."""
+
+from dataclasses import dataclass
+
+from data_contracts.artifact import ArtifactRef, Manifest, Recipe, ShardEntry
+from tasks.artifact_keys import receipt_name
+from tasks.artifact_store import ArtifactStore
+from tasks.checkpoints import latest_step
+from tasks.storage import in_parallel
+
+
+@dataclass(frozen=True)
+class MadeSoFar:
+    """One artifact of a run, before the run."""
+
+    num_shards: int | None = None
+    """None as long as that depends on what is still to be made before it."""
+    num_done: int = 0
+    """Shards that have a receipt."""
+    last_step: int | None = None
+    """Of the latest resume point; None if there is none."""
+    manifest: Manifest | None = None
+    """None unless it is committed."""
+    problem: str | None = None
+    """Why nothing could be found out; then it counts as still to be made."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether a run would take it as it is."""
+        return self.manifest is not None
+
+
+def committed(store: ArtifactStore, ref: ArtifactRef) -> MadeSoFar:
+    """A committed artifact."""
+    manifest = store.manifest(ref)
+    num_shards = manifest.recipe.num_shards
+    return MadeSoFar(num_shards, num_shards, manifest=manifest)
+
+
+def begun(store: ArtifactStore, recipe: Recipe) -> MadeSoFar:
+    """An artifact that is not committed, perhaps not even begun.
+
+    Raises:
+        CorruptArtifact: if a receipt cannot be read, at which a run would stop too.
+    """
+    if store.read_document(recipe.ref, "recipe.json", Recipe) is None:
+        return MadeSoFar(recipe.num_shards)
+
+    def receipt(index: int) -> ShardEntry | None:
+        return store.read_document(recipe.ref, receipt_name(index), ShardEntry)
+
+    receipts = in_parallel(receipt, range(recipe.num_shards))
+    return MadeSoFar(
+        num_shards=recipe.num_shards,
+        num_done=sum(entry is not None for entry in receipts),
+        last_step=latest_step(store.storage, recipe.ref.prefix),
+    )
