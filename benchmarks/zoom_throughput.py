@@ -30,6 +30,7 @@ from benchmarks.timing import paired_seconds
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from sdrpn_core.attention_capture import ATTENTION_NAME
 from sdrpn_core.generation import answer_plain
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.loading import resolve_device
 from sdrpn_core.models.prompts import ImageFeatures
@@ -109,8 +110,8 @@ def _measure(
     pipelines = _variants(full, given)
     phases: dict[str, dict[str, list[float]]] = {}
     runs: dict[str, Callable[[], object]] = {
-        STOCK: lambda: _stock(full, inputs, batch_size, given.max_new_tokens),
-        ONE_PASS: lambda: _one_pass(full, inputs, batch_size, given.max_new_tokens),
+        STOCK: lambda: stock(full, inputs, batch_size, given.max_new_tokens),
+        ONE_PASS: lambda: one_pass(full, inputs, batch_size, given.max_new_tokens),
     }
     for name, pipeline in pipelines.items():
         phases[name] = defaultdict(list)
@@ -143,59 +144,77 @@ def _variant(
 
 
 @torch.inference_mode()
-def _one_pass(
+def one_pass(
     pipeline: ZoomPipeline, inputs: Inputs, batch_size: int, max_new_tokens: int
-) -> object:
+) -> list[str]:
     """Every image of a batch is encoded once, as by the zoom."""
     images, questions = inputs
     return [
-        answer_plain(
+        answer.text
+        for start in range(0, len(images), batch_size)
+        for answer in answer_plain(
             pipeline.adapter,
             questions[start : start + batch_size],
             [[image] for image in _encoded(pipeline, images[start : start + batch_size])],
             max_new_tokens=max_new_tokens,
         )
-        for start in range(0, len(images), batch_size)
     ]
 
 
 @torch.inference_mode()
-def _stock(pipeline: ZoomPipeline, inputs: Inputs, batch_size: int, max_new_tokens: int) -> object:
+def stock(
+    pipeline: ZoomPipeline, inputs: Inputs, batch_size: int, max_new_tokens: int
+) -> list[str]:
     """One pass as people run it today: the stock processor and ``generate`` of transformers."""
     adapter = pipeline.adapter
-    assert isinstance(adapter, LlavaAdapter)
-    model, tokenizer, place = adapter.model, adapter.tokenizer, adapter.image_placeholder()
-    model.set_attn_implementation({"text_config": "sdpa"})
+    adapter.model.set_attn_implementation({"text_config": "sdpa"})
     images, questions = inputs
-    found = []
-    for start in range(0, len(images), batch_size):
-        canvases = [
-            adapter.letterbox(image.size).paste(image, adapter.fill, (adapter.input_side,) * 2)
-            for image in images[start : start + batch_size]
-        ]
-        pixels = adapter.image_processor(
-            canvases, do_resize=False, do_center_crop=False, return_tensors="pt"
-        )["pixel_values"]
-        prompt = adapter.profile.prompt.replace("{images}", place * adapter.grid.num_cells)
-        texts = [
-            prompt.replace("{question}", question)
-            for question in questions[start : start + batch_size]
-        ]
-        tokens = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-        tokens = tokens.to(adapter.device)
-        generated = model.generate(
-            input_ids=tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            pixel_values=pixels.to(adapter.device, adapter.dtype),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            suppress_tokens=[adapter.image_token_id],
+    answers = [
+        text
+        for start in range(0, len(images), batch_size)
+        for text in _generated(
+            adapter,
+            images[start : start + batch_size],
+            questions[start : start + batch_size],
+            max_new_tokens,
         )
-        found += tokenizer.batch_decode(
-            generated[:, tokens.input_ids.shape[1] :], skip_special_tokens=True
-        )
-    model.set_attn_implementation({"text_config": ATTENTION_NAME})
-    return found
+    ]
+    adapter.model.set_attn_implementation({"text_config": ATTENTION_NAME})
+    return answers
+
+
+def _generated(
+    adapter: ModelAdapter,
+    images: Sequence[Image.Image],
+    questions: Sequence[str],
+    max_new_tokens: int,
+) -> list[str]:
+    """Answers of one batch."""
+    assert isinstance(adapter, LlavaAdapter)
+    canvases = [
+        adapter.letterbox(image.size).paste(image, adapter.fill, (adapter.input_side,) * 2)
+        for image in images
+    ]
+    pixels = adapter.image_processor(
+        canvases, do_resize=False, do_center_crop=False, return_tensors="pt"
+    )["pixel_values"]
+    places = adapter.image_placeholder() * adapter.grid.num_cells
+    prompt = adapter.profile.prompt.replace("{images}", places)
+    tokens = adapter.tokenizer(
+        [prompt.replace("{question}", question) for question in questions],
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    ).to(adapter.device)
+    generated = adapter.model.generate(
+        input_ids=tokens.input_ids,
+        attention_mask=tokens.attention_mask,
+        pixel_values=pixels.to(adapter.device, adapter.dtype),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        suppress_tokens=[adapter.image_token_id],
+    )
+    return [adapter.decode_tokens(row) for row in generated[:, tokens.input_ids.shape[1] :]]
 
 
 def _encoded(pipeline: ZoomPipeline, images: Sequence[Image.Image]) -> list[ImageFeatures]:
@@ -258,7 +277,7 @@ def _print_sharing(
     full = next(iter(pipelines.values()))
     tokens = given.max_new_tokens
     runs: dict[str, Callable[[], object]] = {
-        ONE_PASS: lambda: _one_pass(full, (shared, questions), batch_size, tokens),
+        ONE_PASS: lambda: one_pass(full, (shared, questions), batch_size, tokens),
         "two stages, a copy for each question": lambda: full.answer(
             copies, questions, max_new_tokens=tokens, batch_size=batch_size
         ),

@@ -7,7 +7,10 @@ import pytest
 from benchmarks import zoom_throughput
 from benchmarks.random_llava import SIZES, LlavaSize
 from benchmarks.zoom_threshold import report_honesty
+from sdrpn_core.models.loading import load_adapter
 from tests.rpn_checkpoints import imported_checkpoint
+from tests.tiny_models import tiny_llava
+from tests.zoom_checks import random_images, random_pipeline
 
 
 def test_an_imported_rpn_has_no_figures_of_honesty(
@@ -32,12 +35,24 @@ def test_throughput_of_random_weights_at_several_batch_sizes(
     zoom_throughput.main([*options.split(), "--withdraw", "--batch-sizes", "1", "2"])
     printed = capsys.readouterr().out
     for batch_size in (1, 2):
-        assert f"cpu/float32, batch size {batch_size}" in printed
+        assert f"in batches of {batch_size}\n" in printed
     # Once for images of their own, once for several questions per image.
     for name in ("one pass", "two stages", "two stages, image withdrawn"):
         assert printed.count(f"| {name} |") == 4
+    assert printed.count("| stock generate |") == 2
     assert printed.count("two stages, 100% zoomed") == 2
     assert printed.count("two stages, image withdrawn, 100% zoomed") == 2
     with pytest.raises(SystemExit):
         zoom_throughput.main([*options.split(), "--batch-sizes", "1000"])
     assert "fill no batch of 1000" in capsys.readouterr().err
+
+
+def test_one_pass_says_what_the_stock_model_says(tmp_path: Path) -> None:
+    """Speed is compared with the stock processor and ``generate``: both must do the same work."""
+    pipeline = random_pipeline(load_adapter(tiny_llava(tmp_path, seed=3), device="cpu"))
+    images = random_images([(60, 40), (30, 50), (45, 45)])
+    inputs = (images, ["what is the small red word ?", "it", "red blue ?"])
+    stock = zoom_throughput.stock(pipeline, inputs, batch_size=2, max_new_tokens=8)
+    ours = zoom_throughput.one_pass(pipeline, inputs, batch_size=2, max_new_tokens=8)
+    assert len(set(stock)) > 1, "answers that are all alike would be equal whatever is done"
+    assert stock == ours
