@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+
+from tasks.plan import IMAGES_PER_SHARD
 
 _SUFFIX = "\nAnswer the question using a single word or phrase."
 _WORDS = ("colour", "shape", "writing", "couleur", "\u0446\u0432\u0435\u0442", "\u8272")
@@ -20,7 +23,6 @@ def generated_record(number: int, rng: np.random.Generator) -> dict[str, Any]:
         return {"id": f"t{number}", "conversations": talk}
     if kind < 0.09:
         number = int(rng.integers(0, max(1, number)))  # may repeat an earlier one
-    folder = "gqa/images" if number % 2 else "ocr_vqa/images"
     talk = []
     for turn in range(1 + number % 7):
         marker = "<image>\n" if turn == 0 else ""
@@ -28,7 +30,7 @@ def generated_record(number: int, rng: np.random.Generator) -> dict[str, Any]:
         question = f"{marker}What is the {word} of object {turn} in picture {number}?{_SUFFIX}"
         talk.append({"from": "human", "value": question})
         talk.append({"from": "gpt", "value": f"{word} {turn}"})
-    return {"id": str(number), "image": f"{folder}/{number:07d}.jpg", "conversations": talk}
+    return {"id": str(number), "image": _image_path(number), "conversations": talk}
 
 
 def write_generated_mix(path: Path, num_records: int) -> None:
@@ -41,22 +43,29 @@ def write_generated_mix(path: Path, num_records: int) -> None:
         file.write("]")
 
 
-def image_table(num_records: int) -> pl.DataFrame:
-    """The images as the download stage lists them: 2 % missing, 1 % unreadable, 1 % identical."""
-    rows = []
-    for number in range(num_records):
-        if number % 50 == 49:
-            continue
-        folder = "gqa/images" if number % 2 else "ocr_vqa/images"
-        path = f"{folder}/{number:07d}.jpg"
-        same = number - 2 if number % 100 == 20 else number
-        rows.append(
-            {
-                "path": f"images/{path}",
-                "uri": f"archive.zip#bytes={number * 100}-{number * 100 + 100}",
-                "num_bytes": 100,
-                "sha256": hashlib.sha256(str(same).encode()).hexdigest(),
-                "problem": "damaged JPEG: truncated" if number % 100 == 7 else None,
-            }
-        )
-    return pl.DataFrame(rows, infer_schema_length=None)
+def image_tables(num_records: int) -> list[pl.DataFrame]:
+    """The images as the download stage lists them, in order of their paths and in its shards.
+
+    2 % are missing, 1 % unreadable, 1 % identical to another.
+    """
+    there = [number for number in range(num_records) if number % 50 != 49]
+    by_path = sorted(there, key=lambda number: (number % 2 == 0, number))
+    starts = range(0, len(by_path), IMAGES_PER_SHARD)
+    return [_image_table(by_path[start : start + IMAGES_PER_SHARD]) for start in starts]
+
+
+def _image_table(numbers: Sequence[int]) -> pl.DataFrame:
+    same = [number - 2 if number % 100 == 20 else number for number in numbers]
+    problems = ["damaged JPEG: truncated" if number % 100 == 7 else None for number in numbers]
+    table = {
+        "path": [f"images/{_image_path(number)}" for number in numbers],
+        "uri": [f"archive.zip#bytes={number * 100}-{number * 100 + 100}" for number in numbers],
+        "num_bytes": [100] * len(numbers),
+        "sha256": [hashlib.sha256(str(number).encode()).hexdigest() for number in same],
+        "problem": problems,
+    }
+    return pl.DataFrame(table, schema_overrides={"problem": pl.String})
+
+
+def _image_path(number: int) -> str:
+    return f"{'gqa' if number % 2 else 'ocr_vqa'}/images/{number:07d}.jpg"

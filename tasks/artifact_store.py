@@ -16,7 +16,7 @@ That holds even on stores that ignore conditional puts, because every create-onl
 back after writing and the stored one is what counts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import polars as pl
@@ -92,13 +92,18 @@ class ArtifactStore:
     def read_frame(self, ref: ArtifactRef, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """All rows of a tabular artifact, in shard order."""
         manifest = self.manifest(ref)
-        schema_id = manifest.recipe.schema_id
-        frames = [
-            decode_frame(self._read_entry(ref, shard), schema_id, columns)
-            for shard in manifest.shards
-        ]
-        empty = empty_frame(schema_id)
+        empty = empty_frame(manifest.recipe.schema_id)
+        frames = self.frames(ref, columns)
         return pl.concat([empty if columns is None else empty.select(columns), *frames])
+
+    def frames(
+        self, ref: ArtifactRef, columns: Sequence[str] | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """The same rows shard by shard, one in memory at a time."""
+        manifest = self.manifest(ref)
+        for shard in manifest.shards:
+            data = self._read_entry(ref, shard)
+            yield decode_frame(data, manifest.recipe.schema_id, columns)
 
     def read_shard_frame(
         self, ref: ArtifactRef, index: int, columns: Sequence[str] | None = None

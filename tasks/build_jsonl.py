@@ -1,13 +1,13 @@
 """Stage ``build-jsonl``: a source's records become questions with stable ids (``qa_record.v1``).
 
-Records are streamed and rows go through runs on disk, so memory does not grow with the source's
-JSON; what does grow is the table of its images and an index of about 100 bytes a row.
+Records are streamed, their images are looked up in a database on disk, and rows go through buckets
+on disk: memory does not grow with the source.
 """
 
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -19,18 +19,19 @@ from data_contracts.configs import RecordsConfig
 from data_contracts.enums import RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.sources import EvaluationSource
-from sdrpn_core.records import SourceFile, build_records, image_path, skipped
+from sdrpn_core.records import build_records, image_path, skipped
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
-from tasks.download import IMAGES_FOLDER, RECORDS_NAME
-from tasks.record_runs import RecordRuns, is_repeated
+from tasks.download import RECORDS_NAME
+from tasks.record_buckets import RecordBuckets, buckets_for
 from tasks.record_stream import read_records
 from tasks.source_files import open_source_file
+from tasks.source_images import SourceImages, source_images
 from tasks.stage import FrameShard, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 
-_RECORDS_AT_ONCE = 4096
+_RECORDS_AT_ONCE = 1024
 _OVER_SUBSET = "skipped.over_max_records"
 """Statistic of usable rows that a subset leaves out; limits are about all rows."""
 _FAILURES = (
@@ -62,18 +63,18 @@ def build_jsonl(
     with tempfile.TemporaryDirectory(prefix="sdrpn-records-") as folder:
 
         @cache
-        def built() -> tuple[RecordRuns, int, Counter[str]]:
+        def built() -> tuple[RecordBuckets, int, Counter[str]]:
             return _build(run.store, files, source, settings, Path(folder))
 
         def make_shard(index: int) -> FrameShard:
-            runs, num_rows, skips = built()
-            frame = runs.frame(plan.shard_range(num_rows, recipe.num_shards, index))
+            rows, num_rows, skips = built()
+            frame = rows.frame(plan.shard_range(num_rows, recipe.num_shards, index))
             found = frame["status"].value_counts().iter_rows()
             counts = Counter({plan.status_statistic(status): count for status, count in found})
             if index == 0:
                 counts.update({f"skipped.{why}": count for why, count in skips.items()})
                 if settings.max_records is not None:
-                    num_usable = runs.counts[RecordStatus.OK.value]
+                    num_usable = rows.counts[RecordStatus.OK.value]
                     counts[_OVER_SUBSET] = max(0, num_usable - settings.max_records)
             return FrameShard(frame, counts)
 
@@ -89,68 +90,40 @@ def _build(
     source: EvaluationSource,
     settings: RecordsConfig,
     folder: Path,
-) -> tuple[RecordRuns, int, Counter[str]]:
-    runs = RecordRuns(folder)
-    skips = _add_records(runs, store, files, source, settings, folder)
-    num_rows = runs.settle(settings.max_records, keep_repeats=source.selection.repeats)
-    _require_usable(runs.counts, lambda: runs.examples, source.name, settings)
-    return runs, num_rows, skips
+) -> tuple[RecordBuckets, int, Counter[str]]:
+    documents = store.read_shard_frame(files, 0)
+    (mix,) = documents.filter(pl.col("path") == RECORDS_NAME).iter_rows(named=True)
+    rows = RecordBuckets(folder / "rows", buckets_for(mix["num_bytes"]))
+    with (
+        source_images(store, files, folder) as images,
+        open_source_file(store, mix["uri"], mix["sha256"], folder) as file,
+    ):
+        skips = _add_records(rows, read_records(file, mix["uri"]), images, source, settings)
+    num_rows = rows.settle(settings.max_records, keep_repeats=source.selection.repeats)
+    _require_usable(rows.counts, lambda: rows.examples, source.name, settings)
+    return rows, num_rows, skips
 
 
 def _add_records(
-    runs: RecordRuns,
-    store: ArtifactStore,
-    files: ArtifactRef,
+    rows: RecordBuckets,
+    records: Iterator[object],
+    images: SourceImages,
     source: EvaluationSource,
     settings: RecordsConfig,
-    folder: Path,
 ) -> Counter[str]:
-    """Add the rows of every record that is wanted; returns how many are not, by reason.
-
-    The images' table ends with this function: settling the rows needs its memory.
-    """
-    table = store.read_frame(files)
-    (mix,) = table.filter(pl.col("path") == RECORDS_NAME).iter_rows(named=True)
-    images = _images(table)
-    del table
+    """Add the rows of every record that is wanted; returns how many are not, by reason."""
     skips: Counter[str] = Counter()
-    with open_source_file(store, mix["uri"], mix["sha256"], folder) as file:
-        for batch in _batches(read_records(file, mix["uri"])):
-            found = _files_of(batch, images)
-            wanted = []
-            for record in batch:
-                why = skipped(record, source.selection, found)
-                if why is None:
-                    wanted.append(record)
-                else:
-                    skips[why] += 1
-            runs.add(build_records(wanted, source.name, settings, found))
-    return skips
-
-
-def _batches(records: Iterator[object]) -> Iterator[list[object]]:
     while batch := list(islice(records, _RECORDS_AT_ONCE)):
-        yield batch
-
-
-def _images(table: pl.DataFrame) -> pl.DataFrame:
-    """The images by path; identical ones share one address, the first by path."""
-    images = table.filter(pl.col("path").str.starts_with(IMAGES_FOLDER)).with_columns(
-        pl.col("path").str.strip_prefix(IMAGES_FOLDER)
-    )
-    is_shared = is_repeated(images["sha256"])
-    shared = images.filter(is_shared).with_columns(
-        pl.col("uri").sort_by("path").first().over("sha256")
-    )
-    return pl.concat([images.filter(~is_shared), shared])
-
-
-def _files_of(records: Iterable[object], images: pl.DataFrame) -> dict[str, SourceFile]:
-    """The images that a batch of records names."""
-    names = {path for record in records if (path := image_path(record))}
-    chosen = images.join(pl.DataFrame({"path": list(names)}, {"path": pl.String}), on="path")
-    columns = ("path", "uri", "sha256", "num_bytes", "problem")
-    return {path: SourceFile(*facts) for path, *facts in chosen.select(columns).iter_rows()}
+        found = images.files({path for record in batch if (path := image_path(record))})
+        wanted = []
+        for record in batch:
+            why = skipped(record, source.selection, found)
+            if why is None:
+                wanted.append(record)
+            else:
+                skips[why] += 1
+        rows.add(build_records(wanted, source.name, settings, found))
+    return skips
 
 
 def _recheck(
@@ -168,8 +141,7 @@ def _recheck(
 def _committed_examples(store: ArtifactStore, ref: ArtifactRef) -> dict[str, str]:
     """A reason of each status."""
     found: dict[str, str] = {}
-    for shard in store.manifest(ref).shards:
-        frame = store.read_shard_frame(ref, shard.index, ["status", "reason"])
+    for frame in store.frames(ref, ["status", "reason"]):
         first = frame.unique("status", keep="first", maintain_order=True)
         found = dict(first.iter_rows()) | found
     return found

@@ -1,7 +1,7 @@
 """From questions to documents: what a source says beside them (true boxes, a benchmark's rows)."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import polars as pl
@@ -30,14 +30,15 @@ class SourceDocuments:
             benchmark: name of the scoring rule.
         """
         self._benchmark = benchmark
-        table = {row["path"]: row for row in store.read_frame(files).iter_rows(named=True)}
-        lines = _lines(store, table.get(DOCUMENTS_NAME))
+        lines = _lines(store, files, DOCUMENTS_NAME)
         self._rows: Mapping[str, Row] = {row["source_id"]: row for row in lines}
+        boxes = _lines(store, files, BOXES_NAME)
+        digests = _image_digests(store, files, {row["image"] for row in boxes})
         # Rows that name no source id are meant for every question of their image and turn.
         self._boxes: Mapping[tuple[str, int, str | None], Row] = {
-            (image["sha256"], row["turn"], row.get("source_id")): row
-            for row in _lines(store, table.get(BOXES_NAME))
-            if (image := table.get(f"{IMAGES_FOLDER}{row['image']}")) is not None
+            (digests[row["image"]], row["turn"], row.get("source_id")): row
+            for row in boxes
+            if row["image"] in digests
         }
 
     def document(self, question: Mapping[str, Any]) -> Document:
@@ -77,16 +78,25 @@ def benchmark_rows(
     store: ArtifactStore, questions: ArtifactRef, files: ArtifactRef
 ) -> dict[str, Row]:
     """Question id -> the scoring columns of a public benchmark's row; empty for other sources."""
-    table = store.read_frame(files).filter(pl.col("path") == DOCUMENTS_NAME).to_dicts()
-    fields = {row["source_id"]: row["fields"] for row in _lines(store, next(iter(table), None))}
-    asked = store.read_frame(questions).select("question_id", "source_id").iter_rows()
+    fields = {row["source_id"]: row["fields"] for row in _lines(store, files, DOCUMENTS_NAME)}
+    asked = store.read_frame(questions, ["question_id", "source_id"]).iter_rows()
     return {question: fields[source_id] for question, source_id in asked if source_id in fields}
 
 
-def _lines(store: ArtifactStore, file: Mapping[str, Any] | None) -> Iterable[Row]:
-    """Rows of a JSON Lines file; none if the source has no such file."""
-    if file is None:
-        return []
-    data = read_source_file(store, file["uri"], file["sha256"])
-    # Not splitlines: texts may hold other line separators than \n.
-    return [json.loads(line) for line in data.decode().split("\n") if line]
+def _image_digests(store: ArtifactStore, files: ArtifactRef, names: Set[str]) -> dict[str, str]:
+    """Digest of each of these images that there is; the table of all images is not held."""
+    wanted = {f"{IMAGES_FOLDER}{name}": name for name in names}
+    if not wanted:
+        return {}
+    rows = (row for table in store.frames(files, ["path", "sha256"]) for row in table.iter_rows())
+    return {wanted[path]: sha256 for path, sha256 in rows if path in wanted}
+
+
+def _lines(store: ArtifactStore, files: ArtifactRef, name: str) -> list[Row]:
+    """Rows of a JSON Lines file beside the records; none if the source has no such file."""
+    documents = store.read_shard_frame(files, 0).filter(pl.col("path") == name)
+    for file in documents.iter_rows(named=True):
+        data = read_source_file(store, file["uri"], file["sha256"])
+        # Not splitlines: texts may hold other line separators than \n.
+        return [json.loads(line) for line in data.decode().split("\n") if line]
+    return []

@@ -68,6 +68,7 @@ def open_source_file(
         raise ChangedFile(f"{key}: changed since it was downloaded; run `sdrpn run` again")
     with copy.open("rb") as file:
         yield file
+    copy.unlink()
 
 
 def load_image(store: ArtifactStore, uri: str, sha256: str | None) -> Image.Image:

@@ -54,7 +54,13 @@ STAGES: dict[str, StageCode] = {
         "tasks/plan.py DOWNLOAD_VERSION",
     ),
     "build-jsonl": StageCode(
-        ("tasks.build_jsonl", "tasks.record_runs", "tasks.record_stream"),
+        (
+            "tasks.build_jsonl",
+            "tasks.frame_buckets",
+            "tasks.record_buckets",
+            "tasks.record_stream",
+            "tasks.source_images",
+        ),
         records.STAGE_VERSION,
         "sdrpn_core/records.py STAGE_VERSION",
     ),

@@ -1,6 +1,7 @@
 """The build-jsonl stage: rows, statistics, shards, and sources of which nothing can be used."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,45 @@ def test_a_file_edited_in_place_is_noticed_when_read(file_store: ArtifactStore, 
         read_source_file(file_store, f"{tmp_path}/a.png", "0" * 64)
     with pytest.raises(ChangedFile, match=r"b.png: gone since"):
         read_source_file(file_store, f"{tmp_path}/b.png", None)
+
+
+class TestPlaceForTheRows:
+    """Rows go through files on the local disk, which nobody but the stage should ever see."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Where temporary files are made, and nothing else."""
+        place = tmp_path / "temporary"
+        place.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        return place
+
+    def test_nothing_is_left_there(self, file_store: ArtifactStore, tmp_path: Path, place: Path):
+        build(file_store, write_small_mix(tmp_path))
+        assert list(place.iterdir()) == []
+
+    @pytest.mark.parametrize("step", ["build_records", "_require_usable"])
+    def test_nor_by_a_build_that_is_interrupted(
+        self,
+        file_store: ArtifactStore,
+        memory_store: ArtifactStore,
+        tmp_path: Path,
+        place: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        step: str,
+    ):
+        source = write_small_mix(tmp_path)
+        seen: list[Path] = []
+
+        def stop(*_: object) -> None:
+            seen.extend(place.rglob("*"))
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(f"tasks.build_jsonl.{step}", stop)
+            with pytest.raises(KeyboardInterrupt):
+                build(file_store, source)
+        assert seen
+        assert list(place.iterdir()) == []
+        again, anew = build(file_store, source), build(memory_store, source)
+        assert file_store.manifest(again).shards == memory_store.manifest(anew).shards

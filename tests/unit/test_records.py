@@ -11,7 +11,7 @@ import pytest
 from data_contracts.configs import RecordsConfig
 from data_contracts.registry import validate
 from sdrpn_core.records import Row, SourceFile, build_records, image_path
-from tasks.record_runs import RecordRuns
+from tasks.record_buckets import RecordBuckets
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 
@@ -40,10 +40,10 @@ def asked(number: int) -> Any:
 def build(*records: Any, **settings: Any) -> list[Row]:
     chosen = RecordsConfig(**settings)
     with TemporaryDirectory() as folder:
-        runs = RecordRuns(Path(folder))
-        for one in records:  # runs of one record: what repeats is found across runs too
-            runs.add(build_records([one], "mix", chosen, FILES))
-        frame = runs.frame(range(runs.settle(chosen.max_records)))
+        rows = RecordBuckets(Path(folder) / "rows", num_buckets=3)
+        for one in records:
+            rows.add(build_records([one], "mix", chosen, FILES))
+        frame = rows.frame(range(rows.settle(chosen.max_records)))
     return validate(frame, "qa_record.v1").to_dicts()
 
 
