@@ -50,7 +50,7 @@ def fixed_step(loaded: Loaded, start: Decoding) -> FixedStep:
 
 
 @pytest.mark.parametrize("withdraw_image", [False, True])
-def test_fixed_buffers_equal_growing_ones(
+def test_decoding_on_fixed_buffers_equals_growing_ones(
     loaded: Loaded,
     images: list[Image.Image],
     crops: list[list[Image.Image]],
@@ -64,7 +64,7 @@ def test_fixed_buffers_equal_growing_ones(
     torch.testing.assert_close(fixed, growing, atol=2e-5, rtol=1e-5)
 
 
-def test_what_an_earlier_answer_left_in_the_buffers_is_not_seen(
+def test_an_earlier_answer_in_the_buffers_is_not_seen(
     loaded: Loaded, images: list[Image.Image], crops: list[list[Image.Image]]
 ) -> None:
     """Long prompts first, then short ones with the same buffers."""
