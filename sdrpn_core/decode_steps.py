@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _STEPS_BEFORE_CAPTURE = 4
 """Recording takes about two ordinary steps; buffers that see fewer steps are not worth one."""
+_RETRY_FACTOR = 16
+"""Some models cannot be recorded at all: failing must stay rare among ordinary steps."""
 _MOVING_ROTARY = ("dynamic", "longrope")
 """Rotary embeddings whose frequencies follow the length of the input, from Python."""
 
@@ -65,7 +67,9 @@ class GrowingStep:
         self._spans = start.spans
         self._position = start.next_position
         self._recorder = recorder
-        self._cache.layers = [_with_room(layer, num_steps) for layer in start.cache.layers]
+        layers = self._cache.layers
+        for index, layer in enumerate(layers):  # one by one: two whole caches may be too large
+            layers[index] = _with_room(layer, num_steps)
 
     @torch.inference_mode()
     def next_logits(self, tokens: Tensor) -> Tensor:
@@ -116,8 +120,8 @@ class FixedStep:
     @torch.inference_mode()
     def __init__(self, adapter: "ModelAdapter", start: Decoding, shape: StepShape) -> None:
         self.shape = shape
+        self.device = device = start.logits.device
         self._adapter = adapter
-        device = start.logits.device
         self._tokens = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
         self._positions = torch.zeros(shape.num_rows, 1, dtype=torch.long, device=device)
         self._spans = [_FixedSpan(shape.num_rows, *span, device=device) for span in shape.spans]
@@ -131,6 +135,7 @@ class FixedStep:
         self._cache = Cache(layers=list(layers))
         self._logits = torch.empty_like(start.logits)
         self._num_steps = 0
+        self._record_at = _STEPS_BEFORE_CAPTURE
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @torch.inference_mode()
@@ -146,8 +151,8 @@ class FixedStep:
     def next_logits(self, tokens: Tensor) -> Tensor:
         """As of ``Step``."""
         self._tokens.copy_(tokens)
-        if self._graph is None and tokens.is_cuda and self._num_steps >= _STEPS_BEFORE_CAPTURE:
-            self._record()
+        if self._graph is None and tokens.is_cuda and self._num_steps >= self._record_at:
+            self._record(tokens.device)
         if self._graph is None:
             self._run()
         else:
@@ -175,15 +180,21 @@ class FixedStep:
         self._positions += 1
         self._logits.copy_(adapter.next_token_logits(hidden[:, -1]))
 
-    def _record(self) -> None:
-        """Record a step without running it; if that fails, go on without a graph for a while."""
+    def _record(self, device: torch.device) -> None:
+        """Record a step without running it; if that fails, try again much later."""
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads may go on using the device meanwhile, if they do not wait for all of it.
-            with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # A recording that fails leaves its own stream current: the context before it puts the
+            # former back. Other threads may use the device meanwhile, if they do not wait for all
+            # of it.
+            with (
+                _RECORDING,
+                torch.cuda.stream(torch.cuda.current_stream(device)),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            ):
                 self._run()
         except RuntimeError as error:
-            self._num_steps = 0
+            self._record_at = _RETRY_FACTOR * self._num_steps
             log.info("no graph of a decoding step was recorded, it runs one by one: %s", error)
         else:
             self._graph = graph

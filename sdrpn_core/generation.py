@@ -133,19 +133,22 @@ def decode_steps(
         raise ValueError("a recorder counts forward passes: it needs all layers in one span")
     num_rows = start.logits.shape[0]
     eos = torch.tensor(sorted(adapter.eos_ids), device=start.logits.device)
-    is_finished = torch.zeros(num_rows, dtype=torch.bool, device=start.logits.device)
     row_zero = torch.zeros(num_rows, 1, dtype=torch.long, device=start.logits.device)
-    with adapter.step_pool.step(adapter, start, max_new_tokens - 1, recorder) as step:
-        logits = start.logits
-        for number in range(max_new_tokens):
-            tokens = logits.argmax(dim=-1)
-            is_finished = is_finished | torch.isin(tokens, eos)
-            yield tokens
-            if bool(is_finished.all()) or number == max_new_tokens - 1:
-                break
+    tokens = start.logits.argmax(dim=-1)
+    is_finished = torch.isin(tokens, eos)
+    yield tokens
+    num_more = max_new_tokens - 1
+    if num_more == 0 or bool(is_finished.all()):
+        return
+    with adapter.step_pool.step(adapter, start, num_more, recorder) as step:
+        for _ in range(num_more):
             if recorder is not None:
                 recorder.aim(row_zero, (~is_finished)[:, None].float())
-            logits = step.next_logits(tokens)
+            tokens = step.next_logits(tokens).argmax(dim=-1)
+            is_finished = is_finished | torch.isin(tokens, eos)
+            yield tokens
+            if bool(is_finished.all()):
+                return
 
 
 @torch.inference_mode()

@@ -53,8 +53,7 @@ class StepPool:
             idle = self._idle.pop(shape, None)
         if idle is not None:
             return idle
-        room = MAX_SHARE * torch.cuda.get_device_properties(start.logits.device).total_memory
-        needed = _num_bytes(start, shape)
+        room, needed = _room(start.logits.device), _num_bytes(start, shape)
         if needed > room:
             return None
         self._shrink(room - needed)
@@ -67,12 +66,18 @@ class StepPool:
     def _take_back(self, step: FixedStep) -> None:
         with self._lock:
             self._idle[step.shape] = step
+        self._shrink(_room(step.device))  # several may have been lent at once
 
     def _shrink(self, num_bytes: float) -> None:
         """Forget those that were used longest ago."""
         with self._lock:
             while self._idle and sum(s.num_bytes for s in self._idle.values()) > num_bytes:
                 self._idle.popitem(last=False)
+
+
+def _room(device: torch.device) -> float:
+    """Bytes that buffers may take."""
+    return MAX_SHARE * torch.cuda.get_device_properties(device).total_memory
 
 
 def _num_bytes(start: Decoding, shape: StepShape) -> int:

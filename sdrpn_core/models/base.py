@@ -77,7 +77,9 @@ class ModelAdapter(ABC):
         Raises:
             ModelError: if the profile does not fit the model.
         """
-        return type(self)(self.model, self.tokenizer, profile, self.image_processor)
+        other = type(self)(self.model, self.tokenizer, profile, self.image_processor)
+        other.step_pool = self.step_pool  # its buffers belong to the model
+        return other
 
     @property
     def device(self) -> torch.device:
