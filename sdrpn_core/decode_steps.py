@@ -33,6 +33,8 @@ _STEPS_BEFORE_CAPTURE = 4
 """Recording takes about two ordinary steps; buffers that see fewer steps are not worth one."""
 _RETRY_FACTOR = 16
 """Some models cannot be recorded at all: failing must stay rare among ordinary steps."""
+_ROOM_AT_ONCE = 128
+"""Columns that growing keys and values get more room by: few answers are as long as they may be."""
 _MOVING_ROTARY = ("dynamic", "longrope")
 """Rotary embeddings whose frequencies follow the length of the input, from Python."""
 
@@ -187,10 +189,11 @@ class FixedStep:
             # A recording that fails leaves its own stream current: the context before it puts the
             # former back. Other threads may use the device meanwhile, if they do not wait for all
             # of it.
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             with (
                 _RECORDING,
                 torch.cuda.stream(torch.cuda.current_stream(device)),
-                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
             ):
                 self._run()
         except RuntimeError as error:
@@ -202,7 +205,7 @@ class FixedStep:
 
 def can_be_fixed(adapter: "ModelAdapter", start: Decoding) -> bool:
     """Whether ``FixedStep`` runs this model: plain caches, fixed rotary frequencies, one device."""
-    devices = {parameter.device for parameter in adapter.decoder.parameters()}
+    devices = {parameter.device for parameter in adapter.model.parameters()}
     return (
         len(devices) == 1
         and adapter.decoder.rotary_emb.rope_type not in _MOVING_ROTARY
@@ -244,9 +247,10 @@ class _FixedLayer(DynamicLayer):  # type: ignore[misc]
         return sum(part.numel() * part.element_size() for part in (self.keys, self.values))
 
     def load(self, filled: DynamicLayer) -> None:
-        num_filled = filled.keys.shape[2]
-        self.keys[:, :, :num_filled] = filled.keys
-        self.values[:, :, :num_filled] = filled.values
+        for mine, theirs in ((self.keys, filled.keys), (self.values, filled.values)):
+            num_filled = theirs.shape[2]
+            mine[:, :, :num_filled] = theirs
+            mine[:, :, num_filled:] = 0  # a NaN of an earlier answer would get past the mask
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -263,9 +267,8 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, filled: DynamicLayer, num_more: int) -> None:
         super().__init__()
         self._num_filled = filled.keys.shape[2]
-        self._room = tuple(
-            _blank(part, self._num_filled + num_more) for part in (filled.keys, filled.values)
-        )
+        num_columns = self._num_filled + min(num_more, _ROOM_AT_ONCE)
+        self._room = [_blank(part, num_columns) for part in (filled.keys, filled.values)]
         self.is_initialized = True
         self.keys, self.values = self._taken_in(0, filled.keys, filled.values)
 
@@ -275,6 +278,9 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
         """Fill further columns."""
         start = self._num_filled
         self._num_filled += key_states.shape[2]
+        if self._num_filled > self._room[0].shape[2]:
+            pad = (0, 0, 0, _ROOM_AT_ONCE)
+            self._room = [torch.nn.functional.pad(room, pad) for room in self._room]
         self.keys, self.values = self._taken_in(start, key_states, value_states)
         return self.keys, self.values
 

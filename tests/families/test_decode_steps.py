@@ -49,6 +49,19 @@ def fixed_step(loaded: Loaded, start: Decoding) -> FixedStep:
     return step
 
 
+def test_growing_past_the_first_room_changes_nothing(
+    loaded: Loaded,
+    images: list[Image.Image],
+    crops: list[list[Image.Image]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = starts(loaded, images, crops, withdraw_image=False)
+    expected = logits_of(GrowingStep(loaded.adapter, one, NUM_STEPS), one)
+    monkeypatch.setattr("sdrpn_core.decode_steps._ROOM_AT_ONCE", 2)
+    grown = logits_of(GrowingStep(loaded.adapter, other, NUM_STEPS), other)
+    torch.testing.assert_close(grown, expected, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize("withdraw_image", [False, True])
 def test_decoding_on_fixed_buffers_equals_growing_ones(
     loaded: Loaded,
@@ -78,3 +91,12 @@ def test_an_earlier_answer_in_the_buffers_is_not_seen(
     torch.testing.assert_close(logits_of(step, expected), first, atol=0, rtol=0)
     growing = logits_of(GrowingStep(loaded.adapter, alone, NUM_STEPS), alone)
     torch.testing.assert_close(reused, growing, atol=2e-5, rtol=1e-5)
+    broken, _ = starts(loaded, images, crops, withdraw_image=False)
+    after, _ = starts(loaded, images, [[] for _ in images], withdraw_image=False)
+    with torch.inference_mode():
+        for layer in broken.cache.layers:
+            layer.values[..., -1, :] = float("inf")
+    step.load(broken)
+    logits_of(step, broken)
+    step.load(after)
+    torch.testing.assert_close(logits_of(step, after), reused, atol=0, rtol=0)
