@@ -123,7 +123,9 @@ class FixedStep:
     def __init__(self, adapter: "ModelAdapter", start: Decoding, shape: StepShape) -> None:
         self.shape = shape
         self.device = device = start.logits.device
-        self._adapter = adapter
+        self.adapter: ModelAdapter | None = adapter
+        """None while idle: a cycle would keep the model alive."""
+        self.reads = weights_read(adapter)
         self._tokens = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
         self._positions = torch.zeros(shape.num_rows, 1, dtype=torch.long, device=device)
         self._spans = [_FixedSpan(shape.num_rows, *span, device=device) for span in shape.spans]
@@ -163,7 +165,8 @@ class FixedStep:
         return self._logits
 
     def _run(self) -> None:
-        adapter = self._adapter
+        adapter = self.adapter
+        assert adapter is not None
         positions = adapter.text_positions(self._positions)
         hidden = adapter.embedding(self._tokens)[:, None]
         for span in self._spans:
@@ -201,6 +204,13 @@ class FixedStep:
             log.info("no graph of a decoding step was recorded, it runs one by one: %s", error)
         else:
             self._graph = graph
+
+
+def weights_read(adapter: "ModelAdapter") -> tuple[tuple[int, torch.dtype], ...]:
+    """Address and type of all that a step reads: a graph knows weights by address."""
+    parts = (adapter.decoder, adapter.model.get_output_embeddings())
+    tensors = (t for part in parts for t in (*part.parameters(), *part.buffers()))
+    return tuple((tensor.data_ptr(), tensor.dtype) for tensor in tensors)
 
 
 def can_be_fixed(adapter: "ModelAdapter", start: Decoding) -> bool:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdrpn_core.attention_capture import AttentionRecorder
-from sdrpn_core.decode_steps import FixedStep, GrowingStep, Step, StepShape, can_be_fixed
+from sdrpn_core.decode_steps import (
+    FixedStep,
+    GrowingStep,
+    Step,
+    StepShape,
+    can_be_fixed,
+    weights_read,
+)
 from sdrpn_core.decoding import Decoding
 
 if TYPE_CHECKING:  # an adapter owns a pool
@@ -51,7 +58,8 @@ class StepPool:
         """An idle one or a new one; None if the device has no room for it."""
         with self._lock:
             idle = self._idle.pop(shape, None)
-        if idle is not None:
+        if idle is not None and idle.reads == weights_read(adapter):
+            idle.adapter = adapter
             return idle
         room, needed = _room(start.logits.device), _num_bytes(start, shape)
         if needed > room:
@@ -64,6 +72,7 @@ class StepPool:
             return None
 
     def _take_back(self, step: FixedStep) -> None:
+        step.adapter = None
         with self._lock:
             self._idle[step.shape] = step
         self._shrink(_room(step.device))  # several may have been lent at once
