@@ -29,11 +29,11 @@ from benchmarks.random_llava import SIZES, fast_dtype, random_llava, random_zoom
 from benchmarks.timing import paired_seconds
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from sdrpn_core.attention_capture import ATTENTION_NAME
+from sdrpn_core.encoded_images import batches_by_image, encoded_batches
 from sdrpn_core.generation import answer_plain
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.loading import resolve_device
-from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 
 Inputs = tuple[Sequence[Image.Image], Sequence[str]]
@@ -147,15 +147,18 @@ def _variant(
 def one_pass(
     pipeline: ZoomPipeline, inputs: Inputs, batch_size: int, max_new_tokens: int
 ) -> list[str]:
-    """Every image of a batch is encoded once, as by the zoom."""
+    """Images are prepared ahead and encoded once, as by the zoom."""
     images, questions = inputs
+    batches = batches_by_image(images, batch_size)
     return [
         answer.text
-        for start in range(0, len(images), batch_size)
+        for batch, rows in zip(
+            batches, encoded_batches(pipeline.adapter, images, batches), strict=True
+        )
         for answer in answer_plain(
             pipeline.adapter,
-            questions[start : start + batch_size],
-            [[image] for image in _encoded(pipeline, images[start : start + batch_size])],
+            [questions[index] for index in batch],
+            [[row.features] for row in rows],
             max_new_tokens=max_new_tokens,
         )
     ]
@@ -167,20 +170,21 @@ def stock(
 ) -> list[str]:
     """One pass as people run it today: the stock processor and ``generate`` of transformers."""
     adapter = pipeline.adapter
-    adapter.model.set_attn_implementation({"text_config": "sdpa"})
     images, questions = inputs
-    answers = [
-        text
-        for start in range(0, len(images), batch_size)
-        for text in _generated(
-            adapter,
-            images[start : start + batch_size],
-            questions[start : start + batch_size],
-            max_new_tokens,
-        )
-    ]
-    adapter.model.set_attn_implementation({"text_config": ATTENTION_NAME})
-    return answers
+    adapter.model.set_attn_implementation({"text_config": "sdpa"})
+    try:
+        return [
+            text
+            for start in range(0, len(images), batch_size)
+            for text in _generated(
+                adapter,
+                images[start : start + batch_size],
+                questions[start : start + batch_size],
+                max_new_tokens,
+            )
+        ]
+    finally:
+        adapter.model.set_attn_implementation({"text_config": ATTENTION_NAME})
 
 
 def _generated(
@@ -215,13 +219,6 @@ def _generated(
         suppress_tokens=[adapter.image_token_id],
     )
     return [adapter.decode_tokens(row) for row in generated[:, tokens.input_ids.shape[1] :]]
-
-
-def _encoded(pipeline: ZoomPipeline, images: Sequence[Image.Image]) -> list[ImageFeatures]:
-    distinct = list({id(image): image for image in images}.values())
-    features = pipeline.adapter.encode_images(distinct)
-    known = {id(image): encoded for image, encoded in zip(distinct, features, strict=True)}
-    return [known[id(image)] for image in images]
 
 
 def _two_stages(

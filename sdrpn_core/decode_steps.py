@@ -10,7 +10,8 @@ Shape legend: N batch, L columns, D head size, d hidden size.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 _STEPS_BEFORE_CAPTURE = 4
 """Recording takes about two ordinary steps; buffers that see fewer steps are not worth one."""
-_RETRY_FACTOR = 16
-"""Some models cannot be recorded at all: failing must stay rare among ordinary steps."""
 _ROOM_AT_ONCE = 128
 """Columns that growing keys and values get more room by: few answers are as long as they may be."""
 _MOVING_ROTARY = ("dynamic", "longrope")
@@ -139,7 +138,8 @@ class FixedStep:
         self._cache = Cache(layers=list(layers))
         self._logits = torch.empty_like(start.logits)
         self._num_steps = 0
-        self._record_at = _STEPS_BEFORE_CAPTURE
+        self.is_refused = False
+        """Recording failed: the model does something that a graph cannot hold."""
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @torch.inference_mode()
@@ -155,7 +155,7 @@ class FixedStep:
     def next_logits(self, tokens: Tensor) -> Tensor:
         """As of ``Step``."""
         self._tokens.copy_(tokens)
-        if self._graph is None and tokens.is_cuda and self._num_steps >= self._record_at:
+        if self._is_due and tokens.is_cuda:
             self._record(tokens.device)
         if self._graph is None:
             self._run()
@@ -163,6 +163,12 @@ class FixedStep:
             self._graph.replay()
         self._num_steps += 1
         return self._logits
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether it is time to record."""
+        is_worth_it = self._num_steps >= _STEPS_BEFORE_CAPTURE
+        return is_worth_it and self._graph is None and not self.is_refused
 
     def _run(self) -> None:
         adapter = self.adapter
@@ -186,24 +192,46 @@ class FixedStep:
         self._logits.copy_(adapter.next_token_logits(hidden[:, -1]))
 
     def _record(self, device: torch.device) -> None:
-        """Record a step without running it; if that fails, try again much later."""
-        graph = torch.cuda.CUDAGraph()
+        """Record a step without running it."""
+        graph, memory = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
-            # A recording that fails leaves its own stream current: the context before it puts the
-            # former back. Other threads may use the device meanwhile, if they do not wait for all
-            # of it.
-            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            with (
-                _RECORDING,
-                torch.cuda.stream(torch.cuda.current_stream(device)),
-                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
-            ):
-                self._run()
+            _record(graph, self._run, device, memory)
         except RuntimeError as error:
-            self._record_at = _RETRY_FACTOR * self._num_steps
-            log.info("no graph of a decoding step was recorded, it runs one by one: %s", error)
+            self.is_refused = True
+            log.warning("decoding goes on without CUDA graphs, slower: recording failed: %s", error)
+            _clear_up(device, memory)
         else:
             self._graph = graph
+
+
+def _record(
+    graph: torch.cuda.CUDAGraph, run: Callable[[], object], device: torch.device, memory: Any
+) -> None:
+    """Record what ``run`` starts on the device.
+
+    A recording that fails leaves its own stream current: the context before it puts the former
+    back. Other threads may use the device meanwhile, if they do not wait for all of it.
+    """
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with (
+        _RECORDING,
+        torch.cuda.stream(torch.cuda.current_stream(device)),
+        torch.cuda.graph(graph, memory, stream, capture_error_mode="thread_local"),
+    ):
+        run()
+
+
+def _clear_up(device: torch.device, memory: Any) -> None:
+    """After a recording that CUDA broke off, torch goes on as if it were under way still.
+
+    Memory would not be given back to the device, and random numbers not be drawn.
+    """
+    with suppress(RuntimeError):  # where only the model's code failed, the recording has ended
+        torch._C._cuda_endAllocateToPool(device.index, memory)
+        torch._C._cuda_releasePool(device.index, memory)
+    nothing = torch.zeros(1, device=device)
+    with suppress(RuntimeError):  # a recording that ends well is what the generator waits for
+        _record(torch.cuda.CUDAGraph(), nothing.zero_, device, torch.cuda.graph_pool_handle())
 
 
 def weights_read(adapter: "ModelAdapter") -> tuple[tuple[int, torch.dtype], ...]:
@@ -214,10 +242,14 @@ def weights_read(adapter: "ModelAdapter") -> tuple[tuple[int, torch.dtype], ...]
 
 
 def can_be_fixed(adapter: "ModelAdapter", start: Decoding) -> bool:
-    """Whether ``FixedStep`` runs this model: plain caches, fixed rotary frequencies, one device."""
+    """Whether ``FixedStep`` runs this model: plain caches, fixed rotary frequencies, one device.
+
+    Not under autocast: a graph would go on reading casts of weights that end with it.
+    """
     devices = {parameter.device for parameter in adapter.model.parameters()}
     return (
         len(devices) == 1
+        and not torch.is_autocast_enabled(start.logits.device.type)
         and adapter.decoder.rotary_emb.rope_type not in _MOVING_ROTARY
         and all(type(layer) is DynamicLayer for layer in start.cache.layers)
     )

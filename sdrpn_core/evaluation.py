@@ -124,7 +124,8 @@ class Evaluator:
 
     def _now(self) -> float:
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            # Not the whole device: that fails while another thread records a graph on it.
+            torch.cuda.current_stream(self._device).synchronize()
         return time.perf_counter()
 
 

@@ -163,7 +163,8 @@ def answer_plain(
     prompts = [
         adapter.embed_prompt(question, row) for question, row in zip(questions, images, strict=True)
     ]
-    return greedy_decode(adapter, prefill(adapter, pad_left(prompts)), max_new_tokens)
+    start = adapter.step_pool.with_room(lambda: prefill(adapter, pad_left(prompts)))
+    return greedy_decode(adapter, start, max_new_tokens)
 
 
 def make_response(adapter: ModelAdapter, tokens: Sequence[int]) -> Response:

@@ -1,13 +1,15 @@
 """The zoom lens: a stock model, an RPN beside it, questions about high-resolution images.
 
-The pipeline keeps nothing on the model and nothing between calls. Several pipelines with different
-RPNs can share one adapter, and any of them can be called from several threads at once; the threads
-share the model's weights and the device, so this saves memory and waiting, not arithmetic.
+The pipeline keeps nothing on the model; between calls, only the adapter keeps something, buffers of
+decoding steps (``step_pool``). Several pipelines with different RPNs can share one adapter, and any
+of them can be called from several threads at once; the threads share the model's weights and the
+device, so this saves memory and waiting, not arithmetic.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -18,10 +20,10 @@ from PIL import Image
 
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.decoding import Decoding
+from sdrpn_core.encoded_images import EncodedImage, batches_by_image, encoded_batches
 from sdrpn_core.first_stage import FirstStage, first_stage
 from sdrpn_core.gate import Zoom, decide_zoom
 from sdrpn_core.generation import greedy_decode
-from sdrpn_core.images import UnreadableImage, upright_rgb
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import (
     DeviceMap,
@@ -34,16 +36,7 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
 from sdrpn_core.second_stage import second_stage_prefill
-from sdrpn_core.threads import in_threads
 from sdrpn_core.zoom_answers import PhaseClock, StartedBatch, TextPiece, ZoomAnswer, stream_answers
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """An upright image and what the decoder gets of it."""
-
-    image: Image.Image
-    features: ImageFeatures
 
 
 class ZoomPipeline:
@@ -282,41 +275,23 @@ class ZoomPipeline:
     ) -> Iterator[StartedBatch]:
         """Run everything before the first token, batch by batch, questions about an image together.
 
-        An image whose questions fall into two batches is encoded once.
+        The next batch's images are prepared meanwhile.
         """
-        order = _by_image(images)
-        known: dict[int, _Encoded] = {}
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            clock = PhaseClock(len(indices), self.adapter.device)
-            known = self._encode(images, indices, known)
-            clock.lap("encode_image")
-            encoded = [known[id(images[index])] for index in indices]
-            yield self._start_batch(indices, encoded, [questions[i] for i in indices], clock)
-
-    def _encode(
-        self,
-        images: Sequence[Image.Image],
-        indices: Sequence[int],
-        known: dict[int, _Encoded],
-    ) -> dict[int, _Encoded]:
-        """Upright images and their features by ``id``; those known already are not run again."""
-        distinct = {id(images[index]): index for index in indices}
-        missing = {key: index for key, index in distinct.items() if key not in known}
-        upright = in_threads(lambda index: _upright(images, index), missing.values())
-        new = dict(zip(missing, upright, strict=True))
-        features = self.adapter.encode_images(list(new.values())) if new else []
-        fresh = {
-            key: _Encoded(image, encoded)
-            for (key, image), encoded in zip(new.items(), features, strict=True)
-        }
-        return {key: fresh.get(key) or known[key] for key in distinct}
+        batches = batches_by_image(images, batch_size)
+        with closing(encoded_batches(self.adapter, images, batches)) as encoded:
+            for indices in batches:
+                clock = PhaseClock(len(indices), self.adapter.device)
+                rows = next(encoded)
+                clock.lap("encode_image")
+                own = [questions[index] for index in indices]
+                start = partial(self._start_batch, indices, rows, own, clock)
+                yield self.adapter.step_pool.with_room(start)
 
     @torch.inference_mode()
     def _start_batch(
         self,
         indices: Sequence[int],
-        encoded: Sequence[_Encoded],
+        encoded: Sequence[EncodedImage],
         questions: Sequence[str],
         clock: PhaseClock,
     ) -> StartedBatch:
@@ -333,7 +308,7 @@ class ZoomPipeline:
     def _start_answers(
         self,
         first: FirstStage,
-        encoded: Sequence[_Encoded],
+        encoded: Sequence[EncodedImage],
         zooms: Sequence[Zoom],
         clock: PhaseClock,
     ) -> Decoding:
@@ -360,18 +335,3 @@ def _checked(
     if len(images) != len(questions):
         raise ValueError(f"{len(images)} images for {len(questions)} questions")
     return list(images)
-
-
-def _by_image(images: Sequence[Image.Image]) -> list[int]:
-    """Indices with those of one image next to each other, images in order of appearance."""
-    first_seen: dict[int, int] = {}
-    for index, image in enumerate(images):
-        first_seen.setdefault(id(image), index)
-    return sorted(range(len(images)), key=lambda index: first_seen[id(images[index])])
-
-
-def _upright(images: Sequence[Image.Image], index: int) -> Image.Image:
-    try:
-        return upright_rgb(images[index])
-    except UnreadableImage as error:
-        raise UnreadableImage(f"image {index}: {error}") from error

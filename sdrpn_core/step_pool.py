@@ -2,9 +2,9 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:  # an adapter owns a pool
     from sdrpn_core.models.base import ModelAdapter
 
 MAX_SHARE = 1 / 3
-"""Of a device's memory that buffers of fixed size may take, in all."""
+"""Of the memory that the model leaves on its device: buffers of fixed size may take as much."""
+MAX_IDLE = 16
+"""A graph also holds some memory of its own, which is not counted: there must not be any number."""
+
+T = TypeVar("T")
 
 
 class StepPool:
@@ -32,6 +36,8 @@ class StepPool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: OrderedDict[StepShape, FixedStep] = OrderedDict()
+        self._num_lent_bytes = 0
+        self._records = True
 
     @contextmanager
     def step(
@@ -41,27 +47,50 @@ class StepPool:
         num_steps: int,
         recorder: AttentionRecorder | None = None,
     ) -> Iterator[Step]:
-        """The fastest step for a decoding of so many steps."""
+        """The fastest step for a decoding of so many steps; uses ``start`` up."""
         fixed = None
         if recorder is None and start.logits.is_cuda and can_be_fixed(adapter, start):
             fixed = self._lend(adapter, start, StepShape.of(start, num_steps))
         if fixed is None:
             yield GrowingStep(adapter, start, num_steps, recorder)
             return
-        fixed.load(start)
         try:
+            fixed.load(start)
+            start.cache.layers.clear()  # all of it is in the buffers now
             yield fixed
         finally:
             self._take_back(fixed)
 
+    def with_room(self, work: Callable[[], T]) -> T:
+        """Do some work; once more without idle buffers if they left it too little memory.
+
+        Args:
+            work: what may use much of the device's memory and can be done twice.
+        """
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            if not self._forget_idle():
+                raise
+        torch.cuda.empty_cache()
+        return work()
+
     def _lend(self, adapter: "ModelAdapter", start: Decoding, shape: StepShape) -> FixedStep | None:
-        """An idle one or a new one; None if the device has no room for it."""
+        """An idle one or a new one; None if the device has no room for it, or it brings nothing."""
         with self._lock:
-            idle = self._idle.pop(shape, None)
-        if idle is not None and idle.reads == weights_read(adapter):
-            idle.adapter = adapter
-            return idle
-        room, needed = _room(start.logits.device), _num_bytes(start, shape)
+            if not self._records:
+                return None
+            step = self._idle.pop(shape, None)
+            if step is None or step.reads != weights_read(adapter):
+                step = self._made(adapter, start, shape)
+            if step is not None:
+                step.adapter = adapter
+                self._num_lent_bytes += step.num_bytes
+            return step
+
+    def _made(self, adapter: "ModelAdapter", start: Decoding, shape: StepShape) -> FixedStep | None:
+        room = _room(adapter, start.logits.device) - self._num_lent_bytes
+        needed = _num_bytes(start, shape)
         if needed > room:
             return None
         self._shrink(room - needed)
@@ -72,21 +101,38 @@ class StepPool:
             return None
 
     def _take_back(self, step: FixedStep) -> None:
-        step.adapter = None
+        adapter, step.adapter = step.adapter, None
+        assert adapter is not None
         with self._lock:
-            self._idle[step.shape] = step
-        self._shrink(_room(step.device))  # several may have been lent at once
+            self._num_lent_bytes -= step.num_bytes
+            self._records = self._records and not step.is_refused
+            if self._records:
+                self._idle[step.shape] = step
+                self._shrink(_room(adapter, step.device) - self._num_lent_bytes)
+            else:
+                self._idle.clear()
+
+    def _forget_idle(self) -> bool:
+        """Whether there were any."""
+        with self._lock:
+            found = bool(self._idle)
+            self._idle.clear()
+        return found
 
     def _shrink(self, num_bytes: float) -> None:
         """Forget those that were used longest ago."""
-        with self._lock:
-            while self._idle and sum(s.num_bytes for s in self._idle.values()) > num_bytes:
-                self._idle.popitem(last=False)
+        idle = self._idle
+        while idle and (
+            len(idle) > MAX_IDLE or sum(step.num_bytes for step in idle.values()) > num_bytes
+        ):
+            idle.popitem(last=False)
 
 
-def _room(device: torch.device) -> float:
+def _room(adapter: "ModelAdapter", device: torch.device) -> float:
     """Bytes that buffers may take."""
-    return MAX_SHARE * torch.cuda.get_device_properties(device).total_memory
+    model = sum(part.numel() * part.element_size() for part in adapter.model.parameters())
+    total: int = torch.cuda.get_device_properties(device).total_memory
+    return MAX_SHARE * float(total - model)
 
 
 def _num_bytes(start: Decoding, shape: StepShape) -> int:

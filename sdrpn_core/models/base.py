@@ -29,6 +29,7 @@ from data_contracts.sink_rules import SinkDimensions
 from sdrpn_core.attention_capture import ATTENTION_NAME, AttentionRecorder
 from sdrpn_core.attention_kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
 from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 from sdrpn_core.step_pool import StepPool
 
@@ -126,27 +127,43 @@ class ModelAdapter(ABC):
         """
 
     @abstractmethod
-    def encode_images(
+    def prepare_images(
         self, images: Sequence[Image.Image], *, for_labels: bool = False
-    ) -> list[ImageFeatures]:
-        """Run the vision tower once over upright RGB images.
+    ) -> PreparedImages:
+        """Place, resize and normalise upright RGB images; uses the host only.
 
         Args:
-            images: of any sizes.
+            images: of any sizes; at least one.
             for_labels: on the grid of extraction and training rather than that of answering; the
                 same for families with one fixed grid.
         """
 
-    def encode_crops(
+    def prepare_crops(
         self, crops: Sequence[Image.Image], max_tokens: int | None = None
-    ) -> list[ImageFeatures]:
-        """Encode crops, each in at most ``max_tokens`` tokens; None for as many as an image gets.
+    ) -> PreparedImages:
+        """Prepare crops, each for at most ``max_tokens`` tokens; None for as many as an image gets.
 
         Families that can encode pictures at several sizes override this, and
         ``check_crop_tokens``.
         """
         self.check_crop_tokens(max_tokens)
-        return self.encode_images(crops)
+        return self.prepare_images(crops)
+
+    @abstractmethod
+    def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
+        """Run the vision tower once over prepared images; (C, d) tokens for each."""
+
+    def encode_images(
+        self, images: Sequence[Image.Image], *, for_labels: bool = False
+    ) -> list[ImageFeatures]:
+        """``prepare_images``, then ``encode_prepared``."""
+        return self.encode_prepared(self.prepare_images(images, for_labels=for_labels))
+
+    def encode_crops(
+        self, crops: Sequence[Image.Image], max_tokens: int | None = None
+    ) -> list[ImageFeatures]:
+        """``prepare_crops``, then ``encode_prepared``."""
+        return self.encode_prepared(self.prepare_crops(crops, max_tokens))
 
     def encode_with_gradient(self, image: Image.Image) -> tuple[Tensor, ImageFeatures]:
         """Encode one image so that gradients of its features reach its pixels.

@@ -32,13 +32,14 @@ class DeepseekVlAdapter(SquareAdapter):
         red, green, blue = self.image_processor.background_color
         return red, green, blue
 
-    def encode_canvases(self, canvases: Sequence[Image.Image], **resized: bool) -> Tensor:
-        """Rescale, normalise and encode."""
-        batch = processed(self.image_processor, canvases, do_resize=False, do_pad=False)
+    def canvas_inputs(self, canvases: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Rescaled and normalised."""
+        return processed(self.image_processor, canvases, self.dtype, do_resize=False, do_pad=False)
+
+    def encode_inputs(self, inputs: dict[str, Tensor], **resized: bool) -> Tensor:
+        """Run the tower."""
         features = self.model.model.get_image_features(
-            pixel_values=batch["pixel_values"].to(self.device, self.dtype),
-            return_dict=True,
-            **resized,
+            pixel_values=inputs["pixel_values"].to(self.device), return_dict=True, **resized
         )
         tokens: Tensor = features.pooler_output
         return tokens

@@ -60,22 +60,27 @@ class DeepseekVlHybridAdapter(SquareAdapter):
         del image
         return self.low_side, self.low_side
 
-    def encode_canvases(self, canvases: Sequence[Image.Image], **resized: bool) -> Tensor:
-        """Scale each canvas for both towers, normalise and encode."""
-        return torch.cat(
-            [
-                self._encode_few(canvases[start : start + _CANVASES_AT_ONCE])
-                for start in range(0, len(canvases), _CANVASES_AT_ONCE)
-            ]
-        )
+    def canvas_inputs(self, canvases: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Each canvas scaled for both towers and normalised.
 
-    def _encode_few(self, canvases: Sequence[Image.Image]) -> Tensor:
-        # Canvases have the final size already: the processor's own resize and padding do nothing
-        # to the high resolution, and give the low one from it as in training.
-        pixels = processed(self.image_processor, canvases)
+        Canvases have the final size already: the processor's own resize and padding do nothing to
+        the high resolution, and give the low one from it as in training.
+        """
+        return processed(self.image_processor, canvases, self.dtype)
+
+    def encode_inputs(self, inputs: dict[str, Tensor], **resized: bool) -> Tensor:
+        """Run both towers over a few canvases at a time."""
+        few = zip(
+            torch.split(inputs["pixel_values"], _CANVASES_AT_ONCE),
+            torch.split(inputs["high_res_pixel_values"], _CANVASES_AT_ONCE),
+            strict=True,
+        )
+        return torch.cat([self._encode_few(low, high) for low, high in few])
+
+    def _encode_few(self, low: Tensor, high: Tensor) -> Tensor:
         features = self.model.model.get_image_features(
-            pixel_values=pixels["pixel_values"].to(self.device, self.dtype),
-            high_res_pixel_values=pixels["high_res_pixel_values"].to(self.device, self.dtype),
+            pixel_values=low.to(self.device),
+            high_res_pixel_values=high.to(self.device),
             return_dict=True,
         )
         tokens: Tensor = features.pooler_output

@@ -1,6 +1,7 @@
 """What adapters of several families do to images before their vision tower sees them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,8 +9,18 @@ from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor
 
-from sdrpn_core.geometry import Letterbox
+from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.threads import in_threads
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Images ready for the vision tower, still on the host."""
+
+    letterboxes: tuple[Letterbox, ...]
+    grids: tuple[GridShape, ...]
+    inputs: dict[str, Tensor]
+    """What the stock image processor makes of the canvases, in the model's precision."""
 
 
 def mean_colour(image_processor: BaseImageProcessor) -> tuple[int, int, int]:
@@ -32,13 +43,17 @@ def paste_all(
 
 
 def processed(
-    image_processor: BaseImageProcessor, canvases: Sequence[Image.Image], **settings: Any
+    image_processor: BaseImageProcessor,
+    canvases: Sequence[Image.Image],
+    dtype: torch.dtype,
+    **settings: Any,
 ) -> dict[str, Tensor]:
     """What the stock processor makes of some canvases, several at a time.
 
     Args:
         image_processor: the model's.
         canvases: at least one.
+        dtype: of the pixels.
         settings: of the processor's call.
 
     Returns:
@@ -47,4 +62,8 @@ def processed(
     found = in_threads(
         lambda canvas: image_processor([canvas], return_tensors="pt", **settings), canvases
     )
-    return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+    joined = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in joined.items()
+    }

@@ -25,22 +25,24 @@ class LlavaAdapter(SquareAdapter):
         """The processor's mean colour."""
         return mean_colour(self.image_processor)
 
-    def encode_canvases(self, canvases: Sequence[Image.Image], **resized: bool) -> Iterable[Tensor]:
-        """Rescale, normalise and encode."""
-        return self._encode_pixels(self._pixels(canvases), **resized)
+    def canvas_inputs(self, canvases: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Rescaled and normalised."""
+        return processed(
+            self.image_processor, canvases, self.dtype, do_resize=False, do_center_crop=False
+        )
+
+    def encode_inputs(self, inputs: dict[str, Tensor], **resized: bool) -> Iterable[Tensor]:
+        """Run the tower."""
+        return self._encode_pixels(inputs["pixel_values"].to(self.device), **resized)
 
     def encode_with_gradient(self, image: Image.Image) -> tuple[Tensor, ImageFeatures]:
         """As ``encode_images`` does, one image at a time."""
-        letterbox = self.letterbox(image.size)
-        canvas = letterbox.paste(image, self.fill, (self.input_side, self.input_side))
-        pixels = self._pixels([canvas]).requires_grad_()
+        prepared = self.prepare_images([image])
+        pixels = prepared.inputs["pixel_values"].to(self.device).requires_grad_()
         (tokens,) = self._encode_pixels(pixels)
-        return pixels, ImageFeatures(tokens=tokens, grid=self.grid, letterbox=letterbox)
-
-    def _pixels(self, canvases: Sequence[Image.Image]) -> Tensor:
-        """(N, 3, side, side) normalised."""
-        batch = processed(self.image_processor, canvases, do_resize=False, do_center_crop=False)
-        return batch["pixel_values"].to(self.device, self.dtype)
+        return pixels, ImageFeatures(
+            tokens=tokens, grid=self.grid, letterbox=prepared.letterboxes[0]
+        )
 
     def _encode_pixels(self, pixels: Tensor, **resized: bool) -> Iterable[Tensor]:
         features = self.model.get_image_features(pixel_values=pixels, return_dict=True, **resized)

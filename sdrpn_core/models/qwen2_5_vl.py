@@ -25,7 +25,7 @@ from data_contracts.profiles import (
 )
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter, ModelError
-from sdrpn_core.models.images import mean_colour, paste_all, processed
+from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all, processed
 from sdrpn_core.models.prompts import ImageFeatures
 
 GRIDS = ImageSettings(
@@ -87,16 +87,27 @@ class Qwen2_5VlAdapter(ModelAdapter):
         """One image token, between the markers that the chat template writes."""
         return "<|vision_start|><|image_pad|><|vision_end|>"
 
-    def encode_images(
+    def prepare_images(
         self, images: Sequence[Image.Image], *, for_labels: bool = False
-    ) -> list[ImageFeatures]:
-        """Place, normalise, cut into patches and encode; (C, d) tokens per image."""
+    ) -> PreparedImages:
+        """Place, normalise and cut into patches."""
+        rule = self._rule(for_labels)
         letterboxes = [self.letterbox(image.size, for_labels=for_labels) for image in images]
-        return self._encode(self._patches(images, letterboxes, self._rule(for_labels)), letterboxes)
+        if isinstance(rule, SquareGrid):
+            # Drawn at its final size: the processor's rounding may miss the grid by a cell.
+            side = rule.side * self.cell_side
+            return self._cut(images, letterboxes, [(side, side)] * len(images), do_resize=False)
+        cell_area = self.cell_side**2
+        bounds = {
+            "shortest_edge": rule.min_cells * cell_area,
+            "longest_edge": rule.max_cells * cell_area,
+        }
+        sizes = [(box.canvas_width, box.canvas_height) for box in letterboxes]
+        return self._cut(images, letterboxes, sizes, do_resize=True, size=bounds)
 
-    def encode_crops(
+    def prepare_crops(
         self, crops: Sequence[Image.Image], max_tokens: int | None = None
-    ) -> list[ImageFeatures]:
+    ) -> PreparedImages:
         """With a budget, crops are drawn smaller: cheaper in tower and decoder alike, and coarser.
 
         They keep their shape, and never take more cells than the budget; the stock processor, which
@@ -104,12 +115,11 @@ class Qwen2_5VlAdapter(ModelAdapter):
         """
         self.check_crop_tokens(max_tokens)
         if max_tokens is None:
-            return self.encode_images(crops)
+            return self.prepare_images(crops)
         letterboxes = [self._budget_letterbox(crop.size, max_tokens) for crop in crops]
         grids = [self._budget_grid(letterbox, max_tokens) for letterbox in letterboxes]
         sizes = [(grid.width * self.cell_side, grid.height * self.cell_side) for grid in grids]
-        canvases = paste_all(letterboxes, crops, self.fill, sizes)
-        return self._encode(self._cut(canvases, do_resize=False), letterboxes)
+        return self._cut(crops, letterboxes, sizes, do_resize=False)
 
     def check_crop_tokens(self, max_tokens: int | None) -> None:
         """At least one token; a crop never gets more than an image would."""
@@ -140,25 +150,18 @@ class Qwen2_5VlAdapter(ModelAdapter):
         return self.answer_grid.min_cells, self.answer_grid.max_cells
 
     @torch.inference_mode()
-    def _encode(
-        self, inputs: dict[str, Tensor], letterboxes: Sequence[Letterbox]
-    ) -> list[ImageFeatures]:
-        patch_grids = inputs["image_grid_thw"].to(self.device)
+    def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
+        """One pass of the tower over the patches of all images."""
         output = self.model.get_image_features(
-            pixel_values=inputs["pixel_values"].to(self.device, self.dtype),
-            image_grid_thw=patch_grids,
+            pixel_values=prepared.inputs["pixel_values"].to(self.device),
+            image_grid_thw=prepared.inputs["image_grid_thw"].to(self.device),
             return_dict=True,
         )
-        deepstack = self._deepstack(output, len(letterboxes))
+        deepstack = self._deepstack(output, len(prepared.grids))
         return [
-            ImageFeatures(
-                tokens=tokens,
-                grid=GridShape(height // self.merge_size, width // self.merge_size),
-                letterbox=letterbox,
-                deepstack=levels,
-            )
-            for tokens, (_, height, width), letterbox, levels in zip(
-                output.pooler_output, patch_grids.tolist(), letterboxes, deepstack, strict=True
+            ImageFeatures(tokens=tokens, grid=grid, letterbox=letterbox, deepstack=levels)
+            for tokens, grid, letterbox, levels in zip(
+                output.pooler_output, prepared.grids, prepared.letterboxes, deepstack, strict=True
             )
         ]
 
@@ -179,28 +182,21 @@ class Qwen2_5VlAdapter(ModelAdapter):
         """(N, L) -> (3, N, L): text advances on all axes together."""
         return positions.expand(3, -1, -1)
 
-    def _patches(
-        self, images: Sequence[Image.Image], letterboxes: Sequence[Letterbox], rule: GridRule
-    ) -> dict[str, Tensor]:
-        """Normalised patches of all images and the patch grid of each, (time, height, width)."""
-        resize: dict[str, Any]
-        if isinstance(rule, SquareGrid):
-            # Drawn at its final size: the processor's rounding may miss the grid by a cell.
-            side = rule.side * self.cell_side
-            sizes, resize = [(side, side)] * len(images), {"do_resize": False}
-        else:
-            sizes = [(box.canvas_width, box.canvas_height) for box in letterboxes]
-            cell_area = self.cell_side**2
-            bounds = {
-                "shortest_edge": rule.min_cells * cell_area,
-                "longest_edge": rule.max_cells * cell_area,
-            }
-            resize = {"do_resize": True, "size": bounds}
-        return self._cut(paste_all(letterboxes, images, self.fill, sizes), **resize)
-
-    def _cut(self, canvases: Sequence[Image.Image], **resize: Any) -> dict[str, Tensor]:
-        """Normalised patches of canvases."""
-        return processed(self.image_processor, canvases, **resize)
+    def _cut(
+        self,
+        images: Sequence[Image.Image],
+        letterboxes: Sequence[Letterbox],
+        sizes: Sequence[tuple[int, int]],
+        **resize: Any,
+    ) -> PreparedImages:
+        """Draw canvases of some (width, height) and let the stock processor cut them up."""
+        canvases = paste_all(letterboxes, images, self.fill, sizes)
+        inputs = processed(self.image_processor, canvases, self.dtype, **resize)
+        grids = (
+            GridShape(height // self.merge_size, width // self.merge_size)
+            for _, height, width in inputs["image_grid_thw"].tolist()
+        )
+        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
 
     def _deepstack(self, output: Any, num_images: int) -> list[tuple[Tensor, ...]]:
         """Features that early decoder layers add, per image: none in this family."""

@@ -17,7 +17,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenize
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter, ModelError
-from sdrpn_core.models.images import paste_all
+from sdrpn_core.models.images import PreparedImages, paste_all
 from sdrpn_core.models.prompts import ImageFeatures
 
 
@@ -51,11 +51,15 @@ class SquareAdapter(ModelAdapter):
         """Colour of the padding that the model was trained with."""
 
     @abstractmethod
-    def encode_canvases(self, canvases: Sequence[Image.Image], **resized: bool) -> Iterable[Tensor]:
-        """(C, d) features of each square canvas.
+    def canvas_inputs(self, canvases: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """What the tower gets of canvases, all of side ``input_side`` or of one smaller side."""
+
+    @abstractmethod
+    def encode_inputs(self, inputs: dict[str, Tensor], **resized: bool) -> Iterable[Tensor]:
+        """(C, d) features of each canvas.
 
         Args:
-            canvases: of side ``input_side``, or all of the same smaller side.
+            inputs: as made by ``canvas_inputs``.
             resized: what the tower wants to be told of canvases of another size than its own.
         """
 
@@ -67,20 +71,20 @@ class SquareAdapter(ModelAdapter):
         """The token that the tokenizer keeps for one image."""
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
-    def encode_images(
+    def prepare_images(
         self, images: Sequence[Image.Image], *, for_labels: bool = False
-    ) -> list[ImageFeatures]:
-        """Letterbox and encode; (C, d) tokens per image."""
-        return self._encode(images, self.grid.width)
+    ) -> PreparedImages:
+        """On the one grid that there is."""
+        return self._prepare(images, self.grid.width)
 
-    def encode_crops(
+    def prepare_crops(
         self, crops: Sequence[Image.Image], max_tokens: int | None = None
-    ) -> list[ImageFeatures]:
+    ) -> PreparedImages:
         """With a budget, crops go through the tower at a smaller size, its position embeddings
         interpolated: cheaper in tower and decoder alike, and coarser."""
         self.check_crop_tokens(max_tokens)
         side = self.grid.width if max_tokens is None else math.isqrt(max_tokens)
-        return self._encode(crops, min(side, self.grid.width))
+        return self._prepare(crops, min(side, self.grid.width))
 
     def check_crop_tokens(self, max_tokens: int | None) -> None:
         """At least one token; more than an image gets changes nothing."""
@@ -90,14 +94,24 @@ class SquareAdapter(ModelAdapter):
             raise ModelError(f"crop_tokens is {max_tokens}: give at least 1, or leave it out")
 
     @torch.inference_mode()
-    def _encode(self, images: Sequence[Image.Image], cells: int) -> list[ImageFeatures]:
-        """Encode on a grid of ``cells`` x ``cells``."""
-        side = cells * self.input_side // self.grid.width
-        resized = {} if cells == self.grid.width else {"interpolate_pos_encoding": True}
-        letterboxes = [self.letterbox(image.size) for image in images]
-        canvases = paste_all(letterboxes, images, self.fill, [(side, side)] * len(images))
-        features = self.encode_canvases(canvases, **resized)
+    def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
+        """One pass of the tower: all canvases have one size."""
+        resized = {} if prepared.grids[0] == self.grid else {"interpolate_pos_encoding": True}
+        features = self.encode_inputs(prepared.inputs, **resized)
         return [
-            ImageFeatures(tokens=tokens, grid=GridShape(cells, cells), letterbox=letterbox)
-            for tokens, letterbox in zip(features, letterboxes, strict=True)
+            ImageFeatures(tokens=tokens, grid=grid, letterbox=letterbox)
+            for tokens, grid, letterbox in zip(
+                features, prepared.grids, prepared.letterboxes, strict=True
+            )
         ]
+
+    def _prepare(self, images: Sequence[Image.Image], cells: int) -> PreparedImages:
+        """Draw each image on a canvas of ``cells`` x ``cells``."""
+        side = cells * self.input_side // self.grid.width
+        letterboxes = tuple(self.letterbox(image.size) for image in images)
+        canvases = paste_all(letterboxes, images, self.fill, [(side, side)] * len(images))
+        return PreparedImages(
+            letterboxes=letterboxes,
+            grids=(GridShape(cells, cells),) * len(images),
+            inputs=self.canvas_inputs(canvases),
+        )

@@ -97,6 +97,45 @@ def test_buffers_are_kept_within_their_share(
         assert isinstance(step, GrowingStep)
 
 
+class _Asking:
+    """A hook of a model that looks at a value on the host in every step."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def __call__(self, module: object, inputs: object, output: torch.Tensor) -> None:
+        self.num_calls += int(output.isfinite().all().item())
+
+
+def test_a_model_that_cannot_be_recorded_leaves_the_process_whole(full: ModelAdapter) -> None:
+    """Memory was not given back, and random numbers not drawn, once CUDA broke a recording off."""
+    expected = logits_of(GrowingStep(full, started(full), NUM_STEPS), started(full))
+    pool, start = StepPool(), started(full)
+    hook = full.decoder.norm.register_forward_hook(_Asking())
+    try:
+        with pool.step(full, start, NUM_STEPS) as step:
+            assert isinstance(step, FixedStep)
+            torch.testing.assert_close(logits_of(step, start), expected, atol=1e-4, rtol=1e-4)
+            assert step.is_refused
+        with pool.step(full, started(full), NUM_STEPS) as again:
+            assert isinstance(again, GrowingStep), "recording is tried once"
+    finally:
+        hook.remove()
+    assert torch.rand(3, device="cuda").isfinite().all()
+    large = torch.zeros(2**28, dtype=torch.uint8, device="cuda")
+    held = torch.cuda.memory_reserved()
+    del large
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= held - 2**28
+
+
+def test_what_is_in_the_buffers_is_not_held_twice(full: ModelAdapter) -> None:
+    start = started(full)
+    with StepPool().step(full, start, NUM_STEPS) as step:
+        assert isinstance(step, FixedStep)
+        assert not start.cache.layers
+
+
 def test_two_decodings_at_once_do_not_share_buffers(full: ModelAdapter) -> None:
     pool = StepPool()
     one, other = started(full), started(full)

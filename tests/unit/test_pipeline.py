@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_contracts.enums import ZoomDecision
 from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.prompts import ImageFeatures
@@ -80,13 +81,13 @@ class _Counted:
 
     def __init__(self, adapter: ModelAdapter, patch: pytest.MonkeyPatch) -> None:
         self.sizes: list[list[tuple[int, int]]] = []
-        original = adapter._encode  # type: ignore[attr-defined]
+        original = adapter.encode_prepared
 
-        def counted(images: Sequence[Image.Image], cells: int) -> list[ImageFeatures]:
-            self.sizes.append([image.size for image in images])
-            return original(images, cells)
+        def counted(prepared: PreparedImages) -> list[ImageFeatures]:
+            self.sizes.append([letterbox.image_size for letterbox in prepared.letterboxes])
+            return original(prepared)
 
-        patch.setattr(adapter, "_encode", counted)
+        patch.setattr(adapter, "encode_prepared", counted)
 
 
 def test_the_tower_runs_once_per_image_and_once_per_batch_of_crops(
