@@ -138,8 +138,9 @@ class FixedStep:
         self._cache = Cache(layers=list(layers))
         self._logits = torch.empty_like(start.logits)
         self._num_steps = 0
+        self._is_given_up = False
         self.is_refused = False
-        """Recording failed: the model does something that a graph cannot hold."""
+        """The model does something that a graph cannot hold."""
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @torch.inference_mode()
@@ -168,7 +169,7 @@ class FixedStep:
     def _is_due(self) -> bool:
         """Whether it is time to record."""
         is_worth_it = self._num_steps >= _STEPS_BEFORE_CAPTURE
-        return is_worth_it and self._graph is None and not self.is_refused
+        return is_worth_it and self._graph is None and not self._is_given_up
 
     def _run(self) -> None:
         adapter = self.adapter
@@ -192,13 +193,14 @@ class FixedStep:
         self._logits.copy_(adapter.next_token_logits(hidden[:, -1]))
 
     def _record(self, device: torch.device) -> None:
-        """Record a step without running it."""
+        """Record a step without running it; if that fails, these buffers go on without."""
         graph, memory = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
             _record(graph, self._run, device, memory)
         except RuntimeError as error:
-            self.is_refused = True
-            log.warning("decoding goes on without CUDA graphs, slower: recording failed: %s", error)
+            self._is_given_up = True
+            self.is_refused = not isinstance(error, torch.OutOfMemoryError)
+            log.warning("decoding goes on without a CUDA graph, slower: %s", error)
             _clear_up(device, memory)
         else:
             self._graph = graph
