@@ -1,9 +1,54 @@
 """Base of every settings model: immutable, and unknown keys are errors."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+UNKNOWN_KEY = "extra_forbidden"
+"""Type of the error that pydantic reports for a key which a model does not have."""
+VALID_KEYS = "valid_keys"
+"""What such an error has in its context: the keys of that very model, in their order."""
 
 
 class Settings(BaseModel):
-    """Frozen pydantic model that refuses keys it does not know."""
+    """Frozen pydantic model that refuses keys it does not know, and says which it knows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _unknown_keys_name_the_valid(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Self]
+    ) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            problems = error.errors()
+            if not any(map(_is_own_unknown_key, problems)):
+                raise
+            known = ", ".join(cls.model_fields)
+            raise ValidationError.from_exception_data(
+                error.title, [_with_valid_keys(problem, known) for problem in problems]
+            ) from None
+
+
+def _is_own_unknown_key(problem: ErrorDetails) -> bool:
+    return problem["type"] == UNKNOWN_KEY and len(problem["loc"]) == 1
+
+
+def _with_valid_keys(problem: ErrorDetails, known: str) -> InitErrorDetails:
+    """The same error; one of an unknown key with the keys of its model."""
+    context = problem.get("ctx", {})
+    kind: str | PydanticCustomError = problem["type"]
+    if problem["type"] == UNKNOWN_KEY:
+        # An inner model's error has its keys already.
+        context = {VALID_KEYS: known} | context
+        kind = PydanticCustomError(UNKNOWN_KEY, "Not one of the keys {valid_keys}", context)
+    return InitErrorDetails(type=kind, loc=problem["loc"], input=problem["input"], ctx=context)

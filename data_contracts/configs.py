@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
+from data_contracts import base
 from data_contracts.base import Settings
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import DEFAULT_METHODS, Method, QuestionKind
 from data_contracts.errors import SdrpnError
-from data_contracts.label_settings import LabelSettings, RegionSettings
+from data_contracts.label_settings import LabelChanges, LabelSettings, RegionSettings
 from data_contracts.profiles import ModelProfile
 from data_contracts.sources import BenchmarkSource, EvaluationSource, Source
 from data_contracts.training import TrainingConfig
@@ -165,13 +166,21 @@ class PipelineConfig(Settings):
     """How heads are found if the model's profile names none; without effect if it does."""
     records: RecordsConfig = RecordsConfig()
     extraction: ExtractionConfig = ExtractionConfig()
-    labels: LabelSettings | None = None
-    """None takes those of the model's profile, or of its calibration."""
+    labels: LabelChanges | None = None
+    """What differs from the label settings of the model's profile, or of its calibration."""
     training: TrainingConfig = TrainingConfig()
     regions: RegionSettings = RegionSettings.preset("default")
+    """Keys that are left out are those of the preset ``default``."""
     evaluation: EvaluationConfig | None = None
     """None stops after training (a user's own pictures without a benchmark)."""
     report: ReportConfig = ReportConfig()
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _regions_over_the_preset(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        return {**RegionSettings.preset("default").model_dump(), **given}
 
     @model_validator(mode="after")
     def _source_names_are_unique(self) -> Self:
@@ -182,6 +191,22 @@ class PipelineConfig(Settings):
         if len(set(names)) != len(names):
             raise ValueError(f"source names must differ, got {names}")
         return self
+
+    def label_settings(self, profile: ModelProfile) -> LabelSettings:
+        """The profile's label settings with this run's changes.
+
+        Raises:
+            ConfigError: if the two do not go together.
+        """
+        if self.labels is None:
+            return profile.labels
+        try:
+            return self.labels.applied_to(profile.labels)
+        except ValidationError as error:
+            problems = "; ".join(_reason(dict(problem)) for problem in error.errors())
+            raise ConfigError(
+                f"config {self.name!r}: labels over those of profile {profile.name!r}: {problems}"
+            ) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -281,11 +306,19 @@ def parse_settings(kind: type[S], data: object, origin: str) -> S:
 
 
 def _describe(problem: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "top level"
+    # What has brackets is no key but a form of value that was tried.
+    parts = [part for part in map(str, problem["loc"]) if "[" not in part]
+    key = ".".join(parts) or "top level"
     match problem["type"]:
         case "missing":
             return f"key '{key}' is missing: add it"
-        case "extra_forbidden":
-            return f"key '{key}' is not known: remove it or mend its spelling"
+        case base.UNKNOWN_KEY:
+            known = problem["ctx"][base.VALID_KEYS]
+            return f"key '{key}' is not known: remove it or mend its spelling; valid are {known}"
         case _:
-            return f"key '{key}': {problem['msg']}"
+            return f"key '{key}': {_reason(problem)}"
+
+
+def _reason(problem: dict[str, Any]) -> str:
+    """What is wrong, without pydantic's word for errors of our own validators."""
+    return str(problem["msg"]).removeprefix("Value error, ")

@@ -1,14 +1,14 @@
 """Settings of pseudo-label making and region selection, with the reference's as named presets."""
 
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from data_contracts.base import Settings
 
 
-class LabelSettings(Settings):
-    """How an attention map becomes foreground, background and ignore."""
+class _LabelFields(Settings):
+    """The keys of label settings."""
 
     foreground_ratio_threshold: float = Field(0.2, gt=0, le=1)
     """Cells above this share of the map's maximum are foreground."""
@@ -39,6 +39,10 @@ class LabelSettings(Settings):
     min_max_attention: float = Field(0.0, ge=0)
     """Samples whose strongest cell is below this are rejected."""
 
+
+class LabelSettings(_LabelFields):
+    """How an attention map becomes foreground, background and ignore."""
+
     @model_validator(mode="after")
     def _thresholds_are_ordered(self) -> Self:
         if self.background_ratio_threshold > self.foreground_ratio_threshold:
@@ -56,6 +60,30 @@ class LabelSettings(Settings):
             ValueError: for any other name.
         """
         return _choose(LABEL_PRESETS, name, "label")
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """A key that is left out is the profile's, so a form must not fill in a value."""
+    for key in schema["properties"].values():
+        key.pop("default", None)
+
+
+class LabelChanges(_LabelFields, json_schema_extra=_without_defaults):
+    """Label settings that a run changes; keys that are left out stay those of the profile."""
+
+    @model_serializer(mode="wrap")
+    def _given_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Read back, what was left out must still be left out."""
+        plain: dict[str, Any] = handler(self)
+        return {key: value for key, value in plain.items() if key in self.model_fields_set}
+
+    def applied_to(self, settings: LabelSettings) -> LabelSettings:
+        """The settings with these changes.
+
+        Raises:
+            ValidationError: if the two do not go together.
+        """
+        return LabelSettings.model_validate({**settings.model_dump(), **self.model_dump()})
 
 
 class RegionSettings(Settings):

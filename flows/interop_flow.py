@@ -47,7 +47,7 @@ def run_import(
 def _go_on(
     config: PipelineConfig, execution: Execution, attention: ArtifactRef, until: Stage
 ) -> None:
-    settings = config.labels or profile_of(config.model).labels
+    settings = config.label_settings(profile_of(config.model))
     labels = execution.whole(Stage.MAKE_LABELS, make_labels, attention, settings, label="imported")
     if until is Stage.MAKE_LABELS:
         return

@@ -125,7 +125,7 @@ class Pipeline:
 
     @property
     def _label_settings(self) -> LabelSettings:
-        return self._config.labels or profile_of(self._model).labels
+        return self._config.label_settings(profile_of(self._model))
 
     def sources(self, stage: Stage) -> tuple[EvaluationSource, ...]:
         """The sources that a stage needs, itself or before it."""
@@ -144,7 +144,8 @@ class Pipeline:
             UncalibratedProfile: likewise, if calibration did not find what the questions need.
         """
         if stage not in (Stage.CALIBRATE, Stage.DOWNLOAD, Stage.BUILD_JSONL):
-            _ = self._model  # Hours of downloads would delay what is wrong with it.
+            # Hours of downloads would delay what is wrong with the model or the label settings.
+            _ = self._label_settings
         sources = self._config.sources
         is_evaluated = self._config.evaluation is not None
         match stage:
@@ -252,13 +253,14 @@ class Pipeline:
 
     def labels(self, source: Source) -> ArtifactRef:
         """Pseudo-labels of a source."""
+        settings = self._label_settings  # before anything is extracted
         return self._once(
             (Stage.MAKE_LABELS, source.name),
             lambda: self._execution.whole(
                 Stage.MAKE_LABELS,
                 make_labels,
                 self.attention(source),
-                self._label_settings,
+                settings,
                 label=source.name,
             ),
         )

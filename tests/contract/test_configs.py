@@ -7,13 +7,15 @@ import pytest
 import yaml
 
 from data_contracts.configs import ConfigError, PipelineConfig, RuleName
+from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
 from flows.config_files import load_config
 from sdrpn_core.benchmarks.scoring import known_benchmarks
-from sdrpn_core.models.profiles import packaged_profiles
+from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from tests.architecture.source_tree import CHECKOUT
 
+MIX = {"type": "llava_mix", "name": "s", "records": "x"}
 MINIMAL = {"name": "mine", "sources": [{"type": "scenes", "name": "s", "num_images": 4}]}
 
 
@@ -46,7 +48,7 @@ def test_minimal_config_takes_every_default(tmp_path: Path):
         ),
         ({"sources": MINIMAL["sources"] * 2}, r"source names must differ, got \['s', 's'\]"),
         ({"evaluation": {"source": MINIMAL["sources"][0]}}, r"source names must differ"),
-        ({"labels": {"background_ratio_threshold": 0.9}}, r"must not exceed foreground_ratio"),
+        ({"labels": {"background_ratio_threshold": 1.9}}, r"'labels.background_ratio_threshold'"),
         ({"model": {"profile": 7}}, r"key 'model.profile.name': .*valid string"),
         ({"model": {"profile": {"name": "x"}}}, r"'model.profile.written_out.heads' is missing"),
         ({"calibration": {"num_scene": 9}}, r"key 'calibration.num_scene' is not known"),
@@ -58,6 +60,34 @@ def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: 
         PipelineConfig.load(write(tmp_path, data))
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {"foreground_threshold": 0.3}}, r"; valid are foreground_ratio_threshold, .*"),
+        ({"regions": {"max_region": 3}}, r"'regions.max_region' .*; valid are blur_sigma, thresh"),
+        ({"model": {"profil": "x"}}, r"'model.profil' .*; valid are profile, revision, dtype$"),
+        (
+            {"sources": [{"type": "scenes", "name": "s", "num_image": 4}]},
+            r"key 'sources.0.scenes.num_images' is missing: add it; .*'sources.0.scenes.num_image' "
+            r"is not known: .*; valid are type, name, num_images, seed, split, print_scale;",
+        ),
+        (
+            {"sources": [MIX | {"images": [{"type": "folder", "uri": "x", "folders": "y"}]}]},
+            r"'sources.0.llava_mix.images.0.folder.folders' .*; valid are type, uri, folder;",
+        ),
+        (
+            {"sources": [MIX | {"records": {"uri": "x", "size": 1}, "images": "x"}]},
+            r"'sources.0.llava_mix.records.size' .*; valid are uri, mirrors, sha256, num_byt",
+        ),
+    ],
+)
+def test_unknown_key_lists_the_valid_keys_of_its_section(
+    tmp_path: Path, change: dict, message: str
+):
+    with pytest.raises(ConfigError, match=message):
+        PipelineConfig.load(write(tmp_path, MINIMAL | change))
 
 
 HELD_OUT = {"type": "scenes", "name": "held_out", "num_images": 4}
@@ -116,6 +146,65 @@ def test_every_packaged_config_is_valid_and_named_after_its_file(path: Path):
     config = load_config(path.stem)
     assert config.name == path.stem
     assert PipelineConfig.model_validate_json(config.model_dump_json()) == config
+
+
+PROFILE_LABELS = load_profile("reference").labels
+
+
+def label_config(**given: object) -> PipelineConfig:
+    return PipelineConfig.model_validate(MINIMAL | {"labels": given})
+
+
+def test_labels_of_a_config_change_only_the_keys_they_give():
+    """One threshold took all other label settings of the model's profile away."""
+    config = label_config(foreground_ratio_threshold=0.3, sink_threshold=0.5)
+    expected = {"foreground_ratio_threshold": 0.3, "sink_threshold": 0.5}
+    assert PROFILE_LABELS.strongest_region_only
+    assert config.label_settings(load_profile("reference")) == PROFILE_LABELS.model_copy(
+        update=expected
+    )
+    assert config.model_dump(mode="json")["labels"] == expected
+    assert PipelineConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_label_key_may_be_changed_to_nothing():
+    """``null`` says something else than leaving a key out."""
+    assert PROFILE_LABELS.max_rival_ratio is not None
+    changed = label_config(max_rival_ratio=None).label_settings(load_profile("reference"))
+    assert changed == PROFILE_LABELS.model_copy(update={"max_rival_ratio": None})
+
+
+def test_labels_that_give_no_key_or_all_keys_are_the_recipe_of_before():
+    profile = load_profile("reference")
+    assert PipelineConfig.model_validate(MINIMAL).label_settings(profile) is profile.labels
+    every = LabelSettings.preset("reference-qwen")
+    config = label_config(**every.model_dump())
+    assert config.label_settings(profile) == every
+    assert config.model_dump(mode="json")["labels"] == every.model_dump(mode="json")
+
+
+def test_labels_that_do_not_go_with_the_profile_are_refused():
+    assert PROFILE_LABELS.background_ratio_threshold == 0.1
+    config = label_config(foreground_ratio_threshold=0.05)
+    message = "config 'mine': labels over those of profile 'reference': background_ratio_thresh"
+    with pytest.raises(ConfigError, match=message):
+        config.label_settings(load_profile("reference"))
+
+
+def test_regions_of_a_config_change_only_the_keys_they_give():
+    """More regions took the gate, the margin and the relative threshold away."""
+    config = PipelineConfig.model_validate(MINIMAL | {"regions": {"max_regions": 3}})
+    assert config.regions == RegionSettings.preset("default").model_copy(update={"max_regions": 3})
+    bare = RegionSettings()
+    for whole in (bare, bare.model_dump()):
+        assert PipelineConfig.model_validate(MINIMAL | {"regions": whole}).regions == bare
+
+
+def test_a_form_for_labels_fills_nothing_in():
+    """Under Prefect, values that a form fills in would all count as given."""
+    fields = PipelineConfig.model_json_schema()["$defs"]["LabelChanges"]["properties"]
+    assert list(fields) == list(LabelSettings.model_fields)
+    assert not any("default" in field for field in fields.values())
 
 
 def test_every_packaged_profile_has_a_config():

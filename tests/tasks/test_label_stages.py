@@ -3,6 +3,7 @@
 import json
 import re
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import polars as pl
 import pytest
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import PipelineConfig
+from data_contracts.configs import ConfigError, PipelineConfig
 from data_contracts.enums import ExtractionStatus, LabelStatus, Stage
+from data_contracts.label_settings import LabelChanges
 from data_contracts.sources import LlavaMixSource
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
 from sdrpn_core.pseudo_labels import make_pseudo_labels
+from tasks.artifact_admin import list_artifacts
 from tasks.artifact_store import ArtifactStore
 from tasks.extract_attention import TooManyFailures, usable_questions
 from tests.artifacts import stage_run
@@ -33,6 +36,18 @@ def pipeline(config: PipelineConfig, store: ArtifactStore, *sources: LlavaMixSou
     runtime = stage_run(store).runtime.model_copy(update={"store": store.root})
     given = {"sources": sources or config.sources, "evaluation": None, **changes}
     return Pipeline(config.model_copy(update=given), LocalExecution(runtime))
+
+
+def test_label_settings_that_do_not_go_together_stop_a_run_before_anything_is_made(
+    tiny, file_store: ArtifactStore
+):
+    _, config = tiny
+    labels = LabelChanges(foreground_ratio_threshold=0.01)
+    made = pipeline(config, file_store, labels=labels)
+    for make in (made.label_set, partial(made.make, Stage.EXTRACT_ATTENTION)):
+        with pytest.raises(ConfigError, match="must not exceed foreground_ratio_threshold"):
+            make()
+    assert list_artifacts(file_store) == []
 
 
 def write_mix(folder: Path, *names: str, name: str = "mine") -> LlavaMixSource:
