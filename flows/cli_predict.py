@@ -1,6 +1,7 @@
 """``sdrpn predict``: questions about images, with the zoom."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,11 @@ from flows.cli_base import (
 from flows.output_files import check_file
 
 if TYPE_CHECKING:
+    from sdrpn_core.zoom_answers import ZoomAnswer
     from tasks.predict import PredictSetup
+
+_REFUSED = 3
+"""Exit status where answers are written, but not to every question."""
 
 
 def predict(
@@ -67,7 +72,8 @@ def predict(
     """Ask about images, zooming in where the RPN finds something.
 
     One image and one question print the answer. A pattern asks the question about every image it
-    finds; a .jsonl has lines {"image": ..., "question": ...}.
+    finds; a .jsonl has lines {"image": ..., "question": ...}. If any of many could not be answered,
+    the exit status is 3 when all others are written.
     """
     how = runtime_settings(runtime, store=store, device=device, batch_size=batch_size)
     with err.status("loading"):
@@ -100,12 +106,17 @@ def _predict_many(
     max_new_tokens: int,
     batch_size: int,
 ) -> None:
-    from tasks.predict_many import answer_many, read_asked, rpn_digest
+    from flows.console import ProgressDisplay
+    from tasks.predict_many import PARTS_SUFFIX, answer_many, read_asked, rpn_digest
 
     asked = read_asked(setup.store, image, question)
     _tell_rpn(setup)
-    kept = f"answers so far are kept in {output}; the same command goes on with it"
-    with interruptible(kept), err.status("answering") as status:
+    kept = (
+        f"what is answered is kept in {output}{PARTS_SUFFIX}; the same command goes on from there "
+        f"and writes {output} when all are there"
+    )
+    with interruptible(kept), ProgressDisplay(err) as display:
+        display.show("answering", 0, None)
         done = answer_many(
             setup.pipeline(),
             setup.store,
@@ -115,7 +126,7 @@ def _predict_many(
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             overlays=None if overlay is None else str(overlay),
-            on_part=lambda num_done, num_all: status.update(f"answered {num_done} of {num_all}"),
+            on_part=partial(display.show, "answering"),
         )
     out.print(
         f"{done.num_questions} questions, {done.num_refused} refused, {done.num_reused} answered "
@@ -124,7 +135,12 @@ def _predict_many(
         soft_wrap=True,
     )
     if done.num_refused:
-        err.print('refused questions have an "error" in their row', highlight=False)
+        err.print(
+            'refused questions have an "error" in their row; the same command asks them again',
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(_REFUSED)
 
 
 def _tell_rpn(setup: "PredictSetup") -> None:
@@ -161,7 +177,16 @@ def _predict_one(
         }
         out.print_json(json.dumps(plain))
         return
-    out.print(answer.text, highlight=False, markup=False)
-    for box in answer.boxes:
-        corners = ", ".join(f"{side:.0f}" for side in box)
-        out.print(f"zoomed into ({corners})", style="dim", highlight=False)
+    text, *notes = shown_lines(answer)
+    out.print(text, highlight=False, markup=False)
+    for note in notes:
+        out.print(note, style="dim", highlight=False)
+
+
+def shown_lines(answer: "ZoomAnswer") -> list[str]:
+    """Lines for a person: the answer, and where it was looked for."""
+    text = answer.text if answer.text.strip() else "(no answer)"
+    if not answer.boxes:
+        return [text, f"not zoomed: {answer.decision.value}"]
+    corners = (", ".join(f"{side:.0f}" for side in box) for box in answer.boxes)
+    return [text, *(f"zoomed into ({box})" for box in corners)]

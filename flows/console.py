@@ -67,7 +67,10 @@ class ProgressDisplay:
         self, stage: Stage, label: str, num_done: int, num_units: int | None, part: str
     ) -> None:
         """Show how far a stage has come, or a part of its work with units of its own."""
-        name = f"{stage.value} {label}".strip()
+        self.show(f"{stage.value} {label}".strip(), num_done, num_units, part)
+
+    def show(self, name: str, num_done: int, num_units: int | None, part: str = "") -> None:
+        """Show how far any work has come; the units are None as long as nothing is counted."""
         if not self._console.is_terminal:
             self._lines.tell(name, num_done, num_units, part)
             return

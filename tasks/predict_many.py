@@ -2,14 +2,14 @@
 
 A part is a fixed number of questions. Each appears whole or not at all; when all are there they
 become the output file. What was asked, and of which RPN and model, is kept beside it: a rerun goes
-on only with exactly that.
+on only with exactly that. It asks again what was refused, as the cause may have gone meanwhile.
 """
 
 import glob
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +29,10 @@ from tasks.predict import draw_overlay, read_image
 from tasks.storage import Storage, absolute_uri
 
 QUESTIONS_SUFFIX = ".jsonl"
+PARTS_SUFFIX = ".parts"
+"""Ends the name of the folder beside the output that keeps parts until all are there."""
+REQUEST_SUFFIX = ".request"
+"""Ends the name of the file beside the output that says what was asked."""
 ROWS_PER_PART = 32
 
 
@@ -47,6 +51,7 @@ class ManyAnswers:
 
     num_questions: int
     num_refused: int
+    """Those that could not be answered, this time either."""
     num_reused: int
     """Answers that an earlier run had made."""
 
@@ -152,26 +157,27 @@ def answer_many(
         "rows_per_part": rows_per_part,
     }
     _claim(storage, name, request, output)
-    if storage.size(name) is not None:
-        lines = storage.read(name).decode().splitlines()
-        return ManyAnswers(len(asked), _num_refused(lines), len(lines))
-    lines, num_reused = [], 0
+    pictures = None if overlays is None else storage.elsewhere(absolute_uri(overlays))
+    asker = _Asker(pipeline, images, max_new_tokens, batch_size, pictures)
+    finished = _finished_lines(storage, name, len(asked), output)
+    parts = {item.key for item in storage.find(f"{name}{PARTS_SUFFIX}")}
+    lines: list[str] = []
+    num_reused = 0
     for part, start in enumerate(range(0, len(asked), rows_per_part)):
-        key = f"{name}.parts/{part:06d}{QUESTIONS_SUFFIX}"
+        key = f"{name}{PARTS_SUFFIX}/{part:06d}{QUESTIONS_SUFFIX}"
         rows = asked[start : start + rows_per_part]
-        if storage.size(key) is None:
-            answered = _answer_part(pipeline, images, rows, max_new_tokens, batch_size)
-            if overlays is not None:
-                _draw(storage.elsewhere(absolute_uri(overlays)), pipeline, answered, start)
-            text = "".join(f"{json.dumps(item.row())}\n" for item in answered)
-            storage.put(key, text.encode())
-        else:
-            num_reused += len(rows)
-        lines += storage.read(key).decode().splitlines()
-        on_part(min(start + rows_per_part, len(asked)), len(asked))
-    storage.put(name, "".join(f"{line}\n" for line in lines).encode())
-    storage.delete([item.key for item in storage.find(f"{name}.parts")])
-    storage.remove_empty_folders(f"{name}.parts")
+        # A part beside a finished file is newer: a rerun that asked again was stopped.
+        kept = _lines(storage, key) if key in parts else finished[start : start + rows_per_part]
+        made = asker.lines(rows, kept, start)
+        if made != kept:
+            storage.put(key, _text(made))
+        num_reused += len(kept) - _num_refused(kept)
+        lines += made
+        on_part(len(lines), len(asked))
+    if lines != finished:
+        storage.put(name, _text(lines))
+    storage.delete([item.key for item in storage.find(f"{name}{PARTS_SUFFIX}")])
+    storage.remove_empty_folders(f"{name}{PARTS_SUFFIX}")
     return ManyAnswers(len(asked), _num_refused(lines), num_reused)
 
 
@@ -213,28 +219,51 @@ def rounded_boxes(answer: ZoomAnswer) -> list[list[float]]:
     return [[round(side, 1) for side in box] for box in answer.boxes]
 
 
-def _answer_part(
-    pipeline: ZoomPipeline,
-    store: ArtifactStore,
-    rows: Sequence[Asked],
-    max_new_tokens: int,
-    batch_size: int,
-) -> list[_Answered]:
-    """Answer some questions; an image that is asked about twice is one object, and run once."""
-    images: dict[str, Image.Image | str] = {row.image: "" for row in rows}
-    for path in images:
-        try:
-            images[path] = read_image(store, path)
-        except ConfigError as error:
-            images[path] = str(error)
-    readable = [(row, found) for row in rows if isinstance(found := images[row.image], Image.Image)]
-    answers = iter(_answer_each(pipeline, readable, max_new_tokens, batch_size))
-    answered = []
-    for row in rows:
-        found = images[row.image]
-        is_image = isinstance(found, Image.Image)
-        answered.append(next(answers) if is_image else _Answered(row, error=str(found)))
-    return answered
+@dataclass(frozen=True)
+class _Asker:
+    """What the parts of a run share."""
+
+    pipeline: ZoomPipeline
+    images: ArtifactStore
+    max_new_tokens: int
+    batch_size: int
+    pictures: Storage | None
+
+    def lines(self, rows: Sequence[Asked], kept: Sequence[str], start: int) -> list[str]:
+        """A part's lines: those kept, and answers to what was not asked yet or was refused.
+
+        Args:
+            rows: questions of the part.
+            kept: a line for each of them, or none.
+            start: place of the first among all questions.
+        """
+        places = [n for n in range(len(rows)) if not kept or _is_refused(kept[n])]
+        answered = self._answer([rows[n] for n in places])
+        if self.pictures is not None:
+            where = [start + n for n in places]
+            _draw(self.pictures, self.pipeline, zip(where, answered, strict=True))
+        new = (json.dumps(item.row()) for item in answered)
+        by_place = dict(enumerate(kept)) | dict(zip(places, new, strict=True))
+        return [by_place[n] for n in range(len(rows))]
+
+    def _answer(self, rows: Sequence[Asked]) -> list[_Answered]:
+        """An image that is asked about twice is one object, and run once."""
+        images: dict[str, Image.Image | str] = {row.image: "" for row in rows}
+        for path in images:
+            try:
+                images[path] = read_image(self.images, path)
+            except ConfigError as error:
+                images[path] = str(error)
+        readable = [
+            (row, found) for row in rows if isinstance(found := images[row.image], Image.Image)
+        ]
+        answers = iter(_answer_each(self.pipeline, readable, self.max_new_tokens, self.batch_size))
+        answered = []
+        for row in rows:
+            found = images[row.image]
+            is_image = isinstance(found, Image.Image)
+            answered.append(next(answers) if is_image else _Answered(row, error=str(found)))
+        return answered
 
 
 def _answer_each(
@@ -244,6 +273,8 @@ def _answer_each(
     batch_size: int,
 ) -> list[_Answered]:
     """Answer readable rows; one that the model refuses does not take the others with it."""
+    if not rows:
+        return []
     try:
         answers = pipeline.answer(
             [image for _, image in rows],
@@ -265,10 +296,10 @@ def _answer_each(
 
 
 def _draw(
-    storage: Storage, pipeline: ZoomPipeline, answered: Sequence[_Answered], start: int
+    storage: Storage, pipeline: ZoomPipeline, answered: Iterable[tuple[int, _Answered]]
 ) -> None:
     """One PNG per answer, named by the question's place and its image."""
-    for place, item in enumerate(answered, start):
+    for place, item in answered:
         if item.image is None or item.answer is None:
             continue
         letterbox = pipeline.adapter.letterbox(item.image.size)
@@ -279,7 +310,7 @@ def _draw(
 
 def _claim(storage: Storage, name: str, request: Mapping[str, Any], output: str) -> None:
     """See to it that the output is of this very request."""
-    key = f"{name}.request"
+    key = f"{name}{REQUEST_SUFFIX}"
     if storage.size(key) is None and storage.size(name) is not None:
         raise ConfigError(
             f"{output} exists and was not made by this command: name another --output"
@@ -288,7 +319,7 @@ def _claim(storage: Storage, name: str, request: Mapping[str, Any], output: str)
     if other := _differences(storage.read(key), request):
         raise ConfigError(
             f"{output} was begun with other {', '.join(other)}: name another --output, or delete "
-            f"{output}.request and what begins with {output}"
+            f"{output}{REQUEST_SUFFIX} and what begins with {output}"
         )
 
 
@@ -304,8 +335,33 @@ def _differences(found: bytes, request: Mapping[str, Any]) -> list[str]:
     return [key for key in {**request, **known} if key not in shared or known[key] != request[key]]
 
 
-def _num_refused(lines: Sequence[str]) -> int:
-    return sum(json.loads(line)["error"] is not None for line in lines)
+def _finished_lines(storage: Storage, name: str, num_asked: int, output: str) -> list[str]:
+    """What an earlier run wrote when it was through; none if there is nothing yet."""
+    if storage.size(name) is None:
+        return []
+    lines = _lines(storage, name)
+    if len(lines) != num_asked:
+        raise ConfigError(
+            f"{output} has {len(lines)} rows for {num_asked} questions, so it was changed after it "
+            "was written: name another --output, or delete it"
+        )
+    return lines
+
+
+def _lines(storage: Storage, key: str) -> list[str]:
+    return storage.read(key).decode().splitlines()
+
+
+def _text(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _is_refused(line: str) -> bool:
+    return json.loads(line)["error"] is not None
+
+
+def _num_refused(lines: Iterable[str]) -> int:
+    return sum(map(_is_refused, lines))
 
 
 def _parse_line(line: str, origin: str) -> Asked:

@@ -1,15 +1,24 @@
 """``sdrpn predict``: the store's newest RPN answers a question, or the error says what to do."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from data_contracts.enums import Stage
+from data_contracts.enums import Stage, ZoomDecision
+from flows.cli_predict import shown_lines
+from sdrpn_core.zoom_answers import ZoomAnswer
 from tasks.artifact_admin import committed_artifacts
 from tasks.artifact_store import ArtifactStore
+from tests.architecture.source_tree import CHECKOUT
 from tests.e2e.command_line import sdrpn
 from tests.mixes import write_image
 from tests.pipelines import write_tiny_pipeline
@@ -114,6 +123,77 @@ def test_a_pattern_of_images_is_answered_into_a_file(folder: Path) -> None:
     assert all(row["error"] is None for row in rows)
     again = sdrpn("predict", folder / "many" / "*.png", "what is it ?", *options)
     assert "3 answered before" in " ".join(again.output.split())
+
+
+def test_a_refused_question_shows_in_the_exit_status_until_it_is_answered(
+    folder: Path, tmp_path: Path
+) -> None:
+    """It was 0, and the question was never asked again."""
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", number)
+    sound = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(b"")
+    output = tmp_path / "answers.jsonl"
+    options = ("--store", folder / "store", "--output", output, "--max-new-tokens", 2)
+    ask = ("predict", tmp_path / "*.png", "what is it ?", *options)
+    first = sdrpn(*ask)
+    assert first.exit_code == 3, first.output
+    assert f"3 questions, 1 refused, 0 answered before: {output}" in first.stdout
+    assert "the same command asks them again" in first.stderr
+    errors = [json.loads(line)["error"] for line in output.read_text().splitlines()]
+    assert [error is None for error in errors] == [True, False, True]
+    (tmp_path / "1.png").write_bytes(sound)
+    again = sdrpn(*ask)
+    assert again.exit_code == 0, again.output
+    assert f"3 questions, 0 refused, 2 answered before: {output}" in again.stdout
+
+
+def test_many_questions_tell_a_log_how_far_they_are(folder: Path, tmp_path: Path) -> None:
+    """It was silent from the first question to the last."""
+    write_image(tmp_path / "0.png", 0)
+    options = ("--store", folder / "store", "--output", tmp_path / "a.jsonl")
+    result = sdrpn("predict", tmp_path / "*.png", "what ?", *options, "--max-new-tokens", 2)
+    assert "answering: done" in result.stderr
+
+
+def test_ctrl_c_names_the_place_where_answers_are(folder: Path, tmp_path: Path) -> None:
+    """It named the file that is written when all answers are there."""
+    write_image(tmp_path / "0.png", 0)
+    lines = (f'{{"image": "0.png", "question": "what is {n} ?"}}\n' for n in range(20_000))
+    (tmp_path / "many.jsonl").write_text("".join(lines))
+    options = ("--store", folder / "store", "--output", tmp_path / "a.jsonl")
+    command = (sys.executable, "-m", "flows.cli", "predict", tmp_path / "many.jsonl", *options)
+    process = subprocess.Popen(
+        [str(part) for part in (*command, "--max-new-tokens", 1)],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    parts = tmp_path / "a.jsonl.parts"
+    while not list(parts.glob("*.jsonl")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)  # without end: pytest has a limit
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130, told
+    assert f"what is answered is kept in {parts}; the same command goes on from there" in told
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes", "lines"),
+    [
+        (" \n", (), ["(no answer)", "not zoomed: no_confident_region"]),
+        ("red", (), ["red", "not zoomed: no_confident_region"]),
+        ("", ((1.4, 2.0, 30.0, 40.6),), ["(no answer)", "zoomed into (1, 2, 30, 41)"]),
+    ],
+)
+def test_an_answer_is_never_an_empty_line(text: str, boxes: tuple, lines: list[str]) -> None:
+    """Nothing told a model that says nothing from a command that does nothing."""
+    decision = ZoomDecision.ZOOMED if boxes else ZoomDecision.NO_CONFIDENT_REGION
+    answer = ZoomAnswer(text, boxes, np.zeros((2, 2), np.float32), decision, {})
+    assert shown_lines(answer) == lines
 
 
 def test_a_file_of_answers_is_not_gone_on_with_the_image_withdrawn(folder: Path) -> None:

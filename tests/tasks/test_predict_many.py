@@ -106,6 +106,67 @@ def test_what_cannot_be_answered_is_a_row_with_a_reason(
     assert "image placeholder" in found[3]["error"]
 
 
+def test_a_rerun_asks_refused_questions_again(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path
+):
+    """They stayed refused for good, although their images had been repaired."""
+    whole, output, pictures = (tmp_path / name for name in ("whole.jsonl", "a.jsonl", "pictures"))
+    answer(pipeline, asked, whole)
+    damaged = [Path(asked[place].image) for place in (2, 8)]
+    sound = [path.read_bytes() for path in damaged]
+    for path in damaged:
+        path.write_bytes(b"not a picture")
+    done = answer(pipeline, asked, output, overlays=str(pictures))
+    assert (done.num_refused, len(list(pictures.iterdir()))) == (4, NUM_QUESTIONS - 4)
+    before = output.stat().st_mtime_ns
+    again = answer(pipeline, asked, output, overlays=str(pictures))
+    assert again == ManyAnswers(NUM_QUESTIONS, 4, NUM_QUESTIONS - 4)
+    assert output.stat().st_mtime_ns == before, "nothing has changed"
+
+    damaged[0].write_bytes(sound[0])
+    done = answer(pipeline, asked, output, overlays=str(pictures))
+    assert done == ManyAnswers(NUM_QUESTIONS, 2, NUM_QUESTIONS - 4)
+    damaged[1].write_bytes(sound[1])
+    done = answer(pipeline, asked, output, overlays=str(pictures))
+    assert done == ManyAnswers(NUM_QUESTIONS, 0, NUM_QUESTIONS - 2)
+    assert output.read_bytes() == whole.read_bytes()
+    assert len(list(pictures.iterdir())) == NUM_QUESTIONS
+    assert not (tmp_path / "a.jsonl.parts").exists()
+
+
+def test_asking_again_goes_on_where_it_was_stopped(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path
+):
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
+    answer(pipeline, asked, whole)
+    images = [Path(asked[place].image) for place in (0, 10)]
+    sound = [path.read_bytes() for path in images]
+    for path in images:
+        path.write_bytes(b"not a picture")
+    answer(pipeline, asked, output)
+    for path, data in zip(images, sound, strict=True):
+        path.write_bytes(data)
+
+    def stop(num_done: int, num_all: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        answer(pipeline, asked, output, on_part=stop)
+    images[0].unlink()  # what is answered is not asked again
+    assert answer(pipeline, asked, output) == ManyAnswers(NUM_QUESTIONS, 0, NUM_QUESTIONS - 2)
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_file_that_lost_rows_is_not_gone_on_with(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path
+):
+    output = tmp_path / "answers.jsonl"
+    answer(pipeline, asked, output)
+    output.write_text("".join(f"{line}\n" for line in output.read_text().splitlines()[:-2]))
+    with pytest.raises(ConfigError, match="has 10 rows for 12 questions"):
+        answer(pipeline, asked, output)
+
+
 @pytest.mark.parametrize(
     "change", [{"rpn": "another"}, {"max_new_tokens": 5}, {"asked": slice(0, 5)}]
 )
