@@ -39,7 +39,7 @@ def run_working_stage(
 
 
 class WorkProgress:
-    """Tells of the work in its own steps: the files are no steps of their own.
+    """Tells of the work in its own steps: the files are no steps of their own, and not told of.
 
     The last step is told of with the last file, since only then the stage is done.
     """
@@ -57,7 +57,7 @@ class WorkProgress:
             self._tell(self._stage, num_done, num_steps)
 
     def of_files(self, stage: str, num_done: int, num_files: int) -> None:
-        """Pass the beginning and the end on."""
-        total = self._num_steps or num_files
-        if num_done in (0, num_files):
-            self._tell(stage, total if num_done else 0, total)
+        """Pass the end on; before, how many steps there are is for the work to say."""
+        if num_done == num_files:
+            total = self._num_steps or num_files
+            self._tell(stage, total, total)

@@ -185,6 +185,17 @@ def test_resume_in_process_is_bit_exact(adapter: ModelAdapter, dataset: Any) -> 
         assert [e["step"] for e in emitted if e["kind"] == "step"] == list(range(step + 1, 16))
 
 
+def test_a_resumed_training_says_where_it_goes_on(
+    adapter: ModelAdapter, dataset: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its log began in the middle, without a word."""
+    saved: dict[int, dict[str, bytes]] = {}
+    train(adapter, dataset, save_checkpoint=saved.__setitem__)
+    assert "goes on" not in caplog.text
+    train(adapter, dataset, resume=saved[10])
+    assert "training goes on from step 10 of 15" in caplog.text
+
+
 def test_resume_refuses_another_run(adapter: ModelAdapter, dataset: Any) -> None:
     saved: dict[int, dict[str, bytes]] = {}
     train(adapter, dataset, save_checkpoint=saved.__setitem__)
