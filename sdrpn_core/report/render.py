@@ -32,6 +32,19 @@ STEP_NAMES = {
     "ambiguity": "+ ambiguity ignored, bad samples rejected",
     "rivals": "+ samples with a rival region rejected",
 }
+SECTIONS = {
+    "results": "Results",
+    "categories": "By category",
+    "speed": "Speed",
+    "roi": "Regions",
+    "labels": "Labels",
+    "training": "Training",
+    "threshold": "Threshold",
+    "gallery": "Gallery",
+    "run": "What was run",
+}
+"""Name of a section -> its title in the menu."""
+_OF_AN_EVALUATION = ("results", "categories", "speed", "roi")
 NONE = "\N{EN DASH}"
 
 
@@ -54,7 +67,8 @@ class ShownExample:
 
 
 def render_report(data: ReportData) -> str:
-    """Render the page; parts without data say so instead of vanishing.
+    """Render the page; sections of an evaluation are there if there was one, and a line says so
+    if not. Other parts without data say so instead of vanishing.
 
     Args:
         data: whatever a run has made so far.
@@ -69,6 +83,7 @@ def render_report(data: ReportData) -> str:
         step_names=STEP_NAMES,
         none_text=NONE,
         data=data,
+        sections=_sections(data),
         tiles=_tiles(data),
         evaluations=[(results, _result_charts(results)) for results in data.results],
         training=_training_charts(data.training_log),
@@ -97,6 +112,14 @@ def points(value: float | None) -> str:
 def times(value: float | None) -> str:
     """Relative speed."""
     return NONE if value is None else f"{value:.2f}\N{MULTIPLICATION SIGN}"
+
+
+def _sections(data: ReportData) -> list[tuple[str, str]]:
+    """Names and titles of the sections that the page has."""
+    without = set() if data.results else set(_OF_AN_EVALUATION)
+    if not data.examples:
+        without.add("gallery")
+    return [(name, title) for name, title in SECTIONS.items() if name not in without]
 
 
 def _tiles(data: ReportData) -> list[Tile]:
