@@ -3,7 +3,9 @@
 Only ``PipelineConfig`` takes part in artifact identity. Defaults live here and nowhere else.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
@@ -20,6 +22,8 @@ from data_contracts.sources import BenchmarkSource, EvaluationSource, Source
 from data_contracts.training import TrainingConfig
 
 S = TypeVar("S", bound=Settings)
+
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 
 Precision = Literal["float32", "bfloat16", "float16"]
 """What models run in; names of torch dtypes."""
@@ -209,13 +213,13 @@ class PipelineConfig(Settings):
             ) from None
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a YAML file.
+    def load(cls, path: str | Path, replaced: Mapping[str, object] = _NOTHING) -> Self:
+        """Read a YAML file; ``replaced`` as in ``load_settings``.
 
         Raises:
             ConfigError: naming the file, the key and the remedy.
         """
-        return load_settings(cls, path)
+        return load_settings(cls, path, replaced)
 
 
 class DownloadSettings(Settings):
@@ -277,8 +281,13 @@ class RuntimeConfig(Settings):
     """Make shards on a Ray cluster rather than in ``num_workers`` processes here."""
 
 
-def load_settings(kind: type[S], path: str | Path) -> S:
+def load_settings(kind: type[S], path: str | Path, replaced: Mapping[str, object] = _NOTHING) -> S:
     """Read one settings model from a YAML or JSON file.
+
+    Args:
+        kind: which model.
+        path: the file.
+        replaced: values of keys that count instead of the file's, which need not be there.
 
     Raises:
         ConfigError: naming the file, the key and the remedy.
@@ -289,6 +298,8 @@ def load_settings(kind: type[S], path: str | Path) -> S:
         raise ConfigError(f"{path}: no such file; see configs/ for examples") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if isinstance(data, dict):
+        data = {**data, **replaced}
     return parse_settings(kind, data, str(path))
 
 

@@ -13,7 +13,7 @@ from data_contracts.enums import Stage
 from flows.cli_base import RuntimeOption, StoreOption, err, out, runtime_settings
 
 if TYPE_CHECKING:
-    from tasks.artifact_admin import ArtifactSummary
+    from tasks.artifact_admin import ArtifactSummary, Garbage
     from tasks.artifact_store import ArtifactStore
 
 artifacts = typer.Typer(no_args_is_help=True, help="Look into an artifact store, and tidy it.")
@@ -72,11 +72,18 @@ def gc(
     store: StoreOption = None,
     runtime: RuntimeOption = None,
     older_than_days: Annotated[
-        float, typer.Option(min=0, help="Leave alone what was written to since.")
+        float,
+        typer.Option(min=0, help="Only what nothing was written to for so long; 0 takes all."),
     ] = 7.0,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete; without, only list.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete what is listed; without, nothing is touched.")
+    ] = False,
 ) -> None:
-    """List, or delete, what nothing needs: unfinished artifacts and leftovers of finished ones."""
+    """List what could be deleted to free space; with --delete, delete it.
+
+    That is: unfinished artifacts of runs that nobody went on with, and what finished ones no longer
+    need (training checkpoints, partial files). Finished artifacts themselves always stay.
+    """
     from flows.console import print_table
     from tasks.artifact_admin import collect_garbage
 
@@ -90,24 +97,35 @@ def gc(
     rows = [
         {
             "artifact": str(item.ref),
-            "reason": item.reason,
-            "objects": len(item.keys),
+            "what": item.reason,
+            "files": len(item.keys),
             "bytes": f"{item.num_bytes:,}",
         }
         for item in garbage
     ]
-    print_table(out, "Deleted" if delete else "Would be deleted", rows)
-    total = sum(item.num_bytes for item in garbage)
-    verb = "deleted" if delete else "to delete (add --delete)"
-    out.print(f"{total:,} bytes {verb}" if garbage else "nothing to delete", highlight=False)
+    print_table(out, "Deleted" if delete else "Could be deleted", rows)
+    verdict = _verdict(garbage, older_than_days, is_deleted=delete)
+    out.print(verdict, highlight=False, soft_wrap=True)
     if young:
         err.print(
-            f"left alone, as it was written within {older_than_days:g} days: what is unfinished or "
+            f"left alone, as written to within {older_than_days:g} days: what is unfinished or "
             f"left over of {young[0]}{f' and {len(young) - 1} more' if young[1:] else ''}; "
             "if no run is at work, include it with --older-than-days 0",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _verdict(garbage: "list[Garbage]", older_than_days: float, *, is_deleted: bool) -> str:
+    """What was done, in one line."""
+    if not garbage:
+        age = f" that is older than {older_than_days:g} days" if older_than_days else ""
+        return f"nothing to delete{age}"
+    num_files = sum(len(item.keys) for item in garbage)
+    total = f"{num_files:,} files, {sum(item.num_bytes for item in garbage):,} bytes"
+    if is_deleted:
+        return f"deleted: {total}"
+    return f"nothing was deleted; the same command with --delete frees {total}"
 
 
 def _state(item: "ArtifactSummary") -> str:

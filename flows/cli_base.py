@@ -115,17 +115,22 @@ def pipeline_config(
     profile: str | None = None,
 ) -> PipelineConfig:
     """The configuration, with the user's own data and profile in place of its own if given."""
-    config = load_config(name_or_path)
-    if profile is not None:
-        model = config.model.model_copy(update={"profile": profile})
-        config = config.model_copy(update={"model": model})
-    if data is None and images is None:
+    config = load_config(name_or_path, _own_data(data, images))
+    if profile is None:
         return config
+    model = config.model.model_copy(update={"profile": profile})
+    return config.model_copy(update={"model": model})
+
+
+def _own_data(data: str | None, images: str | None) -> dict[str, object]:
+    """Sections of a configuration that the user's own data stands for."""
+    if data is None and images is None:
+        return {}
     if data is None or images is None:
         raise ConfigError("--data and --images belong together: give both")
     source = LlavaMixSource(name="data", records=data, images=images)
     # The config's benchmark says nothing about the user's pictures.
-    return config.model_copy(update={"sources": (source,), "evaluation": None})
+    return {"sources": [source.model_dump(mode="json")], "evaluation": None}
 
 
 def runs_under_prefect() -> bool:

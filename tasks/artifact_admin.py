@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_AGE = timedelta(days=7)
 
+_UNFINISHED = "all of it: never finished; once deleted, a rerun starts it afresh"
+_LEFTOVERS = "checkpoints and partial files: it is finished and stays"
+
 
 @dataclass(frozen=True)
 class ArtifactSummary:
@@ -46,7 +49,7 @@ class ArtifactSummary:
 
 @dataclass(frozen=True)
 class Garbage:
-    """Objects of one artifact that nothing needs, and why."""
+    """Objects of one artifact that nothing needs, and which and why."""
 
     ref: ArtifactRef
     reason: str
@@ -192,11 +195,11 @@ def _garbage(
         old = [stored for stored in leftovers if stored.modified < limit]
         if len(old) < len(leftovers):
             on_young(ref)
-        return _item(ref, "left over from making it", old, is_whole_artifact=False)
+        return _item(ref, _LEFTOVERS, old, is_whole_artifact=False)
     if any(stored.modified >= limit for stored in objects):
         on_young(ref)
         return None
-    return _item(ref, "never committed", objects, is_whole_artifact=True)
+    return _item(ref, _UNFINISHED, objects, is_whole_artifact=True)
 
 
 def _is_needed(name: str, committed: set[str]) -> bool:

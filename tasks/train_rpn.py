@@ -1,5 +1,6 @@
 """Stage ``train-rpn``: a label set becomes an RPN checkpoint; resumes where it was stopped."""
 
+import logging
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,10 @@ from tasks.models import adapter_for, model_identity, profile_of
 from tasks.source_files import load_image
 from tasks.stage import StageRun
 from tasks.work_progress import WorkProgress, run_working_stage
+
+FEW_LABELS = 500
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = ("question_id", "image_uri", "image_sha256", "question", "labels", "status")
 
@@ -55,6 +60,7 @@ def _train(
     writer = run.store.writer(recipe)
     latest = writer.latest_checkpoint()
     digests, examples = training_examples(run.store, label_set)
+    _warn_of_few(len(examples), run.store.manifest(label_set).num_rows)
 
     checkpoint = train(
         adapter_for(model, run.runtime),
@@ -71,6 +77,17 @@ def _train(
         on_metrics=partial(_tell_step, progress),
     )
     return checkpoint.to_files()
+
+
+def _warn_of_few(num_labelled: int, num_questions: int) -> None:
+    if num_labelled < FEW_LABELS:
+        log.warning(
+            "only %d of %d questions gave labels to train on: an RPN trained on fewer than %d will "
+            "hardly find regions; add questions",
+            num_labelled,
+            num_questions,
+            FEW_LABELS,
+        )
 
 
 def _tell_step(progress: WorkProgress, metrics: Metrics) -> None:

@@ -123,6 +123,15 @@ def test_own_pictures_give_labels_and_an_rpn_without_a_benchmark(first: FirstRun
     assert_one_line(evaluated, "--data takes the place of the configuration's sources", 2)
 
 
+def test_a_config_without_sources_serves_own_pictures(first: FirstRun, tmp_path: Path):
+    """It was refused for want of sources, which --data takes the place of."""
+    path = changed_config(first, tmp_path, sources=None)
+    source = first.config.sources[0]
+    given = ("--data", source.records, "--images", source.images)
+    made = sdrpn("stage", "build-jsonl", "-c", path, "--store", tmp_path / "store", *given)
+    assert made.exit_code == 0, made.output
+
+
 @pytest.mark.slow
 def test_killed_run_goes_on_where_it_stopped_and_ends_with_the_same_bytes(
     first: FirstRun, tmp_path: Path
@@ -168,7 +177,8 @@ def test_artifacts_are_listed_shown_and_tidied(first: FirstRun):
         r"within 7 days: .* left over of train-rpn/.* --older-than-days 0", tidied.stderr
     )
     soon = sdrpn("artifacts", "gc", "--older-than-days", "0", *store)
-    assert "to delete (add --delete)" in soon.stdout
+    assert "checkpoints and partial files: it is finished and stays" in soon.stdout
+    assert "nothing was deleted; the same command with --delete frees" in soon.stdout
     assert "left alone" not in soon.stderr
     assert contents(first.store) == before
 
