@@ -50,5 +50,5 @@ def test_few_labels_are_warned_of_once(
         train_rpn(stage_run(file_store), label_set, config.model, config.training, config.regions)
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     num_questions = file_store.manifest(label_set).num_rows
-    assert f" of {num_questions} questions gave labels to train on" in warning
+    assert f"labels to train on (of {num_questions} questions)" in warning
     assert f"fewer than {FEW_LABELS} " in warning
