@@ -62,7 +62,7 @@ def training(
     train_rpn(
         adapter,
         examples,
-        lambda uri: images(int(uri), 1)[0],
+        lambda example: images(int(example.image_uri), 1)[0],
         TrainingConfig(batch_size=given.batch_size),
         shape=adapter.profile.rpn,
         regions=RegionSettings.preset("default"),

@@ -8,7 +8,8 @@ the settings and the frozen model; how the work is cut up and interrupted does n
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from sdrpn_core.rpn.data import (
     ImageLoader,
     TrainingError,
     TrainingExample,
-    epoch_batches,
+    epoch_batch,
     examples_digest,
     num_batches_per_epoch,
     split_examples,
@@ -53,7 +54,7 @@ log = logging.getLogger(__name__)
 
 def train_rpn(
     adapter: ModelAdapter,
-    examples: Sequence[TrainingExample],
+    examples: Iterable[TrainingExample],
     load_image: ImageLoader,
     config: TrainingConfig,
     *,
@@ -70,7 +71,7 @@ def train_rpn(
 
     Args:
         adapter: the frozen model.
-        examples: labelled questions, in any order.
+        examples: labelled questions, in any order; read once, and kept on disk.
         load_image: reads an image; called from several threads.
         config: recipe.
         shape: where the network branches off.
@@ -164,7 +165,7 @@ class _Trainer:
             "dtype": torch_dtype_name(self.adapter.dtype),
             "config": recipe_settings(self.config),
             "shape": self.shape.model_dump(mode="json"),
-            "examples": examples_digest(self.split.train + self.split.validation),
+            "examples": examples_digest(chain(self.split.train, self.split.validation)),
             "weights": weights_digest(self.network),
         }
         return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
@@ -187,10 +188,9 @@ class _Trainer:
     def train_one_step(self) -> None:
         """Run one batch, and validation where it ends an epoch."""
         epoch, place = divmod(self.step, self.batches_per_epoch)
-        order = epoch_batches(
-            len(self.split.train), self.config.batch_size, self.config.seed, epoch
-        )
-        entry = self._optimize([self.split.train[index] for index in order[place]])
+        train, config = self.split.train, self.config
+        batch = epoch_batch(len(train), config.batch_size, config.seed, epoch, place)
+        entry = self._optimize([train[index] for index in batch])
         self.report({"kind": "step", "epoch": epoch + 1, **entry}, step=self.step + 1)
         if place == self.batches_per_epoch - 1:
             self.report(self.validate(epoch + 1))

@@ -16,6 +16,7 @@ That holds even on stores that ignore conditional puts, because every create-onl
 back after writing and the stored one is what counts.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -27,10 +28,12 @@ from data_contracts.registry import empty_frame
 from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifact_keys import digest, file_name, manifest_key
 from tasks.artifact_writer import ArtifactWriter
-from tasks.frame_codec import decode_frame
+from tasks.frame_codec import decode_frame, read_groups
 from tasks.storage import Storage
 
 D = TypeVar("D", bound=BaseModel)
+
+_CHUNK_BYTES = 1 << 22
 
 
 class ArtifactStore:
@@ -104,6 +107,14 @@ class ArtifactStore:
         for shard in manifest.shards:
             data = self._read_entry(ref, shard)
             yield decode_frame(data, manifest.recipe.schema_id, columns)
+
+    def row_groups(self, ref: ArtifactRef, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """The same rows some at a time, however many a shard has; not for JSON Lines."""
+        manifest = self.manifest(ref)
+        for shard in manifest.shards:
+            self._check_entry(ref, shard)
+            with self.storage.reader(f"{ref.prefix}/{shard.key}") as file:
+                yield from read_groups(file, manifest.recipe.schema_id, columns)
 
     def read_shard_frame(
         self, ref: ArtifactRef, index: int, columns: Sequence[str] | None = None
@@ -188,9 +199,24 @@ class ArtifactStore:
             data = self.storage.read(f"{ref.prefix}/{shard.key}")
         except FileNotFoundError as error:
             raise self.corrupt(ref, shard.key, "is missing") from error
-        if len(data) != shard.num_bytes:
-            problem = f"has {len(data)} bytes, committed with {shard.num_bytes}"
-            raise self.corrupt(ref, shard.key, problem)
-        if digest(data) != shard.sha256:
-            raise self.corrupt(ref, shard.key, "does not have the digest it was committed with")
+        self._compare(ref, shard, len(data), digest(data))
         return data
+
+    def _check_entry(self, ref: ArtifactRef, shard: ShardEntry) -> None:
+        """Read all of a shard's bytes, holding few of them."""
+        total, num_bytes = hashlib.sha256(), 0
+        try:
+            with self.storage.reader(f"{ref.prefix}/{shard.key}") as file:
+                while data := file.read(_CHUNK_BYTES):
+                    total.update(data)
+                    num_bytes += len(data)
+        except FileNotFoundError as error:
+            raise self.corrupt(ref, shard.key, "is missing") from error
+        self._compare(ref, shard, num_bytes, total.hexdigest())
+
+    def _compare(self, ref: ArtifactRef, shard: ShardEntry, num_bytes: int, sha256: str) -> None:
+        if num_bytes != shard.num_bytes:
+            problem = f"has {num_bytes} bytes, committed with {shard.num_bytes}"
+            raise self.corrupt(ref, shard.key, problem)
+        if sha256 != shard.sha256:
+            raise self.corrupt(ref, shard.key, "does not have the digest it was committed with")

@@ -7,7 +7,7 @@ against their contract before they become bytes, so reading only restores the co
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 import pyarrow as pa
@@ -97,6 +97,15 @@ def decode_frame(data: bytes, schema_id: str, columns: Sequence[str] | None = No
     else:
         rows = empty_frame(schema_id)
     return rows.select(pl.col(name).cast(contract[name]) for name in wanted)
+
+
+def read_groups(file: BinaryIO, schema_id: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Some columns of a Parquet file with the contract's types, a row group at a time."""
+    contract = empty_frame(schema_id).schema
+    parquet = pq.ParquetFile(file)
+    for index in range(parquet.num_row_groups):
+        rows = pl.DataFrame(parquet.read_row_group(index, list(columns)))
+        yield rows.select(pl.col(name).cast(contract[name]) for name in columns)
 
 
 def _as_stored(kind: Any) -> Any:

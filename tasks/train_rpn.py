@@ -1,12 +1,13 @@
 """Stage ``train-rpn``: a label set becomes an RPN checkpoint; resumes where it was stopped."""
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import polars as pl
+from PIL import Image
 
-from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.configs import ModelConfig
 from data_contracts.enums import LabelStatus, Stage
 from data_contracts.label_settings import RegionSettings
@@ -26,7 +27,8 @@ FEW_LABELS = 500
 
 log = logging.getLogger(__name__)
 
-_COLUMNS = ("question_id", "image_uri", "image_sha256", "question", "labels", "status")
+_GRID = ("grid_height", "grid_width")
+_COLUMNS = ("question_id", "image_uri", "image_sha256", "question", "labels", "status", *_GRID)
 
 
 def train_rpn(
@@ -60,13 +62,11 @@ def _train(
 ) -> dict[str, bytes]:
     writer = run.store.writer(recipe)
     latest = writer.latest_checkpoint()
-    digests, examples = training_examples(run.store, label_set)
-    _warn_of_few(len(examples), run.store.manifest(label_set).num_rows)
-
+    _warn_of_few(run.store.manifest(label_set))
     checkpoint = train(
         adapter_for(model, run.runtime),
-        examples,
-        lambda uri: load_image(run.store, uri, digests[uri]),
+        training_examples(run.store, label_set),
+        partial(_load_image, run.store),
         settings,
         shape=profile_of(model).rpn,
         regions=regions,
@@ -80,13 +80,15 @@ def _train(
     return checkpoint.to_files()
 
 
-def _warn_of_few(num_labelled: int, num_questions: int) -> None:
+def _warn_of_few(label_set: Manifest) -> None:
+    name = plan.status_statistic(LabelStatus.OK.value)
+    num_labelled = int(label_set.statistics.get(name, 0))
     if num_labelled < FEW_LABELS:
         log.warning(
             "only %d labels to train on (of %d questions): an RPN trained on fewer than %d misses "
             "many regions; add questions",
             num_labelled,
-            num_questions,
+            label_set.num_rows,
             FEW_LABELS,
         )
 
@@ -97,20 +99,22 @@ def _tell_step(progress: WorkProgress, metrics: Metrics) -> None:
         progress.of_work(int(metrics["step"]), int(metrics["num_steps"]))
 
 
-def training_examples(
-    store: ArtifactStore, label_set: ArtifactRef
-) -> tuple[dict[str, str | None], list[TrainingExample]]:
-    """Labelled questions of a label set, and the digest of each image by its URI."""
-    columns = [*_COLUMNS, "grid_height", "grid_width"]
-    rows = store.read_frame(label_set, columns).filter(pl.col("status") == LabelStatus.OK.value)
-    examples = [
-        TrainingExample(
-            question_id=row["question_id"],
-            image_uri=row["image_uri"],
-            image_key=row["image_sha256"] or row["image_uri"],
-            question=row["question"],
-            labels=np.array(row["labels"], np.int8).reshape(row["grid_height"], row["grid_width"]),
-        )
-        for row in rows.iter_rows(named=True)
-    ]
-    return dict(rows.select("image_uri", "image_sha256").iter_rows()), examples
+def training_examples(store: ArtifactStore, label_set: ArtifactRef) -> Iterator[TrainingExample]:
+    """Labelled questions of a label set."""
+    for labels in store.row_groups(label_set, _COLUMNS):
+        rows = labels.filter(pl.col("status") == LabelStatus.OK.value)
+        for row, cells in zip(
+            rows.drop("labels").iter_rows(named=True), rows["labels"], strict=True
+        ):
+            yield TrainingExample(
+                question_id=row["question_id"],
+                image_uri=row["image_uri"],
+                image_key=row["image_sha256"] or row["image_uri"],
+                question=row["question"],
+                labels=cells.to_numpy().reshape([row[name] for name in _GRID]),
+            )
+
+
+def _load_image(store: ArtifactStore, example: TrainingExample) -> Image.Image:
+    has_digest = example.image_key != example.image_uri
+    return load_image(store, example.image_uri, example.image_key if has_digest else None)

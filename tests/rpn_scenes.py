@@ -52,8 +52,8 @@ def loader(images: dict[str, Image.Image]) -> partial[Image.Image]:
     return partial(_look_up, images)
 
 
-def _look_up(images: dict[str, Image.Image], uri: str) -> Image.Image:
-    return images[uri]
+def _look_up(images: dict[str, Image.Image], example: TrainingExample) -> Image.Image:
+    return images[example.image_uri]
 
 
 def curve(metrics: Sequence[dict[str, object]]) -> list[object]:

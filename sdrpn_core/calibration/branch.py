@@ -109,7 +109,7 @@ def compare_branches(
         checkpoint = train_rpn(
             adapter,
             training,
-            images.__getitem__,
+            lambda example: images[example.image_uri],
             settings.branch_training,
             shape=_shape(adapter.profile, branch_layer, settings),
             regions=RegionSettings.preset("default"),

@@ -90,7 +90,7 @@ class FrozenPrefix:
     ) -> Iterator[tuple[str, PrefixFeatures]]:
         """Compute features, reading images ahead in threads, and cache what fits."""
         with ThreadPoolExecutor(NUM_IMAGE_READERS) as readers:
-            images = readers.map(self.load_image, [example.image_uri for example in examples])
+            images = readers.map(self.load_image, examples)
             for example, image in zip(examples, images, strict=True):
                 (encoded,) = self.adapter.encode_images([image], for_labels=True)
                 if encoded.grid != example.labels.shape:

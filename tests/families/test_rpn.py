@@ -104,7 +104,7 @@ def test_trained_rpn_survives_saving_and_loading(
     checkpoint = train_rpn(
         loaded.adapter,
         examples,
-        lambda uri: images[int(uri)],
+        lambda example: images[int(example.image_uri)],
         TrainingConfig(batch_size=3, learning_rate=1e-2),
         shape=loaded.shape,
         regions=RegionSettings.preset("default"),

@@ -87,6 +87,17 @@ class TestWritingAndReading:
         assert writer.commit().statistics == {"files": 2500}
         assert_frame_equal(store.read_frame(writer.ref), frame)
 
+    def test_row_groups_are_the_rows_a_few_at_a_time(self, store: ArtifactStore) -> None:
+        writer = store.writer(source_recipe(2))
+        for index in range(2):
+            writer.put_frame(index, source_frame(index, num_rows=2500))
+        writer.commit()
+        columns = ["sha256", "num_bytes"]
+        groups = list(store.row_groups(writer.ref, columns))
+        assert len(groups) > 4
+        assert max(group.height for group in groups) < 2000
+        assert_frame_equal(pl.concat(groups), store.read_frame(writer.ref, columns))
+
     def test_a_part_that_breaks_the_contract_stores_nothing(self, store: ArtifactStore) -> None:
         writer = store.writer(source_recipe(1))
         wrong = source_frame(1).with_columns(num_bytes=pl.lit(-1))
@@ -353,6 +364,8 @@ class TestDamage:
         with pytest.raises(CorruptArtifact, match=rf"{key}: {problem}.*--force") as caught:
             store.read_frame(ref)
         assert "\n" not in str(caught.value)
+        with pytest.raises(CorruptArtifact, match=rf"{key}: {problem}.*--force"):
+            list(store.row_groups(ref, ["path"]))
         assert store.read_shard_frame(ref, 0).height == 4
         run_stage(stage_run(store, force=True), source_recipe(2), make_source_shard)
         assert store.read_frame(ref).height == 8

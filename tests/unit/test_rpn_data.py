@@ -10,8 +10,9 @@ from data_contracts.training import TrainingConfig
 from sdrpn_core.rpn.data import (
     TrainingError,
     TrainingExample,
-    epoch_batches,
+    epoch_batch,
     examples_digest,
+    num_batches_per_epoch,
     split_examples,
 )
 
@@ -34,6 +35,23 @@ def test_questions_about_one_image_never_part() -> None:
     assert (len(train), len(validation)) == (40, 10)
     assert split.sizes.num_train == len(split.train) == 160
     assert split.sizes.num_validation == 40
+
+
+def test_stored_examples_are_a_sequence_of_what_was_given() -> None:
+    given = {e.question_id: e for e in examples()}
+    train = split_examples(given.values(), CONFIG).train
+    for place, found in enumerate(train):
+        expected = given[found.question_id]
+        assert (found.image_uri, found.image_key) == (expected.image_uri, expected.image_key)
+        assert found.labels.dtype == np.int8
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert train[place].question_id == train[place - len(train)].question_id
+        assert train[place].question_id == found.question_id
+    ids = [e.question_id for e in train]
+    assert ids == sorted(ids)
+    assert [e.question_id for e in train[150:170:3]] == ids[150:170:3]
+    with pytest.raises(IndexError):
+        train[len(train)]
 
 
 def test_split_depends_on_neither_order_nor_other_images() -> None:
@@ -60,7 +78,7 @@ def test_examples_without_labels_are_counted_not_run() -> None:
     assert split.sizes.num_without_labels == 5
     assert split.sizes.num_examples == 205
     assert not {e.question_id for e in ignored} & {
-        e.question_id for e in split.train + split.validation
+        e.question_id for e in (*split.train, *split.validation)
     }
 
 
@@ -76,11 +94,17 @@ def test_validation_without_foreground_is_a_clear_error() -> None:
         split_examples([example(i, i, 0) for i in range(20)], CONFIG)
 
 
+def epoch_batches(num_examples: int, size: int, seed: int, epoch: int) -> list[list[int]]:
+    """All batches of an epoch."""
+    places = range(num_batches_per_epoch(num_examples, size))
+    return [epoch_batch(num_examples, size, seed, epoch, place) for place in places]
+
+
 def test_every_epoch_is_another_order_of_all_examples() -> None:
     epochs = [epoch_batches(12, 4, seed=3, epoch=epoch) for epoch in range(3)]
     for batches in epochs:
         assert Counter(index for batch in batches for index in batch) == Counter(range(12))
-    assert len(set(epochs)) == 3
+    assert len({str(batches) for batches in epochs}) == 3
     assert epoch_batches(12, 4, seed=3, epoch=1) == epochs[1]
     assert epoch_batches(12, 4, seed=4, epoch=1) != epochs[1]
 

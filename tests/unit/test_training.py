@@ -87,9 +87,9 @@ def test_cache_stays_within_its_budget(adapter: ModelAdapter, dataset: Any) -> N
     examples, images = dataset
     loaded: list[str] = []
 
-    def load(uri: str) -> Image.Image:
-        loaded.append(uri)
-        return images[uri]
+    def load(example: TrainingExample) -> Image.Image:
+        loaded.append(example.image_uri)
+        return images[example.image_uri]
 
     size = FrozenPrefix(adapter, load, branch_layer=2, cache_bytes=GIB).features(examples[:1])
     budget = size[0].num_bytes * 3
