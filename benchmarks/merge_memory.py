@@ -85,6 +85,16 @@ def write_labels(store: ArtifactStore, first: int, last: int, grid: int) -> Arti
     return recipe.ref
 
 
+def write_overlapping(root: str, num_rows: int, grid: int = 24) -> list[ArtifactRef]:
+    """Two committed artifacts of labels, so many rows together; a tenth occur in both."""
+    store = ArtifactStore(root)
+    half, shared = num_rows // 2, num_rows // 10
+    return [
+        write_labels(store, 0, half, grid),
+        write_labels(store, half - shared, num_rows - shared, grid),
+    ]
+
+
 def merge(root: str, labels: list[ArtifactRef]) -> dict[str, Any]:
     """What merging took."""
     before = peak_mib()
@@ -106,13 +116,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--grid", type=int, default=24)
     options = parser.parse_args()
-    half, shared = options.rows // 2, options.rows // 10
     with tempfile.TemporaryDirectory() as folder:
-        store = ArtifactStore(folder)
-        labels = [
-            write_labels(store, 0, half, options.grid),
-            write_labels(store, half - shared, options.rows - shared, options.grid),
-        ]
+        labels = write_overlapping(folder, options.rows, options.grid)
         print(json.dumps(in_own_process(merge, folder, labels)))
 
 
