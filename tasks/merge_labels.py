@@ -1,21 +1,39 @@
 """Stage ``merge-labels``: label artifacts of many sources become one set, a shard per dataset.
 
-Memory holds one line per question (its id, status and counts) and one shard of labels at a time.
+Memory holds one shard of labels at a time; which of all questions' rows stay is found on disk.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import groupby
 
 import polars as pl
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import LabelStatus
+from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.stage import FrameStreamShard, StageRun, run_stage
 
 _COUNTS = ("num_foreground", "num_background", "num_ignore")
 _INDEXED = ("question_id", "dataset", "status", *_COUNTS)
+_TABLES = """
+CREATE TABLE label (
+    place INTEGER, row INTEGER, question_id TEXT, dataset TEXT, status TEXT,
+    num_foreground INTEGER, num_background INTEGER, num_ignore INTEGER
+);
+"""
+_ADD = "INSERT INTO label VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+# Labelled rows first, so that a source that failed does not hide one that did not.
+_KEEP = f"""
+CREATE TABLE kept AS SELECT * FROM (
+    SELECT *, row_number() OVER (
+        PARTITION BY dataset, question_id ORDER BY status <> '{LabelStatus.OK.value}', place, row
+    ) AS rank FROM label
+) WHERE rank = 1 ORDER BY dataset, place, row;
+CREATE INDEX kept_dataset ON kept (dataset);
+"""
 
 
 def merge_labels(run: StageRun, labels: Sequence[ArtifactRef]) -> ArtifactRef:
@@ -29,43 +47,52 @@ def merge_labels(run: StageRun, labels: Sequence[ArtifactRef]) -> ArtifactRef:
     places = [(made.recipe.ref, shard.index) for made in manifests for shard in made.shards]
 
     @cache
-    def index() -> pl.DataFrame:
+    def index() -> TemporaryDatabase:
         return _index(run.store, places)
 
     def make_shard(number: int) -> FrameStreamShard:
-        rows = index().filter(pl.col("dataset") == datasets[number])
-        # Labelled rows first, so that a source that failed does not hide one that did not.
-        is_ok = pl.col("status") == LabelStatus.OK.value
-        ranked = rows.sort(is_ok, descending=True, maintain_order=True)
-        kept = ranked.unique("question_id", keep="first").sort("place", "row")
-        counts = {
-            plan.status_statistic(status): float(number)
-            for status, number in kept["status"].value_counts().iter_rows()
-        }
-        counts["duplicates"] = float(rows.height - kept.height)
-        counts |= {name: float(kept[name].sum()) for name in _COUNTS}
-        return FrameStreamShard(_rows(run.store, places, kept), counts)
+        statistics = _statistics(index(), datasets[number])
+        return FrameStreamShard(_rows(run.store, places, index(), datasets[number]), statistics)
 
     return run_stage(run, recipe, make_shard)
 
 
-def _index(store: ArtifactStore, places: Sequence[tuple[ArtifactRef, int]]) -> pl.DataFrame:
+def _index(store: ArtifactStore, places: Sequence[tuple[ArtifactRef, int]]) -> TemporaryDatabase:
     """One line per labelled question: what decides whether it stays, its shard and row in it."""
-    frames = [
-        store.read_shard_frame(ref, shard, _INDEXED)
-        .with_row_index("row")
-        .with_columns(place=pl.lit(place, pl.UInt32))
-        for place, (ref, shard) in enumerate(places)
-    ]
-    return pl.concat(frames)
+    database = TemporaryDatabase(_TABLES)
+    for place, (ref, shard) in enumerate(places):
+        labels = store.read_shard_frame(ref, shard, _INDEXED)
+        numbered = labels.with_row_index("row").select(pl.lit(place), "row", *_INDEXED)
+        database.executemany(_ADD, numbered.iter_rows())
+    database.executescript(_KEEP)
+    return database
+
+
+def _statistics(index: TemporaryDatabase, dataset: str) -> dict[str, float]:
+    """Of the rows of a dataset that stay, and how many do not."""
+    by_status = "SELECT status, count(*) FROM kept WHERE dataset = ? GROUP BY status"
+    counts = {
+        plan.status_statistic(status): float(number)
+        for status, number in index.execute(by_status, (dataset,))
+    }
+    all_rows = "SELECT count(*) FROM label WHERE dataset = ?"
+    (num_rows,) = index.execute(all_rows, (dataset,)).fetchone()
+    totals = ", ".join(f"total({name})" for name in _COUNTS)
+    cells = index.execute(f"SELECT {totals} FROM kept WHERE dataset = ?", (dataset,)).fetchone()
+    counts["duplicates"] = num_rows - sum(counts.values())
+    return counts | dict(zip(_COUNTS, cells, strict=True))
 
 
 def _rows(
-    store: ArtifactStore, places: Sequence[tuple[ArtifactRef, int]], kept: pl.DataFrame
+    store: ArtifactStore,
+    places: Sequence[tuple[ArtifactRef, int]],
+    index: TemporaryDatabase,
+    dataset: str,
 ) -> Iterator[pl.DataFrame]:
     """The rows of ``label_set.v2`` that an index keeps, a label shard at a time."""
-    for (place,), chosen in kept.group_by("place", maintain_order=True):
+    kept = index.execute("SELECT place, row FROM kept WHERE dataset = ? ORDER BY rowid", (dataset,))
+    for place, chosen in groupby(kept, lambda line: line[0]):
         ref, shard = places[place]
-        yield store.read_shard_frame(ref, shard)[chosen["row"]].with_columns(
+        yield store.read_shard_frame(ref, shard)[[row for _, row in chosen]].with_columns(
             label_artifact=pl.lit(str(ref))
         )
