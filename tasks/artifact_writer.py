@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -21,6 +20,7 @@ from tasks.checkpoints import load_latest_checkpoint, save_checkpoint
 from tasks.fetching.partial_file import digest_file
 from tasks.frame_codec import encode_frame, extension, write_frames
 from tasks.provenance import collect_provenance
+from tasks.scratch_folders import scratch_folder
 from tasks.storage import StoreError, in_parallel
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ class ArtifactWriter:
         """
         if earlier := self.receipt(index):
             return earlier
-        with TemporaryDirectory(prefix="sdrpn-") as folder:
-            path = Path(folder) / "shard"
+        with scratch_folder() as folder:
+            path = folder / "shard"
             num_rows = write_frames(path, frames, self.recipe.schema_id)
             entry = ShardEntry(
                 index=index,

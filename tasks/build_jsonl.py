@@ -5,7 +5,6 @@ on disk: memory does not grow with the source.
 """
 
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -25,6 +24,7 @@ from tasks.artifact_store import ArtifactStore
 from tasks.download import RECORDS_NAME
 from tasks.record_buckets import RecordBuckets, buckets_for
 from tasks.record_stream import read_records
+from tasks.scratch_folders import scratch_folder
 from tasks.source_files import open_source_file
 from tasks.source_images import SourceImages, source_images
 from tasks.stage import FrameShard, StageRun, run_stage
@@ -60,11 +60,11 @@ def build_jsonl(
         TooManyRejects: if more of it cannot be asked than the settings allow.
     """
     recipe = plan.records_recipe(run.store.manifest(files), source.name, source.selection, settings)
-    with tempfile.TemporaryDirectory(prefix="sdrpn-records-") as folder:
+    with scratch_folder() as folder:
 
         @cache
         def built() -> tuple[RecordBuckets, int, Counter[str]]:
-            return _build(run.store, files, source, settings, Path(folder))
+            return _build(run.store, files, source, settings, folder)
 
         def make_shard(index: int) -> FrameShard:
             rows, num_rows, skips = built()
@@ -95,7 +95,7 @@ def _build(
     (mix,) = documents.filter(pl.col("path") == RECORDS_NAME).iter_rows(named=True)
     rows = RecordBuckets(folder / "rows", buckets_for(mix["num_bytes"]))
     with (
-        source_images(store, files, folder) as images,
+        source_images(store, files) as images,
         open_source_file(store, mix["uri"], mix["sha256"], folder) as file,
     ):
         skips = _add_records(rows, read_records(file, mix["uri"]), images, source, settings)

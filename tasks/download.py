@@ -9,7 +9,6 @@ outside the store.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -47,6 +46,7 @@ from tasks.image_places import (
     served_elsewhere,
 )
 from tasks.record_stream import SourceError, read_records
+from tasks.scratch_folders import scratch_folder
 from tasks.source_parts import Documents, Fetcher, documents
 from tasks.stage import FrameShard, StageRun, run_stage
 from tasks.storage import Storage, in_parallel
@@ -101,11 +101,11 @@ def download(run: StageRun, source: EvaluationSource) -> ArtifactRef:
 
 def _download_scenes(run: StageRun, source: SceneSource) -> ArtifactRef:
     """Write the scenes out as a user's data would lie, and go on from there."""
-    with tempfile.TemporaryDirectory(prefix="sdrpn-scenes-") as folder:
+    with scratch_folder() as folder:
 
         @cache
         def mix() -> _Mix:
-            written = write_scenes(Path(folder), source)
+            written = write_scenes(folder, source)
             return _look_over(run, written.model_copy(update={"copy_images": True}))
 
         return _fetch(run, plan.scenes_recipe(source), mix)
@@ -115,13 +115,13 @@ def _download_benchmark(run: StageRun, source: BenchmarkSource) -> ArtifactRef:
     """Write the benchmark's rows out as a user's data would lie, and go on from there."""
     found = find_benchmark(run.store, source)
     recipe = plan.benchmark_recipe(found.identity(source), source)
-    with tempfile.TemporaryDirectory(prefix="sdrpn-benchmark-") as folder:
+    with scratch_folder() as folder:
 
         @cache
         def mix() -> _Mix:
             fetcher = Fetcher(run)
-            written = write_benchmark(Path(folder), source, found, fetcher)
-            rows = fetcher.get(str(Path(folder) / DOCUMENTS_NAME))
+            written = write_benchmark(folder, source, found, fetcher)
+            rows = fetcher.get(str(folder / DOCUMENTS_NAME))
             return replace(_look_over(run, written), benchmark_rows=rows)
 
         return _fetch(run, recipe, mix)

@@ -1,30 +1,22 @@
 """The images of a downloaded source by path, in a database on disk: memory holds a small cache."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import polars as pl
 
 from data_contracts.artifact import ArtifactRef
 from sdrpn_core.records import SourceFile
+from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks.artifact_store import ArtifactStore
 from tasks.download import IMAGES_FOLDER
 
 _COLUMNS = ("path", "uri", "sha256", "num_bytes", "problem")
-_CACHE_KIB = 1 << 14
-# Every build makes its own, so nothing in it need survive a crash.
-_TABLES = f"""
-PRAGMA journal_mode = OFF;
-PRAGMA synchronous = OFF;
-PRAGMA cache_size = -{_CACHE_KIB};
-PRAGMA temp_store = FILE;
+_TABLES = """
 CREATE TABLE image (
     path TEXT PRIMARY KEY, uri TEXT, sha256 TEXT, num_bytes INTEGER, problem TEXT
 ) WITHOUT ROWID;
 CREATE TABLE shared (sha256 TEXT PRIMARY KEY, path TEXT) WITHOUT ROWID;
-BEGIN;
 """
 _SHARE = """
 INSERT INTO shared SELECT sha256, min(path) FROM image GROUP BY sha256 HAVING count(*) > 1
@@ -41,7 +33,7 @@ WHERE image.path = ?
 class SourceImages:
     """Images by path; identical ones share one address, the first by path."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: TemporaryDatabase) -> None:
         self._database = database
 
     def files(self, paths: Iterable[str]) -> dict[str, SourceFile]:
@@ -51,17 +43,9 @@ class SourceImages:
 
 
 @contextmanager
-def source_images(store: ArtifactStore, files: ArtifactRef, folder: Path) -> Iterator[SourceImages]:
-    """The images of a downloaded source.
-
-    Args:
-        store: where it is.
-        files: the downloaded source.
-        folder: local; the database is in it until the end.
-    """
-    path = folder / "images.sqlite"
-    with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.executescript(_TABLES)
+def source_images(store: ArtifactStore, files: ArtifactRef) -> Iterator[SourceImages]:
+    """The images of a downloaded source; their database goes at the end."""
+    with closing(TemporaryDatabase(_TABLES)) as database:
         for table in store.frames(files, _COLUMNS):
             images = table.filter(pl.col("path").str.starts_with(IMAGES_FOLDER)).with_columns(
                 pl.col("path").str.strip_prefix(IMAGES_FOLDER)
@@ -69,4 +53,3 @@ def source_images(store: ArtifactStore, files: ArtifactRef, folder: Path) -> Ite
             database.executemany("INSERT INTO image VALUES (?, ?, ?, ?, ?)", images.iter_rows())
         database.execute(_SHARE)
         yield SourceImages(database)
-    path.unlink()
