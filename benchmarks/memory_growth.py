@@ -1,7 +1,7 @@
 """Memory of the stages that hold many rows: ``python -m benchmarks.memory_growth``.
 
-Every size of every stage runs in a process of its own, so that each peak is its own; memory is what
-comes on top of the imports. ``--stages`` chooses from:
+Every size of every stage is measured in a process of its own, so that each peak is its own; memory
+is what comes on top of the imports. ``--stages`` chooses from:
 
 * ``given``: conversations gathered for extraction from the data set's own answers, all shares;
 * ``training``: labels split into training and validation, and one epoch of batches of them;
@@ -75,8 +75,7 @@ def found(num_rows: int, start: float, before: float) -> dict[str, Any]:
 
 def build_questions(folder: str, num_rows: int) -> ArtifactRef:
     """Questions of a generated mix, every turn."""
-    files = in_own_process(prepare, folder, int(num_rows / ROWS_PER_RECORD))
-    in_own_process(measure_build, folder, files)
+    measure_build(folder, prepare(folder, int(num_rows / ROWS_PER_RECORD)))
     (artifact,) = ArtifactStore(f"{folder}/store").storage.folders(Stage.BUILD_JSONL.value)
     return ArtifactRef(stage=Stage.BUILD_JSONL, artifact_id=artifact)
 
@@ -87,16 +86,14 @@ def given(folder: str, num_rows: int) -> dict[str, Any]:
 
 
 def training(folder: str, num_rows: int) -> dict[str, Any]:
-    labels = in_own_process(write_overlapping, folder, num_rows)
-    in_own_process(merge, folder, labels)
+    merge(folder, write_overlapping(folder, num_rows))
     (artifact,) = ArtifactStore(folder).storage.folders(Stage.MERGE_LABELS.value)
     ref = ArtifactRef(stage=Stage.MERGE_LABELS, artifact_id=artifact)
     return in_own_process(measure_training, folder, ref)
 
 
 def merging(folder: str, num_rows: int) -> dict[str, Any]:
-    labels = in_own_process(write_overlapping, folder, num_rows)
-    return in_own_process(measure_merge, folder, labels)
+    return in_own_process(measure_merge, folder, write_overlapping(folder, num_rows))
 
 
 STAGES: dict[str, Callable[[str, int], dict[str, Any]]] = {
