@@ -1,0 +1,36 @@
+"""How large a family's RPN and grid are, without loading the model."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sdrpn_core.models.dimensions import model_dimensions
+from sdrpn_core.models.profiles import load_profile
+from sdrpn_core.rpn.network import RegionProposalNetwork
+from tests.families.conftest import Loaded
+
+
+def test_parameters_of_the_rpn_are_those_of_the_network(loaded: Loaded) -> None:
+    network = RegionProposalNetwork.from_adapter(loaded.adapter, loaded.shape)
+    matrices = sum(weights.numel() for weights in network.parameters() if weights.dim() > 1)
+    dimensions = model_dimensions(loaded.adapter.profile)
+    assert dimensions.num_rpn_parameters(loaded.shape.depth) == matrices
+
+
+def test_cells_are_the_most_that_a_picture_gets_for_labels(loaded: Loaded) -> None:
+    pictures = [Image.new("RGB", (side, side)) for side in (8, 40, 400, 1600)]
+    features = loaded.adapter.encode_images(pictures, for_labels=True)
+    most = max(image.grid.num_cells for image in features)
+    assert model_dimensions(loaded.adapter.profile).num_cells == most
+
+
+@pytest.mark.parametrize("name", ["llava-1.5-7b", "llava-1.5-13b"])
+def test_a_model_that_is_not_here_is_taken_for_a_llama(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    profile = load_profile(name)
+    found = model_dimensions(profile)
+    whole = {"llava-1.5-7b": 4096, "llava-1.5-13b": 5120}
+    assert (found.hidden_size, found.num_cells) == (whole[name], 576)
