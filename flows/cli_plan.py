@@ -10,8 +10,17 @@ from flows.console import print_table
 from flows.downloads import file_row, size_text
 from flows.dry_run import plan_run
 from tasks.planned_files import PlannedFile
+from tasks.planned_questions import Certainty, sources_of
+from tasks.planned_sizes import copies_folders
 from tasks.planned_stages import PlannedStage
 from tasks.run_plan import RunPlan
+
+_CERTAINTY = {Certainty.COUNTED: "", Certainty.ABOUT: "about ", Certainty.AT_LEAST: "at least "}
+_NUM_NAMED = 3
+_LEAST_HOURS = 0.1
+"""What is shown of the sum of all hours; of one stage's, a tenth of it."""
+_LEAST_COST = 0.01
+_NO_CENTS = 10
 
 
 def show_plan(console: Console, config: PipelineConfig, runtime: RuntimeConfig) -> None:
@@ -26,37 +35,90 @@ def show_plan(console: Console, config: PipelineConfig, runtime: RuntimeConfig) 
     weights = () if plan.model is None else plan.model.files
     print_table(console, "Files", [file_row(file) for file in (*plan.files, *weights)])
     print_table(console, "Stages", _stage_rows(plan))
-    for line in _summary(plan, runtime):
+    for line in _summary(plan, config, runtime):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _summary(plan: RunPlan, runtime: RuntimeConfig) -> list[str]:
+def _summary(plan: RunPlan, config: PipelineConfig, runtime: RuntimeConfig) -> list[str]:
     """Disk, time and money in lines; what cannot be known makes a figure a lower bound."""
-    at_least = "at least" if plan.unknown_files else "about"
-    hours = "about" if plan.is_estimated else "at least"
     lines = [
         f"to fetch: {'at least ' * bool(plan.unknown_files)}{size_text(plan.fetch_bytes)} to "
         f"{plan.downloads_folder}",
-        f"to rewrite there: {at_least} {size_text(plan.convert_bytes)} of Parquet, gzipped "
-        "archives and Visual-CoT's lines",
-        f"to store: {at_least} {size_text(plan.store_bytes)} in {runtime.store}, images of folders "
-        "not counted",
+        *_rewriting_lines(plan),
+        f"to store: {_about(plan)} {size_text(plan.store_bytes)} in {runtime.store}"
+        f"{_not_counted(config)}",
         *_model_lines(plan),
         f"free: {size_text(plan.free_bytes)}, of which {size_text(plan.reserve_bytes)} are to stay "
         f"free (downloads.free_gib){_verdict(plan)}",
-        f"GPU time: {hours} {plan.gpu_hours:.1f} h for what is left, on one A6000-class card, "
-        f"within a factor of two; {hours} {plan.gpu_hours * runtime.gpu_hour_price:.0f} at "
-        f"{runtime.gpu_hour_price:g} an hour",
+        *_time_lines(plan, runtime),
         *(["everything is made: a run would only look it up"] if plan.is_done else []),
     ]
     lines += [f"first: {problem}" for problem in plan.problems]
-    if unknown := plan.unknown_files:
+    return lines + _silence(plan) + _unknown_state(plan)
+
+
+def _about(plan: RunPlan) -> str:
+    return "at least" if plan.is_lower_bound else "about"
+
+
+def _rewriting_lines(plan: RunPlan) -> list[str]:
+    """Which files are kept a second time; none if none is, as in most runs."""
+    names = [file.uri.rpartition("/")[2] for file in plan.files if file.num_rewritten]
+    if not names:
+        return []
+    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return [
+        f"to rewrite there, so that parts can be read: {_about(plan)} "
+        f"{size_text(plan.convert_bytes)} of {', '.join(names[:_NUM_NAMED])}{more}"
+    ]
+
+
+def _not_counted(config: PipelineConfig) -> str:
+    """What of the store no figure holds."""
+    if not any(copies_folders(source) for source in sources_of(config)):
+        return ""
+    return ", without the images of folders that are copied (copy_images)"
+
+
+def _time_lines(plan: RunPlan, runtime: RuntimeConfig) -> list[str]:
+    """GPU hours, what they cost, and what they say of a run without a GPU."""
+    hours = plan.gpu_hours
+    if hours == 0 and plan.is_estimated:
+        return ["GPU time: none, nothing that is left runs the model"]
+    is_whole = plan.is_estimated and not plan.is_lower_bound
+    about = "about" if is_whole else "at least"
+    time = f"{about} {hours:.1f} h" if hours >= _LEAST_HOURS or not is_whole else "less than 0.1 h"
+    cost = f"{about} {_amount(hours * runtime.gpu_hour_price)}"
+    if is_whole and hours * runtime.gpu_hour_price < _LEAST_COST:
+        cost = "less than 0.01"
+    lines = [
+        f"GPU time: {time} for what is left, on one A6000-class card: a rough estimate, scaled "
+        "from the paper's time for LLaVA-1.5-7B (expect a factor of two)",
+        f"GPU cost: {cost} at {runtime.gpu_hour_price:g} an hour, in your currency (gpu_hour_price "
+        "in the runtime settings)",
+    ]
+    if plan.is_on_cpu:
         lines.append(
-            f"not known: the servers of {len(unknown)} of {len(plan.files)} files do not answer; "
-            "no figure counts these, and a run would stop at them now: "
-            + ", ".join(file.uri for file in unknown)
+            f"CPU time: not estimated, but this run would use the CPU (device: {runtime.device}). "
+            "There the reference run takes minutes; a model of billions of parameters wants a GPU"
         )
-    return lines + _unknown_state(plan)
+    return lines
+
+
+def _amount(money: float) -> str:
+    return f"{money:,.0f}" if money >= _NO_CENTS else f"{money:.2f}"
+
+
+def _silence(plan: RunPlan) -> list[str]:
+    """Files whose servers do not answer, each with the reason."""
+    unknown = plan.unknown_files
+    if not unknown:
+        return []
+    return [
+        f"not known: the servers of {len(unknown)} of {len(plan.files)} files do not answer; no "
+        "figure counts these, and a run would stop at them now:",
+        *(f"  {file.uri}: {file.problem}" for file in unknown),
+    ]
 
 
 def _unknown_state(plan: RunPlan) -> list[str]:
@@ -109,13 +171,26 @@ def _stage_rows(plan: RunPlan) -> list[dict[str, Any]]:
         {
             "stage": stage.stage.value,
             "source": stage.source,
-            "units, about": "unknown" if stage.num_units is None else stage.num_units,
+            "questions": _questions(stage),
             "shards": "unknown" if stage.num_shards is None else stage.num_shards,
             "state": _state(stage),
-            "GPU hours": "unknown" if stage.gpu_hours is None else f"{stage.gpu_hours:.2f}",
+            "GPU hours": _hours(stage.gpu_hours),
+            "to store": size_text(stage.store_bytes),
         }
         for stage in plan.stages
     ]
+
+
+def _questions(stage: PlannedStage) -> str:
+    if stage.num_units is None:
+        return "unknown"
+    return f"{_CERTAINTY[stage.certainty]}{stage.num_units}"
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return "unknown"
+    return "< 0.01" if 0 < hours < _LEAST_HOURS / 10 else f"{hours:.2f}"
 
 
 def _state(stage: PlannedStage) -> str:
@@ -124,4 +199,6 @@ def _state(stage: PlannedStage) -> str:
         return "done"
     if made.num_done:
         return f"{made.num_done} of {made.num_shards} shards done"
-    return "to do" if made.last_step is None else f"to do from step {made.last_step}"
+    if made.last_step is None:
+        return "to do"
+    return f"to do from step {made.last_step} of about {stage.num_steps}"

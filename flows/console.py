@@ -144,4 +144,5 @@ def print_table(console: Console, title: str, rows: list[dict[str, Any]]) -> Non
 
 
 def _is_figure(text: str) -> bool:
-    return not text or text.lstrip("+-")[:1].isdigit()
+    bare = text.removeprefix("about ").removeprefix("at least ")
+    return not bare or bare == "unknown" or bare.lstrip("+-< ")[:1].isdigit()

@@ -8,6 +8,7 @@ from data_contracts.sources import EvaluationSource
 from flows.execution import Execution
 from tasks.planned_files import PlannedFile, require_room, waiting_files
 
+_MIB = 1 << 20
 _GIB = 1 << 30
 
 OnDownloads = Callable[[Sequence[PlannedFile]], None]
@@ -49,7 +50,7 @@ def file_row(file: PlannedFile, *, whole_digest: bool = False) -> dict[str, Any]
     return {
         "source": file.source,
         "file": file.uri,
-        "size": size if is_asked else f"{size} ({file.problem})",
+        "size": size,
         "SHA-256": digest,
         "licence": file.licence or ("not stated" if is_asked else "unknown"),
         "state": here if file.is_here else "to fetch",
@@ -58,6 +59,8 @@ def file_row(file: PlannedFile, *, whole_digest: bool = False) -> dict[str, Any]
 
 def size_text(num_bytes: int) -> str:
     """A size for people."""
-    if num_bytes < _GIB // 10:
-        return f"{num_bytes / (1 << 20):.1f} MiB"
+    if 0 < num_bytes < _MIB // 10:
+        return f"{num_bytes / (1 << 10):.1f} KiB"
+    if num_bytes < _GIB:
+        return f"{num_bytes / _MIB:.1f} MiB"
     return f"{num_bytes / _GIB:.1f} GiB"

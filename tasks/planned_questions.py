@@ -1,6 +1,9 @@
 """How many questions a run's sources have: as committed, or estimated before they are read."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
 
 from data_contracts.artifact import Manifest
 from data_contracts.configs import PipelineConfig
@@ -14,6 +17,7 @@ from data_contracts.sources import (
     Selection,
 )
 from sdrpn_core.benchmarks.tasks import TASKS
+from tasks.counted_questions import counted_questions
 from tasks.made_so_far import MadeSoFar
 from tasks.plan import NUM_RECORDS, num_usable
 from tasks.planned_files import PlannedFile
@@ -27,6 +31,23 @@ _BYTES_PER_PARQUET_ROW = 50_000
 """An image and little else; an estimate on the high side."""
 
 
+class Certainty(IntEnum):
+    """What is known of a number, from the best."""
+
+    COUNTED = 0
+    ABOUT = 1
+    AT_LEAST = 2
+
+
+@dataclass(frozen=True)
+class NumQuestions:
+    """How many questions there are, and how that is known."""
+
+    number: int | None
+    """None if nothing says how many."""
+    certainty: Certainty
+
+
 def sources_of(config: PipelineConfig) -> tuple[EvaluationSource, ...]:
     """All sources: first those of training, then the held-out questions, then benchmarks."""
     evaluation = config.evaluation
@@ -36,23 +57,46 @@ def sources_of(config: PipelineConfig) -> tuple[EvaluationSource, ...]:
 
 
 def num_questions(
-    config: PipelineConfig, source: EvaluationSource, files: Sequence[PlannedFile], made: Made
-) -> int | None:
+    config: PipelineConfig,
+    source: EvaluationSource,
+    files: Sequence[PlannedFile],
+    downloads: Path,
+    made: Made,
+) -> NumQuestions:
     """Questions of a source: those that can be asked once they are committed, else what its records
-    or its size suggest, cut to the subset.
+    hold, or what their size suggests, cut to the subset.
 
-    None if nothing says how large it is.
+    Args:
+        config: of the run.
+        source: one of its sources.
+        files: of the source; a mix's records come first.
+        downloads: where fetched files are kept.
+        made: what is in the store.
     """
     questions = manifest_of(made, Stage.BUILD_JSONL, source.name)
     if questions is not None:
-        return num_usable(questions)
+        return NumQuestions(num_usable(questions), Certainty.COUNTED)
     downloaded = manifest_of(made, Stage.DOWNLOAD, source.name)
-    number = _num_published(config, source, files, downloaded)
-    if number is None:
-        return None
-    number = max(1, round(number * _share(source.selection)))
+    found = _num_published(config, source, files, downloads, downloaded)
     limit = config.records.max_records if source in config.sources else None
-    return number if limit is None else min(number, limit)
+    return _cut(_part_of(found, source.selection), limit)
+
+
+def _part_of(found: NumQuestions, selection: Selection) -> NumQuestions:
+    """The chosen part of the images, which is drawn by what they show."""
+    if found.number is None or selection.part == "all":
+        return found
+    held_out = selection.held_out_ratio
+    share = held_out if selection.part == "held_out" else 1 - held_out
+    number = max(1, round(found.number * share))
+    return NumQuestions(number, max(found.certainty, Certainty.ABOUT))
+
+
+def _cut(found: NumQuestions, limit: int | None) -> NumQuestions:
+    if found.number is None or limit is None or found.number < limit:
+        return found
+    is_reached = found.certainty in (Certainty.COUNTED, Certainty.AT_LEAST)
+    return NumQuestions(limit, Certainty.COUNTED if is_reached else found.certainty)
 
 
 def manifest_of(made: Made, stage: Stage, source: str) -> Manifest | None:
@@ -60,37 +104,53 @@ def manifest_of(made: Made, stage: Stage, source: str) -> Manifest | None:
     return made.get((stage, source), MadeSoFar()).manifest
 
 
-def total(numbers: Iterable[int | None]) -> int | None:
-    """The sum; None if any is unknown."""
+def total(numbers: Iterable[NumQuestions]) -> NumQuestions:
+    """The sum, as certain as the least certain; unknown if any is."""
     known = list(numbers)
-    return None if None in known else sum(number or 0 for number in known)
+    certainty = max((found.certainty for found in known), default=Certainty.COUNTED)
+    if any(found.number is None for found in known):
+        return NumQuestions(None, certainty)
+    return NumQuestions(sum(found.number or 0 for found in known), certainty)
 
 
 def _num_published(
     config: PipelineConfig,
     source: EvaluationSource,
     files: Sequence[PlannedFile],
+    downloads: Path,
     downloaded: Manifest | None,
-) -> int | None:
-    """Questions before any selection."""
+) -> NumQuestions:
+    """Questions before any part is taken."""
+    all_turns = config.records.turns == "all"
     match source:
         case SceneSource():
-            return source.num_images * (2 if config.records.turns == "all" else 1)
+            return NumQuestions(source.num_images * (2 if all_turns else 1), Certainty.ABOUT)
         case BenchmarkSource():
-            known = TASKS[source.task].num_documents
-            return min(known, source.max_documents or known)
+            published = TASKS[source.task].num_documents
+            number = min(published, source.max_documents or published)
+            return NumQuestions(number, Certainty.ABOUT)
         case LlavaMixSource(expected_records=int(expected)):
-            return expected
+            return NumQuestions(expected, Certainty.ABOUT)
+    counted = counted_questions(source, config.records, files, downloads)
+    if counted is not None:
+        certainty = Certainty.COUNTED if counted.is_whole else Certainty.ABOUT
+        return NumQuestions(counted.number, certainty)
+    # A record has one question or more; how many more is not known before it is read.
+    is_mix = isinstance(source, LlavaMixSource)
+    certainty = Certainty.AT_LEAST if all_turns and is_mix else Certainty.ABOUT
+    return NumQuestions(_num_records(source, files, downloaded), certainty)
+
+
+def _num_records(
+    source: EvaluationSource, files: Sequence[PlannedFile], downloaded: Manifest | None
+) -> int | None:
+    """As committed, or by the size of the files."""
     if downloaded is not None:
         return int(downloaded.statistics[NUM_RECORDS])
     if isinstance(source, ParquetSource):
-        size, each = total(file.num_bytes for file in files), _BYTES_PER_PARQUET_ROW
+        sizes = [file.num_bytes for file in files]
+        known = [size for size in sizes if size is not None]
+        size, each = sum(known) if len(known) == len(sizes) else None, _BYTES_PER_PARQUET_ROW
     else:
         size, each = files[0].num_bytes, _BYTES_PER_RECORD  # the records come first
-    return None if size is None else size // each
-
-
-def _share(selection: Selection) -> float:
-    """Of the images that the chosen part takes."""
-    held_out = selection.held_out_ratio
-    return {"all": 1.0, "train": 1 - held_out, "held_out": held_out}[selection.part]
+    return None if size is None else max(1, size // each)

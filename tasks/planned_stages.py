@@ -2,12 +2,13 @@
 size and GPU time of what is left."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from data_contracts.configs import EvaluationConfig, PipelineConfig
-from data_contracts.enums import LabelStatus, Stage
-from data_contracts.sources import EvaluationSource
+from data_contracts.enums import LabelStatus, Method, Stage
+from data_contracts.sources import BenchmarkSource, EvaluationSource
 from tasks.benchmark_files import evaluation_label
 from tasks.made_so_far import MadeSoFar
 from tasks.models import profile_of
@@ -18,7 +19,28 @@ from tasks.plan import (
     TABLE_FILES,
     status_statistic,
 )
-from tasks.planned_questions import Made, manifest_of, sources_of, total
+from tasks.planned_files import PlannedFile
+from tasks.planned_questions import (
+    Certainty,
+    Made,
+    NumQuestions,
+    manifest_of,
+    sources_of,
+    total,
+)
+from tasks.planned_sizes import (
+    ALL_RESULTS_BYTES,
+    ARTIFACT_BYTES,
+    CALIBRATION_BYTES,
+    DOCUMENT_BYTES,
+    QUESTION_BYTES,
+    RESULTS_BYTES,
+    SHARD_BYTES,
+    TABLE_SHARD_BYTES,
+    RowBytes,
+    downloaded_bytes,
+    report_bytes,
+)
 
 _TRAIN_SECONDS = 0.38
 """One question, one epoch, LLaVA-1.5-7B on an A6000: 152k in 4 hours on 4 of them (the paper)."""
@@ -29,12 +51,6 @@ _EXTRACT_SECONDS = 0.30
 """Prefill and a short answer on the same card; an estimate."""
 _EVALUATE_SECONDS = 0.40
 _SIZE_7B = 32 * 32 * 32
-_ATTENTION_BYTES = 7_000
-"""Two maps of 576 cells and text, compressed."""
-_LABEL_BYTES = 500
-"""A grid of labels and text, compressed; once in the labels and once in the label set."""
-_ANSWER_BYTES = 2_000
-"""One method's answer; about half of the methods keep a map."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +60,17 @@ class PlannedStage:
     stage: Stage
     source: str
     num_units: int | None
-    """Questions or images; an estimate where the source has not been read, and None where not even
-    its size is known."""
+    """Questions; None where not even their source's size is known."""
+    certainty: Certainty
+    """Of the number of questions."""
     num_shards: int | None
     gpu_hours: float | None
     """Of what is left; None if that is not known."""
     store_bytes: int
-    """Of what is left, as far as it is known."""
+    """Of what is left, as far as it is known; archives and folders of images not counted."""
     made: MadeSoFar
+    num_steps: int | None = None
+    """About how many a stage has that goes on from resume points; None of other stages."""
 
     @property
     def is_done(self) -> bool:
@@ -61,12 +80,14 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a stage takes for each question."""
+    """What a stage takes."""
 
     seconds: float = 0.0
-    """Of a GPU, on LLaVA-1.5-7B."""
-    num_bytes: int = 0
-    """Of the store."""
+    """Of a GPU for each question, on LLaVA-1.5-7B."""
+    row_bytes: int = 0
+    """Of the store for each question."""
+    whole_bytes: int = 0
+    """Of the store however many questions there are."""
     num_steps: int | None = None
     """Of a stage that goes on from resume points rather than from receipts."""
 
@@ -75,25 +96,35 @@ _NO_WORK = _Work()
 
 
 def planned_stages(
-    config: PipelineConfig, numbers: Mapping[str, int | None], made: Made
+    config: PipelineConfig,
+    by_source: Mapping[str, Sequence[PlannedFile]],
+    numbers: Mapping[str, NumQuestions],
+    made: Made,
 ) -> tuple[PlannedStage, ...]:
     """Every stage, in the order they run.
 
     Args:
         config: of the run.
+        by_source: files of each source.
         numbers: questions of each source, see ``num_questions``.
         made: what is in the store; what is missing here is still to be made.
     """
-    return _Planner(config, numbers, made).stages()
+    return _Planner(config, by_source, numbers, made).stages()
 
 
 class _Planner:
     """One run's stages."""
 
     def __init__(
-        self, config: PipelineConfig, numbers: Mapping[str, int | None], made: Made
+        self,
+        config: PipelineConfig,
+        by_source: Mapping[str, Sequence[PlannedFile]],
+        numbers: Mapping[str, NumQuestions],
+        made: Made,
     ) -> None:
         self._config = config
+        self._by_source = by_source
+        self._rows = RowBytes(config)
         self._numbers = numbers
         self._made = made
 
@@ -104,10 +135,12 @@ class _Planner:
             *(stage for source in sources_of(self._config) for stage in self._questions(source)),
             *(stage for source in self._config.sources for stage in self._labels(source)),
             # One shard for each data set that the records turn out to name.
-            self._stage(Stage.MERGE_LABELS, "", number, None, _Work(num_bytes=_LABEL_BYTES)),
+            self._stage(
+                Stage.MERGE_LABELS, "", number, None, _Work(row_bytes=self._rows.merged_labels)
+            ),
             self._training(number),
             *self._evaluations(),
-            self._stage(Stage.REPORT, "", number, 1),
+            self._report(number),
         )
 
     def _calibration(self) -> list[PlannedStage]:
@@ -115,35 +148,56 @@ class _Planner:
         if profile_of(self._config.model).is_calibrated:
             return []
         settings = self._config.calibration
-        number = settings.num_scenes * settings.questions_per_scene
+        most = settings.num_scenes * settings.questions_per_scene
+        number = NumQuestions(most, Certainty.ABOUT)
         shares = _FROZEN_SHARE + (1 - _FROZEN_SHARE) * settings.branch_training.num_epochs
         seconds = _EXTRACT_SECONDS + settings.num_branch_candidates * shares * _TRAIN_SECONDS
-        work = _Work(seconds, num_steps=settings.num_branch_candidates + 1)
+        num_steps = settings.num_branch_candidates + 1
+        work = _Work(seconds, whole_bytes=CALIBRATION_BYTES, num_steps=num_steps)
         return [self._stage(Stage.CALIBRATE, "", number, len(CALIBRATION_FILES), work)]
 
     def _questions(self, source: EvaluationSource) -> list[PlannedStage]:
         rows = self._config.records.rows_per_shard
+        files = _Work(whole_bytes=self._downloaded_bytes(source))
         return [
-            self._sharded(Stage.DOWNLOAD, source, IMAGES_PER_SHARD),
-            self._sharded(Stage.BUILD_JSONL, source, rows),
+            self._sharded(Stage.DOWNLOAD, source, IMAGES_PER_SHARD, files),
+            self._sharded(Stage.BUILD_JSONL, source, rows, _Work(row_bytes=QUESTION_BYTES)),
         ]
+
+    def _downloaded_bytes(self, source: EvaluationSource) -> int:
+        """None for a source that has the same download as an earlier one."""
+        alike = [other for other in sources_of(self._config) if _has_same_files(other, source)]
+        if alike[0] is not source:
+            return 0
+        number = self._numbers[source.name].number
+        return downloaded_bytes(source, self._by_source[source.name], number)
 
     def _labels(self, source: EvaluationSource) -> list[PlannedStage]:
         rows = self._config.extraction.rows_per_shard
-        work = _Work(_EXTRACT_SECONDS, _ATTENTION_BYTES)
+        work = _Work(_EXTRACT_SECONDS, self._rows.attention)
+        labels = _Work(row_bytes=self._rows.labels)
         return [
             self._sharded(Stage.EXTRACT_ATTENTION, source, rows, work),
-            self._sharded(Stage.MAKE_LABELS, source, rows, _Work(num_bytes=_LABEL_BYTES)),
+            self._sharded(Stage.MAKE_LABELS, source, rows, labels),
         ]
 
-    def _training(self, number: int | None) -> PlannedStage:
+    def _training(self, number: NumQuestions) -> PlannedStage:
         """Of the accepted labels where they are known, else of every question."""
         label_set = manifest_of(self._made, Stage.MERGE_LABELS, "")
         if label_set is not None:
-            number = int(label_set.statistics.get(status_statistic(LabelStatus.OK), 0))
+            accepted = int(label_set.statistics.get(status_statistic(LabelStatus.OK), 0))
+            number = NumQuestions(accepted, Certainty.COUNTED)
+        elif number.certainty is Certainty.COUNTED:
+            number = NumQuestions(number.number, Certainty.ABOUT)
         settings = self._config.training
-        num_steps = settings.num_epochs * math.ceil((number or 0) / settings.batch_size)
-        work = _Work(settings.num_epochs * _TRAIN_SECONDS, num_steps=num_steps)
+        num_trained = round((number.number or 0) * (1 - settings.validation_ratio))
+        num_steps = settings.num_epochs * max(1, num_trained // settings.batch_size)
+        last_step = self._made.get((Stage.TRAIN_RPN, ""), MadeSoFar()).last_step or 0
+        work = _Work(
+            settings.num_epochs * _TRAIN_SECONDS,
+            whole_bytes=self._rows.rpn(num_steps) + self._rows.resume_points(last_step, num_steps),
+            num_steps=num_steps,
+        )
         return self._stage(Stage.TRAIN_RPN, "", number, len(CHECKPOINT_FILES), work)
 
     def _evaluations(self) -> list[PlannedStage]:
@@ -154,34 +208,46 @@ class _Planner:
         sources = (evaluation.source, *evaluation.benchmarks)
         own = evaluation.region_threshold
         swept = [
-            self._evaluation(source, evaluation, threshold, 1)
+            self._evaluation(source, evaluation, threshold, (Method.SDRPN,))
             for source in sources
             for threshold in sorted({*evaluation.threshold_sweep} - {own})
         ]
-        number = len(evaluation.methods)
-        at_its_own = [self._evaluation(source, evaluation, own, number) for source in sources]
+        methods = evaluation.methods
+        at_its_own = [self._evaluation(source, evaluation, own, methods) for source in sources]
         if not (evaluation.benchmarks or evaluation.threshold_sweep):
             return at_its_own
         number_of_all = total(self._numbers[source.name] for source in sources)
-        table = self._stage(Stage.EVALUATE, "table", number_of_all, len(TABLE_FILES))
+        files = _Work(whole_bytes=ALL_RESULTS_BYTES)
+        table = self._stage(Stage.EVALUATE, "table", number_of_all, len(TABLE_FILES), files)
         return [*at_its_own, *swept, table]
+
+    def _report(self, number: NumQuestions) -> PlannedStage:
+        evaluation = self._config.evaluation
+        answered = 0 if evaluation is None else self._numbers[evaluation.source.name].number
+        work = _Work(whole_bytes=report_bytes(self._config, number.number, answered))
+        return self._stage(Stage.REPORT, "", number, 1, work)
 
     def _evaluation(
         self,
         source: EvaluationSource,
         settings: EvaluationConfig,
         threshold: float | None,
-        num_methods: int,
+        methods: Sequence[Method],
     ) -> PlannedStage:
         """Answers and, made of them, results: done once both are."""
         label = evaluation_label(source.name, threshold)
-        work = _Work(num_methods * _EVALUATE_SECONDS, num_methods * _ANSWER_BYTES)
+        work = _Work(len(methods) * _EVALUATE_SECONDS, self._rows.answers(methods))
         number = self._numbers[source.name]
         shards = _num_shards(number, settings.rows_per_shard)
         answers = self._stage(Stage.EVALUATE, label, number, shards, work)
         if manifest_of(self._made, Stage.EVALUATE, f"{label} results") is not None:
             return answers
-        return replace(answers, made=replace(answers.made, manifest=None))
+        results = RESULTS_BYTES + (number.number or 0) * DOCUMENT_BYTES
+        return replace(
+            answers,
+            made=replace(answers.made, manifest=None),
+            store_bytes=answers.store_bytes + results,
+        )
 
     def _sharded(
         self, kind: Stage, source: EvaluationSource, per_shard: int, work: _Work = _NO_WORK
@@ -193,7 +259,7 @@ class _Planner:
         self,
         kind: Stage,
         source: str,
-        number: int | None,
+        number: NumQuestions,
         num_shards: int | None,
         work: _Work = _NO_WORK,
     ) -> PlannedStage:
@@ -202,23 +268,39 @@ class _Planner:
         Args:
             kind: which it is.
             source: which source it is for.
-            number: questions, if known.
+            number: questions.
             num_shards: an estimate, for as long as the store does not say.
             work: for each question.
         """
         made = self._made.get((kind, source), MadeSoFar())
         left = _share_left(made, work)
         seconds = work.seconds * _relative_size(self._config)
-        is_known = number is not None or not seconds or not left
+        is_known = number.number is not None or not seconds or not left
+        num_shards = num_shards if made.num_shards is None else made.num_shards
+        is_table = work.row_bytes and kind is not Stage.BUILD_JSONL
+        shard_bytes = SHARD_BYTES + (TABLE_SHARD_BYTES if is_table else 0)
+        num_questions = number.number or 0
+        num_bytes = num_questions * work.row_bytes + work.whole_bytes
         return PlannedStage(
             stage=kind,
             source=source,
-            num_units=number,
-            num_shards=num_shards if made.num_shards is None else made.num_shards,
-            gpu_hours=(number or 0) * seconds * left / 3600 if is_known else None,
-            store_bytes=round((number or 0) * work.num_bytes * left),
+            num_units=number.number,
+            certainty=number.certainty,
+            num_shards=num_shards,
+            gpu_hours=num_questions * seconds * left / 3600 if is_known else None,
+            store_bytes=_bytes_left(made, work, num_bytes + (num_shards or 1) * shard_bytes),
             made=made,
+            num_steps=work.num_steps,
         )
+
+
+def _bytes_left(made: MadeSoFar, work: _Work, num_bytes: int) -> int:
+    """Of an artifact of so many bytes, what is still to be stored."""
+    if made.is_done:
+        return 0
+    all_at_once = work.num_steps is not None
+    left = 1.0 if all_at_once else _share_left(made, work)
+    return ARTIFACT_BYTES + round(left * num_bytes)
 
 
 def _share_left(made: MadeSoFar, work: _Work) -> float:
@@ -230,11 +312,23 @@ def _share_left(made: MadeSoFar, work: _Work) -> float:
     return 1 - made.num_done / made.num_shards if made.num_shards else 1.0
 
 
-def _num_shards(number: int | None, per_shard: int) -> int | None:
-    return None if number is None else max(1, math.ceil(number / per_shard))
+def _num_shards(number: NumQuestions, per_shard: int) -> int | None:
+    return None if number.number is None else max(1, math.ceil(number.number / per_shard))
 
 
 def _relative_size(config: PipelineConfig) -> float:
     """Work per question relative to LLaVA-1.5-7B, from layers and heads of 128."""
     profile = profile_of(config.model)
     return profile.num_layers * profile.num_heads**2 / _SIZE_7B
+
+
+def _has_same_files(one: EvaluationSource, other: EvaluationSource) -> bool:
+    """Whether two sources have one download: what they are called, and which part of the images
+    they take, is no matter of it."""
+    return _files_of(one) == _files_of(other)
+
+
+def _files_of(source: EvaluationSource) -> dict[str, Any]:
+    folders = None if isinstance(source, BenchmarkSource) else source.selection.folders
+    without = {"name", "selection", "expected_records"}
+    return {**source.model_dump(exclude=without), "folders": folders}

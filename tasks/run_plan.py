@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from data_contracts.configs import PipelineConfig, RuntimeConfig
 from data_contracts.enums import Stage
 from data_contracts.sources import SceneSource
+from sdrpn_core.models.loading import resolve_device
 from sdrpn_core.reference.backgrounds import ScenesUnavailable, photograph_folder
 from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.model_files import PlannedModel, planned_model
 from tasks.planned_files import PlannedFile, planned_files, unique_files
-from tasks.planned_questions import Made, num_questions, sources_of
+from tasks.planned_questions import Certainty, Made, num_questions, sources_of
 from tasks.planned_stages import PlannedStage, planned_stages
 
 _GIB = 1 << 30
@@ -47,6 +48,8 @@ class RunPlan:
     """What a download must leave free."""
     free_bytes: int
     downloads_folder: str
+    is_on_cpu: bool
+    """Whether a run on this machine, with its settings, would use no GPU."""
     problems: tuple[str, ...]
     """What must be done before the run can get past its downloads."""
 
@@ -61,13 +64,20 @@ class RunPlan:
         return all(stage.gpu_hours is not None for stage in self.stages)
 
     @property
+    def is_lower_bound(self) -> bool:
+        """Whether more may be left than can be estimated."""
+        left = (stage.certainty for stage in self.stages if not stage.is_done)
+        return bool(self.unknown_files) or any(one is Certainty.AT_LEAST for one in left)
+
+    @property
     def is_done(self) -> bool:
         """Whether a run would make nothing."""
         return all(stage.is_done for stage in self.stages)
 
     @property
     def store_bytes(self) -> int:
-        """Of what is still to be stored, as far as it is known; images of folders not counted."""
+        """Of what is still to be stored, as far as it is known; copied images of folders are not
+        counted."""
         return self.copied_bytes + sum(stage.store_bytes for stage in self.stages)
 
     @property
@@ -128,12 +138,13 @@ def planned_run(
         made: what is in the store.
     """
     by_source = answers.by_source
-    numbers = {
-        s.name: num_questions(config, s, by_source[s.name], made) for s in sources_of(config)
-    }
-    stages = planned_stages(config, numbers, made)
-    files = unique_files(by_source)
     folder = downloads_folder(runtime)
+    numbers = {
+        source.name: num_questions(config, source, by_source[source.name], folder, made)
+        for source in sources_of(config)
+    }
+    stages = planned_stages(config, by_source, numbers, made)
+    files = unique_files(by_source)
     model = answers.model if _needs_model(stages) else None
     problems = (_no_scenes(config, stages), _no_model(model))
     return RunPlan(
@@ -146,7 +157,17 @@ def planned_run(
         reserve_bytes=int(runtime.downloads.free_gib * _GIB),
         free_bytes=free_bytes(folder),
         downloads_folder=str(folder),
+        is_on_cpu=_is_on_cpu(runtime),
         problems=tuple(problem for problem in problems if problem),
+    )
+
+
+def _is_on_cpu(runtime: RuntimeConfig) -> bool:
+    if runtime.device_map is not None:
+        return False
+    # A GPU that is named may be another machine's: the plan of a run can be made elsewhere.
+    return runtime.device == "cpu" or (
+        runtime.device == "auto" and resolve_device("auto").type == "cpu"
     )
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from tests.e2e.command_line import sdrpn
 from tests.file_server import QUICK, Answer, FileServer, file_server
 
+BAR = "\N{BOX DRAWINGS LIGHT VERTICAL}"
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FileServer]:
@@ -88,12 +90,21 @@ def test_dry_run_where_a_server_is_silent(server: FileServer, tmp_path: Path):
     result = sdrpn("run", "--dry-run", "--config", config, "--store", tmp_path / "store")
     assert result.exit_code == 0, result.output
     for text in (
-        "unknown (the server answers 503 Service Unavailable)",
         "to fetch: at least 1.5 MiB",
         "not known: the servers of 1 of 2 files do not answer; no figure counts these, and a run "
-        f"would stop at them now: {server.url('/images.zip')}",
+        f"would stop at them now:\n  {server.url('/images.zip')}: the server answers 503 Service "
+        "Unavailable\n",
     ):
         assert text in result.output, text
+
+
+def test_long_reasons_stood_in_the_column_of_sizes(server: FileServer, tmp_path: Path):
+    config = write_config(tmp_path, server)
+    server.files["/images.zip"].behave = lambda number, wanted: Answer(status=503)
+    result = sdrpn("run", "--dry-run", "--config", config, "--store", tmp_path / "store")
+    rows = [line.split(BAR) for line in result.output.splitlines() if line.startswith(BAR)]
+    (size,) = (row[3] for row in rows if "images.zip" in row[2])
+    assert size.strip() == "unknown"
 
 
 def test_dry_run_where_the_hub_cannot_be_reached(
@@ -111,7 +122,7 @@ def test_dry_run_where_the_hub_cannot_be_reached(
     path.write_text(yaml.safe_dump(config))
     result = sdrpn("run", "--dry-run", "--config", path, "--store", tmp_path / "store")
     assert result.exit_code == 0, result.output
-    assert result.output.count("unknown ([Errno 111] Connection refused)") == 2
+    assert result.output.count(": [Errno 111] Connection refused") == 2
     assert "the servers of 2 of 4 files do not answer" in result.output
     assert pattern in result.output
     assert "the weights of llava-hf/llava-1.5-7b-hf come on top" in result.output
@@ -137,8 +148,9 @@ def test_dry_run_where_too_little_would_stay_free(server: FileServer, tmp_path: 
     runtime.write_text(yaml.safe_dump({"store": f"{tmp_path}/store", "downloads": downloads}))
     result = sdrpn("run", "--dry-run", "--config", config, "--runtime", runtime)
     assert result.exit_code == 0, result.output
+    # The model's weights, and the RPN that is made of some of its layers.
     verdict = (
-        "of which 1048576.0 GiB are to stay free (downloads.free_gib) - NOT ENOUGH for 5.0 GiB"
+        "of which 1048576.0 GiB are to stay free (downloads.free_gib) - NOT ENOUGH for 6.6 GiB"
     )
     assert verdict in result.output
 
@@ -162,6 +174,71 @@ def test_a_run_where_a_server_is_silent_stops_before_the_first_download(
     assert result.exit_code == 1
     assert "/images.zip: the server answers 503 Service Unavailable (3 attempts)" in result.stderr
     assert server.files["/mix.json"].requests == ["bytes=0-0"]
+
+
+def plan_of(folder: Path, *options: object, **settings: object) -> str:
+    """What a dry run prints of a few pictures on this disk."""
+    Image.new("RGB", (8, 8)).save(folder / "1.png")
+    talk = [{"from": who, "value": f"{n} ?"} for n in range(9) for who in ("human", "gpt")]
+    records = [{"id": "1", "image": "1.png", "conversations": talk}]
+    (folder / "small.json").write_text(json.dumps(records))
+    source = {"type": "llava_mix", "name": "s", "records": f"{folder}/small.json"}
+    config = {"name": "x", "sources": [source | {"images": str(folder)}], **settings}
+    (folder / "small.yaml").write_text(yaml.safe_dump(config))
+    store = ("--store", folder / "store")
+    result = sdrpn("run", "--dry-run", "-c", folder / "small.yaml", *store, *options)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_all_turns_of_records_on_this_disk_are_counted(server: FileServer, tmp_path: Path):
+    printed = plan_of(tmp_path, records={"turns": "all"})
+    rows = [line.split(BAR)[1:4] for line in printed.splitlines() if line.startswith(BAR)]
+    questions = {stage.strip(): number.strip() for stage, _, number in rows}
+    assert questions["extract-attention"] == "9"
+    assert questions["train-rpn"] == "about 9", "not every label is accepted"
+
+
+def test_the_plan_speaks_of_rewriting_only_where_there_is_some(server: FileServer, tmp_path: Path):
+    """It named Visual-CoT's lines and 0.0 MiB in every plan."""
+    assert "rewrite" not in plan_of(tmp_path)
+    line = {"question": "q ?", "answer": "a", "image": "1.png", "dataset": "gqa", "bboxs": []}
+    (tmp_path / "lines.jsonl").write_text(json.dumps(line))
+    source = {"type": "visual_cot", "name": "cot", "records": f"{tmp_path}/lines.jsonl"}
+    printed = plan_of(tmp_path, sources=[source | {"images": str(tmp_path)}])
+    assert "to rewrite there, so that parts can be read: about 0.1 KiB of lines.jsonl" in printed
+
+
+def test_cost_is_said_in_the_currency_of_the_price(server: FileServer, tmp_path: Path):
+    """A plan ended with "about 0 at 1 an hour"."""
+    small = plan_of(tmp_path)
+    assert "GPU time: less than 0.1 h for what is left" in small
+    assert (
+        "GPU cost: less than 0.01 at 1 an hour, in your currency (gpu_hour_price in the runtime "
+        "settings)"
+    ) in small
+    runtime = tmp_path / "runtime.yaml"
+    runtime.write_text(yaml.safe_dump({"gpu_hour_price": 2.5}))
+    large = {"type": "scenes", "name": "s", "num_images": 100_000}
+    settings = {"sources": [large], "model": {"profile": "llava-1.5-7b"}}
+    printed = plan_of(tmp_path, "--runtime", runtime, **settings)
+    assert "GPU time: about 18.9 h for what is left" in printed
+    assert "GPU cost: about 47 at 2.5 an hour, in your currency" in printed
+
+
+def test_the_plan_says_that_it_knows_nothing_of_a_cpu(server: FileServer, tmp_path: Path):
+    runtime = tmp_path / "runtime.yaml"
+    for device, is_said in (("cpu", True), ("cuda:7", False)):
+        runtime.write_text(yaml.safe_dump({"device": device}))
+        printed = plan_of(tmp_path, "--runtime", runtime)
+        assert ("CPU time: not estimated" in printed) == is_said
+
+
+def test_copied_images_of_folders_are_said_to_be_missing(server: FileServer, tmp_path: Path):
+    assert "copy_images" not in plan_of(tmp_path)
+    source = {"type": "llava_mix", "name": "s", "records": f"{tmp_path}/small.json"}
+    printed = plan_of(tmp_path, sources=[source | {"images": str(tmp_path), "copy_images": True}])
+    assert ", without the images of folders that are copied (copy_images)" in printed
 
 
 def test_downloads_are_shown_once_and_only_while_there_are_any(server: FileServer, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -100,9 +101,8 @@ def test_after_a_finished_run_the_plan_says_so(finished: FirstRun):
     assert "to do" not in result.stdout
     for text in (
         "to fetch: 0.0 MiB",
-        "to rewrite there: about 0.0 MiB",
         "to store: about 0.0 MiB",
-        "GPU time: about 0.0 h for what is left",
+        "GPU time: none, nothing that is left runs the model",
         "everything is made: a run would only look it up",
     ):
         assert text in result.stdout, text
@@ -155,6 +155,20 @@ def test_before_anything_is_made_everything_is_left(finished: FirstRun, tmp_path
     ]
 
 
+def test_resume_points_and_pictures_were_not_counted(finished: FirstRun):
+    """Of 0.9 MiB that a run left, its plan told of a fifth."""
+    planned: Counter[Stage] = Counter()
+    for stage in plan_in(finished.folder / "empty", finished.config).stages:
+        planned[stage.stage] += stage.store_bytes
+    root = Path(finished.store.root)
+    left = {kind: sum(size for _, size in contents(root / kind.value).values()) for kind in planned}
+    # Pictures of noise, 40 pixels wide, are smaller than others.
+    assert planned.pop(Stage.REPORT) > left.pop(Stage.REPORT)
+    # One step is made rather than two, as some questions turn out to be none.
+    assert 1 < planned.pop(Stage.TRAIN_RPN) / left.pop(Stage.TRAIN_RPN) < 2
+    assert sum(planned.values()) == pytest.approx(sum(left.values()), rel=0.3)
+
+
 def test_of_a_stage_that_was_stopped_the_missing_shards_are_left(finished: FirstRun, store: Path):
     key = (Stage.EXTRACT_ATTENTION, "small")
     for stage in tuple(Stage)[tuple(Stage).index(Stage.MAKE_LABELS) :]:
@@ -186,13 +200,26 @@ def test_training_goes_on_from_its_resume_point(finished: FirstRun, store: Path)
     shutil.rmtree(artifact / "checkpoints", ignore_errors=True)
     from_start = stages_of(plan_in(store, finished.config))[Stage.TRAIN_RPN, ""]
     (artifact / "checkpoints" / "step-00000001").mkdir(parents=True)
-    config = finished.config.training
-    num_steps = config.num_epochs * -(-(from_start.num_units or 0) // config.batch_size)
+    (metrics,) = (artifact / "files").glob("*/metrics.jsonl")
+    log = [json.loads(line) for line in metrics.read_text().splitlines()]
+    num_steps = max(entry["num_steps"] for entry in log if "num_steps" in entry)
     resumed = stages_of(plan_in(store, finished.config))[Stage.TRAIN_RPN, ""]
     assert from_start.gpu_hours
     assert resumed.gpu_hours == pytest.approx(from_start.gpu_hours * (1 - 1 / num_steps))
     options = ("--config", finished.folder / "config.yaml", "--store", store)
-    assert "to do from step 1" in sdrpn("run", "--dry-run", *options).stdout
+    said = f"to do from step 1 of about {num_steps}"
+    assert said in sdrpn("run", "--dry-run", *options).stdout
+
+
+def test_resume_points_that_are_there_are_not_counted_again(finished: FirstRun, store: Path):
+    (artifact,) = (store / Stage.TRAIN_RPN.value).iterdir()
+    (resume_point,) = (artifact / "checkpoints").iterdir()
+    (artifact / "manifest.json").unlink()
+    with_it = stages_of(plan_in(store, finished.config))[Stage.TRAIN_RPN, ""]
+    num_bytes = sum(size for _, size in contents(resume_point).values())
+    shutil.rmtree(artifact / "checkpoints")
+    without = stages_of(plan_in(store, finished.config))[Stage.TRAIN_RPN, ""]
+    assert without.store_bytes - with_it.store_bytes == pytest.approx(num_bytes, rel=0.1)
 
 
 def test_answers_without_their_results_need_no_gpu(finished: FirstRun, store: Path):

@@ -194,13 +194,15 @@ def test_who_only_looks_fetches_nothing(server: FileServer, tmp_path: Path):
     assert not any(file.requests for file in server.files.values())
 
 
-def test_a_source_without_questions_yet_has_as_many_as_its_records(tmp_path: Path):
+def test_a_source_without_questions_yet_has_as_many_as_its_records_ask(tmp_path: Path):
     source = gzipped(tmp_path)
     make(source, tmp_path, questions=False)
     plan = stages_of(planned(source, tmp_path))
     assert plan[Stage.DOWNLOAD].is_done
     assert not plan[Stage.BUILD_JSONL].is_done
-    assert plan[Stage.EXTRACT_ATTENTION].num_units == 9
+    # Of nine records one has no image and one is of another folder; that one image of the others
+    # is missing turns out when they are read.
+    assert plan[Stage.EXTRACT_ATTENTION].num_units == 7
     make(source, tmp_path)
     plan = stages_of(planned(source, tmp_path))
     assert plan[Stage.EXTRACT_ATTENTION].num_units == 6

@@ -1,0 +1,170 @@
+"""Numbers of questions and bytes that a plan is made of, against what stages make of the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_contracts.configs import PipelineConfig, RecordsConfig, RuntimeConfig
+from data_contracts.enums import Stage
+from data_contracts.sources import (
+    FileSource,
+    LlavaMixSource,
+    ParquetSource,
+    SceneSource,
+    Selection,
+    Source,
+)
+from flows.dry_run import plan_run
+from tasks import plan as recipes
+from tasks.artifact_store import ArtifactStore
+from tasks.build_jsonl import build_jsonl
+from tasks.counted_questions import Counted, counted_questions
+from tasks.download import download
+from tasks.planned_files import PlannedFile, planned_files
+from tasks.planned_questions import Certainty
+from tasks.planned_sizes import RowBytes
+from tasks.planned_stages import PlannedStage
+from tasks.stage import StageRun
+from tests.file_server import QUICK, file_server
+from tests.mixes import mix_record, write_image
+from tests.tasks.test_sources import parquet
+
+ALL = RecordsConfig(turns="all")
+QUESTIONS = [f"what is {number} ?" for number in range(5)]
+
+
+def runtime_at(folder: Path) -> RuntimeConfig:
+    return RuntimeConfig(store=str(folder / "store"), downloads=QUICK)
+
+
+def write_talks(folder: Path, num_images: int = 4) -> LlavaMixSource:
+    """Five questions of each picture, of which one is asked twice."""
+    names = [f"gqa/{number}.png" for number in range(num_images)]
+    for number, name in enumerate(names):
+        write_image(folder / "images" / name, number)
+    records = [mix_record(name, name, *QUESTIONS, QUESTIONS[0]) for name in names]
+    (folder / "mix.json").write_text(json.dumps(records))
+    return LlavaMixSource(name="m", records=f"{folder}/mix.json", images=f"{folder}/images")
+
+
+def counted(source: FileSource, folder: Path, settings: RecordsConfig = ALL) -> Counted | None:
+    runtime = runtime_at(folder)
+    files = planned_files((source,), runtime)[source.name]
+    return counted_questions(source, settings, files, folder / "downloads")
+
+
+def stages_of(
+    source: Source, folder: Path, settings: RecordsConfig = ALL
+) -> dict[Stage, PlannedStage]:
+    config = PipelineConfig(name="x", sources=(source,), records=settings)
+    return {stage.stage: stage for stage in plan_run(config, runtime_at(folder)).stages}
+
+
+def made(source: Source, folder: Path) -> tuple[int, int]:
+    """Usable questions of a source, and bytes of its download."""
+    runtime = runtime_at(folder)
+    run = StageRun(ArtifactStore(runtime.store), runtime)
+    files = download(run, source)
+    questions = build_jsonl(run, files, source, ALL)
+    num_bytes = sum(stored.num_bytes for stored in run.store.storage.find(files.prefix))
+    return recipes.num_usable(run.store.manifest(questions)), num_bytes
+
+
+def test_all_turns_of_a_mix_were_planned_as_one_a_record(tmp_path: Path):
+    source = write_talks(tmp_path)
+    assert counted(source, tmp_path) == Counted(20, is_whole=True)
+    assert counted(source, tmp_path, RecordsConfig()) == Counted(4, is_whole=True)
+    stage = stages_of(source, tmp_path)[Stage.EXTRACT_ATTENTION]
+    assert (stage.num_units, stage.certainty) == (20, Certainty.COUNTED)
+    assert made(source, tmp_path)[0] == 20
+
+
+def test_a_subset_and_a_part_of_what_is_counted(tmp_path: Path):
+    source = write_talks(tmp_path)
+    subset = RecordsConfig(turns="all", max_records=7)
+    stage = stages_of(source, tmp_path, subset)[Stage.EXTRACT_ATTENTION]
+    assert (stage.num_units, stage.certainty) == (7, Certainty.COUNTED)
+    part = Selection(part="train", held_out_ratio=0.25)
+    partly = source.model_copy(update={"selection": part})
+    stage = stages_of(partly, tmp_path)[Stage.EXTRACT_ATTENTION]
+    assert (stage.num_units, stage.certainty) == (15, Certainty.ABOUT)
+
+
+def test_of_a_large_file_the_first_records_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = write_talks(tmp_path)
+    # JSON Lines are read in small parts, so that even a small file is read in part only.
+    names = [f"gqa/{number:06d}.png" for number in range(2000)]
+    records = [mix_record(name, name, *QUESTIONS) for name in names]
+    (tmp_path / "mix.json").write_text("".join(f"{json.dumps(one)}\n" for one in records))
+    monkeypatch.setattr("tasks.counted_questions.READ_BYTES", 100_000)
+    found = counted(source, tmp_path)
+    assert found is not None
+    assert not found.is_whole
+    assert found.number == pytest.approx(5 * len(records), rel=0.05)
+
+
+def test_rows_of_parquet_are_questions(tmp_path: Path):
+    parquet(tmp_path / "a.parquet")
+    parquet(tmp_path / "b.parquet")
+    one, both = (
+        ParquetSource(name="hub", files=(f"{tmp_path}/{name}.parquet",)) for name in ("a", "*")
+    )
+    first, all_rows = counted(one, tmp_path), counted(both, tmp_path)
+    assert first is not None
+    assert all_rows == Counted(2 * first.number, is_whole=True)
+
+
+def test_what_cannot_be_read_or_is_not_here_is_not_counted(tmp_path: Path):
+    source = write_talks(tmp_path)
+    (tmp_path / "mix.json").write_text('[{"id": "1", ')
+    assert counted(source, tmp_path) is None
+    coming = PlannedFile("m", "https://host/mix.json", 15_500, None, None, num_missing=15_500)
+    away = source.model_copy(update={"records": "https://host/mix.json"})
+    assert counted_questions(away, ALL, [coming], tmp_path) is None
+
+
+def test_turns_of_records_that_are_still_to_come_are_a_lower_bound(tmp_path: Path):
+    with file_server() as server:
+        server.add("/mix.json", bytes(15_500))
+        source = LlavaMixSource(name="m", records=server.url("/mix.json"), images=str(tmp_path))
+        found = stages_of(source, tmp_path)[Stage.EXTRACT_ATTENTION]
+        assert (found.num_units, found.certainty) == (10, Certainty.AT_LEAST)
+        first = stages_of(source, tmp_path, RecordsConfig())[Stage.EXTRACT_ATTENTION]
+        assert (first.num_units, first.certainty) == (10, Certainty.ABOUT)
+
+
+def test_generated_scenes_were_not_counted(tmp_path: Path):
+    """They are four fifths of what the reference run stores."""
+    source = SceneSource(name="scenes", num_images=40)
+    planned = stages_of(source, tmp_path)[Stage.DOWNLOAD].store_bytes
+    _, num_bytes = made(source, tmp_path)
+    assert num_bytes / 1.3 < planned < num_bytes * 1.3
+    assert stages_of(source, tmp_path)[Stage.DOWNLOAD].store_bytes == 0
+
+
+def test_two_parts_of_one_source_are_stored_once(tmp_path: Path):
+    source = write_talks(tmp_path, 40)
+    twin = source.model_copy(update={"name": "twin", "selection": Selection(part="held_out")})
+    config = PipelineConfig(name="x", sources=(source, twin))
+    plan = plan_run(config, runtime_at(tmp_path))
+    sizes = {s.source: s.store_bytes for s in plan.stages if s.stage is Stage.DOWNLOAD}
+    records = (tmp_path / "mix.json").stat().st_size
+    assert sizes["m"] > records
+    assert sizes["twin"] < records
+
+
+def test_training_of_a_large_model_leaves_resume_points():
+    """The latest two, with float32 weights and two moments of each."""
+    config = PipelineConfig.model_validate(
+        {
+            "name": "x",
+            "sources": [{"type": "scenes", "name": "s", "num_images": 1}],
+            "model": {"profile": "llava-1.5-7b", "dtype": "bfloat16"},
+        }
+    )
+    sizes = RowBytes(config)
+    assert sizes.resume_points(0, 49) == 0
+    assert sizes.resume_points(0, 99) == pytest.approx(6 * sizes.rpn(99), rel=0.01)
+    assert sizes.resume_points(0, 500) == pytest.approx(12 * sizes.rpn(500), rel=0.01)
+    assert sizes.resume_points(100, 500) == 0
