@@ -27,19 +27,22 @@ def list_(
 ) -> None:
     """List artifacts, finished and unfinished."""
     from flows.console import print_table
-    from tasks.artifact_admin import list_artifacts
+    from flows.downloads import size_text
+    from tasks.artifact_admin import list_artifacts, stored_bytes
 
-    found = list_artifacts(_open(store, runtime), stage)
+    opened = _open(store, runtime)
+    found = list_artifacts(opened, stage)
+    sizes = stored_bytes(opened, [item.ref for item in found])
     rows = [
         {
             "artifact": str(item.ref),
             "state": _state(item),
             "shards": f"{item.num_done}/{item.num_shards}",
             "rows": item.num_rows,
-            "bytes": f"{item.num_bytes:,}",
+            "bytes": f"{num_bytes:,}",
             "created": item.created_at.strftime("%Y-%m-%d %H:%M"),
         }
-        for item in found
+        for item, num_bytes in zip(found, sizes, strict=True)
     ]
     print_table(out, "Artifacts", rows)
     for item in found:
@@ -47,6 +50,12 @@ def list_(
             err.print(f"damaged: {item.problem}", style="red", highlight=False, soft_wrap=True)
     if not rows:
         out.print("no artifacts")
+        return
+    out.print(
+        f"together: {sum(sizes):,} bytes ({size_text(sum(sizes))}), images and resume points "
+        "included",
+        highlight=False,
+    )
 
 
 @artifacts.command()

@@ -6,7 +6,7 @@ damaged artifact is told of and left alone; it never hides the others.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import Stage
 from tasks.artifact_errors import CorruptArtifact, RecipeMismatch
 from tasks.artifact_store import ArtifactStore
-from tasks.storage import StoredObject
+from tasks.storage import StoredObject, in_parallel
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,6 @@ class ArtifactSummary:
     """Shards that have a receipt."""
     num_shards: int
     num_rows: int
-    num_bytes: int
-    """Bytes of the finished shards."""
     created_at: datetime
     """Time of the commit, or of the last write if there is none."""
     stage_version: int
@@ -66,6 +64,15 @@ def list_artifacts(store: ArtifactStore, stage: Stage | None = None) -> list[Art
         found = [_summary(store, ref) for ref in _refs(store, each_stage)]
         summaries += sorted((s for s in found if s), key=lambda s: (s.created_at, str(s.ref)))
     return summaries
+
+
+def stored_bytes(store: ArtifactStore, refs: Sequence[ArtifactRef]) -> list[int]:
+    """What each artifact takes: shards, and also blobs, resume points and its own records."""
+
+    def of_one(ref: ArtifactRef) -> int:
+        return sum(stored.num_bytes for stored in store.storage.find(ref.prefix))
+
+    return in_parallel(of_one, refs)
 
 
 def committed_artifacts(store: ArtifactStore, stage: Stage) -> list[ArtifactSummary]:
@@ -141,7 +148,6 @@ def _summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | None:
             num_done=0,
             num_shards=0,
             num_rows=0,
-            num_bytes=0,
             created_at=max(stored.modified for stored in store.storage.find(ref.prefix)),
             stage_version=0,
             schema_id="",
@@ -166,7 +172,6 @@ def _sound_summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | 
         num_done=len(shards),
         num_shards=recipe.num_shards,
         num_rows=sum(shard.num_rows for shard in shards),
-        num_bytes=sum(shard.num_bytes for shard in shards),
         created_at=created_at,
         stage_version=recipe.stage_version,
         schema_id=recipe.schema_id,

@@ -166,6 +166,8 @@ def test_artifacts_are_listed_shown_and_tidied(first: FirstRun):
     assert listed.exit_code == 0, listed.output
     labels = first.summary["artifacts"]["merge-labels"]["all"]
     assert labels in listed.stdout
+    files = [path for path in Path(first.store.root).rglob("*") if path.is_file()]
+    assert f"together: {sum(path.stat().st_size for path in files):,} bytes" in listed.stdout
     shown = json.loads(sdrpn("artifacts", "show", labels, *store).stdout)
     assert shown["is_committed"] is True
     assert shown["recipe"]["stage"] == "merge-labels"

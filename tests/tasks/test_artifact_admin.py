@@ -11,6 +11,7 @@ from tasks.artifact_admin import (
     committed_artifacts,
     describe,
     list_artifacts,
+    stored_bytes,
 )
 from tasks.artifact_errors import ArtifactNotFound
 from tasks.artifact_store import ArtifactStore
@@ -44,10 +45,24 @@ class TestListing:
         assert (done.ref, files.ref) == (source, report)
         assert (done.is_committed, done.num_done, done.num_shards, done.num_rows) == (True, 2, 2, 8)
         assert (open_.is_committed, open_.num_done, open_.num_rows) == (False, 1, 4)
-        assert done.num_bytes == sum(shard.num_bytes for shard in store.manifest(source).shards)
         assert (files.schema_id, files.stage_version) == ("files", 1)
         assert abs(datetime.now(UTC) - open_.created_at) < timedelta(minutes=1)
         assert list_artifacts(store, Stage.REPORT) == [files]
+
+    def test_blobs_and_resume_points_were_not_in_the_sizes(self, store: ArtifactStore) -> None:
+        """A store of 133 MiB was listed as one of 10."""
+        writer = store.writer(source_recipe(2))
+        writer.put_frame(0, source_frame(0))
+        other = run_stage(stage_run(store), files_recipe(1), make_file_shard)
+        before, unchanged = stored_bytes(store, [writer.ref, other])
+        writer.put_blob(bytes(1000), ".jpg")
+        writer.put_blob(bytes(1000), ".jpg")  # kept once, as it is named by content
+        writer.save_checkpoint(1, {"weights": bytes(500)})
+        after, same = stored_bytes(store, [writer.ref, other])
+        assert 1500 < after - before < 2000
+        assert same == unchanged
+        (shard,) = store.manifest(other).shards
+        assert same > shard.num_bytes
 
     def test_an_empty_store_lists_nothing(self, store: ArtifactStore) -> None:
         assert list_artifacts(store) == []
