@@ -150,18 +150,18 @@ def one_pass(
     """Images are prepared ahead and encoded once, as by the zoom."""
     images, questions = inputs
     batches = batches_by_image(images, batch_size)
-    return [
-        answer.text
-        for batch, rows in zip(
-            batches, encoded_batches(pipeline.adapter, images, batches), strict=True
-        )
-        for answer in answer_plain(
+    found: dict[int, str] = {}
+    for batch, rows in zip(
+        batches, encoded_batches(pipeline.adapter, images, batches), strict=True
+    ):
+        answers = answer_plain(
             pipeline.adapter,
             [questions[index] for index in batch],
             [[row.features] for row in rows],
             max_new_tokens=max_new_tokens,
         )
-    ]
+        found.update(zip(batch, (answer.text for answer in answers), strict=True))
+    return [found[index] for index in range(len(questions))]
 
 
 @torch.inference_mode()

@@ -40,6 +40,8 @@ _MOVING_ROTARY = ("dynamic", "longrope")
 
 _RECORDING = threading.Lock()
 """Recording starts by waiting for the device, which fails while another recording is under way."""
+_BROKEN_OFF: list[torch.cuda.CUDAGraph] = []
+"""Torch's allocator of pinned memory goes on asking these whether they are being recorded."""
 
 
 class Step(Protocol):
@@ -140,7 +142,7 @@ class FixedStep:
         self._num_steps = 0
         self._is_given_up = False
         self.is_refused = False
-        """The model does something that a graph cannot hold."""
+        """Recording failed, and not for lack of memory: the model may do what no graph can hold."""
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @torch.inference_mode()
@@ -201,7 +203,7 @@ class FixedStep:
             self._is_given_up = True
             self.is_refused = not isinstance(error, torch.OutOfMemoryError)
             log.warning("decoding goes on without a CUDA graph, slower: %s", error)
-            _clear_up(device, memory)
+            _clear_up(graph, device, memory)
         else:
             self._graph = graph
 
@@ -223,7 +225,7 @@ def _record(
         run()
 
 
-def _clear_up(device: torch.device, memory: Any) -> None:
+def _clear_up(graph: torch.cuda.CUDAGraph, device: torch.device, memory: Any) -> None:
     """After a recording that CUDA broke off, torch goes on as if it were under way still.
 
     Memory would not be given back to the device, and random numbers not be drawn.
@@ -231,9 +233,21 @@ def _clear_up(device: torch.device, memory: Any) -> None:
     with suppress(RuntimeError):  # where only the model's code failed, the recording has ended
         torch._C._cuda_endAllocateToPool(device.index, memory)
         torch._C._cuda_releasePool(device.index, memory)
-    nothing = torch.zeros(1, device=device)
+        graph.reset()
+        _BROKEN_OFF.append(graph)
     with suppress(RuntimeError):  # a recording that ends well is what the generator waits for
-        _record(torch.cuda.CUDAGraph(), nothing.zero_, device, torch.cuda.graph_pool_handle())
+        _record(
+            torch.cuda.CUDAGraph(),
+            lambda: torch.zeros(1, device=device),
+            device,
+            torch.cuda.graph_pool_handle(),
+        )
+
+
+def give_back_cached_memory() -> None:
+    """``empty_cache``, which torch does not stand while something is recorded."""
+    with _RECORDING:
+        torch.cuda.empty_cache()
 
 
 def weights_read(adapter: "ModelAdapter") -> tuple[tuple[int, torch.dtype], ...]:

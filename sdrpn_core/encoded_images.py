@@ -54,9 +54,9 @@ def encoded_batches(
     ]
     known: dict[int, EncodedImage] = {}
     with closing(made_ahead(partial(_prepare, adapter, images), new)) as prepared:
-        for batch, fresh in zip(batches, prepared, strict=True):
-            known.update(_encode(adapter, fresh))
-            known = {id(images[index]): known[id(images[index])] for index in batch}
+        for batch, own in zip(batches, distinct, strict=True):
+            known = {key: known[key] for key in own if key in known}  # the others are let go of
+            known.update(_encode(adapter, next(prepared)))
             yield [known[id(images[index])] for index in batch]
 
 

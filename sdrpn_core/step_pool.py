@@ -1,10 +1,11 @@
 """Buffers of decoding steps that are kept between answers, so that their graphs are used again."""
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
 import torch
 
@@ -15,6 +16,7 @@ from sdrpn_core.decode_steps import (
     Step,
     StepShape,
     can_be_fixed,
+    give_back_cached_memory,
     weights_read,
 )
 from sdrpn_core.decoding import Decoding
@@ -26,6 +28,8 @@ MAX_SHARE = 1 / 3
 """Of the memory that the model leaves on its device: buffers of fixed size may take as much."""
 MAX_IDLE = 16
 """A graph also holds some memory of its own, which is not counted: there must not be any number."""
+MAX_REFUSED = 2
+"""Recordings that failed before no more are tried: another thread's doing, or the model's."""
 
 T = TypeVar("T")
 
@@ -36,8 +40,10 @@ class StepPool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: OrderedDict[StepShape, FixedStep] = OrderedDict()
-        self._num_lent_bytes = 0
-        self._records = True
+        self._returned: deque[FixedStep] = deque()
+        self._living: WeakSet[FixedStep] = WeakSet()
+        """The lent ones too."""
+        self._num_refused = 0
 
     @contextmanager
     def step(
@@ -52,7 +58,7 @@ class StepPool:
         if recorder is None and start.logits.is_cuda and can_be_fixed(adapter, start):
             fixed = self._lend(adapter, start, StepShape.of(start, num_steps))
         if fixed is None:
-            yield GrowingStep(adapter, start, num_steps, recorder)
+            yield self.with_room(lambda: GrowingStep(adapter, start, num_steps, recorder))
             return
         try:
             fixed.load(start)
@@ -72,49 +78,62 @@ class StepPool:
         except torch.OutOfMemoryError:
             if not self._forget_idle():
                 raise
-        torch.cuda.empty_cache()
+        give_back_cached_memory()
         return work()
 
     def _lend(self, adapter: "ModelAdapter", start: Decoding, shape: StepShape) -> FixedStep | None:
         """An idle one or a new one; None if the device has no room for it, or it brings nothing."""
         with self._lock:
-            if not self._records:
+            self._settle()
+            if self._num_refused >= MAX_REFUSED:
                 return None
             step = self._idle.pop(shape, None)
-            if step is None or step.reads != weights_read(adapter):
+            if step is not None and step.reads != weights_read(adapter):
+                step = None
+            if step is None:
                 step = self._made(adapter, start, shape)
-            if step is not None:
-                step.adapter = adapter
-                self._num_lent_bytes += step.num_bytes
-            return step
+        if step is not None:
+            step.adapter = adapter
+        return step
 
     def _made(self, adapter: "ModelAdapter", start: Decoding, shape: StepShape) -> FixedStep | None:
-        room = _room(adapter, start.logits.device) - self._num_lent_bytes
+        room = _room(adapter, start.logits.device) - self._num_lent_bytes()
         needed = _num_bytes(start, shape)
         if needed > room:
             return None
         self._shrink(room - needed)
         try:
-            return FixedStep(adapter, start, shape)
+            step = FixedStep(adapter, start, shape)
         except torch.OutOfMemoryError:
-            self._shrink(0)
+            self._idle.clear()
             return None
+        self._living.add(step)
+        return step
 
     def _take_back(self, step: FixedStep) -> None:
-        adapter, step.adapter = step.adapter, None
-        assert adapter is not None
-        with self._lock:
-            self._num_lent_bytes -= step.num_bytes
-            self._records = self._records and not step.is_refused
-            if self._records:
-                self._idle[step.shape] = step
-                self._shrink(_room(adapter, step.device) - self._num_lent_bytes)
+        """Without waiting: garbage collection may end a decoding in a thread that has the lock."""
+        step.adapter = None
+        self._returned.append(step)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+
+    def _settle(self) -> None:
+        """Those that came back are idle; of one shape, one is kept."""
+        while self._returned:
+            step = self._returned.popleft()
+            if step.is_refused:
+                self._num_refused += 1
             else:
-                self._idle.clear()
+                self._idle[step.shape] = step
+        self._shrink(float("inf"))
 
     def _forget_idle(self) -> bool:
         """Whether there were any."""
         with self._lock:
+            self._settle()
             found = bool(self._idle)
             self._idle.clear()
         return found
@@ -126,6 +145,10 @@ class StepPool:
             len(idle) > MAX_IDLE or sum(step.num_bytes for step in idle.values()) > num_bytes
         ):
             idle.popitem(last=False)
+
+    def _num_lent_bytes(self) -> int:
+        idle = set(self._idle.values())
+        return sum(step.num_bytes for step in self._living if step not in idle)
 
 
 def _room(adapter: "ModelAdapter", device: torch.device) -> float:

@@ -1,12 +1,17 @@
 """Work on several images at once: Pillow and numpy let go of the interpreter while they work."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _MAX_THREADS = 16
+
+_LEFT_BEHIND: deque[Future[Any]] = deque()
+"""Work that nobody takes any more, which may still be reading what the next caller gives."""
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -25,19 +30,33 @@ def in_threads(function: Callable[[A], T], items: Iterable[A]) -> list[T]:
 def made_ahead(make: Callable[[A], T], items: Iterable[A]) -> Generator[T, None, None]:
     """Results in the items' order, each made while its taker is still at work on the last.
 
-    An error is raised when its result is asked for. Closing waits for the one being made.
+    An error is raised when its result is asked for. Closing does not wait for the one being made;
+    whoever asks next, of this function, does.
     """
+    _wait_for_left_behind()
     todo = iter(items)
-    with ThreadPoolExecutor(1) as pool:
-        pending = [pool.submit(make, item) for item in islice(todo, 1)]
+    pool = ThreadPoolExecutor(1)
+    pending = [pool.submit(make, item) for item in islice(todo, 1)]
+    try:
         while pending:
-            result = pending.pop().result()
-            pending = [pool.submit(make, item) for item in islice(todo, 1)]
-            yield result
+            wait(pending)
+            done, pending = pending, [pool.submit(make, item) for item in islice(todo, 1)]
+            yield done.pop().result()
+    finally:
+        # Not waiting: garbage collection may end this in any thread, also in one that the work
+        # being done needs.
+        _LEFT_BEHIND.extend(pending)
+        pool.shutdown(wait=False)
+
+
+def _wait_for_left_behind() -> None:
+    while _LEFT_BEHIND:
+        with suppress(IndexError):  # another thread was faster
+            wait([_LEFT_BEHIND.pop()])
 
 
 def _num_cores() -> int:
-    """Those that this process may use: containers and schedulers give fewer than there are."""
+    """Those that this process is bound to; a container's quota of CPU time is not looked up."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

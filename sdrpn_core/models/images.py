@@ -62,8 +62,9 @@ def processed(
     found = in_threads(
         lambda canvas: image_processor([canvas], return_tensors="pt", **settings), canvases
     )
-    joined = {name: torch.cat([one[name] for one in found]) for name in found[0]}
-    return {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in joined.items()
-    }
+    return {name: torch.cat([_cast(one[name], dtype) for one in found]) for name in found[0]}
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels in some precision; sizes as they are."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -87,12 +87,12 @@ def test_buffers_are_kept_within_their_share(
             assert isinstance(step, FixedStep)
             sizes.append(step.num_bytes)
     assert len(pool._idle) == 3
-    total = torch.cuda.get_device_properties(0).total_memory
-    monkeypatch.setattr(step_pool, "MAX_SHARE", (sizes[2] + sizes[1]) / total)
+    available = step_pool._room(full, starts[0].logits.device) / step_pool.MAX_SHARE
+    monkeypatch.setattr(step_pool, "MAX_SHARE", (sizes[2] + sizes[1] + 1) / available)
     with pool.step(full, started(full, 3), NUM_STEPS) as step:
         assert isinstance(step, FixedStep)
     assert sum(step.num_bytes for step in pool._idle.values()) <= sizes[2] + sizes[1]
-    monkeypatch.setattr(step_pool, "MAX_SHARE", 0.5 * sizes[0] / total)
+    monkeypatch.setattr(step_pool, "MAX_SHARE", 0.5 * sizes[0] / available)
     with pool.step(full, started(full, 1), NUM_STEPS) as step:
         assert isinstance(step, GrowingStep)
 
@@ -117,8 +117,11 @@ def test_a_model_that_cannot_be_recorded_leaves_the_process_whole(full: ModelAda
             assert isinstance(step, FixedStep)
             torch.testing.assert_close(logits_of(step, start), expected, atol=1e-4, rtol=1e-4)
             assert step.is_refused
-        with pool.step(full, started(full), NUM_STEPS) as again:
-            assert isinstance(again, GrowingStep), "recording is tried once"
+        for _ in range(step_pool.MAX_REFUSED - 1):
+            with pool.step(full, another := started(full), NUM_STEPS) as step:
+                logits_of(step, another)
+        with pool.step(full, started(full), NUM_STEPS) as step:
+            assert isinstance(step, GrowingStep), "recording is tried again and again"
     finally:
         hook.remove()
     assert torch.rand(3, device="cuda").isfinite().all()
@@ -154,3 +157,13 @@ def test_a_device_without_room_decodes_all_the_same(
     monkeypatch.setattr(step_pool, "FixedStep", full_device)
     with StepPool().step(full, started(full), NUM_STEPS) as step:
         assert isinstance(step, GrowingStep)
+
+
+def test_a_decoding_that_is_never_finished_gives_its_buffers_back(full: ModelAdapter) -> None:
+    pool = StepPool()
+    for _ in range(3):
+        lent = pool.step(full, started(full), NUM_STEPS)
+        assert isinstance(lent.__enter__(), FixedStep)
+        del lent
+    assert len(pool._living) == len(pool._idle) == 1
+    assert pool._num_lent_bytes() == 0

@@ -1,5 +1,6 @@
 """Images of a call: decoded once each, ahead of the model, several at a time where that is safe."""
 
+import asyncio
 import io
 import threading
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from sdrpn_core.images import UnreadableImage
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.threads import in_threads, made_ahead
+from tests.patience import done_in_time
 from tests.tiny_models import tiny_llava
-from tests.zoom_checks import random_images
+from tests.zoom_checks import random_images, random_pipeline
 
 NUM_PAGES = 80
 
@@ -108,3 +110,64 @@ def test_threads_are_no_more_than_the_cores_of_this_process(monkeypatch: pytest.
     monkeypatch.setattr("sdrpn_core.threads.os.sched_getaffinity", lambda _: {3}, raising=False)
     names = in_threads(lambda _: threading.current_thread().name, range(4))
     assert set(names) == {threading.current_thread().name}
+
+
+class _Session:
+    """What keeps a generator and is never closed: only garbage collection ends both."""
+
+    def __init__(self, batches: Iterator[object]) -> None:
+        self.itself = self
+        self.batches = batches
+        next(batches)
+
+
+def test_streams_left_in_cycles_do_not_hang(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch):
+    """Garbage collection ended them in threads that it then waited for."""
+    monkeypatch.setattr("sdrpn_core.threads._num_cores", lambda: 8)
+    images = random_images([(200, 150)] * 24)
+
+    def work() -> None:
+        for _ in range(100):
+            _Session(encoded_batches(adapter, images, [[0], list(range(1, 24))]))
+
+    done_in_time(work)
+
+
+class _Slow(Image.Image):
+    """An image that is not read before it is let."""
+
+    def __init__(self, image: Image.Image, may_be_read: threading.Event) -> None:
+        super().__init__()
+        self.image = image
+        self.may_be_read = may_be_read
+        self.is_being_read = threading.Event()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.size
+
+    def load(self):
+        self.is_being_read.set()
+        assert self.may_be_read.wait(120)
+        self._im, self._mode, self._size = self.image.im, self.image.mode, self.image.size
+        return super().load()
+
+
+def test_a_stream_that_is_left_does_not_wait_for_the_next_batch(adapter: ModelAdapter):
+    """The event loop stood still while pictures were read that nobody wanted any more."""
+    now, later = random_images([(40, 30), (60, 50)])
+    may_be_read = threading.Event()
+    slow = _Slow(later, may_be_read)
+    pipeline = random_pipeline(adapter)
+
+    async def leave() -> None:
+        pieces = pipeline.astream([now, slow], ["it", "is"], max_new_tokens=2, batch_size=1)
+        await anext(pieces)
+        await asyncio.to_thread(slow.is_being_read.wait, 120)
+        await pieces.aclose()  # type: ignore[attr-defined]
+
+    done_in_time(lambda: asyncio.run(leave()))
+    assert not may_be_read.is_set()
+    may_be_read.set()
+    again = pipeline.answer([slow], ["is"], max_new_tokens=2)
+    assert again[0].text == pipeline.answer([later], ["is"], max_new_tokens=2)[0].text

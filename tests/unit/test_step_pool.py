@@ -1,14 +1,19 @@
 """Idle buffers give way to work that needs their memory. What needs a GPU: ``tests/gpu``."""
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from sdrpn_core.decode_steps import FixedStep, StepShape, can_be_fixed
+from sdrpn_core import step_pool
+from sdrpn_core.decode_steps import FixedStep, GrowingStep, StepShape, can_be_fixed
 from sdrpn_core.decoding import Decoding
 from sdrpn_core.generation import pad_left, prefill
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.step_pool import StepPool
+from tests.patience import done_in_time
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_images
 
@@ -63,3 +68,69 @@ def test_no_graph_is_made_under_autocast(adapter: ModelAdapter, start: Decoding)
     assert can_be_fixed(adapter, start)
     with torch.autocast("cpu", torch.bfloat16):
         assert not can_be_fixed(adapter, start)
+
+
+def test_a_growing_cache_gets_the_room_of_idle_buffers(
+    adapter: ModelAdapter, start: Decoding, monkeypatch: pytest.MonkeyPatch
+):
+    """The batch too large for a fixed step had to fit beside all idle ones."""
+    pool = StepPool()
+    step = FixedStep(adapter, start, StepShape.of(start, 3))
+    pool._idle[step.shape] = step
+
+    def growing(*arguments: object) -> GrowingStep:
+        if pool._idle:
+            raise torch.OutOfMemoryError("no room")
+        return GrowingStep(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(step_pool, "GrowingStep", growing)
+    with pool.step(adapter, start, 3) as found:
+        assert isinstance(found, GrowingStep)
+
+
+class _Session:
+    """What keeps a decoding and is never closed: only garbage collection ends both."""
+
+    def __init__(self, decoding: Iterator[object]) -> None:
+        self.itself = self
+        self.decoding = decoding
+        next(decoding)
+
+
+def test_decodings_left_in_cycles_give_their_buffers_back(
+    adapter: ModelAdapter, start: Decoding, monkeypatch: pytest.MonkeyPatch
+):
+    """Garbage collection ended them while the pool was locked, and waited for the same lock."""
+    monkeypatch.setattr(step_pool, "_room", lambda *_: float("inf"))
+    pool = StepPool()
+
+    def decoding(num_steps: int) -> Iterator[object]:
+        step = pool._lend(adapter, start, StepShape.of(start, num_steps))
+        assert step is not None
+        try:
+            yield step
+        finally:
+            pool._take_back(step)
+
+    def work() -> None:
+        for index in range(2000):
+            _Session(decoding(250 * (index % 7 + 1)))
+
+    done_in_time(work)
+    gc.collect()
+    pool._forget_idle()
+    assert not pool._living
+
+
+def test_a_model_that_is_refused_twice_is_not_recorded_any_more(
+    adapter: ModelAdapter, start: Decoding, monkeypatch: pytest.MonkeyPatch
+):
+    """One failure may be another thread's doing: it ended graphs for as long as the model lived."""
+    monkeypatch.setattr(step_pool, "_room", lambda *_: float("inf"))
+    pool, shape = StepPool(), StepShape.of(start, 3)
+    for _ in range(step_pool.MAX_REFUSED):
+        step = pool._lend(adapter, start, shape)
+        assert step is not None
+        step.is_refused = True
+        pool._take_back(step)
+    assert pool._lend(adapter, start, shape) is None

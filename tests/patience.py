@@ -1,0 +1,27 @@
+"""For what must not hang: a deadlock fails a test instead of stopping all."""
+
+import faulthandler
+import threading
+from collections.abc import Callable
+
+PATIENCE_SECONDS = 120.0
+
+
+def done_in_time(work: Callable[[], None]) -> None:
+    """Do it in a thread; fails, with the stacks of all threads, if it does not end."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  (raised again below)
+            errors.append(error)
+
+    worker = threading.Thread(target=run, daemon=True)
+    worker.start()
+    worker.join(PATIENCE_SECONDS)
+    if worker.is_alive():
+        faulthandler.dump_traceback()
+        raise AssertionError(f"hangs: not done after {PATIENCE_SECONDS:.0f} s")
+    if errors:
+        raise errors[0]
