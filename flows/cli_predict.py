@@ -23,7 +23,6 @@ from flows.cli_base import (
 from flows.output_files import check_file
 
 if TYPE_CHECKING:
-    from sdrpn_core.zoom_answers import ZoomAnswer
     from tasks.predict import PredictSetup
 
 _REFUSED = 3
@@ -156,7 +155,7 @@ def _predict_one(
     max_new_tokens: int,
     as_json: bool,
 ) -> None:
-    from tasks.predict import draw_overlay, read_image
+    from tasks.predict import draw_overlay, read_image, shown_lines
     from tasks.predict_many import rounded_boxes
 
     picture = read_image(setup.store, image)
@@ -181,12 +180,3 @@ def _predict_one(
     out.print(text, highlight=False, markup=False)
     for note in notes:
         out.print(note, style="dim", highlight=False)
-
-
-def shown_lines(answer: "ZoomAnswer") -> list[str]:
-    """Lines for a person: the answer, and where it was looked for."""
-    text = answer.text if answer.text.strip() else "(no answer)"
-    if not answer.boxes:
-        return [text, f"not zoomed: {answer.decision.value}"]
-    corners = (", ".join(f"{side:.0f}" for side in box) for box in answer.boxes)
-    return [text, *(f"zoomed into ({box})" for box in corners)]

@@ -118,6 +118,15 @@ def draw_overlay(image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox) -
     return draw_boxes(heated, answer.boxes, image.size, _BOX_COLOUR)
 
 
+def shown_lines(answer: ZoomAnswer) -> list[str]:
+    """Lines for a person: the answer, and where it was looked for."""
+    text = answer.text if answer.text.strip() else "(no answer)"
+    if not answer.boxes:
+        return [text, f"not zoomed: {answer.decision.value}"]
+    corners = (", ".join(f"{side:.0f}" for side in box) for box in answer.boxes)
+    return [text, *(f"zoomed into ({box})" for box in corners)]
+
+
 def _parse(rpn: str) -> ArtifactRef:
     try:
         ref = ArtifactRef.parse(rpn)

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from data_contracts.enums import Stage, ZoomDecision
-from flows.cli_predict import shown_lines
 from sdrpn_core.zoom_answers import ZoomAnswer
 from tasks.artifact_admin import committed_artifacts
 from tasks.artifact_store import ArtifactStore
+from tasks.predict import shown_lines
 from tests.architecture.source_tree import CHECKOUT
 from tests.e2e.command_line import sdrpn
 from tests.mixes import write_image
