@@ -2,6 +2,9 @@
 
 The turns of a conversation are those of the questions artifact: all of them with
 ``records.turns: all``, and fewer where ``records.max_records`` draws questions by chance.
+
+Questions are in the order of their ids, a conversation's turns anywhere among them. Each process
+sorts them once, on disk; then a share is read without the others, and memory holds one share.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,17 +19,41 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import QuestionKind, RecordStatus
 from sdrpn_core.teacher_forcing import Conversation, Turn, extract_from_answers
+from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.attention_rows import Row, attention_row, open_image, unreadable_row
+from tasks.frame_codec import decode_frame
 from tasks.models import adapter_for
 from tasks.stage import StageRun
 from tasks.storage import in_parallel
 
-_OCCURRENCE = "occurrence"
-_START = "conversation_start"
-_GIVEN = ("dataset", "source_id", "image_uri", "kind")
-_CONVERSATION = (*_GIVEN, _OCCURRENCE)
+_SCHEMA_ID = "qa_record.v1"
+_GIVEN = "dataset, source_id, image_uri, kind"
+_TABLES = """
+CREATE TABLE question (
+    dataset TEXT, source_id TEXT, image_uri TEXT, kind INTEGER, turn INTEGER,
+    question_id TEXT, record TEXT
+);
+CREATE TABLE turn (conversation_start INTEGER, record TEXT);
+"""
+# Records may share an id and an image: a conversation still has each turn once.
+_SORT = f"""
+INSERT INTO turn
+SELECT rank() OVER (ORDER BY {_GIVEN}, occurrence) - 1, record
+FROM (
+    SELECT *, row_number() OVER (PARTITION BY {_GIVEN}, turn ORDER BY question_id) AS occurrence
+    FROM question
+)
+ORDER BY {_GIVEN}, occurrence, turn;
+DROP TABLE question;
+CREATE INDEX turn_start ON turn (conversation_start);
+"""
+_SHARE = """
+SELECT conversation_start, record FROM turn
+WHERE conversation_start >= ? AND conversation_start < ?
+ORDER BY conversation_start, rowid
+"""
 
 
 def conversations(
@@ -37,11 +64,15 @@ def conversations(
     Shares are even in questions, but for conversations never being cut: each belongs where its
     first turn lies.
     """
-    questions = _by_conversation(_Records(store.root, records, store))
-    share = plan.shard_range(questions.height, num_shards, index)
-    own = questions.filter(pl.col(_START).is_between(share.start, share.stop, closed="left"))
-    rows = own.iter_rows(named=True)
-    return [list(turns) for _, turns in groupby(rows, lambda row: [row[n] for n in _CONVERSATION])]
+    num_questions, turns = _by_conversation(_Records(store.root, records, store))
+    share = plan.shard_range(num_questions, num_shards, index)
+    found = turns.execute(_SHARE, (share.start, share.stop)).fetchall()
+    lines = "\n".join(record for _, record in found)
+    rows = decode_frame(lines.encode(), _SCHEMA_ID).iter_rows(named=True)
+    starts_and_rows = zip((start for start, _ in found), rows, strict=True)
+    return [
+        [row for _, row in pairs] for _, pairs in groupby(starts_and_rows, lambda pair: pair[0])
+    ]
 
 
 def given_rows(
@@ -94,12 +125,22 @@ class _Records:
 
 
 @lru_cache(maxsize=2)
-def _by_conversation(records: _Records) -> pl.DataFrame:
-    """All usable questions, turns of a conversation together, with the row at which it starts."""
-    questions = records.store.read_frame(records.ref)
-    usable = questions.filter(pl.col("status") == RecordStatus.OK.value).sort("question_id")
-    # Records may share an id and an image: a conversation still has each turn once.
-    occurrence = pl.int_range(pl.len()).over(*_GIVEN, "turn")
-    numbered = usable.with_columns(occurrence.alias(_OCCURRENCE))
-    start = pl.int_range(pl.len()).min().over(_CONVERSATION)
-    return numbered.sort(*_CONVERSATION, "turn").with_columns(start.alias(_START))
+def _by_conversation(records: _Records) -> tuple[int, TemporaryDatabase]:
+    """Number of usable questions; turns in the order of conversations, with where each starts."""
+    database = TemporaryDatabase(_TABLES)
+    num_questions = 0
+    for questions in records.store.frames(records.ref):
+        usable = questions.filter(pl.col("status") == RecordStatus.OK.value)
+        num_questions += usable.height
+        database.executemany("INSERT INTO question VALUES (?, ?, ?, ?, ?, ?, ?)", _stored(usable))
+    database.executescript(_SORT)
+    return num_questions, database
+
+
+def _stored(questions: pl.DataFrame) -> Iterator[tuple[object, ...]]:
+    """Rows of the database: what conversations are found by, and the question as it is written."""
+    names = ("dataset", "source_id", "image_uri", "kind", "turn", "question_id")
+    columns = questions.select(names).with_columns(pl.col("kind").to_physical())
+    lines = questions.write_ndjson().split("\n")[:-1]
+    for values, line in zip(columns.iter_rows(), lines, strict=True):
+        yield *values, line

@@ -29,7 +29,7 @@ BENCHMARK_FILES_VERSION = 1
 MERGE_VERSION = 2
 RESULTS_VERSION = 3
 TABLE_VERSION = 1
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 IMAGES_PER_SHARD = 256
 
 CALIBRATION_FILES = (
@@ -163,6 +163,8 @@ def attention_recipe(
             "responses": settings.responses,
             "max_conversation_tokens": settings.max_conversation_tokens,
             "next_turn": next_turn,
+            # Once all conversations were in the first shard: those shards and these do not mix.
+            "shares": "even",
         }
     else:
         length = {"max_new_tokens": settings.max_new_tokens}

@@ -15,6 +15,7 @@ OPENS_FILES = {
     "tasks/storage.py": "the store",
     "tasks/local_disk.py": "the store, where it is a folder",
     "tasks/fetching/partial_file.py": "downloads on their way, written at offsets",
+    "tasks/scratch_folders.py": "locks on folders for files on their way",
 }
 WRITES_FILES = {
     "flows/output_files.py": "--json and --output, on the user's own disk",

@@ -119,6 +119,18 @@ def test_conversations_are_never_cut_and_all_are_there(made, num_shards: int):
     assert asked == sorted(usable["question_id"])
 
 
+@pytest.mark.parametrize("num_shards", [2, 3, 5])
+def test_shares_are_even_but_for_whole_conversations(made, num_shards: int):
+    """Once the first share had all of them, and the other workers nothing to do."""
+    store, refs = made
+    sizes = [
+        sum(map(len, conversations(store, refs["build-jsonl"], num_shards, index)))
+        for index in range(num_shards)
+    ]
+    longest = 3
+    assert max(sizes) - min(sizes) <= longest
+
+
 def test_the_length_of_generated_answers_is_no_part_of_its_identity(config: Path, made):
     store, refs = made
     given = PipelineConfig.load(config).extraction
