@@ -182,6 +182,8 @@ class PipelineConfig(Settings):
     @field_validator("regions", mode="before")
     @classmethod
     def _regions_over_the_preset(cls, given: object) -> object:
+        if given is None:  # all keys are commented out
+            given = {}
         if not isinstance(given, dict):
             return given
         return {**RegionSettings.preset("default").model_dump(), **given}

@@ -89,7 +89,7 @@ def _time_lines(plan: RunPlan, runtime: RuntimeConfig) -> list[str]:
     about = "about" if is_whole else "at least"
     time = f"{about} {hours:.1f} h" if hours >= _LEAST_HOURS or not is_whole else "less than 0.1 h"
     cost = f"{about} {_amount(hours * runtime.gpu_hour_price)}"
-    if is_whole and hours * runtime.gpu_hour_price < _LEAST_COST:
+    if is_whole and 0 < hours * runtime.gpu_hour_price < _LEAST_COST:
         cost = "less than 0.01"
     lines = [
         f"GPU time: {time} for what is left, on one A6000-class card: a rough estimate, scaled "

@@ -59,6 +59,8 @@ def file_row(file: PlannedFile, *, whole_digest: bool = False) -> dict[str, Any]
 
 def size_text(num_bytes: int) -> str:
     """A size for people."""
+    if 0 < num_bytes < 1 << 10:
+        return f"{num_bytes} bytes"
     if 0 < num_bytes < _MIB // 10:
         return f"{num_bytes / (1 << 10):.1f} KiB"
     if num_bytes < _GIB:

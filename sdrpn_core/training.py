@@ -8,7 +8,7 @@ the settings and the frozen model; how the work is cut up and interrupted does n
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -229,9 +229,10 @@ class _Trainer:
             "grad_norm": norm,
         }
 
-    def _parts(self, batch: Sequence[TrainingExample]) -> list[Sequence[TrainingExample]]:
+    def _parts(self, batch: Sequence[TrainingExample]) -> Iterator[Sequence[TrainingExample]]:
+        """One by one: those of the whole validation would take much memory."""
         size = self.micro_batch_size
-        return [batch[start : start + size] for start in range(0, len(batch), size)]
+        return (batch[start : start + size] for start in range(0, len(batch), size))
 
     def _autocast(self) -> torch.autocast:
         # The CPU has no fast half precision: there the RPN computes in float32 throughout.

@@ -53,7 +53,8 @@ def counted_questions(
         downloads: where fetched files are kept.
 
     Returns:
-        None if the records are not on this machine, or cannot be read: a run will say why.
+        None if the records are not on this machine, or cannot be read (a run will say why), or the
+        first of many say nothing of the others.
     """
     try:
         if isinstance(source, ParquetSource):
@@ -85,21 +86,31 @@ def _rows_of(paths: Iterable[Path | None]) -> Counted | None:
 
 def _asked(
     path: Path, source: LlavaMixSource | VisualCotSource, settings: RecordsConfig
-) -> Counted:
-    """Of a mix; questions that are asked of one image once more count once."""
+) -> Counted | None:
+    """Of a mix; what is asked of one image once more counts once, unless repeats are taken."""
     folders = Selection(folders=source.selection.folders)
     as_mix = _visual_cot(source) if isinstance(source, VisualCotSource) else _as_it_is
     num_bytes = path.stat().st_size
-    found: set[tuple[str, str]] = set()
+    number_found, known = 0, set[tuple[str, str]]()
     with path.open("rb") as file:
         for number, given in enumerate(read_records(file, str(path))):
             record = as_mix(given, number)
             if skipped(record, folders, {}) is None:
-                found.update(_questions(record, source.name, settings))
+                asked = list(_questions(record, source.name, settings))
+                new = asked if source.selection.repeats else set(asked) - known
+                number_found += len(new)
+                known.update(asked)
             # The file is read ahead in chunks, so that a small one may end here too.
             if READ_BYTES < file.tell() < num_bytes:
-                return Counted(round(len(found) * num_bytes / file.tell()), is_whole=False)
-    return Counted(len(found), is_whole=True)
+                return _suggested(number_found, num_bytes / file.tell(), folders)
+    return Counted(number_found, is_whole=True)
+
+
+def _suggested(number: int, factor: float, folders: Selection) -> Counted | None:
+    """Of a file whose first records have ``number`` questions; folders often follow each other."""
+    if folders.folders or number == 0:
+        return None
+    return Counted(round(number * factor), is_whole=False)
 
 
 def _questions(

@@ -35,24 +35,26 @@ CREATE TABLE question (
     dataset TEXT, source_id TEXT, image_uri TEXT, kind INTEGER, turn INTEGER,
     question_id TEXT, record TEXT
 );
-CREATE TABLE turn (conversation_start INTEGER, record TEXT);
+CREATE TABLE turn (conversation_start INTEGER, question INTEGER);
 """
-# Records may share an id and an image: a conversation still has each turn once.
+# Numbers are sorted, records stay where they are. Records may share an id and an image: a
+# conversation still has each turn once.
 _SORT = f"""
 INSERT INTO turn
-SELECT rank() OVER (ORDER BY {_GIVEN}, occurrence) - 1, record
+SELECT rank() OVER (ORDER BY {_GIVEN}, occurrence) - 1, number
 FROM (
-    SELECT *, row_number() OVER (PARTITION BY {_GIVEN}, turn ORDER BY question_id) AS occurrence
+    SELECT
+        {_GIVEN}, turn, rowid AS number,
+        row_number() OVER (PARTITION BY {_GIVEN}, turn ORDER BY question_id) AS occurrence
     FROM question
 )
 ORDER BY {_GIVEN}, occurrence, turn;
-DROP TABLE question;
 CREATE INDEX turn_start ON turn (conversation_start);
 """
 _SHARE = """
-SELECT conversation_start, record FROM turn
+SELECT conversation_start, record FROM turn JOIN question ON question.rowid = turn.question
 WHERE conversation_start >= ? AND conversation_start < ?
-ORDER BY conversation_start, rowid
+ORDER BY conversation_start, turn.rowid
 """
 
 

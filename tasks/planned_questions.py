@@ -88,7 +88,7 @@ def _part_of(found: NumQuestions, selection: Selection) -> NumQuestions:
         return found
     held_out = selection.held_out_ratio
     share = held_out if selection.part == "held_out" else 1 - held_out
-    number = max(1, round(found.number * share))
+    number = max(min(1, found.number), round(found.number * share))
     return NumQuestions(number, max(found.certainty, Certainty.ABOUT))
 
 

@@ -6,6 +6,7 @@ that share the disk.
 """
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -16,19 +17,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_contracts.errors import SdrpnError
+
 _PREFIX = "sdrpn-scratch-"
+_NEARLY_FULL = 64 << 20
+"""Bytes: larger ones are written at once."""
+
+
+class ScratchFull(SdrpnError):
+    """Files on their way do not fit in the folder for temporary files."""
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder in the one for temporary files (``TMPDIR``), removed at the end."""
+    """An empty folder in the one for temporary files (``TMPDIR``), removed at the end.
+
+    Raises:
+        ScratchFull: if what is written to it does not fit.
+    """
     _remove_abandoned()
     folder, descriptor = _claim()
     try:
-        yield folder
+        with _full_disk_explained(folder.parent):
+            yield folder
     finally:
-        shutil.rmtree(folder)
+        with contextlib.suppress(FileNotFoundError):  # whoever cleans up there was faster
+            shutil.rmtree(folder)
         os.close(descriptor)
+
+
+@contextmanager
+def _full_disk_explained(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # The disk of the store says the same, so look at this one.
+        if error.errno != errno.ENOSPC or shutil.disk_usage(place).free > _NEARLY_FULL:
+            raise
+        raise ScratchFull(
+            f"{place}: no space left for files on their way; free some, or set TMPDIR to a folder "
+            "on a larger disk; what is finished is kept"
+        ) from error
 
 
 def _claim() -> tuple[Path, int]:

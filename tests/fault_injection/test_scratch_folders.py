@@ -1,5 +1,7 @@
 """What a killed process leaves in the folder for temporary files, and who removes it."""
 
+import errno
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -10,7 +12,7 @@ import pytest
 
 from benchmarks.build_rate import measure_build, prepare
 from data_contracts.artifact import ArtifactRef
-from tasks.scratch_folders import scratch_folder
+from tasks.scratch_folders import ScratchFull, scratch_folder
 from tests.fault_injection.processes import CONTEXT
 
 
@@ -87,4 +89,31 @@ def test_nothing_is_left_of_a_killed_build(tmp_path: Path, temporary: Path) -> N
     again.start()
     again.join()
     assert again.exitcode == 0
+    assert scratch(temporary) == []
+
+
+def test_the_true_error_is_not_hidden_by_a_folder_that_has_gone(temporary: Path) -> None:
+    """A cleaner of temporary files made its own error of every other."""
+    with scratch_folder() as folder:
+        shutil.rmtree(folder)
+
+    def fail() -> None:
+        with scratch_folder() as gone:
+            shutil.rmtree(gone)
+            raise ValueError("the true cause")
+
+    with pytest.raises(ValueError, match="the true cause"):
+        fail()
+
+
+def test_a_full_disk_is_named_with_what_to_do(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a traceback; a full disk of the store, elsewhere, is not taken for this one."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space left"), scratch_folder():
+        raise full
+    monkeypatch.setattr("tasks.scratch_folders._NEARLY_FULL", 1 << 60)  # whatever is free here
+    with pytest.raises(ScratchFull, match=f"{temporary}: no space left"), scratch_folder():
+        raise full
     assert scratch(temporary) == []

@@ -104,6 +104,31 @@ def test_of_a_large_file_the_first_records_tell(tmp_path: Path, monkeypatch: pyt
     assert found.number == pytest.approx(5 * len(records), rel=0.05)
 
 
+def test_first_records_say_nothing_of_folders_that_come_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A plan said "about 0 questions" and "GPU time: none" of a folder late in a large file."""
+    source = write_talks(tmp_path)
+    names = [f"coco/{number:06d}.png" for number in range(2000)]
+    names += [f"textvqa/{number:06d}.png" for number in range(2000)]
+    records = [mix_record(name, name, *QUESTIONS) for name in names]
+    (tmp_path / "mix.json").write_text("".join(f"{json.dumps(one)}\n" for one in records))
+    monkeypatch.setattr("tasks.counted_questions.READ_BYTES", 100_000)
+    late = source.model_copy(update={"selection": Selection(folders=("textvqa",))})
+    assert counted(late, tmp_path) is None
+    stage = stages_of(late, tmp_path)[Stage.EXTRACT_ATTENTION]
+    assert stage.num_units > 0
+    assert stage.gpu_hours > 0
+
+
+def test_what_is_asked_twice_counts_twice_where_repeats_are_taken(tmp_path: Path):
+    """A plan counted 20 questions exactly where a run made 24."""
+    source = write_talks(tmp_path)
+    repeats = source.model_copy(update={"selection": Selection(repeats=True)})
+    assert counted(repeats, tmp_path) == Counted(24, is_whole=True)
+    assert made(repeats, tmp_path)[0] == 24
+
+
 def test_rows_of_parquet_are_questions(tmp_path: Path):
     parquet(tmp_path / "a.parquet")
     parquet(tmp_path / "b.parquet")

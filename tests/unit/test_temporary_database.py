@@ -1,12 +1,13 @@
 """Rows beyond memory lie on disk, and nothing is left of them."""
 
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from benchmarks.build_rate import in_own_process, peak_mib
-from sdrpn_core.temporary_database import TemporaryDatabase
+from sdrpn_core.temporary_database import TemporaryDatabase, TemporaryDiskFull
 
 NUM_ROWS, ROW_BYTES = 64_000, 1000
 
@@ -45,3 +46,14 @@ def test_rows_are_on_disk_in_a_file_without_a_name(
     assert found["on_disk"] > NUM_ROWS * ROW_BYTES / 2**20 / 2
     assert found["memory"] < NUM_ROWS * ROW_BYTES / 2**20
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_with_what_to_do() -> None:
+    """It was a traceback that named no place."""
+    database = TemporaryDatabase("CREATE TABLE row (data BLOB);")
+    database.execute("PRAGMA max_page_count = 20")
+    rows = [(os.urandom(ROW_BYTES),) for _ in range(1000)]
+    with pytest.raises(TemporaryDiskFull, match="free space in the folder for temporary files"):
+        database.executemany("INSERT INTO row VALUES (?)", rows)
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        database.execute("SELECT * FROM other")
