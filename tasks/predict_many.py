@@ -340,10 +340,10 @@ def _finished_lines(storage: Storage, name: str, num_asked: int, output: str) ->
     if storage.size(name) is None:
         return []
     lines = _lines(storage, name)
-    if len(lines) != num_asked:
+    if len(lines) != num_asked or not all(map(_is_answer, lines)):
         raise ConfigError(
-            f"{output} has {len(lines)} rows for {num_asked} questions, so it was changed after it "
-            "was written: name another --output, or delete it"
+            f"{output} has {len(lines)} rows for {num_asked} questions, or rows that are no "
+            "answers, so it was changed after it was written: name another --output, or delete it"
         )
     return lines
 
@@ -354,6 +354,14 @@ def _lines(storage: Storage, key: str) -> list[str]:
 
 def _text(lines: Iterable[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _is_answer(line: str) -> bool:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and "error" in row
 
 
 def _is_refused(line: str) -> bool:

@@ -167,6 +167,18 @@ def test_a_file_that_lost_rows_is_not_gone_on_with(
         answer(pipeline, asked, output)
 
 
+@pytest.mark.parametrize("row", ["no JSON", "[]", "{}"])
+def test_a_file_with_other_rows_is_not_gone_on_with(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path, row: str
+):
+    """Rows that were edited were a traceback."""
+    output = tmp_path / "answers.jsonl"
+    answer(pipeline, asked, output)
+    output.write_text("\n".join([row, *output.read_text().splitlines()[1:]]))
+    with pytest.raises(ConfigError, match="rows that are no answers"):
+        answer(pipeline, asked, output)
+
+
 @pytest.mark.parametrize(
     "change", [{"rpn": "another"}, {"max_new_tokens": 5}, {"asked": slice(0, 5)}]
 )
