@@ -159,8 +159,11 @@ class _Planner:
     def _questions(self, source: EvaluationSource) -> list[PlannedStage]:
         rows = self._config.records.rows_per_shard
         files = _Work(whole_bytes=self._downloaded_bytes(source))
+        number = self._numbers[source.name]
+        of_images = _num_shards(number, IMAGES_PER_SHARD)  # as if no two asked of one image
+        shards = None if of_images is None else 1 + of_images
         return [
-            self._sharded(Stage.DOWNLOAD, source, IMAGES_PER_SHARD, files),
+            self._stage(Stage.DOWNLOAD, source.name, number, shards, files),
             self._sharded(Stage.BUILD_JSONL, source, rows, _Work(row_bytes=QUESTION_BYTES)),
         ]
 

@@ -77,7 +77,9 @@ def test_all_turns_of_a_mix_were_planned_as_one_a_record(tmp_path: Path):
     assert counted(source, tmp_path, RecordsConfig()) == Counted(4, is_whole=True)
     stage = stages_of(source, tmp_path)[Stage.EXTRACT_ATTENTION]
     assert (stage.num_units, stage.certainty) == (20, Certainty.COUNTED)
+    planned = stages_of(source, tmp_path)[Stage.DOWNLOAD].num_shards
     assert made(source, tmp_path)[0] == 20
+    assert planned == stages_of(source, tmp_path)[Stage.DOWNLOAD].num_shards == 2
 
 
 def test_a_subset_and_a_part_of_what_is_counted(tmp_path: Path):
