@@ -179,7 +179,8 @@ def scenes(
     written = write_scenes(folder, source)
     out.print(f"{num_images} images in {written.images}", highlight=False, soft_wrap=True)
     out.print(
-        f"use them: sdrpn run --data {written.records} --images {written.images}",
+        f"use them: sdrpn run --data {written.records} --images {written.images} --store "
+        f"{folder.name}_artifacts",
         highlight=False,
         soft_wrap=True,
     )

@@ -38,7 +38,7 @@ def list_(
             "artifact": str(item.ref),
             "state": _state(item),
             "shards": f"{item.num_done}/{item.num_shards}",
-            "rows": item.num_rows,
+            "rows": item.num_rows or "",  # files have none
             "bytes": f"{num_bytes:,}",
             "created": item.created_at.strftime("%Y-%m-%d %H:%M"),
         }

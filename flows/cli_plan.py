@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.enums import Stage
 from flows.console import print_table
 from flows.downloads import file_row, size_text
 from flows.dry_run import plan_run
@@ -15,7 +16,20 @@ from tasks.planned_sizes import copies_folders
 from tasks.planned_stages import PlannedStage
 from tasks.run_plan import RunPlan
 
-_CERTAINTY = {Certainty.COUNTED: "", Certainty.ABOUT: "about ", Certainty.AT_LEAST: "at least "}
+_CERTAINTY = {
+    Certainty.COUNTED: "",
+    Certainty.AT_MOST: "at most ",
+    Certainty.ABOUT: "about ",
+    Certainty.AT_LEAST: "at least ",
+}
+_BY_ROWS = (
+    Stage.DOWNLOAD,
+    Stage.BUILD_JSONL,
+    Stage.EXTRACT_ATTENTION,
+    Stage.MAKE_LABELS,
+    Stage.EVALUATE,
+)
+"""Stages with as many shards as their rows take."""
 _NUM_NAMED = 3
 _LEAST_HOURS = 0.1
 """What is shown of the sum of all hours; of one stage's, a tenth of it."""
@@ -85,7 +99,7 @@ def _time_lines(plan: RunPlan, runtime: RuntimeConfig) -> list[str]:
     hours = plan.gpu_hours
     if hours == 0 and plan.is_estimated:
         return ["GPU time: none, nothing that is left runs the model"]
-    is_whole = plan.is_estimated and not plan.is_lower_bound
+    is_whole = plan.is_estimated and not plan.has_uncounted
     about = "about" if is_whole else "at least"
     time = f"{about} {hours:.1f} h" if hours >= _LEAST_HOURS or not is_whole else "less than 0.1 h"
     cost = f"{about} {_amount(hours * runtime.gpu_hour_price)}"
@@ -116,7 +130,7 @@ def _silence(plan: RunPlan) -> list[str]:
         return []
     return [
         f"not known: the servers of {len(unknown)} of {len(plan.files)} files do not answer; no "
-        "figure counts these, and a run would stop at them now:",
+        "size counts these, and a run would stop at them now:",
         *(f"  {file.uri}: {file.problem}" for file in unknown),
     ]
 
@@ -172,7 +186,7 @@ def _stage_rows(plan: RunPlan) -> list[dict[str, Any]]:
             "stage": stage.stage.value,
             "source": stage.source,
             "questions": _questions(stage),
-            "shards": "unknown" if stage.num_shards is None else stage.num_shards,
+            "shards": _shards(stage),
             "state": _state(stage),
             "GPU hours": _hours(stage.gpu_hours),
             "to store": size_text(stage.store_bytes),
@@ -185,6 +199,14 @@ def _questions(stage: PlannedStage) -> str:
     if stage.num_units is None:
         return "unknown"
     return f"{_CERTAINTY[stage.certainty]}{stage.num_units}"
+
+
+def _shards(stage: PlannedStage) -> str:
+    """As uncertain as the questions, for as long as the store does not say."""
+    if stage.num_shards is None:
+        return "unknown"
+    is_known = stage.made.num_shards is not None or stage.stage not in _BY_ROWS
+    return f"{'' if is_known else _CERTAINTY[stage.certainty]}{stage.num_shards}"
 
 
 def _hours(hours: float | None) -> str:

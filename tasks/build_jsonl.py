@@ -155,7 +155,8 @@ def _require_usable(
 ) -> None:
     of = {status: counts.get(status.value, 0) for status in RecordStatus}
     histogram = sorted(of.items(), key=lambda item: (-item[1], item[0].value))
-    found = ", ".join(f"{count} {status.value}" for status, count in histogram if count) or "none"
+    counted = ", ".join(f"{count} {status.value}" for status, count in histogram if count)
+    found = f"of all rows: {counted or 'none'}"
     if not of[RecordStatus.OK]:
         raise NoUsableRecords(
             f"source {source_name!r}: not one of its records can be asked "

@@ -60,4 +60,6 @@ def _require_a_folder(places: Sequence[ImagePlace]) -> None:
     folders = [place.uri for place in places if isinstance(place, ImageFolder)]
     paths = [path for path in map(local_file, folders) if path is not None]
     if len(paths) == len(places) and not any(path.is_dir() for path in paths):
-        raise SourceError(f"{', '.join(folders)}: no such folder; check the source's URI")
+        raise SourceError(
+            f"{', '.join(folders)}: no such folder; check `--images`, or the source's `images`"
+        )

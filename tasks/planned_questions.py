@@ -35,8 +35,10 @@ class Certainty(IntEnum):
     """What is known of a number, from the best."""
 
     COUNTED = 0
-    ABOUT = 1
-    AT_LEAST = 2
+    AT_MOST = 1
+    """Counted in the records, of which a run leaves out those without a readable image."""
+    ABOUT = 2
+    AT_LEAST = 3
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _num_published(
             return NumQuestions(expected, Certainty.ABOUT)
     counted = counted_questions(source, config.records, files, downloads)
     if counted is not None:
-        certainty = Certainty.COUNTED if counted.is_whole else Certainty.ABOUT
+        certainty = Certainty.AT_MOST if counted.is_whole else Certainty.ABOUT
         return NumQuestions(counted.number, certainty)
     # A record has one question or more; how many more is not known before it is read.
     is_mix = isinstance(source, LlavaMixSource)

@@ -65,9 +65,14 @@ class RunPlan:
 
     @property
     def is_lower_bound(self) -> bool:
-        """Whether more may be left than can be estimated."""
+        """Whether more bytes may be left than can be estimated."""
+        return bool(self.unknown_files) or self.has_uncounted
+
+    @property
+    def has_uncounted(self) -> bool:
+        """Whether there may be many more questions than can be told."""
         left = (stage.certainty for stage in self.stages if not stage.is_done)
-        return bool(self.unknown_files) or any(one is Certainty.AT_LEAST for one in left)
+        return any(one is Certainty.AT_LEAST for one in left)
 
     @property
     def is_done(self) -> bool:

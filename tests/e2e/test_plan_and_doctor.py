@@ -91,7 +91,7 @@ def test_dry_run_where_a_server_is_silent(server: FileServer, tmp_path: Path):
     assert result.exit_code == 0, result.output
     for text in (
         "to fetch: at least 1.5 MiB",
-        "not known: the servers of 1 of 2 files do not answer; no figure counts these, and a run "
+        "not known: the servers of 1 of 2 files do not answer; no size counts these, and a run "
         f"would stop at them now:\n  {server.url('/images.zip')}: the server answers 503 Service "
         "Unavailable\n",
     ):
@@ -195,8 +195,8 @@ def test_all_turns_of_records_on_this_disk_are_counted(server: FileServer, tmp_p
     printed = plan_of(tmp_path, records={"turns": "all"})
     rows = [line.split(BAR)[1:4] for line in printed.splitlines() if line.startswith(BAR)]
     questions = {stage.strip(): number.strip() for stage, _, number in rows}
-    assert questions["extract-attention"] == "9"
-    assert questions["train-rpn"] == "about 9", "not every label is accepted"
+    assert questions["extract-attention"] == "at most 9", "images are not looked at"
+    assert questions["train-rpn"] == "at most 9", "not every label is accepted"
 
 
 def test_the_plan_speaks_of_rewriting_only_where_there_is_some(server: FileServer, tmp_path: Path):

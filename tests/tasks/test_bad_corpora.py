@@ -79,9 +79,10 @@ def test_failure_rate_decides_and_the_histogram_says_why(
     broken = [b"{torn", json.dumps(mix_record("t", "torn.jpg")).encode()]
     source = write_corpus(tmp_path, [*broken, *good_lines(6)], images)
     assert len(build(file_store, source, 0.25)) == 8
-    assert re.search(r"'bad': 2 of 8 questions cannot be asked \(6 ok, .*its reason", caplog.text)
+    assert re.search(r"'bad': 2 of 8 questions cannot be asked \(of all .*its reason", caplog.text)
     message = (
-        r"source 'bad': 2 of 8 questions cannot be asked \(6 ok, 1 \w+, 1 \w+\); the first: .*; "
+        r"source 'bad': 2 of 8 questions cannot be asked "
+        r"\(of all rows: 6 ok, 1 \w+, 1 \w+\); the first: .*; "
         r"mend the source, choose `selection.folders`, or raise records.max_failure_rate"
     )
     with pytest.raises(TooManyRejects, match=message):
@@ -104,7 +105,7 @@ def test_failure_rate_is_applied_to_what_was_built_before(
 
     built = build_at(0.9)
     assert build_at(0.1) == built, "one of ten, however many are taken"
-    with pytest.raises(TooManyRejects, match=r"1 of 10 .*\(9 ok, 1 malformed\); the first: .*line"):
+    with pytest.raises(TooManyRejects, match=r"1 of 10 .*: 9 ok, 1 malformed\); the first: .*line"):
         build_at(0.09)
 
 

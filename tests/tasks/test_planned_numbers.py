@@ -76,7 +76,7 @@ def test_all_turns_of_a_mix_were_planned_as_one_a_record(tmp_path: Path):
     assert counted(source, tmp_path) == Counted(20, is_whole=True)
     assert counted(source, tmp_path, RecordsConfig()) == Counted(4, is_whole=True)
     stage = stages_of(source, tmp_path)[Stage.EXTRACT_ATTENTION]
-    assert (stage.num_units, stage.certainty) == (20, Certainty.COUNTED)
+    assert (stage.num_units, stage.certainty) == (20, Certainty.AT_MOST)
     planned = stages_of(source, tmp_path)[Stage.DOWNLOAD].num_shards
     assert made(source, tmp_path)[0] == 20
     assert planned == stages_of(source, tmp_path)[Stage.DOWNLOAD].num_shards == 2
@@ -86,7 +86,7 @@ def test_a_subset_and_a_part_of_what_is_counted(tmp_path: Path):
     source = write_talks(tmp_path)
     subset = RecordsConfig(turns="all", max_records=7)
     stage = stages_of(source, tmp_path, subset)[Stage.EXTRACT_ATTENTION]
-    assert (stage.num_units, stage.certainty) == (7, Certainty.COUNTED)
+    assert (stage.num_units, stage.certainty) == (7, Certainty.AT_MOST)
     part = Selection(part="train", held_out_ratio=0.25)
     partly = source.model_copy(update={"selection": part})
     stage = stages_of(partly, tmp_path)[Stage.EXTRACT_ATTENTION]
