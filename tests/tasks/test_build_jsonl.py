@@ -67,7 +67,7 @@ def test_nothing_usable_says_why(file_store: ArtifactStore, tmp_path: Path):
     records = [mix_record("t", None), mix_record("u", None), mix_record("m", "a.png", "<image>")]
     (tmp_path / "mix.json").write_text(json.dumps(records))
     source = LlavaMixSource(name="dry", records=f"{tmp_path}/mix.json", images=f"{tmp_path}/images")
-    message = r"source 'dry': not one .* \(of all rows: 2 text_only, 1 no_question\); the first: .*; check"
+    message = r"source 'dry': not one .*: 2 text_only, 1 no_question\); the first: .*; check"
     with pytest.raises(NoUsableRecords, match=message):
         build(file_store, source)
 
