@@ -290,7 +290,7 @@ def test_unreadable_images(first: FirstRun, tmp_path: Path):
     (tmp_path / "mix.json").write_text(json.dumps([mix_record("m", "a.png")]))
     given = ("--data", tmp_path / "mix.json", "--images", tmp_path)
     result = sdrpn("run", *first.options[:2], "--store", tmp_path / "store", *given)
-    assert_one_line(result, "can be asked (1 unreadable_image); the first: image ", 1)
+    assert_one_line(result, "can be asked (of all rows: 1 unreadable_image); the first: image ", 1)
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path: Path):
