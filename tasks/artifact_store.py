@@ -16,8 +16,8 @@ That holds even on stores that ignore conditional puts, because every create-onl
 back after writing and the stored one is what counts.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
@@ -29,11 +29,10 @@ from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifact_keys import digest, file_name, manifest_key
 from tasks.artifact_writer import ArtifactWriter
 from tasks.frame_codec import decode_frame, read_groups
+from tasks.scratch_folders import copied, scratch_folder
 from tasks.storage import Storage
 
 D = TypeVar("D", bound=BaseModel)
-
-_CHUNK_BYTES = 1 << 22
 
 
 class ArtifactStore:
@@ -111,10 +110,10 @@ class ArtifactStore:
     def row_groups(self, ref: ArtifactRef, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """The same rows some at a time, however many a shard has; not for JSON Lines."""
         manifest = self.manifest(ref)
-        for shard in manifest.shards:
-            self._check_entry(ref, shard)
-            with self.storage.reader(f"{ref.prefix}/{shard.key}") as file:
-                yield from read_groups(file, manifest.recipe.schema_id, columns)
+        with scratch_folder() as folder:
+            for shard in manifest.shards:
+                with self._checked_copy(ref, shard, folder / "shard").open("rb") as file:
+                    yield from read_groups(file, manifest.recipe.schema_id, columns)
 
     def read_shard_frame(
         self, ref: ArtifactRef, index: int, columns: Sequence[str] | None = None
@@ -202,17 +201,15 @@ class ArtifactStore:
         self._compare(ref, shard, len(data), digest(data))
         return data
 
-    def _check_entry(self, ref: ArtifactRef, shard: ShardEntry) -> None:
-        """Read all of a shard's bytes, holding few of them."""
-        total, num_bytes = hashlib.sha256(), 0
+    def _checked_copy(self, ref: ArtifactRef, shard: ShardEntry, path: Path) -> Path:
+        """A shard that is read from the store once, and never whole in memory."""
         try:
             with self.storage.reader(f"{ref.prefix}/{shard.key}") as file:
-                while data := file.read(_CHUNK_BYTES):
-                    total.update(data)
-                    num_bytes += len(data)
+                sha256, num_bytes = copied(file, path)
         except FileNotFoundError as error:
             raise self.corrupt(ref, shard.key, "is missing") from error
-        self._compare(ref, shard, num_bytes, total.hexdigest())
+        self._compare(ref, shard, num_bytes, sha256)
+        return path
 
     def _compare(self, ref: ArtifactRef, shard: ShardEntry, num_bytes: int, sha256: str) -> None:
         if num_bytes != shard.num_bytes:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import shutil
 import socket
@@ -16,10 +17,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from data_contracts.errors import SdrpnError
 
 _PREFIX = "sdrpn-scratch-"
+_CHUNK_BYTES = 1 << 22
 _NEARLY_FULL = 64 << 20
 """Bytes: larger ones are written at once."""
 
@@ -44,6 +47,20 @@ def scratch_folder() -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):  # whoever cleans up there was faster
             shutil.rmtree(folder)
         os.close(descriptor)
+
+
+def copied(source: BinaryIO, path: Path) -> tuple[str, int]:
+    """Copy what is left of a stream to a file.
+
+    Returns:
+        SHA-256 and number of the bytes, so that what is read from the copy is what was checked.
+    """
+    total, num_bytes = hashlib.sha256(), 0
+    with path.open("wb") as target:
+        while data := source.read(_CHUNK_BYTES):
+            total.update(data)
+            num_bytes += target.write(data)
+    return total.hexdigest(), num_bytes
 
 
 @contextmanager

@@ -12,8 +12,7 @@ from data_contracts.errors import SdrpnError
 from sdrpn_core.images import UnreadableImage, decode_image
 from tasks.artifact_store import ArtifactStore
 from tasks.byte_ranges import DamagedArchive
-
-_CHUNK_BYTES = 1 << 22
+from tasks.scratch_folders import copied
 
 
 class ChangedFile(SdrpnError):
@@ -56,15 +55,12 @@ def open_source_file(
         ChangedFile: if it has changed or gone since.
     """
     copy = folder / "source-file"
-    total = hashlib.sha256()
     try:
-        with store.storage.reader(key) as source, copy.open("wb") as target:
-            while data := source.read(_CHUNK_BYTES):
-                total.update(data)
-                target.write(data)
+        with store.storage.reader(key) as source:
+            found, _ = copied(source, copy)
     except FileNotFoundError as error:
         raise ChangedFile(f"{key}: gone since it was downloaded; run `sdrpn run` again") from error
-    if total.hexdigest() != sha256:
+    if found != sha256:
         raise ChangedFile(f"{key}: changed since it was downloaded; run `sdrpn run` again")
     with copy.open("rb") as file:
         yield file

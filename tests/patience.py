@@ -2,9 +2,18 @@
 
 import faulthandler
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 PATIENCE_SECONDS = 120.0
+
+
+class LeftInCycle:
+    """Keeps a generator that was begun and is never closed: only garbage collection ends both."""
+
+    def __init__(self, begun: Iterator[object]) -> None:
+        self.itself = self
+        self.begun = begun
+        next(begun)
 
 
 def done_in_time(work: Callable[[], None]) -> None:

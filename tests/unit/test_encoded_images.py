@@ -14,7 +14,7 @@ from sdrpn_core.images import UnreadableImage
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.threads import in_threads, made_ahead
-from tests.patience import done_in_time
+from tests.patience import LeftInCycle, done_in_time
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_images, random_pipeline
 
@@ -112,15 +112,6 @@ def test_threads_are_no_more_than_the_cores_of_this_process(monkeypatch: pytest.
     assert set(names) == {threading.current_thread().name}
 
 
-class _Session:
-    """What keeps a generator and is never closed: only garbage collection ends both."""
-
-    def __init__(self, batches: Iterator[object]) -> None:
-        self.itself = self
-        self.batches = batches
-        next(batches)
-
-
 def test_streams_left_in_cycles_do_not_hang(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch):
     """Garbage collection ended them in threads that it then waited for."""
     monkeypatch.setattr("sdrpn_core.threads._num_cores", lambda: 8)
@@ -128,7 +119,7 @@ def test_streams_left_in_cycles_do_not_hang(adapter: ModelAdapter, monkeypatch: 
 
     def work() -> None:
         for _ in range(100):
-            _Session(encoded_batches(adapter, images, [[0], list(range(1, 24))]))
+            LeftInCycle(encoded_batches(adapter, images, [[0], list(range(1, 24))]))
 
     done_in_time(work)
 

@@ -13,7 +13,7 @@ from sdrpn_core.generation import pad_left, prefill
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.step_pool import StepPool
-from tests.patience import done_in_time
+from tests.patience import LeftInCycle, done_in_time
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_images
 
@@ -88,15 +88,6 @@ def test_a_growing_cache_gets_the_room_of_idle_buffers(
         assert isinstance(found, GrowingStep)
 
 
-class _Session:
-    """What keeps a decoding and is never closed: only garbage collection ends both."""
-
-    def __init__(self, decoding: Iterator[object]) -> None:
-        self.itself = self
-        self.decoding = decoding
-        next(decoding)
-
-
 def test_decodings_left_in_cycles_give_their_buffers_back(
     adapter: ModelAdapter, start: Decoding, monkeypatch: pytest.MonkeyPatch
 ):
@@ -114,7 +105,7 @@ def test_decodings_left_in_cycles_give_their_buffers_back(
 
     def work() -> None:
         for index in range(2000):
-            _Session(decoding(250 * (index % 7 + 1)))
+            LeftInCycle(decoding(250 * (index % 7 + 1)))
 
     done_in_time(work)
     gc.collect()
