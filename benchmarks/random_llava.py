@@ -1,8 +1,11 @@
 """A random LLaVA with LLaVA-1.5's 24x24 grid: tiny, medium or as large as the 7B."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -102,13 +105,47 @@ def random_llava(
     return LlavaAdapter(model, tiny_tokenizer(), profile, CLIPImageProcessorPil())
 
 
-def random_zoom(adapter: ModelAdapter) -> ZoomPipeline:
-    """An RPN of the model's own layers; every question gets one crop, whatever its map is like."""
-    rpn = RegionProposalNetwork.from_adapter(adapter, adapter.profile.rpn)
-    regions = RegionSettings(threshold_is_peak_ratio=True, max_box_area_ratio=None, min_box_side=8)
-    return ZoomPipeline(
-        adapter, rpn.set_precision(adapter.dtype), threshold=0.9999, regions=regions
-    )
+class PlantedRpn(RegionProposalNetwork):
+    """Does its work, and then says that each question's region is a slanting band in a box."""
+
+    shown_ratio = 1.0
+    """Share of the box's cells that are the region."""
+
+    def score(self, *args: Any, **named: Any) -> Tensor:
+        """(N, C) logits: the band lies elsewhere in each row."""
+        worked_out = super().score(*args, **named)
+        num_rows, num_cells = worked_out.shape
+        maps = [_band(row, math.isqrt(num_cells), self.shown_ratio) for row in range(num_rows)]
+        return torch.stack(maps).flatten(1).to(worked_out) + 0 * worked_out
+
+
+def _band(row: int, side: int, shown_ratio: float) -> Tensor:
+    """(side, side) logits, the nearest to the corner-to-corner line of a box of a ninth first."""
+    box = max(side // 3, 1)
+    place = torch.arange(box)
+    distance = (place[:, None] - place[None, :]).abs().flatten()
+    wanted = distance.argsort(stable=True)[: max(round(shown_ratio * box * box), 1)]
+    band = torch.full((box * box,), -4.0)
+    band[wanted] = 4.0
+    band[[0, -1]] = 4.0  # the corners, so that the box is the box
+    logits = torch.full((side, side), -4.0)
+    room = side - box - 1  # not at the edge, which would cut the margin off
+    y, x = 1 + 5 * row % room, 1 + 7 * row % room
+    logits[y : y + box, x : x + box] = band.view(box, box)
+    return logits
+
+
+def random_zoom(adapter: ModelAdapter, shown_ratio: float = 1.0) -> ZoomPipeline:
+    """An RPN of the model's own layers; every question gets a crop of about a ninth of the canvas.
+
+    Args:
+        adapter: the model.
+        shown_ratio: share of the crop's tokens that are shown, about.
+    """
+    rpn = PlantedRpn.from_adapter(adapter, adapter.profile.rpn)
+    rpn.shown_ratio = shown_ratio
+    regions = RegionSettings(blur_sigma=None, crop_mask_ratio=1.0, margin_cells=0.5)
+    return ZoomPipeline(adapter, rpn.set_precision(adapter.dtype), threshold=0.5, regions=regions)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -15,16 +15,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from data_contracts.label_settings import RegionSettings
+from sdrpn_core.crop_masks import masked_crop
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.gate import decide_zoom
 from sdrpn_core.generation import answer_plain
-from sdrpn_core.geometry import BoxXYXY
+from sdrpn_core.geometry import BoxXYXY, GridBox
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box
+from sdrpn_core.regions import Region
 from sdrpn_core.report.charts import Series, line_chart
 from tasks.artifact_store import ArtifactStore
 from tasks.predict import find_checkpoint
@@ -37,7 +41,15 @@ _STYLE = (
     '</style><rect width="100%" height="100%" fill="white"/>'
 )
 
-Boxes = tuple[BoxXYXY, ...]
+Regions = tuple[Region, ...]
+Key = tuple[int, tuple[tuple[BoxXYXY, bytes], ...]]
+"""A question, and what of the image it is shown closer."""
+
+
+def key_of(index: int, regions: Regions) -> Key:
+    """The same for regions of equal boxes and masks."""
+    parts = ((r.box, b"" if r.mask is None else r.mask.tobytes()) for r in regions)
+    return index, tuple(parts)
 
 
 @dataclass(frozen=True)
@@ -65,28 +77,28 @@ class Answers:
         self.asked = asked
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
-        self.known: dict[tuple[int, Boxes], bool] = {}
+        self.known: dict[Key, bool] = {}
 
-    def find(self, wanted: Sequence[tuple[int, Boxes]]) -> None:
-        """Answer what is not known yet."""
-        new = sorted(set(wanted) - self.known.keys(), key=lambda key: (len(key[1]), key[0]))
+    def find(self, wanted: Sequence[tuple[int, Regions]]) -> list[bool]:
+        """Whether each is right; what is not known yet is answered."""
+        keys = [key_of(*item) for item in wanted]
+        unknown = {k: item for k, item in zip(keys, wanted, strict=True) if k not in self.known}
+        new = sorted(unknown.items(), key=lambda pair: (len(pair[1][1]), pair[1][0]))
         for start in range(0, len(new), self.batch_size):
             batch = new[start : start + self.batch_size]
-            self.known.update(zip(batch, self._answer(batch), strict=True))
+            right = self._answer([item for _, item in batch])
+            self.known.update(zip([key for key, _ in batch], right, strict=True))
             print(f"\ranswered {start + len(batch)} of {len(new)}", end="", file=sys.stderr)
         print(file=sys.stderr)
+        return [self.known[key] for key in keys]
 
     @torch.inference_mode()
-    def _answer(self, batch: Sequence[tuple[int, Boxes]]) -> list[bool]:
+    def _answer(self, batch: Sequence[tuple[int, Regions]]) -> list[bool]:
         adapter, rows = self.pipeline.adapter, [self.asked[index] for index, _ in batch]
         features = adapter.encode_images([probe.image for probe in rows])
         crops = [
-            adapter.encode_crops(
-                [box.crop(probe.image) for box in boxes], self.pipeline.crop_tokens
-            )
-            if boxes
-            else []
-            for probe, (_, boxes) in zip(rows, batch, strict=True)
+            self._crops(probe.image, image, regions) if regions else []
+            for probe, image, (_, regions) in zip(rows, features, batch, strict=True)
         ]
         said = answer_plain(
             adapter,
@@ -95,6 +107,14 @@ class Answers:
             max_new_tokens=self.max_new_tokens,
         )
         return [probe.is_right(text.text) for probe, text in zip(rows, said, strict=True)]
+
+    def _crops(
+        self, image: Image.Image, features: ImageFeatures, regions: Regions
+    ) -> list[ImageFeatures]:
+        encoded = self.pipeline.adapter.encode_crops(
+            [region.box.crop(image) for region in regions], self.pipeline.crop_tokens
+        )
+        return [masked_crop(c, r, features) for c, r in zip(encoded, regions, strict=True)]
 
 
 def main() -> None:
@@ -148,20 +168,13 @@ def sweep(
     answers: Answers,
 ) -> Sweep:
     """Answer with the crops of every threshold."""
-    keys = [
-        [
-            (
-                index,
-                decide_zoom(
-                    roi_map, threshold, settings, pipeline.adapter.letterbox(probe.image.size)
-                ).boxes,
-            )
-            for index, (probe, roi_map) in enumerate(zip(asked, maps, strict=True))
-        ]
+    letterboxes = [pipeline.adapter.letterbox(probe.image.size) for probe in asked]
+    wanted = [
+        (index, decide_zoom(roi_map, threshold, settings, letterbox).regions)
         for threshold in thresholds
+        for index, (letterbox, roi_map) in enumerate(zip(letterboxes, maps, strict=True))
     ]
-    answers.find([key for row in keys for key in row])
-    right = np.array([[answers.known[key] for key in row] for row in keys], dtype=np.float64)
+    right = np.array(answers.find(wanted), dtype=np.float64).reshape(len(thresholds), len(asked))
     layouts = np.array([probe.layout for probe in asked])
     columns = [right[:, layouts == layout].mean(axis=1) for layout in LAYOUTS]
     return Sweep(name, thresholds, np.stack(columns, axis=1))
@@ -171,13 +184,12 @@ def report(
     sweeps: Sequence[Sweep], shipped: Sweep, asked: Sequence[Probe], answers: Answers
 ) -> None:
     """Print the table: base, oracle, the checkpoint's own threshold, and both readings."""
-    oracle = [(i, (margin_box(p.true_box, ORACLE_MARGIN),)) for i, p in enumerate(asked)]
-    base: list[tuple[int, Boxes]] = [(index, ()) for index in range(len(asked))]
-    answers.find([*oracle, *base])
+    oracle = [(i, (_whole(margin_box(p.true_box, ORACLE_MARGIN)),)) for i, p in enumerate(asked)]
+    base: list[tuple[int, Regions]] = [(index, ()) for index in range(len(asked))]
     layouts = np.array([probe.layout for probe in asked])
     rows = []
-    for name, keys in (("base", base), ("oracle", oracle)):
-        right = np.array([answers.known[key] for key in keys], dtype=np.float64)
+    for name, wanted in (("base", base), ("oracle", oracle)):
+        right = np.array(answers.find(wanted), dtype=np.float64)
         means = [right[layouts == layout].mean() for layout in LAYOUTS]
         rows.append((name, "", *(f"{mean:.3f}" for mean in means), f"{np.mean(means):.3f}", ""))
     best = np.max([item.accuracy.max(axis=0) for item in sweeps], axis=0)
@@ -213,6 +225,11 @@ def report(
             )
         )
     print_table(("threshold", "at", *LAYOUTS, "mean", "most lost to a layout's best"), rows)
+
+
+def _whole(box: BoxXYXY) -> Region:
+    """A box of which every token is shown."""
+    return Region(box, GridBox(0, 0, 1, 1), None)
 
 
 def report_honesty(store: str, rpn: str | None) -> None:

@@ -5,7 +5,9 @@ none: of medium size, or with ``--size 7b`` as large as LLaVA-1.5-7B, on a GPU i
 is measured twice: by this project's own code, and by the stock processor and ``generate``, which is
 what people run today. Prints the ratios, where the time goes, and what several questions about one
 image cost, at each of ``--batch-sizes``. ``--crop-tokens`` lists budgets to try besides the full
-crop, ``--withdraw`` tries every budget with the image withdrawn as well. On a CPU, ratios are of
+crop, ``--withdraw`` tries every budget with the image withdrawn as well, ``--whole-boxes`` all with
+crops that are not masked. ``--shown`` is the share of a crop that the regions planted beside random
+weights show. On a CPU, ratios are of
 CPU time, which a busy machine hardly distorts (with OMP_NUM_THREADS=1); shares of phases are
 wall-clock time.
 
@@ -39,6 +41,7 @@ from sdrpn_core.pipeline import ZoomPipeline
 Inputs = tuple[Sequence[Image.Image], Sequence[str]]
 QUESTIONS_PER_IMAGE = 4
 STOCK, ONE_PASS = "stock generate", "one pass"
+ZOOMED, CROP_SIZE = "share zoomed", "crop size"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options.add_argument("--crop-tokens", type=int, nargs="*", default=[])
     options.add_argument("--withdraw", action="store_true")
+    options.add_argument("--whole-boxes", action="store_true")
+    options.add_argument("--shown", type=float, default=1 / 3, help="of the random weights' crops")
     options.add_argument("--max-batches", type=int, help="of each batch size; all if not given")
     options.add_argument("--rounds", type=int, default=5)
     given = options.parse_args(arguments)
@@ -57,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     batch_sizes = given.batch_sizes or [given.batch_size]
     if (largest := max(given.batch_sizes, default=0)) > len(asked):
         options.error(f"{len(asked)} questions fill no batch of {largest}: raise --num-scenes")
-    full = _random_pipeline(given.size, given.device) if given.random else load_pipeline(given)
+    full = _random_pipeline(given) if given.random else load_pipeline(given)
     inputs = ([probe.image for probe in asked], [probe.question for probe in asked])
     if given.random:
         inputs = (inputs[0], ["what is the small red word ?"] * len(inputs[1]))
@@ -80,11 +85,24 @@ def _whole_batches(inputs: Inputs, batch_size: int, max_batches: int | None) -> 
 def _variants(full: ZoomPipeline, given: argparse.Namespace) -> dict[str, ZoomPipeline]:
     """By name, the cheapest last."""
     found = {}
-    for withdraw in (False, True) if given.withdraw else (False,):
-        for budget in (None, *given.crop_tokens):
-            name = "two stages" if budget is None else f"two stages, {budget} crop tokens"
-            name += ", image withdrawn" if withdraw else ""
-            found[name] = _variant(full, budget, withdraw_image=withdraw)
+    for is_masked in (False, True) if given.whole_boxes else (True,):
+        for withdraw in (False, True) if given.withdraw else (False,):
+            for budget in (None, *given.crop_tokens):
+                name = "two stages" if budget is None else f"two stages, {budget} crop tokens"
+                name += "" if is_masked else ", whole boxes"
+                name += ", image withdrawn" if withdraw else ""
+                regions = full.regions.model_copy(
+                    update={} if is_masked else {"crop_mask_ratio": None}
+                )
+                found[name] = ZoomPipeline(
+                    full.adapter,
+                    full.rpn,
+                    threshold=full.threshold,
+                    regions=regions,
+                    score_calibration=full.score_calibration,
+                    crop_tokens=budget,
+                    withdraw_image=withdraw,
+                )
     return found
 
 
@@ -123,24 +141,10 @@ def _measure(
     _print_sharing(pipelines, inputs, batch_size, given, clock)
 
 
-def _random_pipeline(size: str, device_name: str) -> ZoomPipeline:
-    """Every question gets one crop, of a ninth of the canvas or so."""
-    device = resolve_device(device_name)
-    return random_zoom(random_llava(size=SIZES[size], device=str(device), dtype=fast_dtype(device)))
-
-
-def _variant(
-    pipeline: ZoomPipeline, crop_tokens: int | None, *, withdraw_image: bool
-) -> ZoomPipeline:
-    return ZoomPipeline(
-        pipeline.adapter,
-        pipeline.rpn,
-        threshold=pipeline.threshold,
-        regions=pipeline.regions,
-        score_calibration=pipeline.score_calibration,
-        crop_tokens=crop_tokens,
-        withdraw_image=withdraw_image,
-    )
+def _random_pipeline(given: argparse.Namespace) -> ZoomPipeline:
+    device = resolve_device(given.device)
+    model = random_llava(size=SIZES[given.size], device=str(device), dtype=fast_dtype(device))
+    return random_zoom(model, given.shown)
 
 
 @torch.inference_mode()
@@ -232,7 +236,10 @@ def _two_stages(
         answers = pipeline.answer(*inputs, max_new_tokens=max_new_tokens, batch_size=batch_size)
         for phase in answers[0].seconds:
             phases[phase].append(sum(answer.seconds[phase] for answer in answers))
-        phases["share zoomed"].append(sum(a.used_crop for a in answers) / len(answers))
+        zoomed = [answer for answer in answers if answer.used_crop]
+        phases[ZOOMED].append(len(zoomed) / len(answers))
+        num_tokens = sum(a.num_crop_tokens / a.roi_map.size / len(a.boxes) for a in zoomed)
+        phases[CROP_SIZE].append(num_tokens / max(len(zoomed), 1))
         return answers
 
     return run
@@ -254,10 +261,10 @@ def _relative_speed(base: Sequence[float], values: Sequence[float]) -> str:
 
 def _print_phases(name: str, phases: dict[str, list[float]]) -> None:
     medians = {phase: statistics.median(values) for phase, values in phases.items()}
-    zoomed = medians.pop("share zoomed")
+    zoomed, size = medians.pop(ZOOMED), medians.pop(CROP_SIZE)
     total = sum(medians.values())
     shares = ", ".join(f"{phase} {value / total:.0%}" for phase, value in medians.items())
-    print(f"\n{name}, {zoomed:.0%} zoomed: {shares}")
+    print(f"\n{name}, {zoomed:.0%} zoomed, a crop is {size:.0%} of an image's tokens: {shares}")
 
 
 def _print_sharing(

@@ -115,6 +115,10 @@ class RegionSettings(Settings):
     """With more regions than allowed: drop all (the reference) or keep the strongest."""
     single_box: bool = False
     """One box around all components instead of one each (the reference's mask mode)."""
+    crop_mask_ratio: float | None = Field(None, gt=0, le=1)
+    """Masked crops: of a crop, the decoder gets only the tokens on cells above this share of the
+    threshold, or beside them within the margin; 1 shows the region alone. None gives it the whole
+    box. The reference's mask mode interpolates the mask, which rounds corners."""
     min_peak_probability: float | None = Field(None, ge=0, le=1)
     """Maps whose blurred peak is lower are not followed; None for no such rule. This rule and the
     two below are the gate's; ``propose_regions`` knows nothing of them."""
@@ -156,10 +160,13 @@ REGION_PRESETS = {
         max_regions=2,
         drop_all_above_max_regions=True,
     ),
-    "reference-mask": RegionSettings(single_box=True, max_box_area_ratio=None, min_box_side=1),
+    "reference-mask": RegionSettings(
+        single_box=True, max_box_area_ratio=None, min_box_side=1, crop_mask_ratio=1.0
+    ),
     "default": RegionSettings(
         threshold_is_peak_ratio=True,
         margin_cells=0.5,
+        crop_mask_ratio=1.0,
         min_peak_probability=0.1,
         min_peak_to_mean=1.5,
         max_seen_ratio=1.0,

@@ -12,16 +12,21 @@ from numpy.typing import NDArray
 from data_contracts.enums import ZoomDecision
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
-from sdrpn_core.regions import region_boxes, smoothed
+from sdrpn_core.regions import Region, crop_regions, smoothed
 
 
 @dataclass(frozen=True)
 class Zoom:
     """Where to look closer, or why not to."""
 
-    boxes: tuple[BoxXYXY, ...]
-    """In source pixels; empty unless zoomed."""
+    regions: tuple[Region, ...]
+    """Empty unless zoomed."""
     decision: ZoomDecision
+
+    @property
+    def boxes(self) -> tuple[BoxXYXY, ...]:
+        """What to crop, in source pixels."""
+        return tuple(region.box for region in self.regions)
 
 
 def decide_zoom(
@@ -31,11 +36,11 @@ def decide_zoom(
     letterbox: Letterbox,
     pixels_seen: tuple[int, int] | None = None,
 ) -> Zoom:
-    """Boxes of one RoI map, if a crop of them would show more than the image did.
+    """Regions of one RoI map, if a crop of them would show more than the image did.
 
     Args:
         roi_map: (h, w) probabilities.
-        threshold: of ``region_boxes``.
+        threshold: of ``crop_regions``.
         settings: regions, and the rules for skipping.
         letterbox: where the image lies on the canvas.
         pixels_seen: (width, height) at which the model got the canvas; None if not known, which
@@ -45,11 +50,11 @@ def decide_zoom(
         return Zoom((), ZoomDecision.IMAGE_FULLY_SEEN)
     if not _stands_out(roi_map, settings, letterbox):
         return Zoom((), ZoomDecision.NO_CONFIDENT_REGION)
-    boxes = region_boxes(roi_map, threshold, settings, letterbox)
-    if boxes:
-        return Zoom(boxes, ZoomDecision.ZOOMED)
+    regions = crop_regions(roi_map, threshold, settings, letterbox)
+    if regions:
+        return Zoom(regions, ZoomDecision.ZOOMED)
     any_size = settings.model_copy(update={"max_box_area_ratio": None})
-    is_too_large = bool(region_boxes(roi_map, threshold, any_size, letterbox))
+    is_too_large = bool(crop_regions(roi_map, threshold, any_size, letterbox))
     return Zoom(
         (),
         ZoomDecision.REGION_TOO_LARGE if is_too_large else ZoomDecision.NO_CONFIDENT_REGION,

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+FloatArray = NDArray[np.float64]
+
 MAX_CANVAS_PIXELS = 100_000_000
 """Larger canvases are drawn at the model's size straight away (20000 x 100 pads to a gigabyte)."""
 
@@ -220,6 +222,23 @@ class Letterbox:
         """Size of one grid cell as (width, height) in source pixels."""
         return self.canvas_width / grid.width, self.canvas_height / grid.height
 
+    def cell_centers(self, grid: GridShape) -> tuple[FloatArray, FloatArray]:
+        """x of each column's centre and y of each row's, in source pixels.
+
+        In the padding they lie outside the image.
+        """
+        cell_width, cell_height = self.cell_size(grid)
+        columns = np.arange(grid.width, dtype=np.float64) + 0.5
+        rows = np.arange(grid.height, dtype=np.float64) + 0.5
+        return columns * cell_width - self.pad_left, rows * cell_height - self.pad_top
+
+    def to_cells(
+        self, x: FloatArray, y: FloatArray, grid: GridShape
+    ) -> tuple[FloatArray, FloatArray]:
+        """Source pixels -> columns and rows, as distances in cells from the grid's corner."""
+        cell_width, cell_height = self.cell_size(grid)
+        return (x + self.pad_left) / cell_width, (y + self.pad_top) / cell_height
+
     def cells_to_image(self, box: GridBox, grid: GridShape, margin: float = 0.0) -> BoxXYXY:
         """Grid box -> source-pixel box, clipped to the image (area 0 if all padding).
 
@@ -257,8 +276,8 @@ class Letterbox:
         return self.coverage(whole_image, grid) > 1e-4
 
 
-def _overlap_ratios(start: float, stop: float, num_cells: int) -> NDArray[np.float64]:
+def _overlap_ratios(start: float, stop: float, num_cells: int) -> FloatArray:
     """Share of each unit cell [i, i + 1) covered by [start, stop)."""
     edges = np.arange(num_cells, dtype=np.float64)
-    overlap: NDArray[np.float64] = np.minimum(edges + 1, stop) - np.maximum(edges, start)
+    overlap: FloatArray = np.minimum(edges + 1, stop) - np.maximum(edges, start)
     return overlap.clip(0.0, 1.0)

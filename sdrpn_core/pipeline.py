@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.decoding import Decoding
+from sdrpn_core.crop_masks import masked_crop
 from sdrpn_core.encoded_images import EncodedImage, batches_by_image, encoded_batches
-from sdrpn_core.first_stage import FirstStage, first_stage
+from sdrpn_core.first_stage import first_stage
 from sdrpn_core.gate import Zoom, decide_zoom
 from sdrpn_core.generation import greedy_decode
 from sdrpn_core.models.base import ModelAdapter
@@ -58,16 +58,15 @@ class ZoomPipeline:
         Args:
             adapter: the frozen model.
             rpn: trained beside it.
-            threshold: of ``region_boxes``.
+            threshold: of ``crop_regions``.
             regions: how a RoI map becomes boxes, and when no crop is worth it.
             score_calibration: RoI logits -> probabilities; the plain sigmoid if None.
-            crop_tokens: most tokens per crop, for families that can encode crops smaller; None
-                gives each crop as many as the image has.
+            crop_tokens: most tokens per crop; None gives each crop as many as the image has.
             withdraw_image: where there is a crop, only the layers below the branch look at the
                 image; cheaper, and not what the paper does. See ``second_stage``.
 
         Raises:
-            ModelError: if the family cannot encode crops in ``crop_tokens``.
+            ModelError: if ``crop_tokens`` is below 1.
         """
         adapter.check_crop_tokens(crop_tokens)
         self.adapter = adapter
@@ -302,27 +301,33 @@ class ZoomPipeline:
             for roi_map, item in zip(roi_maps, encoded, strict=True)
         )
         clock.lap("propose")
-        start = self._start_answers(first, encoded, zooms, clock)
-        return StartedBatch(tuple(indices), zooms, roi_maps, start, clock)
+        crops = self._encode_crops(encoded, zooms)
+        clock.lap("encode_crops")
+        start = second_stage_prefill(self.adapter, first, crops, withdraw_image=self.withdraw_image)
+        clock.lap("prefill")
+        return StartedBatch(
+            indices=tuple(indices),
+            zooms=zooms,
+            roi_maps=roi_maps,
+            num_crop_tokens=tuple(sum(crop.num_tokens for crop in row) for row in crops),
+            start=start,
+            clock=clock,
+        )
 
-    def _start_answers(
-        self,
-        first: FirstStage,
-        encoded: Sequence[EncodedImage],
-        zooms: Sequence[Zoom],
-        clock: PhaseClock,
-    ) -> Decoding:
+    def _encode_crops(
+        self, encoded: Sequence[EncodedImage], zooms: Sequence[Zoom]
+    ) -> list[list[ImageFeatures]]:
+        """Crops of each image, masked; one pass of the tower."""
         crops = [
             box.crop(item.image)
             for item, zoom in zip(encoded, zooms, strict=True)
             for box in zoom.boxes
         ]
         features = iter(self.adapter.encode_crops(crops, self.crop_tokens) if crops else [])
-        rows = [[next(features) for _ in zoom.boxes] for zoom in zooms]
-        clock.lap("encode_crops")
-        start = second_stage_prefill(self.adapter, first, rows, withdraw_image=self.withdraw_image)
-        clock.lap("prefill")
-        return start
+        return [
+            [masked_crop(next(features), region, item.features) for region in zoom.regions]
+            for item, zoom in zip(encoded, zooms, strict=True)
+        ]
 
 
 def _checked(

@@ -1,4 +1,4 @@
-"""RoI probability map -> crop boxes: smooth, threshold, split, filter, grow, measure in pixels.
+"""RoI probability map -> regions: smooth, threshold, split, filter, grow, measure in pixels.
 
 Boxes on the grid are half-open ``GridBox``. Components are 8-connected. Two orders exist:
 strongest first (ours), and row by row of each component's first cell (the reference's preset, which
@@ -19,6 +19,20 @@ from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
 
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One place to look closer."""
+
+    box: BoxXYXY
+    """What to crop, in source pixels, margin included."""
+    cells: GridBox
+    """The box on the RoI map's grid, without margin."""
+    mask: NDArray[np.bool_] | None
+    """(h, w) of those cells: worth showing. None shows all."""
+    margin_cells: float = 0.0
+    """Of the box around ``cells``, and around the cells worth showing."""
+
+
 @dataclass(frozen=True)
 class _Component:
     box: GridBox
@@ -29,7 +43,14 @@ class _Component:
 def region_boxes(
     probability: Array, threshold: float, settings: RegionSettings, letterbox: Letterbox
 ) -> tuple[BoxXYXY, ...]:
-    """The boxes of ``propose_regions`` in source pixels, with their margin.
+    """The boxes of ``crop_regions``; arguments as there."""
+    return tuple(region.box for region in crop_regions(probability, threshold, settings, letterbox))
+
+
+def crop_regions(
+    probability: Array, threshold: float, settings: RegionSettings, letterbox: Letterbox
+) -> tuple[Region, ...]:
+    """What ``propose_regions`` found, in source pixels, and what of it is worth showing.
 
     Args:
         probability: (h, w) RoI probabilities in [0, 1].
@@ -38,9 +59,18 @@ def region_boxes(
         letterbox: where the image lies on the canvas; boxes lie inside the image.
     """
     grid = GridShape(*probability.shape)
-    regions = propose_regions(probability, threshold, settings, letterbox.content_mask(grid))
-    boxes = (letterbox.cells_to_image(box, grid, settings.margin_cells) for box in regions)
-    return tuple(box for box in boxes if box.area > 0)
+    content = letterbox.content_mask(grid)
+    shown = _shown_cells(probability, threshold, settings, content)
+    regions = (
+        Region(
+            box=letterbox.cells_to_image(cells, grid, settings.margin_cells),
+            cells=cells,
+            mask=None if shown is None else shown[cells.y0 : cells.y1, cells.x0 : cells.x1],
+            margin_cells=settings.margin_cells,
+        )
+        for cells in propose_regions(probability, threshold, settings, content)
+    )
+    return tuple(region for region in regions if region.box.area > 0)
 
 
 def propose_regions(
@@ -72,8 +102,7 @@ def propose_regions(
     scores = smoothed(probability, settings)
     grid = GridShape(*scores.shape)
     content = np.ones(grid, dtype=np.bool_) if content_mask is None else content_mask
-    peak = scores[content].max(initial=0.0)
-    cutoff = threshold * peak if settings.threshold_is_peak_ratio else threshold
+    cutoff = _cutoff(scores, threshold, settings, content)
     components = _connected_components((scores > cutoff) & content, scores)
     components = [part for part in components if _is_kept(part, settings)]
     if settings.single_box:
@@ -95,6 +124,27 @@ def smoothed(probability: Array, settings: RegionSettings) -> NDArray[Any]:
     if settings.blur_sigma is not None:
         tensor = gaussian_blur_3x3(tensor, settings.blur_sigma)
     return tensor.cpu().numpy()
+
+
+def _cutoff(
+    scores: NDArray[Any], threshold: float, settings: RegionSettings, content: NDArray[np.bool_]
+) -> float:
+    """Score that the cells of a region are above."""
+    peak = float(scores[content].max(initial=0.0))
+    return threshold * peak if settings.threshold_is_peak_ratio else threshold
+
+
+def _shown_cells(
+    probability: Array, threshold: float, settings: RegionSettings, content: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
+    """(h, w) cells that masked crops show; None where crops are not masked."""
+    if settings.crop_mask_ratio is None:
+        return None
+    scores = smoothed(probability, settings)
+    shown: NDArray[np.bool_] = scores > settings.crop_mask_ratio * _cutoff(
+        scores, threshold, settings, content
+    )
+    return shown
 
 
 def _connected_components(mask: NDArray[np.bool_], scores: NDArray[Any]) -> list[_Component]:

@@ -15,7 +15,7 @@ is padded on its left::
 Shape legend: N questions, R rows of one group of them, G prefixes, S suffix columns, d hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,10 +25,10 @@ from transformers import Cache
 from sdrpn_core.cache_rows import CachePart, fork, join, take_layers
 from sdrpn_core.decoding import Decoding, LayerSpan
 from sdrpn_core.first_stage import FirstStage
-from sdrpn_core.generation import last_position, pad_left
+from sdrpn_core.generation import PromptBatch, last_position, pad_left
 from sdrpn_core.masks import attention_mask
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.prompts import ImageFeatures
+from sdrpn_core.models.prompts import ImageFeatures, Prompt
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,13 @@ def _after(earlier: _Inputs, later: _Inputs) -> _Inputs:
     )
 
 
+PASS_COST_COLUMNS = 256
+"""A pass of its own costs as much as this many columns of padding (launches, reading weights)."""
+
+
 @dataclass(frozen=True)
 class _Group:
-    """Questions with equally many crops, run to the last layer."""
+    """Questions that ran together, to the last layer."""
 
     hidden: Tensor
     """(R, d) of the last column."""
@@ -74,8 +78,8 @@ def second_stage_prefill(
 ) -> Decoding:
     """Everything of the second stage before the first new token.
 
-    Rows without crops go on from the image alone. Questions with equally many crops run together,
-    so that none is padded to another's crops; all are joined again for decoding.
+    Rows without crops go on from the image alone. Questions whose crops have similarly many tokens
+    run together, so that none is padded to much larger ones; all are joined again for decoding.
 
     Args:
         adapter: the model of the first stage.
@@ -84,7 +88,7 @@ def second_stage_prefill(
         withdraw_image: take the image out of view of layers B and up for questions with crops.
     """
     stage = _SecondStage(adapter, first, crops, withdraw_image)
-    groups = [stage.run(number) for number in sorted({len(row) for row in crops})]
+    groups = stage.run()
     order = torch.cat([group.part.rows for group in groups]).argsort()
     cache, spans = join([group.part for group in groups])
     return Decoding(
@@ -93,6 +97,33 @@ def second_stage_prefill(
         spans=spans,
         next_position=torch.cat([group.next_position for group in groups])[order],
     )
+
+
+def similar_lengths(lengths: Mapping[int, int]) -> list[list[int]]:
+    """Rows in groups of the least cost, each row padded to the longest of its group.
+
+    Args:
+        lengths: columns of each row.
+
+    Returns:
+        Groups of rising rows, the group of the shortest first.
+    """
+    rows = sorted(lengths, key=lambda row: (lengths[row], row))
+    cost, starts = [0], [0]
+    for end in range(1, len(rows) + 1):
+        longest = lengths[rows[end - 1]]
+        options = (
+            (cost[start] + PASS_COST_COLUMNS + (end - start) * longest, start)
+            for start in range(end)
+        )
+        least, start = min(options)
+        cost.append(least)
+        starts.append(start)
+    groups, end = [], len(rows)
+    while end:
+        groups.append(sorted(rows[starts[end] : end]))
+        end = starts[end]
+    return groups[::-1]
 
 
 class _SecondStage:
@@ -119,13 +150,24 @@ class _SecondStage:
         is_run = self.has_shared_prefixes and len(self.prefixes)
         self.whole = self._run_prefixes() if is_run else None
 
-    def run(self, num_crops: int) -> _Group:
-        """Run the questions with so many crops."""
-        rows = [row for row, own in enumerate(self.crops) if len(own) == num_crops]
-        index = torch.tensor(rows, device=self.adapter.device)
-        if num_crops == 0:
-            return self._without_crops(index)
-        return self._with_crops(index)
+    def run(self) -> list[_Group]:
+        """Run all questions."""
+        without = [row for row, own in enumerate(self.crops) if not own]
+        suffixes = {row: self._suffix(row) for row, own in enumerate(self.crops) if own}
+        lengths = {row: len(suffix.embeds) for row, suffix in suffixes.items()}
+        groups = [self._without_crops(self._index(without))] if without else []
+        for rows in similar_lengths(lengths):
+            batch = pad_left([suffixes[row] for row in rows])
+            groups.append(self._with_crops(self._index(rows), batch))
+        return groups
+
+    def _suffix(self, row: int) -> Prompt:
+        """Crops and question."""
+        images = [self.first.features[row], *self.crops[row]]
+        return self.adapter.embed_prompt(self.first.questions[row], images).suffix
+
+    def _index(self, rows: Sequence[int]) -> Tensor:
+        return torch.tensor(rows, device=self.adapter.device)
 
     def _run_prefixes(self) -> Cache:
         """Every layer's keys and values of the prefixes that are needed whole."""
@@ -152,14 +194,9 @@ class _SecondStage:
             inputs = _after(self._prefix_inputs(rows), inputs)
         return self._group(rows, self._run_above(inputs, cache), cache, key_mask, inputs)
 
-    def _with_crops(self, rows: Tensor) -> _Group:
+    def _with_crops(self, rows: Tensor, suffix: PromptBatch) -> _Group:
         """Run crops and question through all layers, after the prefix."""
-        first, prefix, prefix_rows = self.first, self.first.prefix, self.first.prefix_rows[rows]
-        prompts = [
-            self.adapter.embed_prompt(first.questions[row], [first.features[row], *self.crops[row]])
-            for row in rows.tolist()
-        ]
-        suffix = pad_left([prompt.suffix for prompt in prompts])
+        prefix, prefix_rows = self.first.prefix, self.first.prefix_rows[rows]
         goes_on = self.has_shared_prefixes and not self.withdraw_image
         cache = self._prefix_cache(rows) if goes_on else fork(prefix.cache, prefix_rows)
         key_mask = torch.cat([prefix.key_mask[prefix_rows], suffix.key_mask], dim=1)
@@ -193,7 +230,7 @@ class _SecondStage:
         prefix = self._prefix_inputs(rows)
         hidden, key_mask, position_ids = prefix.hidden, prefix.key_mask, prefix.position_ids
         num_cells = torch.tensor(
-            [self.first.features[row].grid.num_cells for row in rows.tolist()], device=rows.device
+            [self.first.features[row].num_tokens for row in rows.tolist()], device=rows.device
         )
         num_columns = int((key_mask.sum(dim=1) - num_cells).max())
         image_starts = hidden.shape[1] - num_cells

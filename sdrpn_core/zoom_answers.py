@@ -28,6 +28,8 @@ class ZoomAnswer:
     """(h, w) probability that a cell matters to the question."""
     decision: ZoomDecision
     """Whether the second stage answered, or why it was skipped."""
+    num_crop_tokens: int
+    """Tokens of crops that the decoder read beside the image's; 0 if the image alone answered."""
     seconds: dict[str, float]
     """This question's share of its batch's wall-clock time, by phase."""
 
@@ -56,6 +58,7 @@ class StartedBatch:
     """Place of each question in the call."""
     zooms: tuple[Zoom, ...]
     roi_maps: tuple[NDArray[np.float32], ...]
+    num_crop_tokens: tuple[int, ...]
     start: Decoding
     clock: "PhaseClock"
 
@@ -67,6 +70,7 @@ class StartedBatch:
             boxes=zoom.boxes,
             roi_map=self.roi_maps[row],
             decision=zoom.decision,
+            num_crop_tokens=self.num_crop_tokens[row],
             seconds=dict(self.clock.seconds),
         )
 

@@ -30,7 +30,7 @@ from sdrpn_core.attention_capture import ATTENTION_NAME, AttentionRecorder
 from sdrpn_core.attention_kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.images import PreparedImages
-from sdrpn_core.models.prompts import ImageFeatures, Prompt
+from sdrpn_core.models.prompts import ImageFeatures, Prompt, lay_out
 from sdrpn_core.step_pool import StepPool
 
 
@@ -138,16 +138,15 @@ class ModelAdapter(ABC):
                 same for families with one fixed grid.
         """
 
+    @abstractmethod
     def prepare_crops(
         self, crops: Sequence[Image.Image], max_tokens: int | None = None
     ) -> PreparedImages:
         """Prepare crops, each for at most ``max_tokens`` tokens; None for as many as an image gets.
 
-        Families that can encode pictures at several sizes override this, and
-        ``check_crop_tokens``.
+        Raises:
+            ModelError: if that is less than one.
         """
-        self.check_crop_tokens(max_tokens)
-        return self.prepare_images(crops)
 
     @abstractmethod
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
@@ -180,17 +179,15 @@ class ModelAdapter(ABC):
             "vicrop_pure_grad and vicrop_pure_grad_high"
         )
 
-    def check_crop_tokens(self, max_tokens: int | None) -> None:
-        """Refuse a budget that crops of this family cannot keep.
+    @staticmethod
+    def check_crop_tokens(max_tokens: int | None) -> None:
+        """Refuse a budget for crops that holds none.
 
         Raises:
             ModelError: saying what would do.
         """
-        if max_tokens is not None:
-            raise ModelError(
-                f"crop_tokens: family {self.profile.family!r} encodes crops at one size only; "
-                "leave it out"
-            )
+        if max_tokens is not None and max_tokens < 1:
+            raise ModelError(f"crop_tokens is {max_tokens}: give at least 1, or leave it out")
 
     def pixels_seen(self, image: ImageFeatures) -> tuple[int, int]:
         """(width, height) in pixels at which the vision tower got this image's canvas.
@@ -234,37 +231,36 @@ class ModelAdapter(ABC):
         """
         text = self.profile.prompt.replace("{images}", self.image_placeholder() * len(images))
         ids = self.tokenizer(text.replace("{question}", question)).input_ids
-        expanded: list[int] = []
-        starts: list[int] = []
-        for token in ids:
-            if token != self.image_token_id:
-                expanded.append(token)
-                continue
-            if len(starts) == len(images):
-                raise ModelError(f"the question contains the image placeholder: {question!r}")
-            starts.append(len(expanded))
-            expanded.extend([token] * images[len(starts) - 1].grid.num_cells)
-        if len(starts) != len(images):
-            raise ModelError(
-                f"prompt of profile {self.profile.name!r} gave {len(starts)} image tokens for "
-                f"{len(images)} images; check its {{images}} field and the tokenizer"
-            )
-        input_ids = torch.tensor(expanded, device=self.device)
-        embeds = self.embedding(input_ids)
-        deepstack = embeds.new_zeros(self.num_deepstack_layers, *embeds.shape)
-        for start, image in zip(starts, images, strict=True):
-            columns = slice(start, start + image.grid.num_cells)
-            embeds[columns] = image.tokens.to(embeds.dtype)
-            for level, features in enumerate(image.deepstack):
-                deepstack[level, columns] = features.to(embeds.dtype)
+        self._check_placeholders(ids, question, len(images))
+        layout = lay_out(ids, self.image_token_id, images)
+        whole = torch.tensor(layout.ids, device=self.device)
+        columns = torch.tensor(layout.columns, device=self.device)
         grids = tuple(image.grid for image in images)
+        embeds = self.embedding(whole[columns])
+        deepstack = embeds.new_zeros(self.num_deepstack_layers, *embeds.shape)
+        for start, image in zip(layout.starts, images, strict=True):
+            own = slice(start, start + image.num_tokens)
+            embeds[own] = image.of_shown(image.tokens).to(embeds.dtype)
+            for level, features in enumerate(image.deepstack):
+                deepstack[level, own] = image.of_shown(features).to(embeds.dtype)
         return Prompt(
             embeds=embeds,
             deepstack=deepstack,
-            position_ids=self.position_ids(input_ids, grids),
-            image_starts=tuple(starts),
+            position_ids=self.position_ids(whole, grids)[..., columns],
+            image_starts=layout.starts,
             image_grids=grids,
+            image_lengths=tuple(image.num_tokens for image in images),
         )
+
+    def _check_placeholders(self, ids: Sequence[int], question: str, num_images: int) -> None:
+        found = ids.count(self.image_token_id)
+        if found > num_images:
+            raise ModelError(f"the question contains the image placeholder: {question!r}")
+        if found < num_images:
+            raise ModelError(
+                f"prompt of profile {self.profile.name!r} gave {found} image tokens for "
+                f"{num_images} images; check its {{images}} field and the tokenizer"
+            )
 
     def new_cache(self) -> Cache:
         """An empty key-value cache for the decoder."""

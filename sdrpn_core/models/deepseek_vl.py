@@ -36,10 +36,10 @@ class DeepseekVlAdapter(SquareAdapter):
         """Rescaled and normalised."""
         return processed(self.image_processor, canvases, self.dtype, do_resize=False, do_pad=False)
 
-    def encode_inputs(self, inputs: dict[str, Tensor], **resized: bool) -> Tensor:
+    def encode_inputs(self, inputs: dict[str, Tensor]) -> Tensor:
         """Run the tower."""
         features = self.model.model.get_image_features(
-            pixel_values=inputs["pixel_values"].to(self.device), return_dict=True, **resized
+            pixel_values=inputs["pixel_values"].to(self.device), return_dict=True
         )
         tokens: Tensor = features.pooler_output
         return tokens

@@ -26,7 +26,6 @@ class DeepseekVlHybridAdapter(SquareAdapter):
     """Adapter of ``DeepseekVLHybridForConditionalGeneration``."""
 
     defaults = FamilyDefaults(prompt=DEEPSEEK_PROMPT)
-    has_resizable_tower = False  # SAM's position embeddings are of one size
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class DeepseekVlHybridAdapter(SquareAdapter):
         """
         return processed(self.image_processor, canvases, self.dtype)
 
-    def encode_inputs(self, inputs: dict[str, Tensor], **resized: bool) -> Tensor:
+    def encode_inputs(self, inputs: dict[str, Tensor]) -> Tensor:
         """Run both towers over a few canvases at a time."""
         few = zip(
             torch.split(inputs["pixel_values"], _CANVASES_AT_ONCE),

@@ -31,9 +31,9 @@ class LlavaAdapter(SquareAdapter):
             self.image_processor, canvases, self.dtype, do_resize=False, do_center_crop=False
         )
 
-    def encode_inputs(self, inputs: dict[str, Tensor], **resized: bool) -> Iterable[Tensor]:
+    def encode_inputs(self, inputs: dict[str, Tensor]) -> Iterable[Tensor]:
         """Run the tower."""
-        return self._encode_pixels(inputs["pixel_values"].to(self.device), **resized)
+        return self._encode_pixels(inputs["pixel_values"].to(self.device))
 
     def encode_with_gradient(self, image: Image.Image) -> tuple[Tensor, ImageFeatures]:
         """As ``encode_images`` does, one image at a time."""
@@ -44,7 +44,7 @@ class LlavaAdapter(SquareAdapter):
             tokens=tokens, grid=self.grid, letterbox=prepared.letterboxes[0]
         )
 
-    def _encode_pixels(self, pixels: Tensor, **resized: bool) -> Iterable[Tensor]:
-        features = self.model.get_image_features(pixel_values=pixels, return_dict=True, **resized)
+    def _encode_pixels(self, pixels: Tensor) -> Iterable[Tensor]:
+        features = self.model.get_image_features(pixel_values=pixels, return_dict=True)
         tokens: Iterable[Tensor] = features.pooler_output
         return tokens

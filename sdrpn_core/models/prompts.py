@@ -3,9 +3,13 @@
 Shape legend: L sequence, d hidden size, C image cells (h * w), K deepstack layers.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sdrpn_core.geometry import GridShape, Letterbox
@@ -21,6 +25,29 @@ class ImageFeatures:
     letterbox: Letterbox
     deepstack: tuple[Tensor, ...] = ()
     """K times (C, d): added at the image's columns to the output of decoder layers 0 .. K-1."""
+    shown: NDArray[np.bool_] | None = None
+    """(h, w) cells whose tokens the decoder gets; None for all."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the decoder gets."""
+        return self.grid.num_cells if self.shown is None else int(np.count_nonzero(self.shown))
+
+    def of_shown(self, values: Tensor) -> Tensor:
+        """The rows of ``tokens`` or of a level of ``deepstack`` that the decoder gets."""
+        if self.shown is None:
+            return values
+        return values[torch.from_numpy(np.flatnonzero(self.shown)).to(values.device)]
+
+    def showing(self, cells: NDArray[np.bool_]) -> Self:
+        """The same image, of which the decoder gets some cells only.
+
+        Args:
+            cells: (h, w), at least one.
+        """
+        if cells.shape != self.grid or not cells.any():
+            raise ValueError(f"cells must be {tuple(self.grid)} with at least one, got {cells}")
+        return replace(self, shown=None if cells.all() else cells)
 
 
 @dataclass(frozen=True)
@@ -36,11 +63,13 @@ class Prompt:
     image_starts: tuple[int, ...]
     """First column of each image's tokens."""
     image_grids: tuple[GridShape, ...]
+    image_lengths: tuple[int, ...]
+    """Tokens of each image: the cells of its grid, or fewer where not all are shown."""
 
     @property
     def prefix_length(self) -> int:
         """Columns up to and including the first image: the part shared by both stages."""
-        return self.image_starts[0] + self.image_grids[0].num_cells
+        return self.image_starts[0] + self.image_lengths[0]
 
     @property
     def prefix(self) -> "Prompt":
@@ -55,9 +84,7 @@ class Prompt:
     def image_columns(self, image: int = 0) -> Tensor:
         """(C,) columns of one image's tokens."""
         start = self.image_starts[image]
-        return torch.arange(
-            start, start + self.image_grids[image].num_cells, device=self.embeds.device
-        )
+        return torch.arange(start, start + self.image_lengths[image], device=self.embeds.device)
 
     def _columns(self, columns: slice) -> "Prompt":
         return Prompt(
@@ -66,4 +93,42 @@ class Prompt:
             position_ids=self.position_ids[..., columns],
             image_starts=(),
             image_grids=(),
+            image_lengths=(),
         )
+
+
+@dataclass(frozen=True)
+class PromptLayout:
+    """Where a prompt's images lie."""
+
+    ids: list[int]
+    """With a placeholder for every cell of every image: positions are counted over these."""
+    columns: list[int]
+    """Those of ``ids`` that the decoder gets, rising."""
+    starts: tuple[int, ...]
+    """First of ``columns`` of each image."""
+
+
+def lay_out(ids: Sequence[int], image_token: int, images: Sequence[ImageFeatures]) -> PromptLayout:
+    """Make room for images.
+
+    Args:
+        ids: tokens of a prompt, with one placeholder for each image.
+        image_token: the placeholder.
+        images: in prompt order.
+    """
+    whole: list[int] = []
+    columns: list[int] = []
+    starts: list[int] = []
+    for token in ids:
+        first = len(whole)
+        if token != image_token:
+            whole.append(token)
+            columns.append(first)
+            continue
+        image = images[len(starts)]
+        starts.append(len(columns))
+        whole.extend([token] * image.grid.num_cells)
+        own = range(image.grid.num_cells) if image.shown is None else np.flatnonzero(image.shown)
+        columns.extend(first + int(cell) for cell in own)
+    return PromptLayout(whole, columns, tuple(starts))

@@ -121,11 +121,6 @@ class Qwen2_5VlAdapter(ModelAdapter):
         sizes = [(grid.width * self.cell_side, grid.height * self.cell_side) for grid in grids]
         return self._cut(crops, letterboxes, sizes, do_resize=False)
 
-    def check_crop_tokens(self, max_tokens: int | None) -> None:
-        """At least one token; a crop never gets more than an image would."""
-        if max_tokens is not None and max_tokens < 1:
-            raise ModelError(f"crop_tokens is {max_tokens}: give at least 1, or leave it out")
-
     def _budget_letterbox(self, crop_size: tuple[int, int], max_tokens: int) -> Letterbox:
         """As of an image, but no longer than all the budget's cells in a row."""
         if isinstance(self.answer_grid, SquareGrid):

@@ -7,7 +7,6 @@ grid by the same numbers that placed the pixels, and nothing is cropped away.
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -23,9 +22,6 @@ from sdrpn_core.models.prompts import ImageFeatures
 
 class SquareAdapter(ModelAdapter):
     """A family that sees each image padded to a square, on a grid of fixed size."""
-
-    has_resizable_tower: ClassVar[bool] = True
-    """The tower can interpolate its position embeddings, and so encode smaller canvases."""
 
     def __init__(
         self,
@@ -52,16 +48,11 @@ class SquareAdapter(ModelAdapter):
 
     @abstractmethod
     def canvas_inputs(self, canvases: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """What the tower gets of canvases, all of side ``input_side`` or of one smaller side."""
+        """What the tower gets of canvases of side ``input_side``."""
 
     @abstractmethod
-    def encode_inputs(self, inputs: dict[str, Tensor], **resized: bool) -> Iterable[Tensor]:
-        """(C, d) features of each canvas.
-
-        Args:
-            inputs: as made by ``canvas_inputs``.
-            resized: what the tower wants to be told of canvases of another size than its own.
-        """
+    def encode_inputs(self, inputs: dict[str, Tensor]) -> Iterable[Tensor]:
+        """(C, d) features of each canvas, as made by ``canvas_inputs``."""
 
     def letterbox(self, image_size: tuple[int, int], *, for_labels: bool = False) -> Letterbox:
         """Centred on a square of the longer side."""
@@ -75,43 +66,50 @@ class SquareAdapter(ModelAdapter):
         self, images: Sequence[Image.Image], *, for_labels: bool = False
     ) -> PreparedImages:
         """On the one grid that there is."""
-        return self._prepare(images, self.grid.width)
+        return self._prepare(images, self.grid)
 
     def prepare_crops(
         self, crops: Sequence[Image.Image], max_tokens: int | None = None
     ) -> PreparedImages:
-        """With a budget, crops go through the tower at a smaller size, its position embeddings
-        interpolated: cheaper in tower and decoder alike, and coarser."""
+        """With a budget, the tower sees crops as it does without, and its features are averaged.
+
+        So the print is read at its full size. A canvas drawn smaller would be cheaper in the tower
+        too, and costs much more accuracy.
+        """
         self.check_crop_tokens(max_tokens)
         side = self.grid.width if max_tokens is None else math.isqrt(max_tokens)
-        return self._prepare(crops, min(side, self.grid.width))
-
-    def check_crop_tokens(self, max_tokens: int | None) -> None:
-        """At least one token; more than an image gets changes nothing."""
-        if not self.has_resizable_tower:
-            super().check_crop_tokens(max_tokens)
-        elif max_tokens is not None and max_tokens < 1:
-            raise ModelError(f"crop_tokens is {max_tokens}: give at least 1, or leave it out")
+        side = min(side, self.grid.width)
+        return self._prepare(crops, GridShape(side, side))
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
-        """One pass of the tower: all canvases have one size."""
-        resized = {} if prepared.grids[0] == self.grid else {"interpolate_pos_encoding": True}
-        features = self.encode_inputs(prepared.inputs, **resized)
+        """One pass of the tower."""
+        features = self.encode_inputs(prepared.inputs)
         return [
-            ImageFeatures(tokens=tokens, grid=grid, letterbox=letterbox)
+            ImageFeatures(tokens=averaged(tokens, self.grid, grid), grid=grid, letterbox=letterbox)
             for tokens, grid, letterbox in zip(
                 features, prepared.grids, prepared.letterboxes, strict=True
             )
         ]
 
-    def _prepare(self, images: Sequence[Image.Image], cells: int) -> PreparedImages:
-        """Draw each image on a canvas of ``cells`` x ``cells``."""
-        side = cells * self.input_side // self.grid.width
+    def _prepare(self, images: Sequence[Image.Image], grid: GridShape) -> PreparedImages:
+        """Draw each image on the model's canvas; ``grid`` is that of its tokens."""
         letterboxes = tuple(self.letterbox(image.size) for image in images)
-        canvases = paste_all(letterboxes, images, self.fill, [(side, side)] * len(images))
+        sizes = [(self.input_side, self.input_side)] * len(images)
+        canvases = paste_all(letterboxes, images, self.fill, sizes)
         return PreparedImages(
             letterboxes=letterboxes,
-            grids=(GridShape(cells, cells),) * len(images),
+            grids=(grid,) * len(images),
             inputs=self.canvas_inputs(canvases),
         )
+
+
+def averaged(tokens: Tensor, grid: GridShape, wanted: GridShape) -> Tensor:
+    """(C, d) features on one grid -> on one that is no finer, by antialiased linear resampling."""
+    if wanted == grid:
+        return tokens
+    planes = tokens.T.reshape(1, -1, *grid).float()
+    small = torch.nn.functional.interpolate(
+        planes, size=tuple(wanted), mode="bilinear", align_corners=False, antialias=True
+    )
+    return small[0].flatten(1).T.to(tokens.dtype)

@@ -192,7 +192,7 @@ def test_ctrl_c_names_the_place_where_answers_are(folder: Path, tmp_path: Path) 
 def test_an_answer_is_never_an_empty_line(text: str, boxes: tuple, lines: list[str]) -> None:
     """Nothing told a model that says nothing from a command that does nothing."""
     decision = ZoomDecision.ZOOMED if boxes else ZoomDecision.NO_CONFIDENT_REGION
-    answer = ZoomAnswer(text, boxes, np.zeros((2, 2), np.float32), decision, {})
+    answer = ZoomAnswer(text, boxes, np.zeros((2, 2), np.float32), decision, 0, {})
     assert shown_lines(answer) == lines
 
 

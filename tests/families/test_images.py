@@ -42,8 +42,6 @@ CROP_SIZES = [(60, 40), (5, 3), (300, 310), (1, 70), (90, 2)]
 def test_crops_keep_within_a_budget_of_tokens(loaded: Loaded, budget: int) -> None:
     """Families of dynamic grids were said to encode crops at one size only."""
     adapter = loaded.adapter
-    if getattr(adapter, "has_resizable_tower", True) is False:
-        pytest.skip("this family's tower takes one size")
     crops = [
         Image.effect_noise(size, 90).convert("RGB") for size in CROP_SIZES
     ]  # noise, so that no two are alike
@@ -62,8 +60,6 @@ def test_crops_keep_within_a_budget_of_tokens(loaded: Loaded, budget: int) -> No
 
 
 def test_answers_with_crops_of_a_budget(loaded: Loaded, images: list[Image.Image]) -> None:
-    if getattr(loaded.adapter, "has_resizable_tower", True) is False:
-        pytest.skip("this family's tower takes one size")
     full = random_pipeline(loaded.adapter)
     cheap = ZoomPipeline(
         full.adapter, full.rpn, threshold=full.threshold, regions=full.regions, crop_tokens=4

@@ -115,12 +115,18 @@ def _with_token(adapter: ModelAdapter, prompt: Prompt, token: int) -> Prompt:
         position_ids=torch.cat([prompt.position_ids, position], dim=-1),
         image_starts=prompt.image_starts,
         image_grids=prompt.image_grids,
+        image_lengths=prompt.image_lengths,
     )
 
 
+@pytest.mark.parametrize("crop_mask_ratio", [None, 1.0])
 @pytest.mark.parametrize("withdraw_image", [False, True])
 def test_zoom_in_a_batch_of_mixed_sizes_equals_one_by_one(
-    loaded: Loaded, rpn: RegionProposalNetwork, images: list[Image.Image], withdraw_image: bool
+    loaded: Loaded,
+    rpn: RegionProposalNetwork,
+    images: list[Image.Image],
+    withdraw_image: bool,
+    crop_mask_ratio: float | None,
 ) -> None:
     """Some questions get crops, some do not; two are about one image."""
     adapter = loaded.adapter
@@ -129,7 +135,13 @@ def test_zoom_in_a_batch_of_mixed_sizes_equals_one_by_one(
         adapter,
         rpn,
         threshold=0.9,
-        regions=EVERY_REGION.model_copy(update={"max_seen_ratio": limit}),
+        regions=EVERY_REGION.model_copy(
+            update={
+                "max_seen_ratio": limit,
+                "crop_mask_ratio": crop_mask_ratio,
+                "min_box_side": 1 if crop_mask_ratio is None else 2,
+            }
+        ),
         withdraw_image=withdraw_image,
     )
     counts = check_batched_equals_alone(

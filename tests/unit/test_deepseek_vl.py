@@ -120,15 +120,11 @@ def test_many_images_are_encoded_as_one_by_one(adapter: SquareAdapter) -> None:
         assert torch.allclose(found.tokens, alone.tokens, atol=1e-5)
 
 
-def test_crops_within_a_budget_of_tokens_where_the_towers_can(adapter: SquareAdapter) -> None:
+def test_crops_within_a_budget_of_tokens(adapter: SquareAdapter) -> None:
     crops = [noise(40, 30), noise(10, 25)]
-    if adapter.has_resizable_tower:
-        small = adapter.encode_crops(crops, 10)
-        assert [tuple(crop.grid) for crop in small] == [(3, 3), (3, 3)]
-        assert [crop.tokens.shape for crop in small] == [(9, 48), (9, 48)]
-    else:
-        with pytest.raises(ModelError, match="encodes crops at one size only"):
-            adapter.encode_crops(crops, 10)
+    small = adapter.encode_crops(crops, 10)
+    assert [tuple(crop.grid) for crop in small] == [(3, 3), (3, 3)]
+    assert [crop.tokens.shape for crop in small] == [(9, 48), (9, 48)]
     whole = adapter.encode_crops(crops)
     for crop, image in zip(whole, adapter.encode_images(crops), strict=True):
         assert torch.equal(crop.tokens, image.tokens)

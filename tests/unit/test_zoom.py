@@ -1,8 +1,12 @@
 """Prefix reuse against plain recomputation, token for token and logit for logit."""
 
+from itertools import chain, combinations, pairwise
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from sdrpn_core.first_stage import first_stage
@@ -12,7 +16,7 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.second_stage import PASS_COST_COLUMNS, second_stage_prefill, similar_lengths
 from tests.tiny_models import tiny_llava
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
@@ -182,3 +186,26 @@ def test_prefix_hidden_states_equal_the_stock_forward(
     torch.testing.assert_close(
         first.prefix.hidden[0], at_branch[0, : prompt.prefix_length], atol=1e-5, rtol=1e-5
     )
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 900), max_size=7))
+def test_rows_of_similar_length_run_together_at_the_least_cost(lengths: list[int]) -> None:
+    """Against every way of cutting the sorted lengths; rows of a group rise, none is lost."""
+    found = similar_lengths(dict(enumerate(lengths)))
+    assert sorted(row for rows in found for row in rows) == list(range(len(lengths)))
+    assert all(rows == sorted(rows) and rows for rows in found)
+    in_order = sorted(lengths)
+    edges = range(1, len(lengths))
+    cuts = chain.from_iterable(combinations(edges, n) for n in range(len(lengths)))
+    least = min((_cost(in_order, cut) for cut in cuts), default=0)
+    assert sum(_pass_cost([lengths[row] for row in rows]) for rows in found) == least
+
+
+def _cost(in_order: list[int], cuts: tuple[int, ...]) -> int:
+    bounds = [0, *cuts, len(in_order)]
+    return sum(_pass_cost(in_order[start:end]) for start, end in pairwise(bounds))
+
+
+def _pass_cost(lengths: list[int]) -> int:
+    return PASS_COST_COLUMNS + len(lengths) * max(lengths)

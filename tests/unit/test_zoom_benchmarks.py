@@ -1,5 +1,6 @@
 """The zoom benchmarks: with an RPN that was not trained here, and with random weights."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,13 +33,17 @@ def test_throughput_of_random_weights_at_several_batch_sizes(
     small = LlavaSize(6, 8, 64, 96, 3, 4, 64, 96, branch_layer=2)
     monkeypatch.setitem(SIZES, "small", small)
     options = "--random --size small --device cpu --num-scenes 1 --rounds 1 --max-new-tokens 2"
-    zoom_throughput.main([*options.split(), "--withdraw", "--batch-sizes", "1", "2"])
+    variants = ["--withdraw", "--whole-boxes"]
+    zoom_throughput.main([*options.split(), *variants, "--batch-sizes", "1", "2"])
     printed = capsys.readouterr().out
     for batch_size in (1, 2):
         assert f"in batches of {batch_size}\n" in printed
     # Once for images of their own, once for several questions per image.
     for name in ("one pass", "two stages", "two stages, image withdrawn"):
         assert printed.count(f"| {name} |") == 4
+    # About a third unless told otherwise; a crop at the image's edge is smaller than its canvas.
+    assert len(re.findall(r"two stages, 100% zoomed, a crop is 3\d% of", printed)) == 2
+    assert printed.count("two stages, whole boxes, 100% zoomed, a crop is 100%") == 2
     assert printed.count("| stock generate |") == 2
     assert printed.count("two stages, 100% zoomed") == 2
     assert printed.count("two stages, image withdrawn, 100% zoomed") == 2

@@ -1,0 +1,51 @@
+"""A masked crop is the whole crop with the other tokens hidden from everything."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sdrpn_core.first_stage import first_stage
+from sdrpn_core.models.prompts import ImageFeatures
+from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.second_stage import second_stage_prefill
+from tests.families.conftest import QUESTIONS, Loaded
+
+
+@torch.inference_mode()
+def test_a_masked_crop_is_a_crop_with_tokens_hidden(
+    loaded: Loaded, images: list[Image.Image], crops: list[list[Image.Image]]
+) -> None:
+    """Positions stay; the model runs without the hidden tokens, here it runs with them unseen."""
+    adapter = loaded.adapter
+    features = adapter.encode_images(images)
+    rng = np.random.default_rng(5)
+    whole = [adapter.encode_crops(row) if row else [] for row in crops]
+    masked = [[_some_hidden(crop, rng) for crop in row] for row in whole]
+    rpn = RegionProposalNetwork.from_adapter(adapter, loaded.shape)
+    first = first_stage(adapter, rpn, features, QUESTIONS)
+    found = second_stage_prefill(adapter, first, masked).logits
+    for index, (question, image) in enumerate(zip(QUESTIONS, features, strict=True)):
+        prompt = adapter.embed_prompt(question, [image, *whole[index]])
+        seen = torch.ones(len(prompt.embeds), dtype=torch.bool)
+        for number, crop in enumerate(masked[index], start=1):
+            if crop.shown is not None:
+                columns = prompt.image_columns(number)
+                seen[columns] = torch.from_numpy(crop.shown.ravel())
+        own = torch.eye(len(seen), dtype=torch.bool)
+        mask = (torch.ones(len(seen), len(seen), dtype=torch.bool).tril() & seen) | own
+        hidden = adapter.forward_layers(
+            prompt.embeds[None],
+            0,
+            adapter.profile.num_layers,
+            mask=mask[None, None],
+            position_ids=prompt.position_ids[..., None, :],
+            deepstack=prompt.deepstack[:, None],
+        )
+        wanted = adapter.next_token_logits(hidden[:, -1])[0]
+        torch.testing.assert_close(found[index], wanted, atol=2e-5, rtol=1e-5)
+
+
+def _some_hidden(crop: ImageFeatures, rng: np.random.Generator) -> ImageFeatures:
+    cells = rng.random(crop.grid) < 0.5
+    cells.flat[rng.integers(crop.grid.num_cells)] = True
+    return crop.showing(cells)

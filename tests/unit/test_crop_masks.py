@@ -1,0 +1,148 @@
+"""Which tokens of a crop are shown: against plain loops, and by symmetry."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from data_contracts.label_settings import RegionSettings
+from sdrpn_core.crop_masks import masked_crop
+from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
+from sdrpn_core.models.prompts import ImageFeatures
+from sdrpn_core.regions import Region, crop_regions
+
+CELL = 20
+"""Pixels per cell of the images here."""
+MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(1, 6)))
+CROP_GRIDS = st.tuples(st.integers(1, 12), st.integers(1, 12))
+
+
+def picture(letterbox: Letterbox, grid: tuple[int, int]) -> ImageFeatures:
+    shape = GridShape(*grid)
+    return ImageFeatures(torch.zeros(shape.num_cells, 1), shape, letterbox)
+
+
+def region_at(mask: np.ndarray, corner: tuple[int, int] = (2, 3), margin: float = 0.0) -> Region:
+    """On an image of ``CELL`` pixels per cell; only the mask has a margin, the box has none."""
+    (height, width), (x0, y0) = mask.shape, corner
+    cells = GridBox(x0, y0, x0 + width, y0 + height)
+    return Region(BoxXYXY(*(float(CELL * edge) for edge in cells)), cells, mask, margin)
+
+
+def shown(mask: np.ndarray, crop_grid: tuple[int, int], **place: Any) -> np.ndarray:
+    """(h, w) of a crop that its own canvas holds without padding."""
+    region = region_at(mask, **place)
+    image = picture(Letterbox.square((10 * CELL, 10 * CELL)), (10, 10))
+    height, width = mask.shape
+    crop = picture(Letterbox.identity((width * CELL, height * CELL)), crop_grid)
+    masked = masked_crop(crop, region, image)
+    whole = np.ones(masked.grid, np.bool_)
+    return whole if masked.shown is None else masked.shown
+
+
+def by_loops(mask: np.ndarray, crop_grid: tuple[int, int], margin: float) -> np.ndarray:
+    """Every token against every cell."""
+    (height, width), (rows, columns) = mask.shape, crop_grid
+    found = np.zeros(crop_grid, np.bool_)
+    for row, column, y, x in np.ndindex(rows, columns, height, width):
+        if mask[y, x]:
+            down = abs((row + 0.5) * height / rows - (y + 0.5))
+            across = abs((column + 0.5) * width / columns - (x + 0.5))
+            found[row, column] |= max(down, across) <= 0.5 + margin + 1e-6
+    return found
+
+
+@settings(deadline=None)
+@given(MASKS, CROP_GRIDS, st.sampled_from([0.0, 0.3, 1.1]))
+def test_shown_tokens_are_in_the_region_or_beside_it(
+    mask: np.ndarray, crop_grid: tuple[int, int], margin: float
+) -> None:
+    wanted = by_loops(mask, crop_grid, margin)
+    found = shown(mask, crop_grid, margin=margin)
+    np.testing.assert_array_equal(found, wanted if wanted.any() else True)
+
+
+@settings(deadline=None)
+@given(MASKS, CROP_GRIDS)
+def test_a_transposed_mask_shows_transposed_tokens(
+    mask: np.ndarray, crop_grid: tuple[int, int]
+) -> None:
+    turned = shown(mask.T, crop_grid[::-1], corner=(3, 2))
+    np.testing.assert_array_equal(turned, shown(mask, crop_grid).T)
+
+
+def test_the_margin_of_a_box_is_shown_where_the_region_reaches_its_edge() -> None:
+    """Half a cell around 2 x 2 cells, of which the right ones are the region; 12 tokens a side."""
+    mask = np.array([[False, True], [False, True]])
+    box = BoxXYXY(1.5 * CELL, 2.5 * CELL, 4.5 * CELL, 5.5 * CELL)
+    region = Region(box, GridBox(2, 3, 4, 5), mask, margin_cells=0.5)
+    image = picture(Letterbox.square((10 * CELL, 10 * CELL)), (10, 10))
+    crop = picture(Letterbox.identity((3 * CELL, 3 * CELL)), (12, 12))
+    found = masked_crop(crop, region, image).shown
+    assert found is not None
+    np.testing.assert_array_equal(found, np.repeat([[False] * 4 + [True] * 8], 12, axis=0))
+
+
+def test_a_letterboxed_image_and_crop_are_both_accounted_for() -> None:
+    """An image of 10 x 4 cells in 10 x 10; a crop of 4 x 2 cells in a square of 8 x 8 tokens."""
+    mask = np.array([[True, True, False, False], [True, True, False, False]])
+    region = Region(BoxXYXY(40, 20, 120, 60), GridBox(2, 4, 6, 6), mask)
+    image = picture(Letterbox.square((200, 80)), (10, 10))
+    crop = picture(Letterbox.square((80, 40)), (8, 8))
+    found = masked_crop(crop, region, image).shown
+    assert found is not None
+    wanted = np.zeros((8, 8), np.bool_)
+    wanted[2:6, :4] = True
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_padding_is_not_shown_even_of_a_region_that_fills_its_box() -> None:
+    region = Region(BoxXYXY(40, 20, 120, 60), GridBox(2, 4, 6, 6), np.ones((2, 4), np.bool_))
+    image = picture(Letterbox.square((200, 80)), (10, 10))
+    crop = picture(Letterbox.square((80, 40)), (8, 8))
+    found = masked_crop(crop, region, image)
+    assert found.num_tokens == 32
+    assert found.shown is not None
+    assert found.shown[2:6].all()
+
+
+def test_a_crop_too_coarse_for_its_region_is_shown_whole() -> None:
+    corner = np.zeros((5, 5), np.bool_)
+    corner[0, 0] = True
+    assert shown(corner, (1, 1)).all()
+    assert shown(corner, (25, 25)).sum() == 25
+
+
+def test_without_masks_a_crop_stays_as_it_is() -> None:
+    region = Region(BoxXYXY(0, 0, 40, 40), GridBox(0, 0, 2, 2), None)
+    crop = picture(Letterbox.square((40, 20)), (4, 4))
+    assert masked_crop(crop, region, picture(Letterbox.square((80, 80)), (4, 4))) is crop
+
+
+def test_the_mask_of_a_region_is_a_share_of_its_threshold() -> None:
+    roi_map = np.zeros((8, 8), np.float32)
+    roi_map[2:5, 2] = (0.5, 0.8, 0.3)
+    how = RegionSettings(blur_sigma=None, min_box_side=3)
+    letterbox = Letterbox.square((80, 80))
+    (whole,) = crop_regions(roi_map, 0.4, how, letterbox)
+    assert whole.mask is None
+    for ratio, rows in ((1.0, [0, 1]), (0.5, [0, 1, 2])):
+        masked = how.model_copy(update={"crop_mask_ratio": ratio})
+        (region,) = crop_regions(roi_map, 0.4, masked, letterbox)
+        assert (region.box, region.cells) == (whole.box, whole.cells)
+        assert region.mask is not None
+        x0, y0, _, _ = region.cells
+        found = np.argwhere(region.mask) + np.array([y0, x0])
+        assert found.tolist() == [[2 + row, 2] for row in rows]
+
+
+def test_only_cells_that_exist_can_be_shown() -> None:
+    image = picture(Letterbox.square((80, 80)), (4, 4))
+    for cells in (np.ones((4, 5), np.bool_), np.zeros((4, 4), np.bool_)):
+        with pytest.raises(ValueError, match="at least one"):
+            image.showing(cells)
+    assert image.showing(np.ones((4, 4), np.bool_)).shown is None
