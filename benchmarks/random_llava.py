@@ -140,7 +140,7 @@ def random_zoom(adapter: ModelAdapter, shown_ratio: float = 1.0) -> ZoomPipeline
 
     Args:
         adapter: the model.
-        shown_ratio: share of the crop's tokens that are shown, about.
+        shown_ratio: share of its box's cells that each region fills, before the margin.
     """
     rpn = PlantedRpn.from_adapter(adapter, adapter.profile.rpn)
     rpn.shown_ratio = shown_ratio

@@ -1,7 +1,7 @@
 """The pictures of docs/zoom.md: ``python -m benchmarks.zoom_pictures --out docs/images``.
 
-One scene of each layout with its RoI map and crop, side by side with the crop: what the decoder does
-not get of it is pale.
+One scene of each layout with its RoI map and crop, side by side with the crop: what the decoder
+does not get of it is pale.
 """
 
 from pathlib import Path

@@ -6,8 +6,8 @@ is measured twice: by this project's own code, and by the stock processor and ``
 what people run today. Prints the ratios, where the time goes, and what several questions about one
 image cost, at each of ``--batch-sizes``. ``--crop-tokens`` lists budgets to try besides the full
 crop, ``--withdraw`` tries every budget with the image withdrawn as well, ``--whole-boxes`` all with
-crops that are not masked. ``--shown`` is the share of a crop that the regions planted beside random
-weights show. On a CPU, ratios are of
+crops that are not masked. ``--shown`` is the share of their boxes that the regions planted beside
+random weights fill, before their margin. On a CPU, ratios are of
 CPU time, which a busy machine hardly distorts (with OMP_NUM_THREADS=1); shares of phases are
 wall-clock time.
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--crop-tokens", type=int, nargs="*", default=[])
     options.add_argument("--withdraw", action="store_true")
     options.add_argument("--whole-boxes", action="store_true")
-    options.add_argument("--shown", type=float, default=1 / 3, help="of the random weights' crops")
+    options.add_argument("--shown", type=float, default=0.5, help="of the random weights' boxes")
     options.add_argument("--max-batches", type=int, help="of each batch size; all if not given")
     options.add_argument("--rounds", type=int, default=5)
     given = options.parse_args(arguments)

@@ -1,8 +1,8 @@
 """Masked crops: which of a crop's tokens show its region.
 
-A region seldom fills its box: boxes are grown to a least side, so that the vision tower sees what is
-around. The decoder gets the tokens on the region and its margin only; they keep the positions that
-they have among all. This is the paper's masked upscaling (arXiv 2509.16944).
+A region seldom fills its box: boxes are grown to a least side, so that the vision tower sees what
+is around. The decoder gets the tokens on the region and its margin only; they keep the positions
+that they have among all. This is the paper's masked upscaling (arXiv 2509.16944).
 """
 
 import numpy as np
@@ -16,8 +16,8 @@ from sdrpn_core.regions import Region
 def masked_crop(crop: ImageFeatures, region: Region, image: ImageFeatures) -> ImageFeatures:
     """The crop with only the tokens on its region shown.
 
-    Those are the tokens whose middle is in a cell of the mask, or beside one within the margin.
-    Padding is not shown. A crop so coarse that it has no such token is shown whole, without padding.
+    Those are the tokens whose middle is in a cell of the mask, or beside one within the margin,
+    and not in padding. A crop too coarse to have such a token is shown whole, but for padding.
 
     Args:
         crop: of ``region.box``.

@@ -41,8 +41,9 @@ def test_throughput_of_random_weights_at_several_batch_sizes(
     # Once for images of their own, once for several questions per image.
     for name in ("one pass", "two stages", "two stages, image withdrawn"):
         assert printed.count(f"| {name} |") == 4
-    # About a third unless told otherwise; a crop at the image's edge is smaller than its canvas.
-    assert len(re.findall(r"two stages, 100% zoomed, a crop is 3\d% of", printed)) == 2
+    shown = re.findall(r"two stages, 100% zoomed, a crop is (\d+)% of", printed)
+    assert len(shown) == 2
+    assert all(40 < int(share) < 70 for share in shown), "half of the box, and a margin"
     assert printed.count("two stages, whole boxes, 100% zoomed, a crop is 100%") == 2
     assert printed.count("| stock generate |") == 2
     assert printed.count("two stages, 100% zoomed") == 2
