@@ -92,6 +92,8 @@ class Method(StrEnum):
     VICROP_GRAD_HIGH = "vicrop_grad_high"
     VICROP_PURE_GRAD_HIGH = "vicrop_pure_grad_high"
     SDRPN = "sdrpn"
+    SDRPN_WITHDRAWN = "sdrpn_withdrawn"
+    """The image withdrawn from the upper layers where there is a crop."""
     ORACLE = "oracle"
 
 
@@ -101,6 +103,7 @@ DEFAULT_METHODS = (
     Method.RAW_ATTENTION,
     Method.VICROP,
     Method.SDRPN,
+    Method.SDRPN_WITHDRAWN,
     Method.ORACLE,
 )
 """Those of an evaluation that names none; ViCrop's other variants cost several passes each."""

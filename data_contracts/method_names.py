@@ -15,5 +15,6 @@ METHOD_NAMES: Mapping[Method, str] = {
     Method.VICROP_GRAD_HIGH: "ViCrop, grad-att, high-res",
     Method.VICROP_PURE_GRAD_HIGH: "ViCrop, pure-grad, high-res",
     Method.SDRPN: "SD-RPN",
+    Method.SDRPN_WITHDRAWN: "SD-RPN, image withdrawn",
     Method.ORACLE: "True box (oracle)",
 }

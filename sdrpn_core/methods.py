@@ -9,10 +9,11 @@ decodes greedily; methods differ in where the crop comes from. What that costs:
 * vicrop: two prefill passes up to the layer that is read (the original runs all layers), then a
   pass with the crop; its variants are in ``vicrop.py``.
 * sdrpn: the ``ZoomPipeline``: layers below the branch and the RPN, then the second stage, which
-  reuses the prefix.
+  reuses the prefix. sdrpn_withdrawn: the same with the image withdrawn from the upper layers.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,9 @@ from sdrpn_core.vicrop import importance_maps, most_grounding_layer
 
 DEFAULT_CROP_SIDE_RATIO = 1 / 3
 """Random crops of documents without a true box: share of each side of the image."""
+
+ZOOMS = (Method.SDRPN, Method.SDRPN_WITHDRAWN)
+"""Methods that crop where the RPN says."""
 
 FloatMap = NDArray[np.float32]
 
@@ -83,12 +87,12 @@ class Answerer:
         Args:
             adapter: the frozen model.
             settings: answer length, crop padding, thresholds.
-            pipeline: over ``adapter``; only ``sdrpn`` needs it. Raw attention uses its region
-                settings where there is one.
+            pipeline: over ``adapter``; only ``sdrpn`` and ``sdrpn_withdrawn`` need it. Raw
+                attention uses its region settings where there is one.
         """
         self.adapter = adapter
         self.settings = settings
-        self.pipeline = pipeline
+        self._pipelines = {} if pipeline is None else _zooms(pipeline)
         self._regions = pipeline.regions if pipeline else RegionSettings.preset("default")
 
     @torch.inference_mode()
@@ -103,10 +107,10 @@ class Answerer:
             documents: the questions; ``oracle`` needs the true box of each.
 
         Raises:
-            ModelError: if ``sdrpn`` is asked for and there is no pipeline.
+            ModelError: if the RPN is to say where, and there is no pipeline.
         """
-        if method is Method.SDRPN:
-            return self._answer_sdrpn(images, documents)
+        if method in ZOOMS:
+            return self._answer_sdrpn(method, images, documents)
         features = self.adapter.encode_images(images)
         proposals = self._propose(method, images, documents, features)
         boxes = [proposal.boxes for proposal in proposals]
@@ -220,11 +224,13 @@ class Answerer:
         ]
 
     def _answer_sdrpn(
-        self, images: Sequence[Image.Image], documents: Sequence[Document]
+        self, method: Method, images: Sequence[Image.Image], documents: Sequence[Document]
     ) -> list[MethodAnswer]:
-        if self.pipeline is None:
-            raise ModelError("method sdrpn needs a trained RPN: run `sdrpn stage train-rpn` first")
-        answers = self.pipeline.answer(
+        if method not in self._pipelines:
+            raise ModelError(
+                f"method {method.value} needs a trained RPN: run `sdrpn stage train-rpn` first"
+            )
+        answers = self._pipelines[method].answer(
             images,
             [document.question for document in documents],
             max_new_tokens=self.settings.max_new_tokens,
@@ -240,6 +246,14 @@ class Answerer:
             )
             for answer, image in zip(answers, images, strict=True)
         ]
+
+
+def _zooms(pipeline: ZoomPipeline) -> dict[Method, ZoomPipeline]:
+    """The pipeline as it is, and with the image withdrawn."""
+    found = {method: copy(pipeline) for method in ZOOMS}
+    for method, one in found.items():
+        one.withdraw_image = method is Method.SDRPN_WITHDRAWN
+    return found
 
 
 def oracle_box(document: Document, image_size: tuple[int, int], padding_ratio: float) -> BoxXYXY:

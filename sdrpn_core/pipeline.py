@@ -80,7 +80,7 @@ class ZoomPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        model: str,
+        model: str | None,
         rpn: str | Path,
         *,
         device: str = "auto",
@@ -93,7 +93,7 @@ class ZoomPipeline:
 
         Args:
             model: hub id or directory of the stock model, or the name of the profile that the RPN
-                was trained with.
+                was trained with; None takes what it was trained on.
             rpn: directory of an RPN checkpoint.
             device: torch device, or ``auto``.
             dtype: name of a torch dtype; None takes the RPN's own on a GPU, float32 on a CPU.

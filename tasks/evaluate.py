@@ -150,7 +150,7 @@ class _Setup:
 def _evaluator(setup: _Setup) -> Evaluator:
     adapter = adapter_for(setup.model, setup.run.runtime)
     checkpoint = load_checkpoint(setup.run.store, setup.rpn)
-    pipeline = ZoomPipeline.beside(adapter, checkpoint)
+    pipeline = ZoomPipeline.beside(adapter, checkpoint, crop_tokens=setup.settings.crop_tokens)
     if setup.settings.region_threshold is not None:
         pipeline.threshold = setup.settings.region_threshold
     return Evaluator(adapter, setup.settings, pipeline)

@@ -248,7 +248,8 @@ def predictions_recipe(
         mode="json",
         exclude={"source", "benchmarks", "num_bootstrap", "rows_per_shard"}
         | {"threshold_sweep", "paper_model"}
-        | ({"region_threshold"} if settings.region_threshold is None else set()),
+        # Left out where they say nothing, so that they change no address of before they existed.
+        | {name for name in ("region_threshold", "crop_tokens") if getattr(settings, name) is None},
     )
     return Recipe(
         stage=Stage.EVALUATE,

@@ -35,6 +35,7 @@ _RIGHT_CHANCE = {
     Method.RAW_ATTENTION: 0.45,
     Method.VICROP: 0.5,
     Method.SDRPN: 0.75,
+    Method.SDRPN_WITHDRAWN: 0.7,
     Method.ORACLE: 0.95,
 }
 _SECONDS = {
@@ -43,6 +44,7 @@ _SECONDS = {
     Method.RAW_ATTENTION: 0.26,
     Method.VICROP: 0.25,
     Method.SDRPN: 0.17,
+    Method.SDRPN_WITHDRAWN: 0.14,
     Method.ORACLE: 0.15,
 }
 
@@ -100,7 +102,7 @@ def _answer(
         case Method.RAW_ATTENTION | Method.VICROP:
             roi_map, sink_map = noisy_attention(document.true_box, letterbox, grid, rng)
             boxes = _regions(roi_map / roi_map.max(), 0.5, letterbox)
-        case Method.SDRPN:
+        case Method.SDRPN | Method.SDRPN_WITHDRAWN:
             misses = not is_right and rng.random() < 0.5
             target = BoxXYXY(0.0, 0.0, 90.0, 60.0) if misses else document.true_box
             coverage = letterbox.coverage(target, grid)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Never
 
 from accelerate import Accelerator
@@ -14,7 +13,6 @@ from tqdm import tqdm
 from data_contracts.errors import SdrpnError
 from sdrpn_core.generation import answer_plain
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 
 DEFAULT_MAX_NEW_TOKENS = 128
 """Where the task sets no length (TextVQA, HR-Bench)."""
@@ -39,6 +37,8 @@ class SdrpnModel(lmms):  # type: ignore[misc]  # lmms-eval has no types
         rpn: directory of an RPN checkpoint.
         model: hub id or directory of the stock model; None takes what the RPN was trained on.
         zoom: False answers from the whole image alone: the baseline, with the same prompts.
+        crop_tokens: most tokens per crop; None gives each as many as the image has.
+        withdraw_image: where there is a crop, only the layers below the branch look at the image.
         dtype: name of a torch dtype; None takes the RPN's own on a GPU, float32 on a CPU.
         max_new_tokens: most tokens per answer where the task sets none.
         batch_size: questions per forward pass; does not change the answers.
@@ -53,6 +53,8 @@ class SdrpnModel(lmms):  # type: ignore[misc]  # lmms-eval has no types
         rpn: str,
         model: str | None = None,
         zoom: bool = True,
+        crop_tokens: int | None = None,
+        withdraw_image: bool = False,
         dtype: str | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         batch_size: int | str = 1,
@@ -66,7 +68,14 @@ class SdrpnModel(lmms):  # type: ignore[misc]  # lmms-eval has no types
         self.batch_size = int(batch_size)
         self._zoom = zoom
         self._max_new_tokens = max_new_tokens
-        self.pipeline = _load(rpn, model, device or str(Accelerator().device), dtype)
+        self.pipeline = ZoomPipeline.from_pretrained(
+            model,
+            rpn,
+            device=device or str(Accelerator().device),
+            dtype=dtype,
+            crop_tokens=crop_tokens,
+            withdraw_image=withdraw_image,
+        )
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Answer every request, in order."""
@@ -120,11 +129,6 @@ class SdrpnModel(lmms):  # type: ignore[misc]  # lmms-eval has no types
 
     def _length(self, settings: Mapping[str, Any]) -> int:
         return int(settings.get("max_new_tokens", self._max_new_tokens))
-
-
-def _load(rpn: str, model: str | None, device: str, dtype: str | None) -> ZoomPipeline:
-    checkpoint = RpnCheckpoint.load_directory(Path(rpn))
-    return ZoomPipeline.from_checkpoint(checkpoint, model, device=device, dtype=dtype)
 
 
 def _only(images: Sequence[Any], task: str) -> Image.Image:

@@ -25,7 +25,13 @@ pytestmark = pytest.mark.slow
 TASK = BenchmarkTask.VSTAR
 THRESHOLDS = (0.05, 0.95)
 NUM_DOCUMENTS = 6
-METHODS = (Method.BASE, Method.RAW_ATTENTION, Method.VICROP_GRAD, Method.SDRPN)
+METHODS = (
+    Method.BASE,
+    Method.RAW_ATTENTION,
+    Method.VICROP_GRAD,
+    Method.SDRPN,
+    Method.SDRPN_WITHDRAWN,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +51,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     regions = RegionSettings(max_box_area_ratio=None)
     config = config.model_copy(update={"evaluation": evaluation, "regions": regions})
     (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    options = ("--config", folder / "config.yaml", "--store", folder / "store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PREFECT_API_URL", raising=False)
-        arguments = ["stage", "evaluate", *options, "--json", folder / "summary.json"]
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-    (folder / "output.txt").write_text(result.stdout)
+    (folder / "output.txt").write_text(evaluate(folder, "config.yaml", "summary.json"))
     return folder
 
 
-def summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+def evaluate(folder: Path, config: str, summary_name: str) -> str:
+    """What the command prints."""
+    options = ("--config", folder / config, "--store", folder / "store")
+    arguments = ["stage", "evaluate", *options, "--json", folder / summary_name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def summary(folder: Path, name: str = "summary.json") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / name).read_text())
     return found
 
 
@@ -83,7 +94,7 @@ def test_regions_and_attention_are_judged_against_the_true_boxes(folder: Path):
     printed, found = (folder / "output.txt").read_text(), summary(folder)
     assert "Regions against true boxes" in printed
     assert "Raw attention against true boxes" in printed
-    assert set(found["roi"]["methods"]) == {"raw_attention", "vicrop_grad", "sdrpn"}
+    assert set(found["roi"]["methods"]) == {method.value for method in METHODS} - {"base"}
     for roi in found["roi"]["methods"].values():
         assert f"{roi['mean_iou']:.3f}" in printed
     assert {point["threshold"] for point in found["purity"]} >= {0.1, 0.2}
@@ -123,3 +134,23 @@ def test_documents_with_times_and_the_full_configuration(folder: Path):
     assert configuration["model"]
     assert metadata[b"sdrpn.predictions"].decode() == found[TASK.value]
     assert len(json.loads(metadata[b"sdrpn.inputs"])) == 3
+
+
+def test_crops_of_fewer_tokens_are_answered_with_anew(folder: Path):
+    """The options that make a zoom cheaper could be answered with, and not be evaluated."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["evaluation"] |= {"crop_tokens": 1, "threshold_sweep": []}
+    (folder / "cheap.yaml").write_text(yaml.safe_dump(config))
+    evaluate(folder, "cheap.yaml", "cheap.json")
+    store = ArtifactStore(str(folder / "store"))
+    whole, cheap = (
+        store.read_frame(
+            ArtifactRef.parse(summary(folder, name)["artifacts"]["evaluate"]["held_out"])
+        )
+        for name in ("summary.json", "cheap.json")
+    )
+    key = ["method", "question_id", "boxes"]
+    assert whole.select(key).equals(cheap.select(key))
+    changed = whole.filter(whole["prediction"] != cheap["prediction"])["method"].unique().to_list()
+    assert Method.SDRPN in changed
+    assert set(changed) <= {Method.SDRPN, Method.SDRPN_WITHDRAWN}

@@ -124,7 +124,11 @@ def test_rows_are_valid_predictions_and_repeat_exactly(
     assert set(speeds) == set(Method)
     assert all(speed.seconds_per_document > 0 for speed in speeds.values())
     with_map = frame.filter(pl.col("roi_map").is_not_null())["method"].unique().to_list()
-    always = {"sdrpn", *(method.value for method in Method if method.value.startswith("vicrop"))}
+    always = {
+        "sdrpn",
+        "sdrpn_withdrawn",
+        *(method.value for method in Method if method.value.startswith("vicrop")),
+    }
     assert always <= set(with_map) <= {*always, "raw_attention"}
 
 
@@ -158,6 +162,30 @@ def test_sdrpn_answers_as_the_same_crops_do_without_reuse(
         )
         (oracle,) = answerer.answer(Method.ORACLE, [pictures[index]], [given])
         assert oracle.text == zoomed[index].text
+
+
+def test_the_two_ways_of_zooming_differ_in_what_the_upper_layers_see(
+    adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
+) -> None:
+    answerer = Answerer(adapter, settings(), pipeline)
+    pictures = [images[document.image_uri] for document in documents()]
+    whole, withdrawn = (
+        answerer.answer(method, pictures, documents())
+        for method in (Method.SDRPN, Method.SDRPN_WITHDRAWN)
+    )
+    assert [answer.boxes for answer in whole] == [answer.boxes for answer in withdrawn]
+    assert [answer.text for answer in whole] != [answer.text for answer in withdrawn]
+    alone = ZoomPipeline(
+        adapter,
+        pipeline.rpn,
+        threshold=pipeline.threshold,
+        regions=pipeline.regions,
+        withdraw_image=True,
+    )
+    questions = [document.question for document in documents()]
+    said = alone.answer(pictures, questions, max_new_tokens=8)
+    assert [answer.text for answer in withdrawn] == [answer.text for answer in said]
+    assert not pipeline.withdraw_image, "the caller's pipeline was changed"
 
 
 def test_oracle_leaves_documents_without_true_box_to_the_others(
