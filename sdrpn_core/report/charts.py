@@ -11,7 +11,9 @@ from html import escape
 
 WIDTH, HEIGHT = 440, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 42
-_BAR_LABEL_WIDTH, _BAR_VALUE_WIDTH, _BAR_HEIGHT = 114, 76, 30
+_BAR_VALUE_WIDTH, _BAR_HEIGHT = 76, 30
+_CHARACTER_WIDTH = 7.0
+"""Of labels, about; a wide font is 12 pixels high."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,10 @@ def bar_chart(bars: Sequence[Bar], *, title: str, maximum: float | None = None) 
     if not bars:
         return ""
     full = maximum or max(max(bar.value, bar.high or 0.0) for bar in bars) or 1.0
-    room = WIDTH - _BAR_LABEL_WIDTH - _BAR_VALUE_WIDTH
+    left = round(_CHARACTER_WIDTH * max(len(bar.label) for bar in bars)) + 8
+    room = WIDTH - left - _BAR_VALUE_WIDTH
     rows = [
-        _bar_row(bar, index * _BAR_HEIGHT + 4, lambda value: room * min(value / full, 1.0))
+        _bar_row(bar, left, index * _BAR_HEIGHT + 4, lambda value: room * min(value / full, 1.0))
         for index, bar in enumerate(bars)
     ]
     return _svg(WIDTH, len(bars) * _BAR_HEIGHT + 8, title, "".join(rows))
@@ -224,7 +227,7 @@ def _legend(names: Sequence[str]) -> str:
     parts = []
     x = float(WIDTH - _RIGHT)
     for index, name in reversed(list(enumerate(names))):
-        x -= 7.0 * len(name) + 26
+        x -= _CHARACTER_WIDTH * len(name) + 26
         parts.append(
             f'<line class="line series-{index}" x1="{x:.0f}" x2="{x + 14:.0f}" y1="7" y2="7"/>'
             f'<text class="tick" x="{x + 18:.0f}" y="11">{escape(name)}</text>'
@@ -232,8 +235,8 @@ def _legend(names: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def _bar_row(bar: Bar, top: int, length: Callable[[float], float]) -> str:
-    left, height = _BAR_LABEL_WIDTH, _BAR_HEIGHT - 12
+def _bar_row(bar: Bar, left: int, top: int, length: Callable[[float], float]) -> str:
+    height = _BAR_HEIGHT - 12
     middle = top + height / 2
     end = left + length(bar.value)
     parts = [

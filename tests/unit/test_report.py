@@ -12,6 +12,7 @@ from PIL import Image
 
 from data_contracts import registry
 from data_contracts.enums import Method, RoiLabel
+from data_contracts.method_names import METHOD_NAMES
 from data_contracts.results import Results
 from sdrpn_core.geometry import BoxXYXY, Letterbox
 from sdrpn_core.report import Example, GivenAnswer, Outcome, ReportData, render_report
@@ -322,6 +323,15 @@ def test_bar_chart_lengths_are_in_proportion() -> None:
     assert chart.count("whisker") == 1
     assert bar_chart([], title="t") == ""
     ElementTree.fromstring(bar_chart([Bar("a", 0.0, "0")], title="t"))
+
+
+def test_the_longest_label_of_a_bar_is_not_cut_off() -> None:
+    """Of "ViCrop, pure-grad, high-res" a chart showed the end only."""
+    longest = max(METHOD_NAMES.values(), key=len)
+    chart = bar_chart([Bar("a", 1.0, "1"), Bar(longest, 0.5, "2")], title="t")
+    ends = {float(x) for x in re.findall(r'class="bar-label" x="([\d.]+)"', chart)}
+    assert len(ends) == 1
+    assert ends.pop() >= 6.5 * len(longest)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 0.037), (5.0, 1200.0), (-1.0, 1.0)])
