@@ -144,7 +144,8 @@ def _predict_many(
 
 def _tell_rpn(setup: "PredictSetup") -> None:
     """Say which RPN answers: the newest of a store need not be the one that was meant."""
-    err.print(f"RPN: {setup.rpn_name()}", highlight=False, soft_wrap=True)
+    facts = f"{setup.rpn_name()}, {setup.checkpoint().config.origin}"
+    err.print(f"RPN: {facts}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _predict_one(

@@ -104,6 +104,17 @@ class RpnConfig(Settings):
             raise CheckpointError("an imported RPN has no validation figures: evaluate it instead")
         return self.validation
 
+    @property
+    def origin(self) -> str:
+        """In a few words, what it was trained on and how well it learnt that."""
+        beside = f"of {self.profile.name}"
+        if self.data is None or self.validation is None:
+            return f"{beside}, trained elsewhere"
+        return (
+            f"{beside}, trained on {self.data.num_train} questions, "
+            f"F1 {self.validation.chosen.f1:.2f} on held-out labels"
+        )
+
 
 @dataclass(frozen=True)
 class RpnCheckpoint:

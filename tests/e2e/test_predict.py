@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -46,7 +47,12 @@ def test_answers_with_the_newest_rpn_and_draws_it(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     (trained,) = committed_artifacts(ArtifactStore(str(folder / "store")), Stage.TRAIN_RPN)
-    assert f"RPN: {trained.ref}" in result.stderr
+    (told,) = (line for line in result.stderr.splitlines() if line.startswith("RPN: "))
+    assert re.fullmatch(
+        rf"RPN: {trained.ref}, of tiny\S*, trained on [1-9]\d* questions, F1 \d\.\d\d on "
+        "held-out labels",
+        told,
+    ), told
     size = Image.open(image).size
     assert Image.open(overlay).size == size
     assert answer["used_crop"] == bool(answer["boxes"])

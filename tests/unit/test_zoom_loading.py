@@ -51,3 +51,8 @@ def test_a_pinned_commit_is_of_its_own_model_only(
     for model, revision in ((trained_beside, COMMIT), (None, COMMIT), (str(copy), None)):
         pipeline = ZoomPipeline.from_checkpoint(checkpoint, model, device="cpu")
         assert pipeline.adapter.profile.revision == revision, model
+
+
+def test_an_rpn_from_elsewhere_says_so(checkpoint: RpnCheckpoint) -> None:
+    name = checkpoint.config.profile.name
+    assert checkpoint.config.origin == f"of {name}, trained elsewhere"
