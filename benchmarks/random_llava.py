@@ -1,11 +1,10 @@
 """A random LLaVA with LLaVA-1.5's 24x24 grid: tiny, medium or as large as the 7B."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -15,13 +14,17 @@ from transformers import (
 )
 
 from benchmarks.random_weights import random_weights
-from data_contracts.enums import QuestionKind
+from data_contracts.enums import QuestionKind, ZoomDecision
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape
 from data_contracts.sink_rules import SinkLayerMean
+from sdrpn_core.gate import Zoom
+from sdrpn_core.geometry import GridBox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.llava import LlavaAdapter
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.regions import Region
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from tests.tiny_models import SPECIAL, WORDS, tiny_tokenizer
 
@@ -105,47 +108,56 @@ def random_llava(
     return LlavaAdapter(model, tiny_tokenizer(), profile, CLIPImageProcessorPil())
 
 
-class PlantedRpn(RegionProposalNetwork):
-    """Does its work, and then says that each question's region is a slanting band in a box."""
+class PlantedZoom(ZoomPipeline):
+    """Proposes, and then zooms into a region of known size: random maps are no measure."""
 
-    shown_ratio = 1.0
-    """Share of the box's cells that are the region."""
+    shown_ratio = 0.4
+    """Share of its box's cells that a region fills, on average, before the margin."""
 
-    def score(self, *args: Any, **named: Any) -> Tensor:
-        """(N, C) logits: the band lies elsewhere in each row."""
-        worked_out = super().score(*args, **named)
-        num_rows, num_cells = worked_out.shape
-        maps = [_band(row, math.isqrt(num_cells), self.shown_ratio) for row in range(num_rows)]
-        return torch.stack(maps).flatten(1).to(worked_out) + 0 * worked_out
+    def zoom(self, roi_map: NDArray[np.float32], image: ImageFeatures) -> Zoom:
+        """A slanting band in a box of a third of the grid's sides, near the map's peak.
+
+        Regions fill half as much of it, as much or half as much again as the average, by turns of
+        the peak's place, so that crops of a batch differ in length.
+        """
+        content = np.argwhere(image.letterbox.content_mask(image.grid))
+        first, last = content.min(axis=0), content.max(axis=0) + 1
+        height, width = np.clip(np.array(image.grid) // 3, 1, last - first)
+        peak = np.array(np.unravel_index(int(roi_map.argmax()), roi_map.shape))
+        y, x = np.clip(peak - (height // 2, width // 2), first, last - (height, width))
+        cells = GridBox(int(x), int(y), int(x + width), int(y + height))
+        share = self.shown_ratio * (0.5, 1.0, 1.5)[int(peak.sum()) % 3]
+        is_masked = self.regions.mask_threshold_ratio is not None
+        margin = self.regions.margin_cells
+        region = Region(
+            box=image.letterbox.cells_to_image(cells, image.grid, margin),
+            cells=cells,
+            mask=_band(int(height), int(width), share) if is_masked else None,
+            margin_cells=margin,
+        )
+        return Zoom((region,), ZoomDecision.ZOOMED)
 
 
-def _band(row: int, side: int, shown_ratio: float) -> Tensor:
-    """(side, side) logits, the nearest to the corner-to-corner line of a box of a ninth first."""
-    box = max(side // 3, 1)
-    place = torch.arange(box)
-    distance = (place[:, None] - place[None, :]).abs().flatten()
-    wanted = distance.argsort(stable=True)[: max(round(shown_ratio * box * box), 1)]
-    band = torch.full((box * box,), -4.0)
-    band[wanted] = 4.0
-    band[[0, -1]] = 4.0  # the corners, so that the box is the box
-    logits = torch.full((side, side), -4.0)
-    room = side - box - 1  # not at the edge, which would cut the margin off
-    y, x = 1 + 5 * row % room, 1 + 7 * row % room
-    logits[y : y + box, x : x + box] = band.view(box, box)
-    return logits
+def _band(height: int, width: int, share: float) -> NDArray[np.bool_]:
+    """(height, width) with the cells nearest to a corner-to-corner line, so many of them."""
+    y, x = (np.arange(side) + 0.5 for side in (height, width))
+    distance = np.abs(y[:, None] / height - x[None, :] / width).ravel()
+    band = np.zeros(height * width, np.bool_)
+    band[distance.argsort(kind="stable")[: max(round(min(share, 1.0) * band.size), 1)]] = True
+    return band.reshape(height, width)
 
 
-def random_zoom(adapter: ModelAdapter, shown_ratio: float = 1.0) -> ZoomPipeline:
-    """An RPN of the model's own layers; every question gets a crop of about a ninth of the canvas.
-
-    Args:
-        adapter: the model.
-        shown_ratio: share of its box's cells that each region fills, before the margin.
-    """
-    rpn = PlantedRpn.from_adapter(adapter, adapter.profile.rpn)
-    rpn.shown_ratio = shown_ratio
-    regions = RegionSettings(blur_sigma=None, crop_mask_ratio=1.0, margin_cells=0.5)
-    return ZoomPipeline(adapter, rpn.set_precision(adapter.dtype), threshold=0.5, regions=regions)
+def random_zoom(adapter: ModelAdapter, shown_ratio: float = 0.4) -> PlantedZoom:
+    """An RPN of the model's own layers, and one crop for every question; see ``PlantedZoom``."""
+    rpn = RegionProposalNetwork.from_adapter(adapter, adapter.profile.rpn)
+    planted = PlantedZoom(
+        adapter,
+        rpn.set_precision(adapter.dtype),
+        threshold=0.5,
+        regions=RegionSettings.preset("default"),
+    )
+    planted.shown_ratio = shown_ratio
+    return planted
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -23,12 +23,12 @@ from sdrpn_core.crop_masks import masked_crop
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.gate import decide_zoom
 from sdrpn_core.generation import answer_plain
-from sdrpn_core.geometry import BoxXYXY, GridBox
+from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box
-from sdrpn_core.regions import Region
+from sdrpn_core.regions import Region, whole_box
 from sdrpn_core.report.charts import Series, line_chart
 from tasks.artifact_store import ArtifactStore
 from tasks.predict import find_checkpoint
@@ -184,7 +184,7 @@ def report(
     sweeps: Sequence[Sweep], shipped: Sweep, asked: Sequence[Probe], answers: Answers
 ) -> None:
     """Print the table: base, oracle, the checkpoint's own threshold, and both readings."""
-    oracle = [(i, (_whole(margin_box(p.true_box, ORACLE_MARGIN)),)) for i, p in enumerate(asked)]
+    oracle = [(i, (whole_box(margin_box(p.true_box, ORACLE_MARGIN)),)) for i, p in enumerate(asked)]
     base: list[tuple[int, Regions]] = [(index, ()) for index in range(len(asked))]
     layouts = np.array([probe.layout for probe in asked])
     rows = []
@@ -225,11 +225,6 @@ def report(
             )
         )
     print_table(("threshold", "at", *LAYOUTS, "mean", "most lost to a layout's best"), rows)
-
-
-def _whole(box: BoxXYXY) -> Region:
-    """A box of which every token is shown."""
-    return Region(box, GridBox(0, 0, 1, 1), None)
 
 
 def report_honesty(store: str, rpn: str | None) -> None:

@@ -22,6 +22,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 
 import torch
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--crop-tokens", type=int, nargs="*", default=[])
     options.add_argument("--withdraw", action="store_true")
     options.add_argument("--whole-boxes", action="store_true")
-    options.add_argument("--shown", type=float, default=0.5, help="of the random weights' boxes")
+    options.add_argument("--shown", type=float, default=0.4, help="of the random weights' boxes")
     options.add_argument("--max-batches", type=int, help="of each batch size; all if not given")
     options.add_argument("--rounds", type=int, default=5)
     given = options.parse_args(arguments)
@@ -91,18 +92,11 @@ def _variants(full: ZoomPipeline, given: argparse.Namespace) -> dict[str, ZoomPi
                 name = "two stages" if budget is None else f"two stages, {budget} crop tokens"
                 name += "" if is_masked else ", whole boxes"
                 name += ", image withdrawn" if withdraw else ""
-                regions = full.regions.model_copy(
-                    update={} if is_masked else {"crop_mask_ratio": None}
-                )
-                found[name] = ZoomPipeline(
-                    full.adapter,
-                    full.rpn,
-                    threshold=full.threshold,
-                    regions=regions,
-                    score_calibration=full.score_calibration,
-                    crop_tokens=budget,
-                    withdraw_image=withdraw,
-                )
+                found[name] = variant = copy(full)
+                variant.crop_tokens, variant.withdraw_image = budget, withdraw
+                if not is_masked:
+                    whole = {"mask_threshold_ratio": None}
+                    variant.regions = full.regions.model_copy(update=whole)
     return found
 
 

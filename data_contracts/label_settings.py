@@ -115,10 +115,9 @@ class RegionSettings(Settings):
     """With more regions than allowed: drop all (the reference) or keep the strongest."""
     single_box: bool = False
     """One box around all components instead of one each (the reference's mask mode)."""
-    crop_mask_ratio: float | None = Field(None, gt=0, le=1)
-    """Masked crops: of a crop, the decoder gets only the tokens on cells above this share of the
-    threshold, or beside them within the margin; 1 shows the region alone. None gives it the whole
-    box. The reference's mask mode interpolates the mask, which rounds corners."""
+    mask_threshold_ratio: float | None = Field(None, gt=0, le=1)
+    """Masked crops: of a crop, the decoder gets only the tokens that touch a cell above this share
+    of the threshold, or its margin. None gives it the whole box."""
     min_peak_probability: float | None = Field(None, ge=0, le=1)
     """Maps whose blurred peak is lower are not followed; None for no such rule. This rule and the
     two below are the gate's; ``propose_regions`` knows nothing of them."""
@@ -136,6 +135,15 @@ class RegionSettings(Settings):
             ValueError: for any other name.
         """
         return _choose(REGION_PRESETS, name, "region")
+
+    def identity(self) -> dict[str, Any]:
+        """Plain data for addresses and checkpoints.
+
+        Keys of later versions are left out where they change nothing, so that what was made before
+        is still found and still the same.
+        """
+        unchanged = {"mask_threshold_ratio"} if self.mask_threshold_ratio is None else set()
+        return self.model_dump(mode="json", exclude=unchanged)
 
 
 T = TypeVar("T")
@@ -161,12 +169,12 @@ REGION_PRESETS = {
         drop_all_above_max_regions=True,
     ),
     "reference-mask": RegionSettings(
-        single_box=True, max_box_area_ratio=None, min_box_side=1, crop_mask_ratio=1.0
+        single_box=True, max_box_area_ratio=None, min_box_side=1, mask_threshold_ratio=1.0
     ),
     "default": RegionSettings(
         threshold_is_peak_ratio=True,
         margin_cells=0.5,
-        crop_mask_ratio=1.0,
+        mask_threshold_ratio=1.0,
         min_peak_probability=0.1,
         min_peak_to_mean=1.5,
         max_seen_ratio=1.0,

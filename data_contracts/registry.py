@@ -11,7 +11,7 @@ from data_contracts.schemas import (
     AttentionMapV1,
     ImportRejectV1,
     LabelSetV2,
-    PredictionV3,
+    PredictionV4,
     PseudoLabelV2,
     QaRecordV1,
     SourceFileV1,
@@ -26,7 +26,7 @@ SCHEMAS: dict[str, type[dy.Schema]] = {
     "import_reject.v1": ImportRejectV1,
     "pseudo_label.v2": PseudoLabelV2,
     "label_set.v2": LabelSetV2,
-    "prediction.v3": PredictionV3,
+    "prediction.v4": PredictionV4,
 }
 
 

@@ -214,7 +214,7 @@ class LabelSetV2(PseudoLabelV2):
     """``make-labels/<id>`` that made this row."""
 
 
-class PredictionV3(dy.Schema):
+class PredictionV4(dy.Schema):
     """One method's answer to one benchmark document.
 
     How long it took is not here but among the shard's measurements: equal answers are equal bytes.
@@ -232,6 +232,8 @@ class PredictionV3(dy.Schema):
     score = dy.Float64(min=0.0, max=1.0)
     boxes = dy.List(dy.List(dy.Float32()))
     """Crops in source pixels, xyxy; empty if answered from the whole image."""
+    num_crop_tokens = dy.Int32(min=0)
+    """Tokens of the crops that the decoder got: fewer than their cells where crops are masked."""
     true_box = dy.List(dy.Float32(), nullable=True)
     roi_map = dy.List(dy.Float32(), nullable=True)
     """The score map on the grid that the boxes came from; null for methods without one."""

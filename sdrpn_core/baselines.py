@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
-from sdrpn_core.regions import region_boxes
+from sdrpn_core.regions import Region, crop_regions
 
 VICROP_SIZE_RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 """Window sides tried, as multiples of the base crop side."""
@@ -121,25 +121,25 @@ def random_crop_box(
     return BoxXYXY(x0, y0, x0 + width, y0 + height)
 
 
-def raw_attention_boxes(
+def raw_attention_regions(
     attention: NDArray[np.floating],
     threshold: float,
     settings: RegionSettings,
     letterbox: Letterbox,
-) -> tuple[BoxXYXY, ...]:
-    """Boxes from the model's own attention, as if it were a RoI map: no RPN, no denoising.
+) -> tuple[Region, ...]:
+    """Regions of the model's own attention, as if it were a RoI map: no RPN, no denoising.
 
     Args:
         attention: (h, w) not negative; divided by its maximum, to lie in [0, 1].
-        threshold: of ``region_boxes``.
-        settings: of ``region_boxes``.
+        threshold: of ``crop_regions``.
+        settings: of ``crop_regions``.
         letterbox: where the image lies on the canvas; the maximum is taken there.
     """
     visible = np.where(letterbox.content_mask(GridShape(*attention.shape)), attention, 0.0)
     peak = visible.max()
     if not peak > 0:
         return ()
-    return region_boxes(visible / peak, threshold, settings, letterbox)
+    return crop_regions(visible / peak, threshold, settings, letterbox)
 
 
 def _best_window(sums: NDArray[np.float64], letterbox: Letterbox, side: float) -> _Window | None:

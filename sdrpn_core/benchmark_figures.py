@@ -17,7 +17,7 @@ def benchmark_figures(
     """Figures under lmms-eval's names, as published and strict.
 
     Args:
-        predictions: rows of ``prediction.v3`` of one benchmark.
+        predictions: rows of ``prediction.v4`` of one benchmark.
         documents: question id -> the benchmark's row.
     """
     found = {}

@@ -1,7 +1,6 @@
 """Parts of key-value caches: one prefix for several prompts, and prompts joined for decoding.
 
-Nothing here changes a cache that it is given: layers grow by concatenation, so caches may share
-tensors.
+Layers grow by concatenation, so caches may share tensors; nothing here changes a tensor.
 
 Shape legend: N rows, H key heads, S columns, D head size.
 """
@@ -10,7 +9,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 from transformers import Cache
 
@@ -64,18 +62,23 @@ class CachePart:
 def join(parts: Sequence[CachePart]) -> tuple[Cache, tuple[LayerSpan, ...]]:
     """Put parts of a batch together for decoding; those with fewer columns are padded on the left.
 
+    The parts' caches are used up: each layer is let go of when it is joined, so that a batch is
+    never held twice over.
+
     Returns:
         The cache of the whole batch, and its spans of layers.
     """
     if len(parts) == 1:
         return parts[0].cache, parts[0].spans
-    all_rows = torch.arange(len(parts[0].rows), device=parts[0].rows.device)
-    joined = fork(parts[0].cache, all_rows)
-    for index, layer in enumerate(joined.layers):
+    joined = copy.copy(parts[0].cache)
+    joined.layers = []
+    for _ in range(len(parts[0].cache.layers)):
+        layers = [part.cache.layers.pop(0) for part in parts]
+        layer = copy.copy(layers[0])
         if layer.is_initialized:
-            layers = [part.cache.layers[index] for part in parts]
             layer.keys = _joined_columns([item.keys for item in layers], parts)
             layer.values = _joined_columns([item.values for item in layers], parts)
+        joined.layers.append(layer)
     spans = tuple(
         replace(same[0], key_mask=_scatter([span.key_mask for span in same], parts))
         for same in zip(*(part.spans for part in parts), strict=True)

@@ -2,7 +2,8 @@
 
 A region seldom fills its box: boxes are grown to a least side, so that the vision tower sees what
 is around. The decoder gets the tokens on the region and its margin only; they keep the positions
-that they have among all. This is the paper's masked upscaling (arXiv 2509.16944).
+that they have among all. This is the paper's masked upscaling (arXiv 2509.16944), as its authors'
+code does it for Qwen, but that tokens at a region's edge are all kept.
 """
 
 import numpy as np
@@ -16,8 +17,7 @@ from sdrpn_core.regions import Region
 def masked_crop(crop: ImageFeatures, region: Region, image: ImageFeatures) -> ImageFeatures:
     """The crop with only the tokens on its region shown.
 
-    Those are the tokens whose middle is in a cell of the mask, or beside one within the margin,
-    and not in padding. A crop too coarse to have such a token is shown whole, but for padding.
+    Those are the tokens that touch a cell of the mask or its margin, and not padding alone.
 
     Args:
         crop: of ``region.box``.
@@ -29,22 +29,30 @@ def masked_crop(crop: ImageFeatures, region: Region, image: ImageFeatures) -> Im
     left, top, _, _ = region.box.to_pixels(image.letterbox.image_size)
     x, y = crop.letterbox.cell_centers(crop.grid)
     columns, rows = image.letterbox.to_cells(x + left, y + top, image.grid)
-    height, width = region.mask.shape
-    along_y = _is_within(rows - region.cells.y0, height, region.margin_cells)
-    along_x = _is_within(columns - region.cells.x0, width, region.margin_cells)
-    content = crop.letterbox.content_mask(crop.grid)
-    shown = (along_y @ region.mask @ along_x.T) & content
-    return crop.showing(shown if shown.any() else content)
+    width, height = _token_size(crop, image)
+    along_y = _touches(rows - region.cells.y0, height, region.mask.shape[0], region.margin_cells)
+    along_x = _touches(columns - region.cells.x0, width, region.mask.shape[1], region.margin_cells)
+    shown = (along_y @ region.mask @ along_x.T) & crop.letterbox.content_mask(crop.grid)
+    # Of a picture so thin that it is a sliver of every cell, there is nothing to choose from.
+    return crop.showing(shown) if shown.any() else crop
 
 
-def _is_within(places: FloatArray, num_cells: int, margin: float) -> NDArray[np.bool_]:
-    """(places, cells) whether a place is in a cell or beside it within a margin.
+def _token_size(crop: ImageFeatures, image: ImageFeatures) -> tuple[float, float]:
+    """(width, height) of a crop's cells, in cells of the image."""
+    width, height = crop.letterbox.cell_size(crop.grid)
+    cell_width, cell_height = image.letterbox.cell_size(image.grid)
+    return width / cell_width, height / cell_height
+
+
+def _touches(middles: FloatArray, size: float, num_cells: int, margin: float) -> NDArray[np.bool_]:
+    """(tokens, cells) whether a token has a part in a cell or its margin.
 
     Args:
-        places: distances from the first cell's edge, in cells.
+        middles: of the tokens, as distances from the first cell's edge, in cells.
+        size: of a token, in cells.
         num_cells: in the row.
         margin: in cells.
     """
-    middles = np.arange(num_cells) + 0.5
-    within: NDArray[np.bool_] = np.abs(places[:, None] - middles) <= 0.5 + margin + 1e-9
-    return within
+    distance = np.abs(middles[:, None] - (np.arange(num_cells) + 0.5))
+    touches: NDArray[np.bool_] = distance < 0.5 + margin + size / 2 - 1e-6
+    return touches

@@ -71,7 +71,7 @@ class Evaluator:
             on_batch: told after each batch how long each method took.
 
         Returns:
-            Rows of ``prediction.v3``, by document, then method.
+            Rows of ``prediction.v4``, by document, then method.
         """
         methods = tuple(self._settings.methods if methods is None else methods)
         rows: list[dict[str, Any]] = []
@@ -130,7 +130,7 @@ class Evaluator:
 
 
 def prediction_row(method: Method, document: Document, answer: MethodAnswer) -> dict[str, Any]:
-    """One row of ``prediction.v3``."""
+    """One row of ``prediction.v4``."""
     letterbox = answer.letterbox
     return {
         "benchmark": document.benchmark,
@@ -144,6 +144,7 @@ def prediction_row(method: Method, document: Document, answer: MethodAnswer) -> 
         "prediction": answer.text,
         "score": score(document.benchmark, answer.text.strip(), document.row()),
         "boxes": [list(crop) for crop in answer.boxes],
+        "num_crop_tokens": answer.num_crop_tokens,
         "true_box": None if document.true_box is None else list(document.true_box),
         "roi_map": None if answer.roi_map is None else answer.roi_map.ravel().tolist(),
         "sink_map": None if answer.sink_map is None else answer.sink_map.ravel().tolist(),

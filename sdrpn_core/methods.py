@@ -1,7 +1,9 @@
 """Ways of answering that evaluation compares, all over the same mechanism.
 
 Every method that crops answers with ``[image, crops]`` in one prompt, encodes each image once and
-decodes greedily; methods differ in where the crop comes from. What that costs:
+decodes greedily; methods differ in where the crop comes from. Where it comes from a map's regions
+(raw_attention, sdrpn), it is masked as the region settings say; others crop boxes and show all of
+them. What that costs:
 
 * base: one pass. random_crop, oracle: one pass with a crop.
 * raw_attention: a whole answer, then a pass with the crop. An answer without response tokens or
@@ -26,16 +28,18 @@ from data_contracts.enums import Method
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.baselines import (
     random_crop_box,
-    raw_attention_boxes,
+    raw_attention_regions,
     vicrop_box,
 )
 from sdrpn_core.benchmarks import Document
+from sdrpn_core.crop_masks import masked_crop
 from sdrpn_core.extraction import ExtractedAttention, Request, extract_attention
 from sdrpn_core.generation import answer_plain
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter, ModelError
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.regions import Region, whole_box
 from sdrpn_core.vicrop import importance_maps, most_grounding_layer
 
 DEFAULT_CROP_SIDE_RATIO = 1 / 3
@@ -56,6 +60,8 @@ class MethodAnswer:
     """Crops in source pixels; empty if the image alone was used."""
     grid: GridShape
     letterbox: Letterbox
+    num_crop_tokens: int = 0
+    """Tokens of the crops that the decoder got."""
     roi_map: FloatMap | None = None
     """(h, w) scores that the boxes come from."""
     sink_map: FloatMap | None = None
@@ -66,7 +72,7 @@ class MethodAnswer:
 class _Proposal:
     """Where to look in one document, and why."""
 
-    boxes: tuple[BoxXYXY, ...] = ()
+    regions: tuple[Region, ...] = ()
     roi_map: FloatMap | None = None
     sink_map: FloatMap | None = None
     letterbox: Letterbox | None = None
@@ -113,23 +119,26 @@ class Answerer:
             return self._answer_sdrpn(method, images, documents)
         features = self.adapter.encode_images(images)
         proposals = self._propose(method, images, documents, features)
-        boxes = [proposal.boxes for proposal in proposals]
+        crops = self._crops(images, features, [proposal.regions for proposal in proposals])
         responses = answer_plain(
             self.adapter,
             [document.question for document in documents],
-            self._with_crops(images, features, boxes),
+            [[image, *row] for image, row in zip(features, crops, strict=True)],
             max_new_tokens=self.settings.max_new_tokens,
         )
         return [
             MethodAnswer(
                 text=response.text,
-                boxes=proposal.boxes,
+                boxes=tuple(region.box for region in proposal.regions),
                 grid=image.grid if proposal.roi_map is None else GridShape(*proposal.roi_map.shape),
                 letterbox=proposal.letterbox or image.letterbox,
+                num_crop_tokens=sum(crop.num_tokens for crop in row),
                 roi_map=proposal.roi_map,
                 sink_map=proposal.sink_map,
             )
-            for response, proposal, image in zip(responses, proposals, features, strict=True)
+            for response, proposal, image, row in zip(
+                responses, proposals, features, crops, strict=True
+            )
         ]
 
     def _propose(
@@ -143,12 +152,12 @@ class Answerer:
         match method:
             case Method.RANDOM_CROP:
                 return [
-                    _Proposal((random_box(document, image.size, padding_ratio),))
+                    _Proposal((whole_box(random_box(document, image.size, padding_ratio)),))
                     for document, image in zip(documents, images, strict=True)
                 ]
             case Method.ORACLE:
                 return [
-                    _Proposal((oracle_box(document, image.size, padding_ratio),))
+                    _Proposal((whole_box(oracle_box(document, image.size, padding_ratio)),))
                     for document, image in zip(documents, images, strict=True)
                 ]
             case Method.RAW_ATTENTION:
@@ -180,14 +189,14 @@ class Answerer:
         if attention.grounding is None:
             return _Proposal()
         scores: FloatMap = attention.grounding.numpy()
-        boxes = raw_attention_boxes(
+        regions = raw_attention_regions(
             scores,
             self.settings.raw_attention_threshold,
             self._regions.model_copy(update={"threshold_is_peak_ratio": True}),
             attention.letterbox,
         )
         return _Proposal(
-            boxes=boxes,
+            regions=regions,
             roi_map=scores,
             sink_map=None if attention.sink is None else attention.sink.numpy(),
         )
@@ -205,22 +214,23 @@ class Answerer:
         proposals = []
         for scores, letterbox in found:
             box = vicrop_box(scores, letterbox, self.adapter.input_side)
-            boxes = () if box is None else (box,)
-            proposals.append(_Proposal(boxes, scores.astype(np.float32), letterbox=letterbox))
+            regions = () if box is None else (whole_box(box),)
+            proposals.append(_Proposal(regions, scores.astype(np.float32), letterbox=letterbox))
         return proposals
 
-    def _with_crops(
+    def _crops(
         self,
         images: Sequence[Image.Image],
         features: Sequence[ImageFeatures],
-        boxes: Sequence[Sequence[BoxXYXY]],
+        regions: Sequence[Sequence[Region]],
     ) -> list[list[ImageFeatures]]:
-        """Each image's features, then those of its crops."""
-        crops = [box.crop(image) for image, row in zip(images, boxes, strict=True) for box in row]
-        encoded = iter(self.adapter.encode_images(crops) if crops else [])
+        """Features of each image's crops."""
+        crops = [r.box.crop(image) for image, row in zip(images, regions, strict=True) for r in row]
+        budget = self.settings.crop_tokens
+        encoded = iter(self.adapter.encode_crops(crops, budget) if crops else [])
         return [
-            [image, *(next(encoded) for _ in row)]
-            for image, row in zip(features, boxes, strict=True)
+            [masked_crop(next(encoded), region, image) for region in row]
+            for image, row in zip(features, regions, strict=True)
         ]
 
     def _answer_sdrpn(
@@ -242,6 +252,7 @@ class Answerer:
                 boxes=answer.boxes,
                 grid=GridShape(*answer.roi_map.shape),
                 letterbox=self.adapter.letterbox(image.size),
+                num_crop_tokens=answer.num_crop_tokens,
                 roi_map=answer.roi_map,
             )
             for answer, image in zip(answers, images, strict=True)
@@ -250,10 +261,9 @@ class Answerer:
 
 def _zooms(pipeline: ZoomPipeline) -> dict[Method, ZoomPipeline]:
     """The pipeline as it is, and with the image withdrawn."""
-    found = {method: copy(pipeline) for method in ZOOMS}
-    for method, one in found.items():
-        one.withdraw_image = method is Method.SDRPN_WITHDRAWN
-    return found
+    withdrawn = copy(pipeline)
+    withdrawn.withdraw_image = True
+    return {Method.SDRPN: pipeline, Method.SDRPN_WITHDRAWN: withdrawn}
 
 
 def oracle_box(document: Document, image_size: tuple[int, int], padding_ratio: float) -> BoxXYXY:

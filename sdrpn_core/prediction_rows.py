@@ -1,4 +1,4 @@
-"""What the rows of ``prediction.v3`` hold, as values to compute with."""
+"""What the rows of ``prediction.v4`` hold, as values to compute with."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -40,11 +40,9 @@ class _Component:
     peak: float
 
 
-def region_boxes(
-    probability: Array, threshold: float, settings: RegionSettings, letterbox: Letterbox
-) -> tuple[BoxXYXY, ...]:
-    """The boxes of ``crop_regions``; arguments as there."""
-    return tuple(region.box for region in crop_regions(probability, threshold, settings, letterbox))
+def whole_box(box: BoxXYXY) -> Region:
+    """A box from elsewhere than a map, all of it worth showing."""
+    return Region(box, GridBox(0, 0, 1, 1), None)
 
 
 def crop_regions(
@@ -130,7 +128,7 @@ def _cutoff(
     scores: NDArray[Any], threshold: float, settings: RegionSettings, content: NDArray[np.bool_]
 ) -> float:
     """Score that the cells of a region are above."""
-    peak = float(scores[content].max(initial=0.0))
+    peak: float = scores[content].max(initial=0.0)
     return threshold * peak if settings.threshold_is_peak_ratio else threshold
 
 
@@ -138,12 +136,11 @@ def _shown_cells(
     probability: Array, threshold: float, settings: RegionSettings, content: NDArray[np.bool_]
 ) -> NDArray[np.bool_] | None:
     """(h, w) cells that masked crops show; None where crops are not masked."""
-    if settings.crop_mask_ratio is None:
+    if settings.mask_threshold_ratio is None:
         return None
     scores = smoothed(probability, settings)
-    shown: NDArray[np.bool_] = scores > settings.crop_mask_ratio * _cutoff(
-        scores, threshold, settings, content
-    )
+    cutoff = settings.mask_threshold_ratio * _cutoff(scores, threshold, settings, content)
+    shown: NDArray[np.bool_] = (scores > cutoff) & content
     return shown
 
 

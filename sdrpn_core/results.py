@@ -1,6 +1,6 @@
 """Prediction rows -> results table: accuracy, gains, RoI quality, label quality.
 
-Everything is computed from ``prediction.v3`` rows alone, so that results can be made again, or of
+Everything is computed from ``prediction.v4`` rows alone, so that results can be made again, or of
 several shards together, without running a model. Speed is in ``speed.py``.
 """
 
@@ -57,7 +57,7 @@ def summarize(
     """Make the results table of one benchmark.
 
     Args:
-        predictions: rows of ``prediction.v3``; may be empty, may lack methods or true boxes.
+        predictions: rows of ``prediction.v4``; may be empty, may lack methods or true boxes.
         label_settings: settings whose denoising steps are judged; None leaves label quality out.
         num_bootstrap: resamples per interval.
         seed: of the resampling.

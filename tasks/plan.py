@@ -229,7 +229,7 @@ def training_recipe(
             "model": dict(model),
             "profile": profile.model_dump(mode="json"),
             "training": checkpoint.recipe_settings(settings),
-            "regions": regions.model_dump(mode="json"),
+            "regions": regions.identity(),
         },
         inputs=(str(label_set),),
         num_shards=len(CHECKPOINT_FILES),
@@ -254,7 +254,7 @@ def predictions_recipe(
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=evaluation.STAGE_VERSION,
-        schema_id="prediction.v3",
+        schema_id="prediction.v4",
         config={"model": dict(model), **identity},
         inputs=(str(records_manifest.recipe.ref), str(files), str(rpn)),
         num_shards=_num_shards(num_usable(records_manifest), settings.rows_per_shard),

@@ -190,7 +190,8 @@ def _request(pipeline: ZoomPipeline, asked: Sequence[Asked]) -> dict[str, str | 
         "model": profile.model_id,
         "revision": profile.revision,
         "dtype": str(pipeline.adapter.dtype).removeprefix("torch."),
-        "crop_tokens": pipeline.crop_tokens,
+        # "averaged": towers of fixed grids saw smaller crops before, and answered otherwise.
+        "crop_tokens": pipeline.crop_tokens and f"{pipeline.crop_tokens}, averaged",
         # Only where it is: files begun before there was a choice go on.
         **({"withdraw_image": True} if pipeline.withdraw_image else {}),
     }

@@ -17,7 +17,7 @@ from sdrpn_core.evaluation import prediction_row
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.methods import MethodAnswer, oracle_box, random_box
 from sdrpn_core.reference.scenes import make_scene
-from sdrpn_core.regions import region_boxes
+from sdrpn_core.regions import crop_regions
 from sdrpn_core.report import ArtifactLine, ReportData
 from sdrpn_core.report.gallery import answered_examples
 from sdrpn_core.results import summarize
@@ -50,7 +50,7 @@ _SECONDS = {
 
 
 def scene_predictions(count: int, grid: GridShape = GRID) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Rows of ``prediction.v3`` of every method, and the images by URI."""
+    """Rows of ``prediction.v4`` of every method, and the images by URI."""
     rows, images = [], {}
     for seed in range(count):
         scene = make_scene(seed, layout="document" if seed % 3 == 2 else "objects")
@@ -70,8 +70,8 @@ def scene_predictions(count: int, grid: GridShape = GRID) -> tuple[pl.DataFrame,
         for method in DEFAULT_METHODS:
             answer = _answer(method, document, scene.image, grid, rng)
             rows.append(prediction_row(method, document, answer))
-    frame = pl.DataFrame(rows, schema=registry.empty_frame("prediction.v3").schema)
-    return registry.validate(frame, "prediction.v3"), images
+    frame = pl.DataFrame(rows, schema=registry.empty_frame("prediction.v4").schema)
+    return registry.validate(frame, "prediction.v4"), images
 
 
 def timings() -> Timings:
@@ -130,7 +130,8 @@ def noisy_attention(
 def _regions(
     scores: NDArray[np.float32], threshold: float, letterbox: Letterbox
 ) -> tuple[BoxXYXY, ...]:
-    return region_boxes(scores, threshold, RegionSettings.preset("default"), letterbox)
+    found = crop_regions(scores, threshold, RegionSettings.preset("default"), letterbox)
+    return tuple(region.box for region in found)
 
 
 def rpn_config() -> RpnConfig:

@@ -239,10 +239,10 @@ class ModelAdapter(ABC):
         embeds = self.embedding(whole[columns])
         deepstack = embeds.new_zeros(self.num_deepstack_layers, *embeds.shape)
         for start, image in zip(layout.starts, images, strict=True):
-            own = slice(start, start + image.num_tokens)
-            embeds[own] = image.of_shown(image.tokens).to(embeds.dtype)
+            own, cells = slice(start, start + image.num_tokens), image.shown_cells()
+            embeds[own] = image.tokens[cells].to(embeds.dtype)
             for level, features in enumerate(image.deepstack):
-                deepstack[level, own] = image.of_shown(features).to(embeds.dtype)
+                deepstack[level, own] = features[cells].to(embeds.dtype)
         return Prompt(
             embeds=embeds,
             deepstack=deepstack,

@@ -33,20 +33,26 @@ class ImageFeatures:
         """Tokens that the decoder gets."""
         return self.grid.num_cells if self.shown is None else int(np.count_nonzero(self.shown))
 
-    def of_shown(self, values: Tensor) -> Tensor:
-        """The rows of ``tokens`` or of a level of ``deepstack`` that the decoder gets."""
+    def shown_cells(self) -> Tensor | slice:
+        """Index of the cells whose tokens the decoder gets, into ``tokens`` and ``deepstack``."""
         if self.shown is None:
-            return values
-        return values[torch.from_numpy(np.flatnonzero(self.shown)).to(values.device)]
+            return slice(None)
+        return torch.from_numpy(np.flatnonzero(self.shown)).to(self.tokens.device)
 
     def showing(self, cells: NDArray[np.bool_]) -> Self:
         """The same image, of which the decoder gets some cells only.
 
         Args:
             cells: (h, w), at least one.
+
+        Raises:
+            ValueError: if it is of another shape, or shows nothing.
         """
         if cells.shape != self.grid or not cells.any():
-            raise ValueError(f"cells must be {tuple(self.grid)} with at least one, got {cells}")
+            raise ValueError(
+                f"of a grid of {tuple(self.grid)} at least one cell is to be shown, got "
+                f"{np.count_nonzero(cells)} of {cells.shape}"
+            )
         return replace(self, shown=None if cells.all() else cells)
 
 

@@ -26,7 +26,7 @@ def choose_questions(predictions: pl.DataFrame, count: int) -> list[tuple[str, O
     """Questions to show, as evenly spread over the outcomes as there are questions.
 
     Args:
-        predictions: ``prediction.v3`` rows of one benchmark; needs base and sdrpn.
+        predictions: ``prediction.v4`` rows of one benchmark; needs base and sdrpn.
         count: most questions.
 
     Returns:
@@ -66,7 +66,7 @@ def answered_examples(
     """Examples for the gallery, with every map that the predictions hold.
 
     Args:
-        predictions: ``prediction.v3`` rows of one benchmark.
+        predictions: ``prediction.v4`` rows of one benchmark.
         load_image: image URI -> upright RGB image.
         settings: of the label shown beside the raw attention.
         count: most examples.

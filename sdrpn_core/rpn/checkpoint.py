@@ -93,6 +93,10 @@ class RpnConfig(Settings):
     def _without_resume_points(self, training: TrainingConfig | None) -> dict[str, Any] | None:
         return None if training is None else recipe_settings(training)
 
+    @field_serializer("regions")
+    def _regions_as_identity(self, regions: RegionSettings) -> dict[str, Any]:
+        return regions.identity()
+
     @property
     def measured(self) -> ValidationSummary:
         """Quality at the end of training.

@@ -200,6 +200,14 @@ def test_regions_of_a_config_change_only_the_keys_they_give():
         assert PipelineConfig.model_validate(MINIMAL | {"regions": whole}).regions == bare
 
 
+def test_settings_without_masks_are_what_they_were_before_there_were_masks():
+    """Or an RPN of before would be trained anew, and answers begun with it would be refused."""
+    whole = RegionSettings.preset("default").model_copy(update={"mask_threshold_ratio": None})
+    assert "mask_threshold_ratio" not in whole.identity()
+    assert RegionSettings.model_validate(whole.identity()) == whole
+    assert RegionSettings.preset("default").identity()["mask_threshold_ratio"] == 1.0
+
+
 def test_a_form_for_labels_fills_nothing_in():
     """Under Prefect, values that a form fills in would all count as given."""
     fields = PipelineConfig.model_json_schema()["$defs"]["LabelChanges"]["properties"]

@@ -28,7 +28,7 @@ FROZEN = {
     "import_reject.v1": "ed3f451a8c720f22",
     "pseudo_label.v2": "f6fbce6f994dee54",
     "label_set.v2": "766c2a65ed5ae4d8",
-    "prediction.v3": "6120e9222dbedf01",
+    "prediction.v4": "04a4f3ff45e9ed87",
 }
 
 _GRID: Row = {
@@ -124,7 +124,7 @@ VALID: dict[str, list[Row]] = {
     "label_set.v2": [
         row | {"label_artifact": "make-labels/" + "0" * 20} for row in (_LABEL, _REJECTED)
     ],
-    "prediction.v3": [
+    "prediction.v4": [
         {
             "benchmark": "scenes",
             "method": method,
@@ -136,6 +136,7 @@ VALID: dict[str, list[Row]] = {
             "prediction": "K 7",
             "score": 1.0,
             "boxes": boxes,
+            "num_crop_tokens": 40 * len(boxes),
             "true_box": None,
             "roi_map": roi_map,
             "kind": "textual",
@@ -199,11 +200,12 @@ FAULTS: dict[str, list[tuple[str, Row]]] = {
     ],
     "pseudo_label.v2": _LABEL_FAULTS,
     "label_set.v2": [*_LABEL_FAULTS, ("label_artifact|min_length", {"label_artifact": ""})],
-    "prediction.v3": [
+    "prediction.v4": [
         ("roi_map_has_grid_length", {"roi_map": [0.5]}),
         ("sink_map_has_grid_length", {"sink_map": [0.5] * 3}),
         ("boxes_have_four_numbers", {"boxes": [[0.0, 1.0, 2.0]]}),
         ("boxes_have_four_numbers", {"true_box": [0.0] * 5}),
+        ("num_crop_tokens|min", {"num_crop_tokens": -1}),
         ("score|max", {"score": 1.5}),
         ("score|nan", {"score": float("nan")}),
     ],

@@ -100,12 +100,18 @@ def samples(folder: Path, out: str, task: BenchmarkTask) -> list[str]:
 
 def test_lmms_eval_answers_and_scores_as_we_do(folder: Path):
     arguments = f"model={folder / 'model'},rpn={folder / 'rpn'},max_new_tokens=8"
+    arguments += ",crop_tokens=9,withdraw_image=True"
     printed = run_lmms_eval(folder, "out", "--model_args", arguments, "--batch_size", "4")
     found = list((folder / "out").rglob("*_results.json"))
     assert len(found) == 1, printed[-4000:]
     results = json.loads(found[0].read_text())
     pipeline = ZoomPipeline.from_pretrained(
-        str(folder / "model"), folder / "rpn", device="cpu", dtype="float32"
+        str(folder / "model"),
+        folder / "rpn",
+        device="cpu",
+        dtype="float32",
+        crop_tokens=9,
+        withdraw_image=True,
     )
     num_answered = 0
     for task in RUN:

@@ -202,7 +202,7 @@ def test_an_answer_is_never_an_empty_line(text: str, boxes: tuple, lines: list[s
     assert shown_lines(answer) == lines
 
 
-def test_a_file_of_answers_is_not_gone_on_with_the_image_withdrawn(folder: Path) -> None:
+def test_a_file_of_answers_is_not_gone_on_with_by_another_zoom(folder: Path) -> None:
     write_image(folder / "one" / "0.png", 0)
     output = folder / "cheap.jsonl"
     options = ("--store", folder / "store", "--output", output, "--max-new-tokens", 2)
@@ -211,6 +211,8 @@ def test_a_file_of_answers_is_not_gone_on_with_the_image_withdrawn(folder: Path)
     assert "1 answered before" in " ".join(sdrpn(*ask).output.split())
     other = sdrpn(*ask[:-1])
     assert "other withdraw_image:" in " ".join(other.output.split())
+    smaller = sdrpn(*ask, "--crop-tokens", 4)
+    assert "other crop_tokens:" in " ".join(smaller.output.split())
 
 
 def test_the_precision_can_be_chosen(folder: Path) -> None:

@@ -119,14 +119,14 @@ def _with_token(adapter: ModelAdapter, prompt: Prompt, token: int) -> Prompt:
     )
 
 
-@pytest.mark.parametrize("crop_mask_ratio", [None, 1.0])
+@pytest.mark.parametrize("mask_threshold_ratio", [None, 1.0])
 @pytest.mark.parametrize("withdraw_image", [False, True])
 def test_zoom_in_a_batch_of_mixed_sizes_equals_one_by_one(
     loaded: Loaded,
     rpn: RegionProposalNetwork,
     images: list[Image.Image],
     withdraw_image: bool,
-    crop_mask_ratio: float | None,
+    mask_threshold_ratio: float | None,
 ) -> None:
     """Some questions get crops, some do not; two are about one image."""
     adapter = loaded.adapter
@@ -138,8 +138,8 @@ def test_zoom_in_a_batch_of_mixed_sizes_equals_one_by_one(
         regions=EVERY_REGION.model_copy(
             update={
                 "max_seen_ratio": limit,
-                "crop_mask_ratio": crop_mask_ratio,
-                "min_box_side": 1 if crop_mask_ratio is None else 2,
+                "mask_threshold_ratio": mask_threshold_ratio,
+                "min_box_side": 1 if mask_threshold_ratio is None else 2,
             }
         ),
         withdraw_image=withdraw_image,

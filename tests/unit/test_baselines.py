@@ -8,7 +8,7 @@ from data_contracts.label_settings import RegionSettings
 from sdrpn_core.baselines import (
     centred_box,
     random_crop_box,
-    raw_attention_boxes,
+    raw_attention_regions,
     relative_attention,
     vicrop_box,
 )
@@ -166,8 +166,9 @@ def test_raw_attention_is_thresholded_relative_to_its_maximum():
     attention[3:6, 4:8] = 1e-3
     attention[9, 9] = 4e-4
     letterbox = Letterbox.identity((12, 12))
-    assert raw_attention_boxes(attention, 0.5, UNBLURRED, letterbox) == ((4, 3, 8, 6),)
-    assert raw_attention_boxes(np.zeros((12, 12)), 0.5, UNBLURRED, letterbox) == ()
+    (region,) = raw_attention_regions(attention, 0.5, UNBLURRED, letterbox)
+    assert region.box == (4, 3, 8, 6)
+    assert raw_attention_regions(np.zeros((12, 12)), 0.5, UNBLURRED, letterbox) == ()
 
 
 def test_raw_attention_maximum_is_taken_inside_the_image():
@@ -175,5 +176,5 @@ def test_raw_attention_maximum_is_taken_inside_the_image():
     attention[0, 0] = 1.0
     attention[5:8, 4:8] = 1e-3
     letterbox = Letterbox.square((1200, 600))
-    (box,) = raw_attention_boxes(attention, 0.5, UNBLURRED, letterbox)
-    assert box == (400, 200, 800, 500)
+    (region,) = raw_attention_regions(attention, 0.5, UNBLURRED, letterbox)
+    assert region.box == (400, 200, 800, 500)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from data_contracts.label_settings import RegionSettings
+from data_contracts.label_settings import REGION_PRESETS, RegionSettings
 from sdrpn_core.crop_masks import masked_crop
 from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
 from sdrpn_core.models.prompts import ImageFeatures
@@ -45,20 +45,24 @@ def shown(mask: np.ndarray, crop_grid: tuple[int, int], **place: Any) -> np.ndar
 
 
 def by_loops(mask: np.ndarray, crop_grid: tuple[int, int], margin: float) -> np.ndarray:
-    """Every token against every cell."""
+    """Every token against every cell: whether their rectangles overlap."""
     (height, width), (rows, columns) = mask.shape, crop_grid
     found = np.zeros(crop_grid, np.bool_)
     for row, column, y, x in np.ndindex(rows, columns, height, width):
         if mask[y, x]:
-            down = abs((row + 0.5) * height / rows - (y + 0.5))
-            across = abs((column + 0.5) * width / columns - (x + 0.5))
-            found[row, column] |= max(down, across) <= 0.5 + margin + 1e-6
+            down = min((row + 1) * height / rows, y + 1 + margin) - max(
+                row * height / rows, y - margin
+            )
+            across = min((column + 1) * width / columns, x + 1 + margin) - max(
+                column * width / columns, x - margin
+            )
+            found[row, column] |= min(down, across) > 1e-5
     return found
 
 
 @settings(deadline=None)
 @given(MASKS, CROP_GRIDS, st.sampled_from([0.0, 0.3, 1.1]))
-def test_shown_tokens_are_in_the_region_or_beside_it(
+def test_shown_tokens_touch_the_region_or_its_margin(
     mask: np.ndarray, crop_grid: tuple[int, int], margin: float
 ) -> None:
     wanted = by_loops(mask, crop_grid, margin)
@@ -110,11 +114,24 @@ def test_padding_is_not_shown_even_of_a_region_that_fills_its_box() -> None:
     assert found.shown[2:6].all()
 
 
-def test_a_crop_too_coarse_for_its_region_is_shown_whole() -> None:
+@pytest.mark.parametrize("side", [1, 2, 3, 7, 25])
+def test_no_part_of_a_region_is_hidden_however_coarse_the_crop(side: int) -> None:
+    """A token whose middle lay beside the region was hidden with the part of it that it showed."""
     corner = np.zeros((5, 5), np.bool_)
     corner[0, 0] = True
-    assert shown(corner, (1, 1)).all()
-    assert shown(corner, (25, 25)).sum() == 25
+    found = shown(corner, (side, side))
+    reach = -(-side // 5)
+    assert found[:reach, :reach].all()
+    assert found.sum() == reach**2
+
+
+def test_a_picture_too_thin_for_its_cells_is_shown_whole() -> None:
+    """22000 x 1 pixels in one cell are less than a ten-thousandth of it: "at least one cell"."""
+    letterbox = Letterbox.square((22000, 1))
+    assert not letterbox.content_mask(GridShape(1, 1)).any()
+    region = Region(BoxXYXY(0, 0, 22000, 1), GridBox(0, 11, 24, 12), np.ones((1, 24), np.bool_))
+    crop = picture(letterbox, (1, 1))
+    assert masked_crop(crop, region, picture(letterbox, (24, 24))) is crop
 
 
 def test_without_masks_a_crop_stays_as_it_is() -> None:
@@ -131,13 +148,29 @@ def test_the_mask_of_a_region_is_a_share_of_its_threshold() -> None:
     (whole,) = crop_regions(roi_map, 0.4, how, letterbox)
     assert whole.mask is None
     for ratio, rows in ((1.0, [0, 1]), (0.5, [0, 1, 2])):
-        masked = how.model_copy(update={"crop_mask_ratio": ratio})
+        masked = how.model_copy(update={"mask_threshold_ratio": ratio})
         (region,) = crop_regions(roi_map, 0.4, masked, letterbox)
         assert (region.box, region.cells) == (whole.box, whole.cells)
         assert region.mask is not None
         x0, y0, _, _ = region.cells
         found = np.argwhere(region.mask) + np.array([y0, x0])
         assert found.tolist() == [[2 + row, 2] for row in rows]
+
+
+def test_padding_is_never_worth_showing() -> None:
+    """Of an image of 8 x 2 cells, cells above it score as high as the region."""
+    roi_map = np.zeros((8, 8), np.float32)
+    roi_map[2:4, 4] = 1.0
+    how = RegionSettings(blur_sigma=None, min_box_side=3, mask_threshold_ratio=1.0)
+    (region,) = crop_regions(roi_map, 0.5, how, Letterbox.square((80, 20)))
+    assert region.mask is not None
+    y, x = np.argwhere(region.mask)[0] + np.array([region.cells.y0, region.cells.x0])
+    assert (y, x, region.mask.sum()) == (3, 4, 1)
+
+
+def test_presets_that_mask_and_those_that_do_not() -> None:
+    ratios = {name: item.mask_threshold_ratio for name, item in REGION_PRESETS.items()}
+    assert ratios == {"default": 1.0, "reference-mask": 1.0, "reference-boxes": None}
 
 
 def test_only_cells_that_exist_can_be_shown() -> None:

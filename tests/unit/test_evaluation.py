@@ -1,5 +1,6 @@
 """One harness for all methods: batches do not matter, rows keep their contract, crops are right."""
 
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,9 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
 def pipeline(adapter: ModelAdapter) -> ZoomPipeline:
     torch.manual_seed(0)
     rpn = RegionProposalNetwork.from_adapter(adapter, adapter.profile.rpn)
-    regions = RegionSettings(threshold_is_peak_ratio=True, max_box_area_ratio=None)
+    regions = RegionSettings(
+        threshold_is_peak_ratio=True, max_box_area_ratio=None, mask_threshold_ratio=1.0
+    )
     return ZoomPipeline(adapter, rpn, threshold=0.7, regions=regions)
 
 
@@ -116,8 +119,8 @@ def test_rows_are_valid_predictions_and_repeat_exactly(
     )
     assert rows == again
     frame = registry.validate(
-        pl.DataFrame(rows, schema=registry.empty_frame("prediction.v3").schema),
-        "prediction.v3",
+        pl.DataFrame(rows, schema=registry.empty_frame("prediction.v4").schema),
+        "prediction.v4",
     )
     assert set(frame["method"]) == {method.value for method in Method}
     speeds = timings.summarize().methods
@@ -151,7 +154,9 @@ def test_sdrpn_answers_as_the_same_crops_do_without_reuse(
     adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
 ) -> None:
     """The oracle given SD-RPN's own box must answer what SD-RPN answers: one mechanism."""
-    answerer = Answerer(adapter, settings(crop_padding_ratio=0.0), pipeline)
+    unmasked = copy(pipeline)
+    unmasked.regions = pipeline.regions.model_copy(update={"mask_threshold_ratio": None})
+    answerer = Answerer(adapter, settings(crop_padding_ratio=0.0), unmasked)
     pictures = [images[document.image_uri] for document in documents()]
     zoomed = answerer.answer(Method.SDRPN, pictures, documents())
     cropped = [index for index, answer in enumerate(zoomed) if answer.boxes]
@@ -162,6 +167,23 @@ def test_sdrpn_answers_as_the_same_crops_do_without_reuse(
         )
         (oracle,) = answerer.answer(Method.ORACLE, [pictures[index]], [given])
         assert oracle.text == zoomed[index].text
+
+
+def test_regions_of_maps_are_masked_and_boxes_from_elsewhere_are_not(
+    adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
+) -> None:
+    """Or a comparison of RPN and raw attention would be one of masks and none."""
+    answerer = Answerer(adapter, settings(), pipeline)
+    pictures = [images[document.image_uri] for document in documents()]
+    (whole,) = adapter.encode_crops(pictures[:1])
+    for method in Method:
+        answers = answerer.answer(method, pictures, documents())
+        shares = [answer.num_crop_tokens / whole.num_tokens for answer in answers if answer.boxes]
+        if method in (Method.SDRPN, Method.SDRPN_WITHDRAWN, Method.RAW_ATTENTION):
+            assert min(shares) < 1, method
+        else:
+            assert set(shares) <= {1.0}, method
+        assert all(a.num_crop_tokens == 0 for a in answers if not a.boxes)
 
 
 def test_the_two_ways_of_zooming_differ_in_what_the_upper_layers_see(

@@ -71,12 +71,16 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("ratio", [None, 1.0], ids=["whole", "masked"])
 @pytest.mark.parametrize("name", ANSWERED)
-def test_odd_images_are_answered_about_as_people_see_them(adapter: ModelAdapter, name: str):
+def test_odd_images_are_answered_about_as_people_see_them(
+    adapter: ModelAdapter, name: str, ratio: float | None
+):
     make, size = ANSWERED[name]
     image = decode_image(make())
     assert image.size == size
-    (answer,) = random_pipeline(adapter).answer([image], ["what is it ?"], max_new_tokens=3)
+    pipeline = random_pipeline(adapter, mask_threshold_ratio=ratio)
+    (answer,) = pipeline.answer([image], ["what is it ?"], max_new_tokens=3)
     check_answer(answer, size)
 
 

@@ -4,12 +4,16 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_contracts.enums import ZoomDecision
+from sdrpn_core.crop_masks import masked_crop
+from sdrpn_core.decoding import Decoding
+from sdrpn_core.first_stage import FirstStage
 from sdrpn_core.models.base import ModelAdapter, ModelError
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.loading import load_adapter
@@ -17,6 +21,7 @@ from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import make_scene
+from sdrpn_core.second_stage import second_stage_prefill
 from sdrpn_core.zoom_answers import TextPiece, ZoomAnswer
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
@@ -203,6 +208,35 @@ def test_crops_within_a_token_budget(adapter: ModelAdapter, images: list[Image.I
     check_batched_equals_alone(cheap, images, QUESTIONS)
     with pytest.raises(ModelError, match="at least 1"):
         adapter.encode_crops(images[:1], 0)
+
+
+def test_each_crop_gets_the_mask_of_its_own_region(
+    adapter: ModelAdapter, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+):
+    """And each answer the number of its own crops' tokens."""
+    pipeline = random_pipeline(adapter, mask_threshold_ratio=0.5, min_box_side=3)
+    read: list[list[ImageFeatures]] = []
+
+    def spy(adapter: ModelAdapter, first: FirstStage, crops: Any, **options: Any) -> Decoding:
+        read.extend(crops)
+        return second_stage_prefill(adapter, first, crops, **options)
+
+    monkeypatch.setattr("sdrpn_core.pipeline.second_stage_prefill", spy)
+    answers = pipeline.answer(images, QUESTIONS, max_new_tokens=1)
+    assert max(len(answer.boxes) for answer in answers) >= 2
+    differing = 0
+    for image, answer, crops in zip(images, answers, read, strict=True):
+        (features,) = adapter.encode_images([image])
+        regions = pipeline.zoom(answer.roi_map, features).regions
+        assert tuple(region.box for region in regions) == answer.boxes
+        for region, crop in zip(regions, crops, strict=True):
+            (whole,) = adapter.encode_crops([region.box.crop(image)])
+            wanted = masked_crop(whole, region, features).shown
+            np.testing.assert_equal(crop.shown, wanted)
+        assert answer.num_crop_tokens == sum(crop.num_tokens for crop in crops)
+        differing += len({crop.num_tokens for crop in crops}) > 1
+    assert differing, "regions of one image that are all alike would be equal in any order"
+    assert len({answer.num_crop_tokens for answer in answers}) >= 3
 
 
 def test_withdrawing_the_image_changes_answers_with_crops_only(

@@ -9,7 +9,7 @@ from skimage.measure import label as skimage_label
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.filters import gaussian_blur_3x3
 from sdrpn_core.geometry import GridBox, GridShape, Letterbox
-from sdrpn_core.regions import propose_regions, region_boxes
+from sdrpn_core.regions import crop_regions, propose_regions
 from tests.oracles.labels_loop import blur_3x3
 from tests.oracles.reference_cases import digest, probability_case
 from tests.oracles.regions_loop import boxes_reference, components
@@ -173,9 +173,10 @@ def test_margin_is_added_in_cells_and_ends_with_the_image():
     spot = rectangles((12, 12), (0, 4, 3, 7, 1.0))
     for margin, box in ((0.0, (0, 400, 300, 700)), (0.5, (0, 350, 350, 750))):
         with_margin = unblurred(DEFAULT, margin_cells=margin)
-        assert region_boxes(spot, 0.5, with_margin, Letterbox.square((1200, 1200))) == (box,)
-    wide = region_boxes(spot, 0.5, with_margin, Letterbox.square((1200, 400)))
-    assert wide == ((0, 0, 350, 350),)  # 400 rows of padding above
+        (region,) = crop_regions(spot, 0.5, with_margin, Letterbox.square((1200, 1200)))
+        assert region.box == box
+    (wide,) = crop_regions(spot, 0.5, with_margin, Letterbox.square((1200, 400)))
+    assert wide.box == (0, 0, 350, 350)  # 400 rows of padding above
 
 
 def test_defect_20_no_region_in_padding():

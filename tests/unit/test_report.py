@@ -198,7 +198,7 @@ def test_gallery_shows_failures_beside_wins() -> None:
     assert max(map(outcomes.count, Outcome)) <= 10 - len(set(outcomes)) + 1
     assert choose_questions(predictions, 0) == []
     assert len(choose_questions(predictions, 1000)) == 18
-    assert choose_questions(registry.empty_frame("prediction.v3"), 5) == []
+    assert choose_questions(registry.empty_frame("prediction.v4"), 5) == []
 
 
 def test_label_example_of_a_sample_that_was_not_extracted() -> None:

@@ -53,8 +53,8 @@ def row(method: Method, question: int, *, score: float, **changes: Any) -> dict[
 
 
 def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    schema = registry.empty_frame("prediction.v3").schema
-    return registry.validate(pl.DataFrame(rows, schema=schema), "prediction.v3")
+    schema = registry.empty_frame("prediction.v4").schema
+    return registry.validate(pl.DataFrame(rows, schema=schema), "prediction.v4")
 
 
 def speeds() -> dict[Method, MethodSpeed]:

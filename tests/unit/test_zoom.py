@@ -1,5 +1,6 @@
 """Prefix reuse against plain recomputation, token for token and logit for logit."""
 
+from collections.abc import Sequence
 from itertools import chain, combinations, pairwise
 
 import numpy as np
@@ -8,7 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
+from sdrpn_core import cache_rows
+from sdrpn_core.cache_rows import CachePart
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.generation import answer_plain, greedy_decode, pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
@@ -209,3 +213,29 @@ def _cost(in_order: list[int], cuts: tuple[int, ...]) -> int:
 
 def _pass_cost(lengths: list[int]) -> int:
     return PASS_COST_COLUMNS + len(lengths) * max(lengths)
+
+
+def test_joined_parts_are_let_go_of_layer_by_layer(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    crops: list[list[ImageFeatures]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole batch was held twice over while its parts were joined."""
+    most_alive = []
+
+    def spy(values: Sequence[Tensor], parts: Sequence[CachePart]) -> Tensor:
+        most_alive.append(max(len(part.cache.layers) for part in parts))
+        return joined_columns(values, parts)
+
+    joined_columns = cache_rows._joined_columns
+    monkeypatch.setattr(cache_rows, "_joined_columns", spy)
+    monkeypatch.setattr("sdrpn_core.second_stage.PASS_COST_COLUMNS", 0)
+    first = first_stage(adapter, rpn, features, QUESTIONS)
+    start = second_stage_prefill(adapter, first, crops)
+    num_layers = adapter.profile.num_layers
+    assert most_alive == [left for left in range(num_layers - 1, -1, -1) for _ in range(2)]
+    assert len(start.cache.layers) == num_layers
+    again = second_stage_prefill(adapter, first, crops)
+    torch.testing.assert_close(again.logits, start.logits, msg="the first stage was used up")
