@@ -152,5 +152,8 @@ def test_crops_of_fewer_tokens_are_answered_with_anew(folder: Path):
     key = ["method", "question_id", "boxes"]
     assert whole.select(key).equals(cheap.select(key))
     changed = whole.filter(whole["prediction"] != cheap["prediction"])["method"].unique().to_list()
-    assert Method.SDRPN in changed
-    assert set(changed) <= {Method.SDRPN, Method.SDRPN_WITHDRAWN}
+    assert {Method.SDRPN, Method.SDRPN_WITHDRAWN} & set(changed)
+    assert Method.BASE not in changed
+    tokens, boxes = cheap["num_crop_tokens"], cheap["boxes"].list.len()
+    assert (tokens == boxes).all(), "one token per crop"
+    assert whole["num_crop_tokens"].max() > 1
