@@ -54,8 +54,8 @@ def _after(earlier: _Inputs, later: _Inputs) -> _Inputs:
 
 
 PASS_COST_COLUMNS = 256
-"""A pass of its own costs about as much as this many columns of padding. A guess from arithmetic: an
-H100 reads a 7B's weights in the time that it computes some 150 columns, and launches come on top."""
+"""A pass of its own costs about as much as this many columns of padding. A guess by arithmetic: an
+H100 reads a 7B's weights while it would compute some 150 columns, and launches come on top."""
 
 
 @dataclass(frozen=True)
