@@ -326,7 +326,8 @@ def _describe(problem: dict[str, Any]) -> str:
     key = ".".join(parts) or "top level"
     match problem["type"]:
         case "missing":
-            return f"key '{key}' is missing: add it"
+            instead = ", or give --data and --images" if key == "sources" else ""
+            return f"key '{key}' is missing: add it{instead}"
         case base.UNKNOWN_KEY:
             known = problem["ctx"][base.VALID_KEYS]
             return f"key '{key}' is not known: remove it or mend its spelling; valid are {known}"

@@ -203,7 +203,8 @@ def assert_one_line(result: Result, message: str, status: int) -> None:
 
 def test_missing_key(first: FirstRun, tmp_path: Path):
     path = changed_config(first, tmp_path, sources=None)
-    assert_one_line(sdrpn("run", "-c", path), "changed.yaml: key 'sources' is missing: add it", 2)
+    wanted = "changed.yaml: key 'sources' is missing: add it, or give --data and --images"
+    assert_one_line(sdrpn("run", "-c", path), wanted, 2)
 
 
 def test_unknown_key(first: FirstRun, tmp_path: Path):
