@@ -60,12 +60,12 @@ class MethodAnswer:
     """Crops in source pixels; empty if the image alone was used."""
     grid: GridShape
     letterbox: Letterbox
-    num_crop_tokens: int = 0
-    """Tokens of the crops that the decoder got."""
     roi_map: FloatMap | None = None
     """(h, w) scores that the boxes come from."""
     sink_map: FloatMap | None = None
     """(h, w) sink signal beside raw attention."""
+    num_crop_tokens: int = 0
+    """Tokens of the crops that the decoder got."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def row(method: Method, question: int, *, score: float, **changes: Any) -> dict[
         "prediction": "x",
         "score": score,
         "boxes": [],
+        "num_crop_tokens": 0,
         "true_box": TRUE_BOX,
         "roi_map": None,
         "sink_map": None,
