@@ -1,4 +1,4 @@
-"""The pictures of docs/zoom.md: ``python -m benchmarks.zoom_pictures --out docs/images``.
+"""Pictures like those of docs/zoom.md: ``python -m benchmarks.zoom_pictures --out pictures``.
 
 One scene of each layout with its RoI map and crop, side by side with the crop: what the decoder
 does not get of it is pale.
@@ -23,7 +23,7 @@ PALENESS = 0.6
 
 def main() -> None:
     options = parser(__doc__, num_scenes=8)
-    options.add_argument("--out", type=Path, default=Path("docs/images"))
+    options.add_argument("--out", type=Path, default=Path("pictures"), help="folder to write")
     given = options.parse_args()
     pipeline = load_pipeline(given)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -42,6 +42,8 @@ def main() -> None:
         path = given.out / f"zoom-{probe.layout}.png"
         side_by_side([fitted(picture) for picture in pictures]).save(path, optimize=True)
         print(f"{path}: {probe.question.splitlines()[0]} -> {answer.text}")
+    for layout in sorted({probe.layout for probe in asked} - drawn):
+        print(f"{layout}: none was answered right with a crop; raise --num-scenes")
 
 
 def shown_crop(pipeline: ZoomPipeline, image: Image.Image, answer: ZoomAnswer) -> Image.Image:

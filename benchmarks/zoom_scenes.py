@@ -32,12 +32,14 @@ class Probe:
 
 def parser(description: str | None, num_scenes: int) -> argparse.ArgumentParser:
     """Options of every zoom benchmark on the reference model."""
-    options = argparse.ArgumentParser(description=description)
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     options.add_argument("--store", default="artifacts", help="store that holds the RPN")
     options.add_argument("--rpn", help="folder or train-rpn/<id>; the store's newest if not given")
     options.add_argument("--num-scenes", type=int, default=num_scenes, help="scenes per layout")
-    options.add_argument("--batch-size", type=int, default=16)
-    options.add_argument("--max-new-tokens", type=int, default=16)
+    options.add_argument("--batch-size", type=int, default=16, help="questions at once")
+    options.add_argument("--max-new-tokens", type=int, default=16, help="most of an answer")
     options.add_argument("--device", default="auto", help="torch device, or auto")
     return options
 

@@ -57,7 +57,7 @@ def predict(
     ] = None,
     withdraw_image: Annotated[
         bool,
-        typer.Option("--withdraw-image", help="Upper layers see the crop, not the image: cheaper."),
+        typer.Option("--withdraw-image", help="Upper layers see a crop, not the image."),
     ] = False,
     dtype: Annotated[
         str | None,

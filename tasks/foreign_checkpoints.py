@@ -14,7 +14,7 @@ from sdrpn_core.models.loading import model_source
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from tasks.artifact_store import ArtifactStore
-from tasks.predict import find_checkpoint
+from tasks.predict import find_checkpoint, save_checkpoint
 from tasks.storage import Storage
 
 
@@ -65,9 +65,7 @@ def import_checkpoint(
     rpn = read_published_rpn(
         folder, [load_profile(name) for name in packaged_profiles()], overrides
     )
-    storage = Storage(str(out))
-    for name, data in rpn.to_files().items():
-        storage.put(name, data)
+    save_checkpoint(rpn, out)
     return _describe(rpn)
 
 

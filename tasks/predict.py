@@ -17,7 +17,7 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.zoom_answers import ZoomAnswer
 from tasks.artifact_admin import committed_artifacts
 from tasks.artifact_store import ArtifactStore
-from tasks.storage import absolute_uri
+from tasks.storage import Storage, absolute_uri
 
 _BOX_COLOUR = (40, 220, 90)
 
@@ -83,6 +83,13 @@ def find_checkpoint(store: ArtifactStore, rpn: str | None) -> RpnCheckpoint:
     ref = _newest(store) if rpn is None else _parse(rpn)
     files = {name: store.read_file(ref, name) for name in store.file_names(ref)}
     return RpnCheckpoint.from_files(files, str(ref))
+
+
+def save_checkpoint(checkpoint: RpnCheckpoint, folder: str | Path) -> None:
+    """Write an RPN's files into a folder or below a URI."""
+    storage = Storage(str(folder))
+    for name, data in checkpoint.to_files().items():
+        storage.put(name, data)
 
 
 def read_image(store: ArtifactStore, path: str) -> Image.Image:

@@ -26,6 +26,7 @@ from sdrpn_core.rpn.checkpoint import (
 )
 from sdrpn_core.rpn.model_card import render_model_card
 from sdrpn_core.training import train_rpn
+from tasks.predict import save_checkpoint
 from tests.rpn_scenes import bright_patch_examples, loader
 from tests.tiny_models import tiny_llava
 
@@ -74,7 +75,8 @@ def with_config(files: dict[str, bytes], **changed: Any) -> dict[str, bytes]:
 def test_round_trip_through_a_folder(
     checkpoint: RpnCheckpoint, files: dict[str, bytes], tmp_path: Path, adapter: ModelAdapter
 ) -> None:
-    loaded = RpnCheckpoint.load_directory(write(tmp_path, files))
+    save_checkpoint(checkpoint, tmp_path / "new" / "rpn")
+    loaded = RpnCheckpoint.load_directory(tmp_path / "new" / "rpn")
     assert loaded.config == checkpoint.config
     assert loaded.metrics == checkpoint.metrics
     assert loaded.to_files() == files
