@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.zoom_scenes import load_pipeline, parser, probes
-from sdrpn_core.crop_masks import masked_crop
+from sdrpn_core.crop_masks import masked_crops
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.report.overlay import shrink
 from sdrpn_core.zoom_answers import ZoomAnswer
@@ -50,9 +50,10 @@ def shown_crop(pipeline: ZoomPipeline, image: Image.Image, answer: ZoomAnswer) -
     """The first crop, pale where its tokens are not shown."""
     (features,) = pipeline.adapter.encode_images([image])
     region = pipeline.zoom(answer.roi_map, features).regions[0]
-    crop = region.box.crop(image)
-    (encoded,) = pipeline.adapter.encode_crops([crop], pipeline.crop_tokens)
-    shown, letterbox = masked_crop(encoded, region, features).shown, encoded.letterbox
+    ((encoded,),) = masked_crops(
+        pipeline.adapter, [image], [features], [[region]], pipeline.crop_tokens
+    )
+    crop, shown, letterbox = region.box.crop(image), encoded.shown, encoded.letterbox
     if shown is None:
         return crop
     canvas = Image.fromarray(255 * shown.astype(np.uint8)).resize(

@@ -15,16 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.crop_masks import masked_crop
+from sdrpn_core.crop_masks import masked_crops
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.gate import decide_zoom
 from sdrpn_core.generation import answer_plain
 from sdrpn_core.geometry import BoxXYXY
-from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box
@@ -95,11 +93,10 @@ class Answers:
     @torch.inference_mode()
     def _answer(self, batch: Sequence[tuple[int, Regions]]) -> list[bool]:
         adapter, rows = self.pipeline.adapter, [self.asked[index] for index, _ in batch]
-        features = adapter.encode_images([probe.image for probe in rows])
-        crops = [
-            self._crops(probe.image, image, regions) if regions else []
-            for probe, image, (_, regions) in zip(rows, features, batch, strict=True)
-        ]
+        images = [probe.image for probe in rows]
+        features = adapter.encode_images(images)
+        regions = [own for _, own in batch]
+        crops = masked_crops(adapter, images, features, regions, self.pipeline.crop_tokens)
         said = answer_plain(
             adapter,
             [probe.question for probe in rows],
@@ -107,14 +104,6 @@ class Answers:
             max_new_tokens=self.max_new_tokens,
         )
         return [probe.is_right(text.text) for probe, text in zip(rows, said, strict=True)]
-
-    def _crops(
-        self, image: Image.Image, features: ImageFeatures, regions: Regions
-    ) -> list[ImageFeatures]:
-        encoded = self.pipeline.adapter.encode_crops(
-            [region.box.crop(image) for region in regions], self.pipeline.crop_tokens
-        )
-        return [masked_crop(c, r, features) for c, r in zip(encoded, regions, strict=True)]
 
 
 def main() -> None:

@@ -6,12 +6,43 @@ that they have among all. This is the paper's masked upscaling (arXiv 2509.16944
 code does it for Qwen, but that tokens at a region's edge are all kept.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sdrpn_core.geometry import FloatArray
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.regions import Region
+
+
+def masked_crops(
+    adapter: ModelAdapter,
+    images: Sequence[Image.Image],
+    features: Sequence[ImageFeatures],
+    regions: Sequence[Sequence[Region]],
+    max_tokens: int | None = None,
+) -> list[list[ImageFeatures]]:
+    """Crop regions out of their images, encode them in one pass of the tower, and mask them.
+
+    Args:
+        adapter: the model.
+        images: upright RGB.
+        features: of each image.
+        regions: of each image, any number.
+        max_tokens: per crop; None for as many as an image gets.
+
+    Returns:
+        Crops of each image.
+    """
+    crops = [r.box.crop(image) for image, row in zip(images, regions, strict=True) for r in row]
+    encoded = iter(adapter.encode_crops(crops, max_tokens) if crops else [])
+    return [
+        [masked_crop(next(encoded), region, image) for region in row]
+        for image, row in zip(features, regions, strict=True)
+    ]
 
 
 def masked_crop(crop: ImageFeatures, region: Region, image: ImageFeatures) -> ImageFeatures:

@@ -32,7 +32,7 @@ from sdrpn_core.baselines import (
     vicrop_box,
 )
 from sdrpn_core.benchmarks import Document
-from sdrpn_core.crop_masks import masked_crop
+from sdrpn_core.crop_masks import masked_crops
 from sdrpn_core.extraction import ExtractedAttention, Request, extract_attention
 from sdrpn_core.generation import answer_plain
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
@@ -119,7 +119,8 @@ class Answerer:
             return self._answer_sdrpn(method, images, documents)
         features = self.adapter.encode_images(images)
         proposals = self._propose(method, images, documents, features)
-        crops = self._crops(images, features, [proposal.regions for proposal in proposals])
+        regions = [proposal.regions for proposal in proposals]
+        crops = masked_crops(self.adapter, images, features, regions, self.settings.crop_tokens)
         responses = answer_plain(
             self.adapter,
             [document.question for document in documents],
@@ -217,21 +218,6 @@ class Answerer:
             regions = () if box is None else (whole_box(box),)
             proposals.append(_Proposal(regions, scores.astype(np.float32), letterbox=letterbox))
         return proposals
-
-    def _crops(
-        self,
-        images: Sequence[Image.Image],
-        features: Sequence[ImageFeatures],
-        regions: Sequence[Sequence[Region]],
-    ) -> list[list[ImageFeatures]]:
-        """Features of each image's crops."""
-        crops = [r.box.crop(image) for image, row in zip(images, regions, strict=True) for r in row]
-        budget = self.settings.crop_tokens
-        encoded = iter(self.adapter.encode_crops(crops, budget) if crops else [])
-        return [
-            [masked_crop(next(encoded), region, image) for region in row]
-            for image, row in zip(features, regions, strict=True)
-        ]
 
     def _answer_sdrpn(
         self, method: Method, images: Sequence[Image.Image], documents: Sequence[Document]

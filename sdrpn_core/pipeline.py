@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.crop_masks import masked_crop
+from sdrpn_core.crop_masks import masked_crops
 from sdrpn_core.encoded_images import EncodedImage, batches_by_image, encoded_batches
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.gate import Zoom, decide_zoom
@@ -301,7 +301,13 @@ class ZoomPipeline:
             for roi_map, item in zip(roi_maps, encoded, strict=True)
         )
         clock.lap("propose")
-        crops = self._encode_crops(encoded, zooms)
+        crops = masked_crops(
+            self.adapter,
+            [item.image for item in encoded],
+            first.features,
+            [zoom.regions for zoom in zooms],
+            self.crop_tokens,
+        )
         clock.lap("encode_crops")
         start = second_stage_prefill(self.adapter, first, crops, withdraw_image=self.withdraw_image)
         clock.lap("prefill")
@@ -313,21 +319,6 @@ class ZoomPipeline:
             start=start,
             clock=clock,
         )
-
-    def _encode_crops(
-        self, encoded: Sequence[EncodedImage], zooms: Sequence[Zoom]
-    ) -> list[list[ImageFeatures]]:
-        """Crops of each image, masked; one pass of the tower."""
-        crops = [
-            box.crop(item.image)
-            for item, zoom in zip(encoded, zooms, strict=True)
-            for box in zoom.boxes
-        ]
-        features = iter(self.adapter.encode_crops(crops, self.crop_tokens) if crops else [])
-        return [
-            [masked_crop(next(features), region, item.features) for region in zoom.regions]
-            for item, zoom in zip(encoded, zooms, strict=True)
-        ]
 
 
 def _checked(

@@ -58,7 +58,10 @@ def crop_regions(
     """
     grid = GridShape(*probability.shape)
     content = letterbox.content_mask(grid)
-    shown = _shown_cells(probability, threshold, settings, content)
+    scores = smoothed(probability, settings)
+    cutoff = _cutoff(scores, threshold, settings, content)
+    ratio = settings.mask_threshold_ratio
+    shown = None if ratio is None else (scores > ratio * cutoff) & content
     regions = (
         Region(
             box=letterbox.cells_to_image(cells, grid, settings.margin_cells),
@@ -66,7 +69,7 @@ def crop_regions(
             mask=None if shown is None else shown[cells.y0 : cells.y1, cells.x0 : cells.x1],
             margin_cells=settings.margin_cells,
         )
-        for cells in propose_regions(probability, threshold, settings, content)
+        for cells in _proposed(scores, cutoff, settings, content)
     )
     return tuple(region for region in regions if region.box.area > 0)
 
@@ -100,7 +103,13 @@ def propose_regions(
     scores = smoothed(probability, settings)
     grid = GridShape(*scores.shape)
     content = np.ones(grid, dtype=np.bool_) if content_mask is None else content_mask
-    cutoff = _cutoff(scores, threshold, settings, content)
+    return _proposed(scores, _cutoff(scores, threshold, settings, content), settings, content)
+
+
+def _proposed(
+    scores: NDArray[Any], cutoff: float, settings: RegionSettings, content: NDArray[np.bool_]
+) -> list[GridBox]:
+    """``propose_regions`` of a smoothed map."""
     components = _connected_components((scores > cutoff) & content, scores)
     components = [part for part in components if _is_kept(part, settings)]
     if settings.single_box:
@@ -130,18 +139,6 @@ def _cutoff(
     """Score that the cells of a region are above."""
     peak: float = scores[content].max(initial=0.0)
     return threshold * peak if settings.threshold_is_peak_ratio else threshold
-
-
-def _shown_cells(
-    probability: Array, threshold: float, settings: RegionSettings, content: NDArray[np.bool_]
-) -> NDArray[np.bool_] | None:
-    """(h, w) cells that masked crops show; None where crops are not masked."""
-    if settings.mask_threshold_ratio is None:
-        return None
-    scores = smoothed(probability, settings)
-    cutoff = settings.mask_threshold_ratio * _cutoff(scores, threshold, settings, content)
-    shown: NDArray[np.bool_] = (scores > cutoff) & content
-    return shown
 
 
 def _connected_components(mask: NDArray[np.bool_], scores: NDArray[Any]) -> list[_Component]:

@@ -20,6 +20,7 @@ from sdrpn_core.images import decode_image
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.training import train_rpn
+from tasks.predict import save_checkpoint
 from tests.architecture.source_tree import CHECKOUT
 from tests.benchmark_tables import rows, write_table
 from tests.rpn_scenes import bright_patch_examples, loader
@@ -48,9 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         micro_batch_size=4,
         cache_bytes=2**30,
     )
-    (folder / "rpn").mkdir()
-    for name, data in checkpoint.to_files().items():
-        (folder / "rpn" / name).write_bytes(data)
+    save_checkpoint(checkpoint, folder / "rpn")
     (folder / "tasks").mkdir()
     for task in RUN:
         _write_task(folder, task)

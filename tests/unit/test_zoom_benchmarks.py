@@ -9,6 +9,7 @@ from benchmarks import zoom_throughput
 from benchmarks.random_llava import SIZES, LlavaSize
 from benchmarks.zoom_threshold import report_honesty
 from sdrpn_core.models.loading import load_adapter
+from tasks.predict import save_checkpoint
 from tests.rpn_checkpoints import imported_checkpoint
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_images, random_pipeline
@@ -19,9 +20,7 @@ def test_an_imported_rpn_has_no_figures_of_honesty(
 ) -> None:
     """The benchmark broke off after all its answers, before it drew them."""
     checkpoint = imported_checkpoint(tmp_path / "model")
-    (tmp_path / "rpn").mkdir()
-    for name, data in checkpoint.to_files().items():
-        (tmp_path / "rpn" / name).write_bytes(data)
+    save_checkpoint(checkpoint, tmp_path / "rpn")
     report_honesty(f"{tmp_path}/store", f"{tmp_path}/rpn")
     assert "was not measured" in capsys.readouterr().out
 

@@ -9,6 +9,7 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.training import train_rpn
+from tasks.predict import save_checkpoint
 from tests.architecture.source_tree import CHECKOUT
 from tests.rpn_scenes import bright_patch_examples, loader
 from tests.tiny_models import tiny_llava
@@ -45,9 +46,7 @@ def test_the_example_answers_and_streams(
         micro_batch_size=4,
         cache_bytes=2**30,
     )
-    (tmp_path / "rpn").mkdir()
-    for name, data in checkpoint.to_files().items():
-        (tmp_path / "rpn" / name).write_bytes(data)
+    save_checkpoint(checkpoint, tmp_path / "rpn")
     random_images([(90, 60)])[0].save(tmp_path / "scene.jpg")
     monkeypatch.chdir(tmp_path)
     code = example()
