@@ -48,7 +48,7 @@ def load_pipeline(options: argparse.Namespace) -> ZoomPipeline:
     """The reference model with the RPN that was asked for."""
     # Here, so that models of random weights are measured where no store can be read.
     from tasks.artifact_store import ArtifactStore
-    from tasks.predict import find_checkpoint
+    from tasks.rpn_files import find_checkpoint
 
     checkpoint = find_checkpoint(ArtifactStore(options.store), options.rpn)
     return ZoomPipeline.from_checkpoint(checkpoint, device=options.device)

@@ -221,6 +221,8 @@ def _state(stage: PlannedStage) -> str:
         return "done"
     if made.num_done:
         return f"{made.num_done} of {made.num_shards} shards done"
+    if made.trained_before:
+        return "to do, trained for other regions"
     if made.last_step is None:
         return "to do"
     return f"to do from step {made.last_step} of about {stage.num_steps}"

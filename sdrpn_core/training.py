@@ -23,6 +23,7 @@ from sdrpn_core.rpn.checkpoint import (
     FORMAT_VERSION,
     RpnCheckpoint,
     RpnConfig,
+    load_parameters,
     network_state,
     recipe_settings,
     torch_dtype_name,
@@ -66,6 +67,7 @@ def train_rpn(
     resume: Mapping[str, bytes] | None = None,
     save_checkpoint: SaveCheckpoint | None = None,
     on_metrics: Callable[[Metrics], None] | None = None,
+    trained: RpnCheckpoint | None = None,
 ) -> RpnCheckpoint:
     """Train an RPN on pseudo-labels and choose its region threshold.
 
@@ -82,8 +84,10 @@ def train_rpn(
         resume: files of an earlier ``save_checkpoint`` call to go on from.
         save_checkpoint: called with (step, files) every ``config.checkpoint_every`` steps.
         on_metrics: called with every entry of the training log as it is made.
+        trained: what the same call made for other regions; it takes no step then.
 
     Raises:
+        CheckpointError: if ``trained`` is of another shape.
         TrainingError: if the examples cannot be trained on, the loss is not finite, or ``resume``
             belongs to another run.
     """
@@ -92,6 +96,9 @@ def train_rpn(
         adapter, load_image, branch_layer=shape.branch_layer, cache_bytes=cache_bytes
     )
     trainer = _Trainer(adapter, prefix, split, config, shape, micro_batch_size, on_metrics)
+    if trained is not None:
+        trainer.take(trained)
+        return trainer.finish(regions, label_set)
     identity = trainer.identity()
     if resume is not None:
         trainer.progress = unpack(resume, trainer.network, trainer.optimizer, identity)
@@ -169,6 +176,11 @@ class _Trainer:
             "weights": weights_digest(self.network),
         }
         return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
+
+    def take(self, trained: RpnCheckpoint) -> None:
+        """Go on from the end of a finished training, in the precision that it was saved in."""
+        load_parameters(self.network.set_precision(self.adapter.dtype), trained.state)
+        self.progress = Progress(self.num_steps, "", trained.metrics)
 
     @property
     def step(self) -> int:

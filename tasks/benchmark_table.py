@@ -10,7 +10,8 @@ from sdrpn_core.comparison import compare
 from sdrpn_core.report.comparison import to_html, to_latex, to_markdown
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
-from tasks.evaluate import load_checkpoint, read_results
+from tasks.evaluate import read_results
+from tasks.rpn_files import stored_checkpoint
 from tasks.stage import FileShard, StageRun, run_stage
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME, LATEX_NAME = plan.TABLE_FILES
@@ -45,7 +46,7 @@ def write_table(
             {name: read_results(store, ref) for name, ref in inputs.results},
             {(name, value): read_results(store, ref) for name, value, ref in inputs.sweep},
             model=model,
-            own_threshold=load_checkpoint(store, inputs.rpn).config.threshold,
+            own_threshold=stored_checkpoint(store, inputs.rpn).config.threshold,
             paper_model=settings.paper_model,
         )
 

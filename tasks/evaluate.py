@@ -24,13 +24,13 @@ from sdrpn_core.evaluation import Evaluator
 from sdrpn_core.images import UnreadableImage
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.results import summarize
-from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.speed import Timings
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.document_table import document_table
 from tasks.extract_attention import usable_questions
 from tasks.models import adapter_for, model_identity
+from tasks.rpn_files import stored_checkpoint
 from tasks.source_documents import SourceDocuments, benchmark_rows
 from tasks.source_files import load_image
 from tasks.stage import FileShard, FrameShard, StageRun, run_stage
@@ -130,12 +130,6 @@ def read_results(store: ArtifactStore, results: ArtifactRef) -> Results:
     return table.model_copy(update={"speed": speed.methods})
 
 
-def load_checkpoint(store: ArtifactStore, rpn: ArtifactRef) -> RpnCheckpoint:
-    """A trained RPN."""
-    names = plan.CHECKPOINT_FILES
-    return RpnCheckpoint.from_files({name: store.read_file(rpn, name) for name in names}, str(rpn))
-
-
 @dataclass(frozen=True)
 class _Setup:
     """What an evaluator depends on; equal setups share one, so that it warms up once."""
@@ -149,7 +143,7 @@ class _Setup:
 @lru_cache(maxsize=1)
 def _evaluator(setup: _Setup) -> Evaluator:
     adapter = adapter_for(setup.model, setup.run.runtime)
-    checkpoint = load_checkpoint(setup.run.store, setup.rpn)
+    checkpoint = stored_checkpoint(setup.run.store, setup.rpn)
     pipeline = ZoomPipeline.beside(adapter, checkpoint, crop_tokens=setup.settings.crop_tokens)
     if setup.settings.region_threshold is not None:
         pipeline.threshold = setup.settings.region_threshold

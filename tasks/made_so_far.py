@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe, ShardEntry
+from data_contracts.enums import Stage
 from tasks.artifact_keys import receipt_name
 from tasks.artifact_store import ArtifactStore
 from tasks.checkpoints import latest_step
 from tasks.storage import in_parallel
+from tasks.training_reuse import equally_trained
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class MadeSoFar:
     """Shards that have a receipt."""
     last_step: int | None = None
     """Of the latest resume point; None if there is none."""
+    trained_before: bool = False
+    """Whether an RPN has been trained for other regions whose weights it would take."""
     manifest: Manifest | None = None
     """None unless it is committed."""
     problem: str | None = None
@@ -43,8 +47,9 @@ def begun(store: ArtifactStore, recipe: Recipe) -> MadeSoFar:
     Raises:
         CorruptArtifact: if a receipt cannot be read, at which a run would stop too.
     """
-    if store.read_document(recipe.ref, "recipe.json", Recipe) is None:
-        return MadeSoFar(recipe.num_shards)
+    is_trained = recipe.stage is Stage.TRAIN_RPN and bool(equally_trained(store, recipe))
+    if is_trained or store.read_document(recipe.ref, "recipe.json", Recipe) is None:
+        return MadeSoFar(recipe.num_shards, trained_before=is_trained)
 
     def receipt(index: int) -> ShardEntry | None:
         return store.read_document(recipe.ref, receipt_name(index), ShardEntry)

@@ -195,7 +195,8 @@ class _Planner:
         settings = self._config.training
         num_trained = round((number.number or 0) * (1 - settings.validation_ratio))
         num_steps = settings.num_epochs * max(1, num_trained // settings.batch_size)
-        last_step = self._made.get((Stage.TRAIN_RPN, ""), MadeSoFar()).last_step or 0
+        made = self._made.get((Stage.TRAIN_RPN, ""), MadeSoFar())
+        last_step = num_steps if made.trained_before else made.last_step or 0
         work = _Work(
             settings.num_epochs * _TRAIN_SECONDS,
             whole_bytes=self._rows.rpn(num_steps) + self._rows.resume_points(last_step, num_steps),
@@ -308,7 +309,7 @@ def _bytes_left(made: MadeSoFar, work: _Work, num_bytes: int) -> int:
 
 def _share_left(made: MadeSoFar, work: _Work) -> float:
     """Of a stage's work, how much a run would still do."""
-    if made.is_done:
+    if made.is_done or made.trained_before:
         return 0.0
     if work.num_steps is not None:  # its files come all at once
         return 1 - min(1.0, (made.last_step or 0) / max(1, work.num_steps))

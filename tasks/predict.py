@@ -6,18 +6,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ConfigError, RuntimeConfig
-from data_contracts.enums import Stage
 from sdrpn_core.geometry import Letterbox
 from sdrpn_core.images import UnreadableImage, decode_image
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.report.overlay import draw_boxes, draw_heat_map
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.zoom_answers import ZoomAnswer
-from tasks.artifact_admin import committed_artifacts
 from tasks.artifact_store import ArtifactStore
-from tasks.storage import Storage, absolute_uri
+from tasks.rpn_files import find_checkpoint, newest_rpn
+from tasks.storage import absolute_uri
 
 _BOX_COLOUR = (40, 220, 90)
 
@@ -56,7 +54,7 @@ class PredictSetup:
     @cache  # noqa: B019
     def rpn_name(self) -> str:
         """Which RPN it is: the one asked for, or the store's newest."""
-        return str(_newest(self.store)) if self.rpn is None else self.rpn
+        return str(newest_rpn(self.store)) if self.rpn is None else self.rpn
 
     @cache  # noqa: B019
     def pipeline(self) -> ZoomPipeline:
@@ -70,26 +68,6 @@ class PredictSetup:
             crop_tokens=self.crop_tokens,
             withdraw_image=self.withdraw_image,
         )
-
-
-def find_checkpoint(store: ArtifactStore, rpn: str | None) -> RpnCheckpoint:
-    """The RPN to use: a directory, ``train-rpn/<id>`` of the store, or the store's newest.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    if rpn is not None and Path(rpn).is_dir():
-        return RpnCheckpoint.load_directory(rpn)
-    ref = _newest(store) if rpn is None else _parse(rpn)
-    files = {name: store.read_file(ref, name) for name in store.file_names(ref)}
-    return RpnCheckpoint.from_files(files, str(ref))
-
-
-def save_checkpoint(checkpoint: RpnCheckpoint, folder: str | Path) -> None:
-    """Write an RPN's files into a folder or below a URI."""
-    storage = Storage(str(folder))
-    for name, data in checkpoint.to_files().items():
-        storage.put(name, data)
 
 
 def read_image(store: ArtifactStore, path: str) -> Image.Image:
@@ -132,24 +110,3 @@ def shown_lines(answer: ZoomAnswer) -> list[str]:
         return [text, f"not zoomed: {answer.decision.value}"]
     corners = (", ".join(f"{side:.0f}" for side in box) for box in answer.boxes)
     return [text, *(f"zoomed into ({box})" for box in corners)]
-
-
-def _parse(rpn: str) -> ArtifactRef:
-    try:
-        ref = ArtifactRef.parse(rpn)
-    except ValueError:
-        raise ConfigError(
-            f"--rpn {rpn!r} is neither a directory nor train-rpn/<id> of the store"
-        ) from None
-    if ref.stage is not Stage.TRAIN_RPN:
-        raise ConfigError(f"--rpn {rpn!r} is not an RPN: name an artifact of train-rpn")
-    return ref
-
-
-def _newest(store: ArtifactStore) -> ArtifactRef:
-    trained = committed_artifacts(store, Stage.TRAIN_RPN)
-    if not trained:
-        raise ConfigError(
-            f"no trained RPN in store {store.root}: run `sdrpn run` first, or give --rpn or --store"
-        )
-    return max(trained, key=lambda item: item.created_at).ref

@@ -16,7 +16,8 @@ from sdrpn_core.report.gallery import answered_examples, label_example
 from sdrpn_core.rpn.checkpoint import RpnConfig
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
-from tasks.evaluate import load_checkpoint, read_results
+from tasks.evaluate import read_results
+from tasks.rpn_files import stored_checkpoint
 from tasks.source_files import load_image
 from tasks.stage import FileShard, StageRun, run_stage
 
@@ -68,7 +69,7 @@ def report_uri(store: ArtifactStore, report: ArtifactRef) -> str:
 def _gather(
     store: ArtifactStore, inputs: ReportInputs, config: PipelineConfig, labels: LabelSettings
 ) -> ReportData:
-    checkpoint = load_checkpoint(store, inputs.rpn)
+    checkpoint = stored_checkpoint(store, inputs.rpn)
     count = config.report.num_gallery
     counts = store.manifest(inputs.label_set).statistics
     examples: list[Example] = []

@@ -20,6 +20,7 @@ from tasks.artifact_store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
 from tasks.source_files import load_image
 from tasks.stage import StageRun
+from tasks.training_reuse import earlier_training
 from tasks.work_progress import WorkProgress, run_working_stage
 
 FEW_LABELS = 500
@@ -62,6 +63,7 @@ def _train(
 ) -> dict[str, bytes]:
     writer = run.store.writer(recipe)
     latest = writer.latest_checkpoint()
+    trained = None if run.force else earlier_training(run.store, recipe)
     _warn_of_few(run.store.manifest(label_set))
     checkpoint = train(
         adapter_for(model, run.runtime),
@@ -76,6 +78,7 @@ def _train(
         resume=latest[1] if latest else None,
         save_checkpoint=writer.save_checkpoint,
         on_metrics=partial(_tell_step, progress),
+        trained=trained,
     )
     return checkpoint.to_files()
 

@@ -16,8 +16,8 @@ from data_contracts.profiles import ModelProfile
 from flows.dry_run import plan_run
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.pipeline import ZoomPipeline
-from tasks.evaluate import load_checkpoint
 from tasks.plan import CALIBRATION_FILES, CHECKPOINT_FILES
+from tasks.rpn_files import stored_checkpoint
 from tests.e2e.command_line import FirstRun, first_run, sdrpn
 from tests.families.deepseek import tiny_deepseek_vl
 from tests.mixes import write_image
@@ -143,7 +143,7 @@ def test_rpn_answers_without_the_calibration_and_the_configuration(
     first: CalibratedRun, tmp_path: Path
 ) -> None:
     rpn = first.ref(Stage.TRAIN_RPN)
-    checkpoint = load_checkpoint(first.store, rpn)
+    checkpoint = stored_checkpoint(first.store, rpn)
     assert checkpoint.config.profile == first.profile
     for name in CHECKPOINT_FILES:
         (tmp_path / name).write_bytes(first.store.read_file(rpn, name))

@@ -211,6 +211,23 @@ def test_training_goes_on_from_its_resume_point(finished: FirstRun, store: Path)
     assert said in sdrpn("run", "--dry-run", *options).stdout
 
 
+def test_with_other_regions_the_training_is_there(finished: FirstRun, store: Path):
+    """Hours of it were planned, and done."""
+    regions = finished.config.regions.model_copy(update={"max_regions": 2})
+    other = finished.config.model_copy(update={"regions": regions})
+    path = store.parent / "other.yaml"
+    path.write_text(yaml.safe_dump(other.model_dump(mode="json")))
+    whole, plan = (
+        stages_of(plan_in(folder, other))[Stage.TRAIN_RPN, ""]
+        for folder in (store.parent / "empty", store)
+    )
+    assert not plan.is_done
+    assert plan.gpu_hours == 0
+    assert 0 < plan.store_bytes < whole.store_bytes, "it keeps no resume points"
+    result = sdrpn("run", "--dry-run", "--config", str(path), "--store", str(store))
+    assert "to do, trained for other regions" in result.stdout
+
+
 def test_resume_points_that_are_there_are_not_counted_again(finished: FirstRun, store: Path):
     (artifact,) = (store / Stage.TRAIN_RPN.value).iterdir()
     (resume_point,) = (artifact / "checkpoints").iterdir()

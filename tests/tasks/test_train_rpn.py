@@ -1,15 +1,21 @@
 """What training says of itself: its steps, and labels that are too few."""
 
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
+from data_contracts.label_settings import RegionSettings
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
+from sdrpn_core.rpn.checkpoint import CONFIG, WEIGHTS
 from tasks.artifact_store import ArtifactStore
+from tasks.plan import CHECKPOINT_FILES
+from tasks.rpn_files import stored_checkpoint
 from tasks.train_rpn import FEW_LABELS, train_rpn
 from tests.artifacts import stage_run
 from tests.pipelines import write_tiny_pipeline
@@ -52,3 +58,53 @@ def test_few_labels_are_warned_of_once(
     num_questions = file_store.manifest(label_set).num_rows
     assert f"labels to train on (of {num_questions} questions)" in warning
     assert f"fewer than {FEW_LABELS} " in warning
+
+
+def test_other_regions_take_the_weights_and_choose_a_threshold(
+    config: PipelineConfig,
+    file_store: ArtifactStore,
+    label_set: ArtifactRef,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    """They trained the same network once more, hours beside a large model."""
+    untouched = ArtifactStore(str(shutil.copytree(file_store.root, tmp_path / "untouched")))
+    others = config.regions.model_copy(
+        update={"threshold_is_peak_ratio": False, "blur_sigma": None, "max_regions": 2}
+    )
+
+    def train(store: ArtifactStore, regions: RegionSettings, told: list[int]) -> ArtifactRef:
+        run = stage_run(store, on_progress=lambda stage, step, steps: told.append(step))
+        return train_rpn(run, label_set, config.model, config.training, regions)
+
+    steps, none, anew = list[int](), list[int](), list[int]()
+    first = train(file_store, config.regions, steps)
+    second = train(file_store, others, none)
+    assert train(untouched, others, anew) == second != first
+    assert steps == anew
+    assert none == [len(CHECKPOINT_FILES)], "it takes no step, and tells of its files only"
+    files = stored_checkpoint(file_store, second).to_files()
+    assert files == stored_checkpoint(untouched, second).to_files()
+    assert files[CONFIG] != stored_checkpoint(file_store, first).to_files()[CONFIG]
+    assert f"{first} was trained for other regions" in caplog.text
+    forced = stage_run(file_store, on_progress=lambda stage, step, n: none.append(step), force=True)
+    train_rpn(forced, label_set, config.model, config.training, others)
+    assert none == [len(CHECKPOINT_FILES), *steps], "made anew is trained anew"
+
+
+def test_a_damaged_rpn_is_no_reason_to_stop(
+    config: PipelineConfig,
+    file_store: ArtifactStore,
+    label_set: ArtifactRef,
+    caplog: pytest.LogCaptureFixture,
+):
+    """What could be taken over cannot be read: it is trained anew."""
+    first = train_rpn(
+        stage_run(file_store), label_set, config.model, config.training, config.regions
+    )
+    (weights,) = Path(file_store.root).glob(f"{first}/files/*/{WEIGHTS}")
+    weights.write_bytes(weights.read_bytes()[:-8])
+    others = config.regions.model_copy(update={"max_regions": 2})
+    second = train_rpn(stage_run(file_store), label_set, config.model, config.training, others)
+    assert stored_checkpoint(file_store, second).config.regions.max_regions == 2
+    assert "its training is not used" in caplog.text

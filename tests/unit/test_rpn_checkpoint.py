@@ -26,7 +26,7 @@ from sdrpn_core.rpn.checkpoint import (
 )
 from sdrpn_core.rpn.model_card import render_model_card
 from sdrpn_core.training import train_rpn
-from tasks.predict import save_checkpoint
+from tasks.rpn_files import save_checkpoint
 from tests.rpn_scenes import bright_patch_examples, loader
 from tests.tiny_models import tiny_llava
 

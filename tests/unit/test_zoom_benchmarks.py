@@ -9,7 +9,7 @@ from benchmarks import zoom_throughput
 from benchmarks.random_llava import SIZES, LlavaSize
 from benchmarks.zoom_threshold import report_honesty
 from sdrpn_core.models.loading import load_adapter
-from tasks.predict import save_checkpoint
+from tasks.rpn_files import save_checkpoint
 from tests.rpn_checkpoints import imported_checkpoint
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_images, random_pipeline

@@ -9,7 +9,7 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.training import train_rpn
-from tasks.predict import save_checkpoint
+from tasks.rpn_files import save_checkpoint
 from tests.architecture.source_tree import CHECKOUT
 from tests.rpn_scenes import bright_patch_examples, loader
 from tests.tiny_models import tiny_llava

@@ -1,0 +1,52 @@
+"""An RPN that an earlier run already trained, for other region settings.
+
+Regions decide how maps become boxes. What the network learns does not depend on them, only the
+threshold that is chosen at the end. So a change of regions takes the weights that there are:
+training takes hours beside a large model.
+"""
+
+import logging
+
+from data_contracts.artifact import ArtifactRef, Recipe
+from sdrpn_core.rpn.checkpoint import CheckpointError, RpnCheckpoint
+from tasks.artifact_admin import committed_artifacts
+from tasks.artifact_errors import CorruptArtifact
+from tasks.artifact_store import ArtifactStore
+from tasks.rpn_files import stored_checkpoint
+
+log = logging.getLogger(__name__)
+
+_REGIONS = "regions"
+
+
+def equally_trained(store: ArtifactStore, recipe: Recipe) -> list[ArtifactRef]:
+    """Finished RPNs whose recipes differ in nothing but regions, oldest first.
+
+    Args:
+        store: where to look.
+        recipe: of the RPN that is being made.
+    """
+    return [
+        item.ref
+        for item in committed_artifacts(store, recipe.stage)
+        if item.ref != recipe.ref
+        and _without_regions(store.manifest(item.ref).recipe) == _without_regions(recipe)
+    ]
+
+
+def earlier_training(store: ArtifactStore, recipe: Recipe) -> RpnCheckpoint | None:
+    """One of those, if any can be read; damaged ones are warned about."""
+    for ref in equally_trained(store, recipe):
+        try:
+            found = stored_checkpoint(store, ref)
+        except (CorruptArtifact, CheckpointError) as error:
+            log.warning("%s; its training is not used", error)
+            continue
+        log.warning("%s was trained for other regions only: its weights are taken", ref)
+        return found
+    return None
+
+
+def _without_regions(recipe: Recipe) -> Recipe:
+    config = {name: value for name, value in recipe.config.items() if name != _REGIONS}
+    return recipe.model_copy(update={"config": config})
