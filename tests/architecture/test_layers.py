@@ -85,3 +85,25 @@ def test_importing_a_module_stays_light(module: str, absent: set[str]):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, "1000 None"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE"),
+    ],
+)
+def test_threads_do_not_spin_on_cores_that_others_want(chosen: dict[str, str], expected: str):
+    """A new user's training was some twenty times slower beside two other jobs."""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    unset = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import flows.cli, os; print(*map(os.environ.get, {names}))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**unset, **chosen, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert done.stdout.strip() == expected
