@@ -128,12 +128,12 @@ class PlantedZoom(ZoomPipeline):
         cells = GridBox(int(x), int(y), int(x + width), int(y + height))
         share = self.shown_ratio * (0.5, 1.0, 1.5)[int(peak.sum()) % 3]
         is_masked = self.regions.mask_threshold_ratio is not None
-        margin = self.regions.margin_cells
-        region = Region(
-            box=image.letterbox.cells_to_image(cells, image.grid, margin),
-            cells=cells,
-            mask=_band(int(height), int(width), share) if is_masked else None,
-            margin_cells=margin,
+        region = Region.of_cells(
+            cells,
+            _band(int(height), int(width), share) if is_masked else None,
+            image.letterbox,
+            image.grid,
+            self.regions.margin_cells,
         )
         return Zoom((region,), ZoomDecision.ZOOMED)
 

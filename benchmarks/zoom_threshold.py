@@ -22,11 +22,10 @@ from sdrpn_core.crop_masks import masked_crops
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.gate import decide_zoom
 from sdrpn_core.generation import answer_plain
-from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box
-from sdrpn_core.regions import Region, whole_box
+from sdrpn_core.regions import Region
 from sdrpn_core.report.charts import Series, line_chart
 from tasks.artifact_store import ArtifactStore
 from tasks.rpn_files import find_checkpoint
@@ -40,14 +39,8 @@ _STYLE = (
 )
 
 Regions = tuple[Region, ...]
-Key = tuple[int, tuple[tuple[BoxXYXY, bytes], ...]]
+Key = tuple[int, Regions]
 """A question, and what of the image it is shown closer."""
-
-
-def key_of(index: int, regions: Regions) -> Key:
-    """The same for regions of equal boxes and masks."""
-    parts = ((r.box, b"" if r.mask is None else r.mask.tobytes()) for r in regions)
-    return index, tuple(parts)
 
 
 @dataclass(frozen=True)
@@ -77,26 +70,24 @@ class Answers:
         self.max_new_tokens = max_new_tokens
         self.known: dict[Key, bool] = {}
 
-    def find(self, wanted: Sequence[tuple[int, Regions]]) -> list[bool]:
+    def find(self, wanted: Sequence[Key]) -> list[bool]:
         """Whether each is right; what is not known yet is answered."""
-        keys = [key_of(*item) for item in wanted]
-        unknown = {k: item for k, item in zip(keys, wanted, strict=True) if k not in self.known}
-        new = sorted(unknown.items(), key=lambda pair: (len(pair[1][1]), pair[1][0]))
+        unknown = dict.fromkeys(key for key in wanted if key not in self.known)
+        new = sorted(unknown, key=lambda key: (len(key[1]), key[0]))
         for start in range(0, len(new), self.batch_size):
             batch = new[start : start + self.batch_size]
-            right = self._answer([item for _, item in batch])
-            self.known.update(zip([key for key, _ in batch], right, strict=True))
+            self.known.update(zip(batch, self._answer(batch), strict=True))
             print(f"\ranswered {start + len(batch)} of {len(new)}", end="", file=sys.stderr)
         print(file=sys.stderr)
-        return [self.known[key] for key in keys]
+        return [self.known[key] for key in wanted]
 
     @torch.inference_mode()
-    def _answer(self, batch: Sequence[tuple[int, Regions]]) -> list[bool]:
+    def _answer(self, batch: Sequence[Key]) -> list[bool]:
         adapter, rows = self.pipeline.adapter, [self.asked[index] for index, _ in batch]
         images = [probe.image for probe in rows]
         features = adapter.encode_images(images)
         regions = [own for _, own in batch]
-        crops = masked_crops(adapter, images, features, regions, self.pipeline.crop_tokens)
+        crops = masked_crops(adapter, images, regions, self.pipeline.crop_tokens)
         said = answer_plain(
             adapter,
             [probe.question for probe in rows],
@@ -173,8 +164,8 @@ def report(
     sweeps: Sequence[Sweep], shipped: Sweep, asked: Sequence[Probe], answers: Answers
 ) -> None:
     """Print the table: base, oracle, the checkpoint's own threshold, and both readings."""
-    oracle = [(i, (whole_box(margin_box(p.true_box, ORACLE_MARGIN)),)) for i, p in enumerate(asked)]
-    base: list[tuple[int, Regions]] = [(index, ()) for index in range(len(asked))]
+    oracle = [(i, (Region(margin_box(p.true_box, ORACLE_MARGIN)),)) for i, p in enumerate(asked)]
+    base: list[Key] = [(index, ()) for index in range(len(asked))]
     layouts = np.array([probe.layout for probe in asked])
     rows = []
     for name, wanted in (("base", base), ("oracle", oracle)):

@@ -8,11 +8,9 @@ code does it for Qwen, but that tokens at a region's edge are all kept.
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from sdrpn_core.geometry import FloatArray
+from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.regions import Region
@@ -21,7 +19,6 @@ from sdrpn_core.regions import Region
 def masked_crops(
     adapter: ModelAdapter,
     images: Sequence[Image.Image],
-    features: Sequence[ImageFeatures],
     regions: Sequence[Sequence[Region]],
     max_tokens: int | None = None,
 ) -> list[list[ImageFeatures]]:
@@ -30,7 +27,6 @@ def masked_crops(
     Args:
         adapter: the model.
         images: upright RGB.
-        features: of each image.
         regions: of each image, any number.
         max_tokens: per crop; None for as many as an image gets.
 
@@ -40,50 +36,23 @@ def masked_crops(
     crops = [r.box.crop(image) for image, row in zip(images, regions, strict=True) for r in row]
     encoded = iter(adapter.encode_crops(crops, max_tokens) if crops else [])
     return [
-        [masked_crop(next(encoded), region, image) for region in row]
-        for image, row in zip(features, regions, strict=True)
+        [masked_crop(next(encoded), region, image.size) for region in row]
+        for image, row in zip(images, regions, strict=True)
     ]
 
 
-def masked_crop(crop: ImageFeatures, region: Region, image: ImageFeatures) -> ImageFeatures:
-    """The crop with only the tokens on its region shown.
-
-    Those are the tokens that touch a cell of the mask or its margin, and not padding alone.
+def masked_crop(crop: ImageFeatures, region: Region, image_size: tuple[int, int]) -> ImageFeatures:
+    """The crop with only the tokens shown that show a part of its region or the margin.
 
     Args:
         crop: of ``region.box``.
-        region: found on the RoI map of ``image``.
-        image: what the crop was cut from.
+        region: of the image.
+        image_size: (width, height) of the image, in pixels.
     """
-    if region.mask is None:
+    if region.shown is None:
         return crop
-    left, top, _, _ = region.box.to_pixels(image.letterbox.image_size)
-    x, y = crop.letterbox.cell_centers(crop.grid)
-    columns, rows = image.letterbox.to_cells(x + left, y + top, image.grid)
-    width, height = _token_size(crop, image)
-    along_y = _touches(rows - region.cells.y0, height, region.mask.shape[0], region.margin_cells)
-    along_x = _touches(columns - region.cells.x0, width, region.mask.shape[1], region.margin_cells)
-    shown = (along_y @ region.mask @ along_x.T) & crop.letterbox.content_mask(crop.grid)
+    left, top, _, _ = region.box.to_pixels(image_size)
+    parts = [BoxXYXY(x0 - left, y0 - top, x1 - left, y1 - top) for x0, y0, x1, y1 in region.shown]
+    shown = crop.letterbox.touched(parts, crop.grid)
     # Of a picture so thin that it is a sliver of every cell, there is nothing to choose from.
     return crop.showing(shown) if shown.any() else crop
-
-
-def _token_size(crop: ImageFeatures, image: ImageFeatures) -> tuple[float, float]:
-    """(width, height) of a crop's cells, in cells of the image."""
-    width, height = crop.letterbox.cell_size(crop.grid)
-    cell_width, cell_height = image.letterbox.cell_size(image.grid)
-    return width / cell_width, height / cell_height
-
-
-def _touches(middles: FloatArray, size: float, num_cells: int, margin: float) -> NDArray[np.bool_]:
-    """(tokens, cells) whether a token has a part in a cell or its margin.
-
-    Args:
-        middles: of the tokens, as distances from the first cell's edge, in cells.
-        size: of a token, in cells.
-        num_cells: in the row.
-        margin: in cells.
-    """
-    distance = np.abs(middles[:, None] - (np.arange(num_cells) + 0.5))
-    touches: NDArray[np.bool_] = distance < 0.5 + margin + size / 2 - 1e-6
-    return touches

@@ -9,6 +9,7 @@ Conventions, used everywhere:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from PIL import Image
 
 FloatArray = NDArray[np.float64]
 
+SMALLEST_COVERAGE = 1e-4
+"""A smaller share of a cell is rounding, not content."""
 MAX_CANVAS_PIXELS = 100_000_000
 """Larger canvases are drawn at the model's size straight away (20000 x 100 pads to a gigabyte)."""
 
@@ -222,23 +225,6 @@ class Letterbox:
         """Size of one grid cell as (width, height) in source pixels."""
         return self.canvas_width / grid.width, self.canvas_height / grid.height
 
-    def cell_centers(self, grid: GridShape) -> tuple[FloatArray, FloatArray]:
-        """x of each column's centre and y of each row's, in source pixels.
-
-        In the padding they lie outside the image.
-        """
-        cell_width, cell_height = self.cell_size(grid)
-        columns = np.arange(grid.width, dtype=np.float64) + 0.5
-        rows = np.arange(grid.height, dtype=np.float64) + 0.5
-        return columns * cell_width - self.pad_left, rows * cell_height - self.pad_top
-
-    def to_cells(
-        self, x: FloatArray, y: FloatArray, grid: GridShape
-    ) -> tuple[FloatArray, FloatArray]:
-        """Source pixels -> columns and rows, as distances in cells from the grid's corner."""
-        cell_width, cell_height = self.cell_size(grid)
-        return (x + self.pad_left) / cell_width, (y + self.pad_top) / cell_height
-
     def cells_to_image(self, box: GridBox, grid: GridShape, margin: float = 0.0) -> BoxXYXY:
         """Grid box -> source-pixel box, clipped to the image (area 0 if all padding).
 
@@ -259,25 +245,33 @@ class Letterbox:
 
     def coverage(self, box: BoxXYXY, grid: GridShape) -> NDArray[np.float32]:
         """Share of each grid cell covered by a source-pixel box, (h, w) in [0, 1]; exact."""
-        canvas_box = self.to_canvas(box)
-        cell_width, cell_height = self.cell_size(grid)
-        along_x = _overlap_ratios(
-            canvas_box.x0 / cell_width, canvas_box.x1 / cell_width, grid.width
-        )
-        along_y = _overlap_ratios(
-            canvas_box.y0 / cell_height, canvas_box.y1 / cell_height, grid.height
-        )
-        return (along_y[:, None] * along_x[None, :]).astype(np.float32)
+        along_y, along_x = self._overlaps([box], grid)
+        return (along_y[0, :, None] * along_x[0, None, :]).astype(np.float32)
+
+    def touched(self, boxes: Sequence[BoxXYXY], grid: GridShape) -> NDArray[np.bool_]:
+        """Cells that show any part of any of these source-pixel boxes, (h, w)."""
+        # A sliver thinner than that is rounding, not content.
+        along_y, along_x = (part > SMALLEST_COVERAGE for part in self._overlaps(boxes, grid))
+        touched: NDArray[np.bool_] = along_y.T @ along_x
+        return touched
 
     def content_mask(self, grid: GridShape) -> NDArray[np.bool_]:
         """Cells that show any of the image, (h, w); the others are padding only."""
-        whole_image = BoxXYXY(0.0, 0.0, float(self.image_width), float(self.image_height))
-        # A sliver thinner than a ten-thousandth of a cell is rounding, not content.
-        return self.coverage(whole_image, grid) > 1e-4
+        return self.touched([BoxXYXY(0.0, 0.0, *map(float, self.image_size))], grid)
+
+    def _overlaps(self, boxes: Sequence[BoxXYXY], grid: GridShape) -> tuple[FloatArray, FloatArray]:
+        """(boxes, h) and (boxes, w) share of each row and each column that a box covers."""
+        edges = np.array([self.to_canvas(box) for box in boxes], dtype=np.float64).reshape(-1, 4)
+        cell_width, cell_height = self.cell_size(grid)
+        return (
+            _overlap_ratios(edges[:, 1::2] / cell_height, grid.height),
+            _overlap_ratios(edges[:, 0::2] / cell_width, grid.width),
+        )
 
 
-def _overlap_ratios(start: float, stop: float, num_cells: int) -> FloatArray:
-    """Share of each unit cell [i, i + 1) covered by [start, stop)."""
-    edges = np.arange(num_cells, dtype=np.float64)
-    overlap: FloatArray = np.minimum(edges + 1, stop) - np.maximum(edges, start)
+def _overlap_ratios(intervals: FloatArray, num_cells: int) -> FloatArray:
+    """(N, 2) intervals [start, stop) -> (N, cells) share of each unit cell [i, i + 1) covered."""
+    first = np.arange(num_cells, dtype=np.float64)
+    start, stop = intervals[:, :1], intervals[:, 1:]
+    overlap: FloatArray = np.minimum(first + 1, stop) - np.maximum(first, start)
     return overlap.clip(0.0, 1.0)

@@ -39,7 +39,7 @@ from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter, ModelError
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.regions import Region, whole_box
+from sdrpn_core.regions import Region
 from sdrpn_core.vicrop import importance_maps, most_grounding_layer
 
 DEFAULT_CROP_SIDE_RATIO = 1 / 3
@@ -120,7 +120,7 @@ class Answerer:
         features = self.adapter.encode_images(images)
         proposals = self._propose(method, images, documents, features)
         regions = [proposal.regions for proposal in proposals]
-        crops = masked_crops(self.adapter, images, features, regions, self.settings.crop_tokens)
+        crops = masked_crops(self.adapter, images, regions, self.settings.crop_tokens)
         responses = answer_plain(
             self.adapter,
             [document.question for document in documents],
@@ -153,12 +153,12 @@ class Answerer:
         match method:
             case Method.RANDOM_CROP:
                 return [
-                    _Proposal((whole_box(random_box(document, image.size, padding_ratio)),))
+                    _Proposal((Region(random_box(document, image.size, padding_ratio)),))
                     for document, image in zip(documents, images, strict=True)
                 ]
             case Method.ORACLE:
                 return [
-                    _Proposal((whole_box(oracle_box(document, image.size, padding_ratio)),))
+                    _Proposal((Region(oracle_box(document, image.size, padding_ratio)),))
                     for document, image in zip(documents, images, strict=True)
                 ]
             case Method.RAW_ATTENTION:
@@ -215,7 +215,7 @@ class Answerer:
         proposals = []
         for scores, letterbox in found:
             box = vicrop_box(scores, letterbox, self.adapter.input_side)
-            regions = () if box is None else (whole_box(box),)
+            regions = () if box is None else (Region(box),)
             proposals.append(_Proposal(regions, scores.astype(np.float32), letterbox=letterbox))
         return proposals
 

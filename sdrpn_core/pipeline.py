@@ -304,7 +304,6 @@ class ZoomPipeline:
         crops = masked_crops(
             self.adapter,
             [item.image for item in encoded],
-            first.features,
             [zoom.regions for zoom in zooms],
             self.crop_tokens,
         )

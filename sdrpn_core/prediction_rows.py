@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from data_contracts.label_settings import RegionSettings
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
+from sdrpn_core.regions import Region, crop_regions
 
 Row = Mapping[str, Any]
 
@@ -41,6 +43,20 @@ def map_of(row: Row, column: str) -> np.ndarray[Any, np.dtype[np.float32]]:
 def crops_of(row: Row) -> list[BoxXYXY]:
     """Crops of a prediction row."""
     return [BoxXYXY(*box) for box in row["boxes"]]
+
+
+def regions_of(row: Row, threshold: float, settings: RegionSettings) -> tuple[Region, ...]:
+    """What SD-RPN showed of a prediction row's image: its crops, and of each what was not masked.
+
+    Args:
+        row: of a method that zooms where the RPN says.
+        threshold: that it was answered with.
+        settings: that it was answered with.
+    """
+    boxes = crops_of(row)
+    if not boxes or row["roi_map"] is None:
+        return tuple(Region(box) for box in boxes)
+    return crop_regions(map_of(row, "roi_map"), threshold, settings, letterbox_of(row))
 
 
 def true_boxes_of(row: Row) -> list[BoxXYXY]:

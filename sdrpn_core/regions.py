@@ -6,7 +6,7 @@ keeps or drops all regions and so never ranks them).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,43 @@ from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Region:
-    """One place to look closer."""
+    """One place to look closer, in source pixels, margins included."""
 
     box: BoxXYXY
-    """What to crop, in source pixels, margin included."""
-    cells: GridBox
-    """The box on the RoI map's grid, without margin."""
-    mask: NDArray[np.bool_] | None
-    """(h, w) of those cells: worth showing. None shows all."""
-    margin_cells: float = 0.0
-    """Of the box around ``cells``, and around the cells worth showing."""
+    """What to crop."""
+    shown: tuple[BoxXYXY, ...] | None = None
+    """Parts of it that are worth showing, which may overlap; None for all of it."""
+
+    @property
+    def visible(self) -> tuple[BoxXYXY, ...]:
+        """What is worth showing in any case."""
+        return (self.box,) if self.shown is None else self.shown
+
+    @classmethod
+    def of_cells(
+        cls,
+        cells: GridBox,
+        mask: NDArray[np.bool_] | None,
+        letterbox: Letterbox,
+        grid: GridShape,
+        margin: float,
+    ) -> Self:
+        """Region of a map.
+
+        Args:
+            cells: its box.
+            mask: (h, w) of those cells: worth showing. None for all.
+            letterbox: where the image lies on the canvas.
+            grid: of the map.
+            margin: around the box, and around the cells worth showing, in cells.
+        """
+        box = letterbox.cells_to_image(cells, grid, margin)
+        if mask is None:
+            return cls(box)
+        runs = _runs(mask, cells.x0, cells.y0)
+        return cls(box, tuple(letterbox.cells_to_image(run, grid, margin) for run in runs))
 
 
 @dataclass(frozen=True)
@@ -38,11 +63,6 @@ class _Component:
     box: GridBox
     num_cells: int
     peak: float
-
-
-def whole_box(box: BoxXYXY) -> Region:
-    """A box from elsewhere than a map, all of it worth showing."""
-    return Region(box, GridBox(0, 0, 1, 1), None)
 
 
 def crop_regions(
@@ -63,11 +83,12 @@ def crop_regions(
     ratio = settings.mask_threshold_ratio
     shown = None if ratio is None else (scores > ratio * cutoff) & content
     regions = (
-        Region(
-            box=letterbox.cells_to_image(cells, grid, settings.margin_cells),
-            cells=cells,
-            mask=None if shown is None else shown[cells.y0 : cells.y1, cells.x0 : cells.x1],
-            margin_cells=settings.margin_cells,
+        Region.of_cells(
+            cells,
+            None if shown is None else shown[cells.y0 : cells.y1, cells.x0 : cells.x1],
+            letterbox,
+            grid,
+            settings.margin_cells,
         )
         for cells in _proposed(scores, cutoff, settings, content)
     )
@@ -239,3 +260,13 @@ def _selected(regions: list[_Component], settings: RegionSettings) -> list[GridB
         return [] if len(regions) > settings.max_regions else [region.box for region in regions]
     ranked = sorted(regions, key=lambda region: (-region.peak, region.box.y0, region.box.x0))
     return [region.box for region in ranked[: settings.max_regions]]
+
+
+def _runs(mask: NDArray[np.bool_], x0: int, y0: int) -> tuple[GridBox, ...]:
+    """The true cells of a mask whose corner is at (x0, y0), row by row in boxes of one row."""
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    starts, stops = np.argwhere(edges == 1), np.argwhere(edges == -1)
+    return tuple(
+        GridBox(x0 + int(start), y0 + int(row), x0 + int(stop), y0 + int(row) + 1)
+        for (row, start), (_, stop) in zip(starts, stops, strict=True)
+    )

@@ -17,11 +17,9 @@ from itertools import pairwise, product
 import numpy as np
 from numpy.typing import NDArray
 
-from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
+from sdrpn_core.geometry import SMALLEST_COVERAGE, BoxXYXY, GridShape, Letterbox
 
 NAN = float("nan")
-SMALLEST_COVERAGE = 1e-4
-"""A smaller share of a cell is rounding, not content."""
 
 
 def true_cells(

@@ -14,6 +14,7 @@ from sdrpn_core.gate import Zoom
 from sdrpn_core.generation import Response, decode_steps, make_response
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.regions import Region
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,8 @@ class ZoomAnswer:
     """Answer to one question."""
 
     text: str
-    boxes: tuple[BoxXYXY, ...]
-    """Regions that were zoomed into, in pixels of the upright image; empty if the image alone
-    answered."""
+    regions: tuple[Region, ...]
+    """What was zoomed into, in pixels of the upright image; empty if the image alone answered."""
     roi_map: NDArray[np.float32]
     """(h, w) probability that a cell matters to the question."""
     decision: ZoomDecision
@@ -32,6 +32,11 @@ class ZoomAnswer:
     """Tokens of crops that the decoder read beside the image's; 0 if the image alone answered."""
     seconds: dict[str, float]
     """This question's share of its batch's wall-clock time, by phase."""
+
+    @property
+    def boxes(self) -> tuple[BoxXYXY, ...]:
+        """What was cropped, in pixels of the upright image."""
+        return tuple(region.box for region in self.regions)
 
     @property
     def used_crop(self) -> bool:
@@ -67,7 +72,7 @@ class StartedBatch:
         zoom = self.zooms[row]
         return ZoomAnswer(
             text=response.text,
-            boxes=zoom.boxes,
+            regions=zoom.regions,
             roi_map=self.roi_maps[row],
             decision=zoom.decision,
             num_crop_tokens=self.num_crop_tokens[row],

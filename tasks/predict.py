@@ -10,7 +10,7 @@ from data_contracts.configs import ConfigError, RuntimeConfig
 from sdrpn_core.geometry import Letterbox
 from sdrpn_core.images import UnreadableImage, decode_image
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.report.overlay import draw_boxes, draw_heat_map
+from sdrpn_core.report.overlay import draw_boxes, draw_heat_map, fade_hidden
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.zoom_answers import ZoomAnswer
 from tasks.artifact_store import ArtifactStore
@@ -98,9 +98,10 @@ def check_picture_name(path: Path) -> None:
 
 
 def draw_overlay(image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox) -> Image.Image:
-    """The image with its RoI map and the boxes that were zoomed into."""
+    """The image with its RoI map and the boxes that were zoomed into, pale where masked."""
     heated = draw_heat_map(image, answer.roi_map, letterbox)
-    return draw_boxes(heated, answer.boxes, image.size, _BOX_COLOUR)
+    faded = fade_hidden(heated, answer.regions, image.size)
+    return draw_boxes(faded, answer.boxes, image.size, _BOX_COLOUR)
 
 
 def shown_lines(answer: ZoomAnswer) -> list[str]:

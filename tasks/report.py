@@ -11,6 +11,7 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import LabelStatus
 from data_contracts.label_settings import LabelSettings
+from sdrpn_core.prediction_rows import regions_of
 from sdrpn_core.report import ArtifactLine, Example, ReportData, render_report
 from sdrpn_core.report.gallery import answered_examples, label_example
 from sdrpn_core.rpn.checkpoint import RpnConfig
@@ -76,7 +77,12 @@ def _gather(
     open_image = partial(load_image, store, sha256=None)
     if inputs.predictions is not None:
         predictions = store.read_frame(inputs.predictions)
-        examples = answered_examples(predictions, open_image, labels, count)
+        find_regions = partial(
+            regions_of,
+            threshold=_region_threshold(config, checkpoint.config),
+            settings=checkpoint.config.regions,
+        )
+        examples = answered_examples(predictions, open_image, find_regions, labels, count)
     return ReportData(
         title=config.name,
         facts=_facts(store, inputs, config, checkpoint.config),
@@ -93,6 +99,12 @@ def _gather(
         config=_shown(config, inputs),
         artifacts=[_line(store, ref) for ref in inputs.refs],
     )
+
+
+def _region_threshold(config: PipelineConfig, rpn: RpnConfig) -> float:
+    """That the evaluation answered with."""
+    chosen = None if config.evaluation is None else config.evaluation.region_threshold
+    return rpn.threshold if chosen is None else chosen
 
 
 def _shown(config: PipelineConfig, inputs: ReportInputs) -> dict[str, Any]:

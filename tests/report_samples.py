@@ -1,5 +1,6 @@
 """Predictions and reports over generated scenes with made-up maps."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sdrpn_core.benchmarks import Document
 from sdrpn_core.evaluation import prediction_row
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.methods import MethodAnswer, oracle_box, random_box
+from sdrpn_core.prediction_rows import regions_of
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.regions import crop_regions
 from sdrpn_core.report import ArtifactLine, ReportData
@@ -29,6 +31,8 @@ from sdrpn_core.speed import BatchTime, Timings
 GRID = GridShape(24, 24)
 SINK_CELL = (1, 22)
 LABELS = LabelSettings()
+REGIONS = RegionSettings.preset("default")
+FIND_REGIONS = partial(regions_of, threshold=0.5, settings=REGIONS)
 _RIGHT_CHANCE = {
     Method.BASE: 0.15,
     Method.RANDOM_CROP: 0.2,
@@ -130,7 +134,7 @@ def noisy_attention(
 def _regions(
     scores: NDArray[np.float32], threshold: float, letterbox: Letterbox
 ) -> tuple[BoxXYXY, ...]:
-    found = crop_regions(scores, threshold, RegionSettings.preset("default"), letterbox)
+    found = crop_regions(scores, threshold, REGIONS, letterbox)
     return tuple(region.box for region in found)
 
 
@@ -162,7 +166,7 @@ def rpn_config() -> RpnConfig:
         shape=profile.rpn,
         dtype="float32",
         threshold=0.5,
-        regions=RegionSettings.preset("default"),
+        regions=REGIONS,
         training=TrainingConfig(),
         label_set="merge-labels/00000000000000000000",
         data=DatasetSizes.model_construct(),
@@ -204,7 +208,13 @@ def full_report(count: int = 40, num_examples: int = 10) -> ReportData:
         label_counts={"ok": 960, "box_too_large": 25, "no_foreground": 15},
         training_log=training_log(),
         rpn=rpn_config(),
-        examples=answered_examples(predictions, images.__getitem__, LABELS, num_examples),
+        examples=answered_examples(
+            predictions,
+            images.__getitem__,
+            FIND_REGIONS,
+            LABELS,
+            num_examples,
+        ),
         config={"name": "demo", "model": {"profile": "reference", "dtype": "float32"}},
         artifacts=[
             ArtifactLine("evaluate", "evaluate/0123456789abcdef0123", 240, "2026-01-01", "0.1.0"),

@@ -12,6 +12,7 @@ from PIL import Image
 from data_contracts.enums import Method
 from data_contracts.results import Results
 from sdrpn_core.geometry import BoxXYXY, Letterbox
+from sdrpn_core.regions import Region
 from sdrpn_core.rpn.checkpoint import RpnConfig
 
 
@@ -54,7 +55,7 @@ class Example:
     note: str = ""
     """One more sentence for the caption."""
     true_box: BoxXYXY | None = None
-    crops: tuple[BoxXYXY, ...] = ()
+    regions: tuple[Region, ...] = ()
     """What SD-RPN zoomed into, in source pixels."""
     attention: NDArray[np.float32] | None = None
     """(h, w) raw grounding attention of the model's response."""

@@ -1,7 +1,7 @@
 """Choosing what the gallery shows: wins and failures alike, by question id and not by looks."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from sdrpn_core.changed_answers import covers_true_box
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.prediction_rows import crops_of, letterbox_of, map_of, padded_size
 from sdrpn_core.pseudo_labels import make_pseudo_labels
+from sdrpn_core.regions import Region
 from sdrpn_core.report.data import Example, GivenAnswer, Outcome
 from sdrpn_core.roi_quality import box_quality
 
 Row = Mapping[str, Any]
 LoadImage = Callable[[str], Image.Image]
+FindRegions = Callable[[Row], tuple[Region, ...]]
 
 
 def choose_questions(predictions: pl.DataFrame, count: int) -> list[tuple[str, Outcome]]:
@@ -61,13 +63,18 @@ def outcome_of(base: Row, zoomed: Row) -> Outcome:
 
 
 def answered_examples(
-    predictions: pl.DataFrame, load_image: LoadImage, settings: LabelSettings, count: int
+    predictions: pl.DataFrame,
+    load_image: LoadImage,
+    find_regions: FindRegions,
+    settings: LabelSettings,
+    count: int,
 ) -> list[Example]:
     """Examples for the gallery, with every map that the predictions hold.
 
     Args:
         predictions: ``prediction.v4`` rows of one benchmark.
         load_image: image URI -> upright RGB image.
+        find_regions: row of SD-RPN -> what it zoomed into.
         settings: of the label shown beside the raw attention.
         count: most examples.
     """
@@ -76,7 +83,9 @@ def answered_examples(
     rows: dict[str, dict[Method, Row]] = {}
     for row in wanted.iter_rows(named=True):
         rows.setdefault(row["question_id"], {})[Method(row["method"])] = row
-    return [_example(rows[key], outcome, load_image, settings) for key, outcome in chosen]
+    return [
+        _example(rows[key], outcome, load_image, find_regions, settings) for key, outcome in chosen
+    ]
 
 
 def label_example(label: Row, attention: Row, load_image: LoadImage) -> Example:
@@ -105,9 +114,11 @@ def _example(
     by_method: Mapping[Method, Row],
     outcome: Outcome,
     load_image: LoadImage,
+    find_regions: FindRegions,
     settings: LabelSettings,
 ) -> Example:
     zoomed, raw = by_method[Method.SDRPN], by_method.get(Method.RAW_ATTENTION)
+    regions = find_regions(zoomed)
     has_map = raw is not None and raw["roi_map"] is not None
     return Example(
         image=load_image(zoomed["image_uri"]),
@@ -116,9 +127,9 @@ def _example(
         answers=tuple(zoomed["answers"]),
         outcome=outcome,
         category=zoomed["category"],
-        note=_region_note(zoomed),
+        note=_region_note(zoomed, regions),
         true_box=_true_box(zoomed),
-        crops=tuple(crops_of(zoomed)),
+        regions=regions,
         attention=map_of(raw, "roi_map") if raw is not None and has_map else None,
         labels=_labels(raw, settings) if raw is not None and has_map else None,
         roi_map=None if zoomed["roi_map"] is None else map_of(zoomed, "roi_map"),
@@ -140,15 +151,18 @@ def _true_box(row: Row) -> BoxXYXY | None:
     return None if row["true_box"] is None else BoxXYXY(*row["true_box"])
 
 
-def _region_note(row: Row) -> str:
+def _region_note(row: Row, regions: Sequence[Region]) -> str:
     true_box = _true_box(row)
-    if not row["boxes"]:
+    if not regions:
         return "No region was found: answered from the whole image."
     if true_box is None:
         return ""
     size = (row["image_width"], row["image_height"])
     coverage = box_quality(crops_of(row), [true_box], size).coverage
-    return f"The crop shows {coverage:.0%} of the true box."
+    visible = [box for region in regions for box in region.visible]
+    shown = box_quality(visible, [true_box], size).coverage
+    note = f"The crop holds {coverage:.0%} of the true box"
+    return f"{note}." if shown > coverage - 0.005 else f"{note} and shows {shown:.0%}."
 
 
 def _shuffled(question_id: str) -> str:

@@ -13,11 +13,13 @@ from PIL import Image, ImageDraw
 
 from data_contracts.enums import RoiLabel
 from sdrpn_core.geometry import BoxXYXY, Letterbox
+from sdrpn_core.regions import Region
 
 RGB = tuple[int, int, int]
 
 TRUE_BOX_COLOUR: RGB = (0, 200, 83)
 CROP_COLOUR: RGB = (255, 64, 129)
+_PALENESS = 0.65
 _RIM_COLOUR: RGB = (20, 20, 20)
 
 _HEAT_STOPS: tuple[RGB, ...] = (
@@ -130,6 +132,37 @@ def draw_boxes(
         for stroke in strokes:
             draw.line(stroke, fill=colour, width=thickness)
     return drawn
+
+
+def fade_hidden(
+    image: Image.Image, regions: Sequence[Region], source_size: tuple[int, int]
+) -> Image.Image:
+    """Make pale what of the regions' boxes is not worth showing: masked crops leave it out.
+
+    Args:
+        image: the source image at any scale.
+        regions: in source pixels.
+        source_size: (width, height) of the source image.
+    """
+    faded, shown = np.zeros((2, image.height, image.width), dtype=np.bool_)
+    for region in regions:
+        faded[_pixels(region.box, image.size, source_size)] = True
+        for part in region.visible:
+            shown[_pixels(part, image.size, source_size)] = True
+    mask = Image.fromarray(255 * (faded & ~shown).astype(np.uint8))
+    picture = image.convert("RGB")
+    pale = Image.blend(picture, Image.new("RGB", picture.size, "white"), _PALENESS)
+    return Image.composite(pale, picture, mask)
+
+
+def _pixels(
+    box: BoxXYXY, size: tuple[int, int], source_size: tuple[int, int]
+) -> tuple[slice, slice]:
+    """Rows and columns of a picture whose pixels show a source-pixel box."""
+    scale_x, scale_y = size[0] / source_size[0], size[1] / source_size[1]
+    scaled = BoxXYXY(box.x0 * scale_x, box.y0 * scale_y, box.x1 * scale_x, box.y1 * scale_y)
+    x0, y0, x1, y1 = scaled.to_pixels(size)
+    return slice(y0, y1), slice(x0, x1)
 
 
 def _strokes(

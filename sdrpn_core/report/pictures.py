@@ -9,6 +9,7 @@ from PIL import Image
 
 from data_contracts.enums import RoiLabel
 from sdrpn_core.geometry import BoxXYXY
+from sdrpn_core.regions import Region
 from sdrpn_core.report.data import Example
 from sdrpn_core.report.overlay import (
     CROP_COLOUR,
@@ -16,6 +17,7 @@ from sdrpn_core.report.overlay import (
     draw_boxes,
     draw_heat_map,
     draw_labels,
+    fade_hidden,
     relative_to_peak,
     shrink,
 )
@@ -44,6 +46,7 @@ def pictures_of(example: Example) -> list[Picture]:
 def _pictures(example: Example) -> Iterator[Picture]:
     picture = shrink(example.image, MAX_SIDE)
     size, letterbox = example.letterbox.image_size, example.letterbox
+    boxes = [region.box for region in example.regions]
     with_box = picture
     if example.true_box is not None:
         with_box = draw_boxes(picture, [example.true_box], size, TRUE_BOX_COLOUR)
@@ -61,13 +64,13 @@ def _pictures(example: Example) -> Iterator[Picture]:
         yield _picture("Pseudo-label", f"Pseudo-label over the picture: {words}", labels)
     if example.roi_map is not None:
         roi = draw_heat_map(picture, example.roi_map, letterbox)
-        roi = draw_boxes(_outline_true_box(example, roi), example.crops, size, CROP_COLOUR)
+        roi = draw_boxes(_outline_true_box(example, roi), boxes, size, CROP_COLOUR)
         peak = float(example.roi_map.max())
         yield _picture(
             f"RoI map (peak {peak:.2f})", "Heat map of the RPN's region probabilities", roi
         )
-    for crop in example.crops:
-        yield _crop_picture(example, crop)
+    for region in example.regions:
+        yield _crop_picture(example, region)
 
 
 _LABEL_NAMES = {
@@ -86,28 +89,30 @@ def _outline_true_box(example: Example, picture: Image.Image) -> Image.Image:
 
 
 def _whole_picture(example: Example, picture: Image.Image) -> Picture:
-    drawn = draw_boxes(
-        picture, example.crops, example.letterbox.image_size, CROP_COLOUR, dashed=True
-    )
+    boxes = [region.box for region in example.regions]
+    drawn = draw_boxes(picture, boxes, example.letterbox.image_size, CROP_COLOUR, dashed=True)
     shown = []
     if example.true_box is not None:
         shown.append("the true box (green)")
-    if example.crops:
+    if boxes:
         shown.append("the crop (pink, dashed)")
     words = "The picture" + (" with " + " and ".join(shown) if shown else "")
     return _picture("Picture", words, drawn)
 
 
-def _crop_picture(example: Example, box: BoxXYXY) -> Picture:
+def _crop_picture(example: Example, region: Region) -> Picture:
     # The image may be a smaller copy of the source.
     scale = example.image.width / example.letterbox.image_width
-    scaled = BoxXYXY(box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale)
-    crop = scaled.crop(example.image.convert("RGB"))
+    scaled = BoxXYXY(*(edge * scale for edge in region.box))
+    crop = scaled.crop(fade_hidden(example.image, [region], example.letterbox.image_size))
     factor = MAX_SIDE / 2 / max(crop.size)
     if factor > 1:
         enlarged = (max(round(crop.width * factor), 1), max(round(crop.height * factor), 1))
         crop = crop.resize(enlarged, Image.Resampling.BICUBIC)
-    return _picture("Crop", "The region that the model zoomed into", shrink(crop, MAX_SIDE))
+    caption, words = "Crop", "The region that the model zoomed into"
+    if region.shown is not None:
+        caption, words = "Crop, pale where masked", f"{words}, pale where it was masked"
+    return _picture(caption, words, shrink(crop, MAX_SIDE))
 
 
 def _picture(caption: str, alt: str, image: Image.Image) -> Picture:

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from data_contracts.enums import Stage, ZoomDecision
+from sdrpn_core.geometry import BoxXYXY
+from sdrpn_core.regions import Region
 from sdrpn_core.zoom_answers import ZoomAnswer
 from tasks.artifact_admin import committed_artifacts
 from tasks.artifact_store import ArtifactStore
@@ -198,7 +200,8 @@ def test_ctrl_c_names_the_place_where_answers_are(folder: Path, tmp_path: Path) 
 def test_an_answer_is_never_an_empty_line(text: str, boxes: tuple, lines: list[str]) -> None:
     """Nothing told a model that says nothing from a command that does nothing."""
     decision = ZoomDecision.ZOOMED if boxes else ZoomDecision.NO_CONFIDENT_REGION
-    answer = ZoomAnswer(text, boxes, np.zeros((2, 2), np.float32), decision, 0, {})
+    regions = tuple(Region(BoxXYXY(*box)) for box in boxes)
+    answer = ZoomAnswer(text, regions, np.zeros((2, 2), np.float32), decision, 0, {})
     assert shown_lines(answer) == lines
 
 

@@ -17,6 +17,7 @@ from sdrpn_core.regions import Region, crop_regions
 
 CELL = 20
 """Pixels per cell of the images here."""
+IMAGE = Letterbox.square((10 * CELL, 10 * CELL))
 MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(1, 6)))
 CROP_GRIDS = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
@@ -27,19 +28,18 @@ def picture(letterbox: Letterbox, grid: tuple[int, int]) -> ImageFeatures:
 
 
 def region_at(mask: np.ndarray, corner: tuple[int, int] = (2, 3), margin: float = 0.0) -> Region:
-    """On an image of ``CELL`` pixels per cell; only the mask has a margin, the box has none."""
+    """On ``IMAGE``; only the mask has a margin, the box has none."""
     (height, width), (x0, y0) = mask.shape, corner
     cells = GridBox(x0, y0, x0 + width, y0 + height)
-    return Region(BoxXYXY(*(float(CELL * edge) for edge in cells)), cells, mask, margin)
+    parts = Region.of_cells(cells, mask, IMAGE, GridShape(10, 10), margin).shown
+    return Region(BoxXYXY(*(float(CELL * edge) for edge in cells)), parts)
 
 
 def shown(mask: np.ndarray, crop_grid: tuple[int, int], **place: Any) -> np.ndarray:
     """(h, w) of a crop that its own canvas holds without padding."""
-    region = region_at(mask, **place)
-    image = picture(Letterbox.square((10 * CELL, 10 * CELL)), (10, 10))
     height, width = mask.shape
     crop = picture(Letterbox.identity((width * CELL, height * CELL)), crop_grid)
-    masked = masked_crop(crop, region, image)
+    masked = masked_crop(crop, region_at(mask, **place), IMAGE.image_size)
     whole = np.ones(masked.grid, np.bool_)
     return whole if masked.shown is None else masked.shown
 
@@ -82,11 +82,10 @@ def test_a_transposed_mask_shows_transposed_tokens(
 def test_the_margin_of_a_box_is_shown_where_the_region_reaches_its_edge() -> None:
     """Half a cell around 2 x 2 cells, of which the right ones are the region; 12 tokens a side."""
     mask = np.array([[False, True], [False, True]])
-    box = BoxXYXY(1.5 * CELL, 2.5 * CELL, 4.5 * CELL, 5.5 * CELL)
-    region = Region(box, GridBox(2, 3, 4, 5), mask, margin_cells=0.5)
-    image = picture(Letterbox.square((10 * CELL, 10 * CELL)), (10, 10))
+    region = Region.of_cells(GridBox(2, 3, 4, 5), mask, IMAGE, GridShape(10, 10), margin=0.5)
+    assert region.box == (1.5 * CELL, 2.5 * CELL, 4.5 * CELL, 5.5 * CELL)
     crop = picture(Letterbox.identity((3 * CELL, 3 * CELL)), (12, 12))
-    found = masked_crop(crop, region, image).shown
+    found = masked_crop(crop, region, IMAGE.image_size).shown
     assert found is not None
     np.testing.assert_array_equal(found, np.repeat([[False] * 4 + [True] * 8], 12, axis=0))
 
@@ -94,10 +93,11 @@ def test_the_margin_of_a_box_is_shown_where_the_region_reaches_its_edge() -> Non
 def test_a_letterboxed_image_and_crop_are_both_accounted_for() -> None:
     """An image of 10 x 4 cells in 10 x 10; a crop of 4 x 2 cells in a square of 8 x 8 tokens."""
     mask = np.array([[True, True, False, False], [True, True, False, False]])
-    region = Region(BoxXYXY(40, 20, 120, 60), GridBox(2, 4, 6, 6), mask)
-    image = picture(Letterbox.square((200, 80)), (10, 10))
+    image = Letterbox.square((200, 80))
+    region = Region.of_cells(GridBox(2, 4, 6, 6), mask, image, GridShape(10, 10), margin=0.0)
+    assert region.box == (40, 20, 120, 60)
     crop = picture(Letterbox.square((80, 40)), (8, 8))
-    found = masked_crop(crop, region, image).shown
+    found = masked_crop(crop, region, image.image_size).shown
     assert found is not None
     wanted = np.zeros((8, 8), np.bool_)
     wanted[2:6, :4] = True
@@ -105,10 +105,9 @@ def test_a_letterboxed_image_and_crop_are_both_accounted_for() -> None:
 
 
 def test_padding_is_not_shown_even_of_a_region_that_fills_its_box() -> None:
-    region = Region(BoxXYXY(40, 20, 120, 60), GridBox(2, 4, 6, 6), np.ones((2, 4), np.bool_))
-    image = picture(Letterbox.square((200, 80)), (10, 10))
+    box = BoxXYXY(40, 20, 120, 60)
     crop = picture(Letterbox.square((80, 40)), (8, 8))
-    found = masked_crop(crop, region, image)
+    found = masked_crop(crop, Region(box, (box,)), (200, 80))
     assert found.num_tokens == 32
     assert found.shown is not None
     assert found.shown[2:6].all()
@@ -129,15 +128,14 @@ def test_a_picture_too_thin_for_its_cells_is_shown_whole() -> None:
     """22000 x 1 pixels in one cell are less than a ten-thousandth of it: "at least one cell"."""
     letterbox = Letterbox.square((22000, 1))
     assert not letterbox.content_mask(GridShape(1, 1)).any()
-    region = Region(BoxXYXY(0, 0, 22000, 1), GridBox(0, 11, 24, 12), np.ones((1, 24), np.bool_))
+    box = BoxXYXY(0, 0, 22000, 1)
     crop = picture(letterbox, (1, 1))
-    assert masked_crop(crop, region, picture(letterbox, (24, 24))) is crop
+    assert masked_crop(crop, Region(box, (box,)), letterbox.image_size) is crop
 
 
 def test_without_masks_a_crop_stays_as_it_is() -> None:
-    region = Region(BoxXYXY(0, 0, 40, 40), GridBox(0, 0, 2, 2), None)
     crop = picture(Letterbox.square((40, 20)), (4, 4))
-    assert masked_crop(crop, region, picture(Letterbox.square((80, 80)), (4, 4))) is crop
+    assert masked_crop(crop, Region(BoxXYXY(0, 0, 40, 40)), (80, 80)) is crop
 
 
 def test_the_mask_of_a_region_is_a_share_of_its_threshold() -> None:
@@ -146,15 +144,23 @@ def test_the_mask_of_a_region_is_a_share_of_its_threshold() -> None:
     how = RegionSettings(blur_sigma=None, min_box_side=3)
     letterbox = Letterbox.square((80, 80))
     (whole,) = crop_regions(roi_map, 0.4, how, letterbox)
-    assert whole.mask is None
-    for ratio, rows in ((1.0, [0, 1]), (0.5, [0, 1, 2])):
+    assert whole.visible == (whole.box,)
+    for ratio, rows in ((1.0, [2, 3]), (0.5, [2, 3, 4])):
         masked = how.model_copy(update={"mask_threshold_ratio": ratio})
         (region,) = crop_regions(roi_map, 0.4, masked, letterbox)
-        assert (region.box, region.cells) == (whole.box, whole.cells)
-        assert region.mask is not None
-        x0, y0, _, _ = region.cells
-        found = np.argwhere(region.mask) + np.array([y0, x0])
-        assert found.tolist() == [[2 + row, 2] for row in rows]
+        assert region.box == whole.box
+        assert region.visible == tuple((20, 10 * row, 30, 10 * row + 10) for row in rows)
+
+
+def test_what_is_shown_has_the_margin_of_the_box_and_ends_with_the_image() -> None:
+    roi_map = np.zeros((8, 8), np.float32)
+    roi_map[0, 1:4] = roi_map[1, 3] = 1.0
+    how = RegionSettings(
+        blur_sigma=None, min_box_side=1, margin_cells=0.5, mask_threshold_ratio=1.0
+    )
+    (region,) = crop_regions(roi_map, 0.4, how, Letterbox.square((80, 80)))
+    assert region.box == (5, 0, 45, 25)
+    assert region.visible == ((5, 0, 45, 15), (25, 5, 45, 25))
 
 
 def test_padding_is_never_worth_showing() -> None:
@@ -163,9 +169,7 @@ def test_padding_is_never_worth_showing() -> None:
     roi_map[2:4, 4] = 1.0
     how = RegionSettings(blur_sigma=None, min_box_side=3, mask_threshold_ratio=1.0)
     (region,) = crop_regions(roi_map, 0.5, how, Letterbox.square((80, 20)))
-    assert region.mask is not None
-    y, x = np.argwhere(region.mask)[0] + np.array([region.cells.y0, region.cells.x0])
-    assert (y, x, region.mask.sum()) == (3, 4, 1)
+    assert region.visible == ((40, 0, 50, 10),)
 
 
 def test_presets_that_mask_and_those_that_do_not() -> None:

@@ -22,6 +22,7 @@ from sdrpn_core.methods import Answerer, oracle_box, random_box
 from sdrpn_core.models.base import ModelAdapter, ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.prediction_rows import regions_of
 from sdrpn_core.prompt_attention import prompt_attention
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.speed import Timings
@@ -342,3 +343,24 @@ def test_unknown_benchmark_names_the_known_ones() -> None:
     with pytest.raises(UnknownBenchmark, match="scenes"):
         score("no-such-benchmark", "x", {"answers": ["x"]})
     assert "scenes" in known_benchmarks()
+
+
+def test_what_a_prediction_showed_is_found_in_its_row(
+    pipeline: ZoomPipeline, images: dict[str, Image.Image]
+) -> None:
+    """Rows hold the crops; what was masked of them follows from the map, for the report."""
+    asked = documents()
+    answers = pipeline.answer(
+        [images[document.image_uri] for document in asked],
+        [document.question for document in asked],
+        max_new_tokens=3,
+    )
+    rows = Evaluator(pipeline.adapter, settings(), pipeline).evaluate(
+        asked, images.__getitem__, batch_size=2, methods=[Method.SDRPN]
+    )
+    assert any(region.shown is not None for answer in answers for region in answer.regions)
+    for row, answer in zip(rows, answers, strict=True):
+        assert regions_of(row, pipeline.threshold, pipeline.regions) == answer.regions
+        stored = pl.DataFrame([row], schema=registry.empty_frame("prediction.v4").schema)
+        (read,) = stored.iter_rows(named=True)
+        assert regions_of(read, pipeline.threshold, pipeline.regions) == answer.regions

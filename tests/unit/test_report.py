@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,18 +16,21 @@ from data_contracts.enums import Method, RoiLabel
 from data_contracts.method_names import METHOD_NAMES
 from data_contracts.results import Results
 from sdrpn_core.geometry import BoxXYXY, Letterbox
+from sdrpn_core.prediction_rows import crops_of
+from sdrpn_core.regions import Region
 from sdrpn_core.report import Example, GivenAnswer, Outcome, ReportData, render_report
 from sdrpn_core.report.charts import Bar, Series, bar_chart, line_chart, ticks
-from sdrpn_core.report.gallery import choose_questions, label_example
+from sdrpn_core.report.gallery import answered_examples, choose_questions, label_example
 from sdrpn_core.report.overlay import (
     LABEL_COLOURS,
     draw_boxes,
     draw_heat_map,
     draw_labels,
+    fade_hidden,
     relative_to_peak,
 )
 from sdrpn_core.report.pictures import pictures_of
-from tests.report_samples import full_report, scene_predictions
+from tests.report_samples import LABELS, full_report, scene_predictions
 
 SECTIONS = [
     "results",
@@ -155,7 +159,7 @@ def test_page_without_documents() -> None:
 
 
 def test_page_of_labels_only(report: ReportData) -> None:
-    example = replace(report.examples[0], given={}, outcome=None, roi_map=None, crops=())
+    example = replace(report.examples[0], given={}, outcome=None, roi_map=None, regions=())
     html = render_report(
         ReportData(title="labels", label_counts={"ok": 1}, label_examples=[example])
     )
@@ -292,12 +296,46 @@ def test_crop_picture_is_cut_from_a_smaller_copy_at_the_right_place() -> None:
         image=source.resize((200, 100)),
         letterbox=Letterbox.square((400, 200)),
         question="what?",
-        crops=(BoxXYXY(110.0, 60.0, 190.0, 140.0),),
+        regions=(Region(BoxXYXY(110.0, 60.0, 190.0, 140.0)),),
     )
     caption = [picture.caption for picture in pictures_of(example)]
     assert caption == ["Picture", "Crop"]
     crop = pictures_of(example)[1]
     assert (crop.width, crop.height) == (200, 200)
+
+
+def test_what_masks_leave_out_of_a_crop_is_pale_and_nothing_else() -> None:
+    """A picture of half the size; the decoder never got what the crop showed beside the region."""
+    source = Image.new("RGB", (200, 100), (200, 0, 0))
+    region = Region(
+        BoxXYXY(100, 40, 300, 160), (BoxXYXY(120, 60, 200, 100), BoxXYXY(120, 100, 160, 140))
+    )
+    drawn = np.asarray(fade_hidden(source, [region, Region(BoxXYXY(0, 0, 20, 20))], (400, 200)))
+    is_pale = (drawn != (200, 0, 0)).any(axis=2)
+    wanted = np.zeros((100, 200), np.bool_)
+    wanted[20:80, 50:150] = True
+    wanted[30:50, 60:100] = wanted[50:70, 60:80] = False
+    np.testing.assert_array_equal(is_pale, wanted)
+    assert (drawn[is_pale] > (199, 100, 100)).all()
+    example = Example(
+        image=source, letterbox=Letterbox.square((400, 200)), question="?", regions=(region,)
+    )
+    assert pictures_of(example)[1].caption == "Crop, pale where masked"
+
+
+def test_the_gallery_says_what_of_the_true_box_was_masked() -> None:
+    predictions, images = scene_predictions(30)
+
+    def upper_half(row: dict[str, Any]) -> tuple[Region, ...]:
+        if row["true_box"] is None or not row["boxes"]:
+            return ()
+        x0, y0, x1, y1 = row["true_box"]
+        (crop,) = crops_of(row)
+        return (Region(crop, (BoxXYXY(x0, y0, x1, (y0 + y1) / 2),)),)
+
+    examples = answered_examples(predictions, images.__getitem__, upper_half, LABELS, 30)
+    notes = [example.note for example in examples]
+    assert "The crop holds 100% of the true box and shows 50%." in notes
 
 
 def test_line_chart_places_points_and_survives_flat_data() -> None:
