@@ -115,7 +115,7 @@ def _predict_many(
         f"and writes {output} when all are there"
     )
     with interruptible(kept), ProgressDisplay(err) as display:
-        display.show("answering", 0, None)
+        display.show("answering", 0, None, unit="questions")
         done = answer_many(
             setup.pipeline(),
             setup.store,
@@ -125,7 +125,7 @@ def _predict_many(
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             overlays=None if overlay is None else str(overlay),
-            on_part=partial(display.show, "answering"),
+            on_part=partial(display.show, "answering", unit="questions"),
         )
     out.print(
         f"{done.num_questions} questions, {done.num_refused} refused, {done.num_reused} answered "

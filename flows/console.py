@@ -4,6 +4,7 @@ Progress goes to standard error and tables to standard output, so that output ca
 """
 
 import time
+from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 
@@ -27,6 +29,8 @@ _WIDE = 1000
 
 
 _SECONDS_BETWEEN_LINES = 30.0
+_IN_STEPS = (Stage.CALIBRATE, Stage.TRAIN_RPN)
+"""Stages that count their work in something else than shards."""
 
 
 class ProgressDisplay:
@@ -44,6 +48,7 @@ class ProgressDisplay:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
@@ -67,16 +72,62 @@ class ProgressDisplay:
         self, stage: Stage, label: str, num_done: int, num_units: int | None, part: str
     ) -> None:
         """Show how far a stage has come, or a part of its work with units of its own."""
-        self.show(f"{stage.value} {label}".strip(), num_done, num_units, part)
+        unit = part or ("steps" if stage in _IN_STEPS else "shards")
+        name = f"{stage.value} {label}".strip()
+        self.show(name, num_done, num_units, unit=unit, is_part=bool(part))
 
-    def show(self, name: str, num_done: int, num_units: int | None, part: str = "") -> None:
-        """Show how far any work has come; the units are None as long as nothing is counted."""
+    def show(
+        self, name: str, num_done: int, num_units: int | None, *, unit: str, is_part: bool = False
+    ) -> None:
+        """Show how far any work has come.
+
+        Args:
+            name: of the work.
+            num_done: units.
+            num_units: in all; None as long as nothing is counted.
+            unit: in the plural.
+            is_part: with its last unit, the work is not done.
+        """
         if not self._console.is_terminal:
-            self._lines.tell(name, num_done, num_units, part)
+            self._lines.tell(name, num_done, num_units, unit, is_part)
             return
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=num_units)
         self._progress.update(self._bars[name], completed=num_done, total=num_units)
+
+
+@dataclass
+class _Work:
+    """What a log knows of running work; times in monotonic seconds."""
+
+    began: float
+    unit: str = ""
+    """Empty as long as nothing is counted."""
+    num_units: int = 0
+    first: tuple[float, int] = (0.0, 0)
+    """When units were first told of, and how many were done then: perhaps by an earlier run."""
+    last: tuple[float, int] = (0.0, 0)
+
+    def count(self, num_done: int, num_units: int, unit: str) -> None:
+        """Take in how many units are done."""
+        now = (time.monotonic(), num_done)
+        if unit != self.unit:
+            self.unit, self.first = unit, now
+        self.num_units, self.last = num_units, now
+
+    def line(self) -> str:
+        """What it is at."""
+        now = time.monotonic()
+        spent = _duration(now - self.began)
+        if not self.unit:
+            return f"running for {spent}"
+        (first_time, num_first), (last_time, num_last) = self.first, self.last
+        told = f"{num_last} of {self.num_units} {self.unit} after {spent}"
+        if num_last == num_first:
+            return told
+        each = (last_time - first_time) / (num_last - num_first)
+        left = max((self.num_units - num_last) * each - (now - last_time), 0.0)
+        return f"{told}, about {_duration(left)} left"
 
 
 class _Lines:
@@ -85,8 +136,7 @@ class _Lines:
     def __init__(self, console: Console, seconds_between: float) -> None:
         self._console = console
         self._seconds_between = seconds_between
-        self._running: dict[str, tuple[float, str]] = {}
-        """Name -> when it began (monotonic seconds), what it is at (empty if it cannot tell)."""
+        self._running: dict[str, _Work] = {}
         self._lock = Lock()
         self._stopped = Event()
         self._thread = Thread(target=self._tell_now_and_then, daemon=True)
@@ -99,27 +149,32 @@ class _Lines:
         if self._thread.is_alive():
             self._thread.join()
 
-    def tell(self, name: str, num_done: int, num_units: int | None, part: str) -> None:
+    def tell(
+        self, name: str, num_done: int, num_units: int | None, unit: str, is_part: bool
+    ) -> None:
         with self._lock:
-            is_counting = num_units is not None and num_done < num_units
-            if is_counting or num_units is None or part:
-                began, _ = self._running.get(name, (time.monotonic(), ""))
-                at = f"{num_done} of {num_units} {part}".strip() if is_counting else ""
-                self._running[name] = (began, at)
-                return
-            self._running.pop(name, None)
-            self._print(f"{name}: done")
+            work = self._running.setdefault(name, _Work(time.monotonic()))
+            if num_units is not None and num_done < num_units:
+                work.count(num_done, num_units, unit)
+            elif num_units is None or is_part:
+                work.unit = ""
+            else:
+                del self._running[name]
+                self._print(f"{name}: done")
 
     def _tell_now_and_then(self) -> None:
         while not self._stopped.wait(self._seconds_between):
             with self._lock:
-                for name, (began, at) in self._running.items():
-                    minutes = (time.monotonic() - began) / 60
-                    told = f"{at} after" if at else "running for"
-                    self._print(f"{name}: {told} {minutes:.1f} min")
+                for name, work in self._running.items():
+                    self._print(f"{name}: {work.line()}")
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def print_table(console: Console, title: str, rows: list[dict[str, Any]]) -> None:

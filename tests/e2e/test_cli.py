@@ -194,7 +194,7 @@ def changed_config(first: FirstRun, folder: Path, **changes: Any) -> Path:
 
 def assert_one_line(result: Result, message: str, status: int) -> None:
     assert result.exit_code == status, result.output
-    progress = re.compile(r": (done|\d+ of \d+ after .* min)$")
+    progress = re.compile(r": (done|\d+ of \d+ \w+ after .* min( left)?)$")
     (line,) = [line for line in result.stderr.splitlines() if not progress.search(line)]
     assert line.startswith("error: ")
     assert message in line

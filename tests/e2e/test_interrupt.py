@@ -61,7 +61,8 @@ def test_during_extraction(config: Path, tmp_path: Path, workers: int, to_all: b
     assert process.returncode == 130, told
     assert not list(extraction.glob("*/manifest.json"))
     usual = re.compile(
-        r": (done|\d+ of \d+ after .* min|running for .* min)$|^tasks.build_jsonl: source "
+        r": (done|\d+ of \d+ \w+ after .* min( left)?|running for .* min)$"
+        r"|^tasks.build_jsonl: source "
     )
     assert [line for line in told.splitlines() if not usual.search(line)] == [
         f"interrupted: what is finished is kept in {store}; the same command goes on from there"

@@ -4,10 +4,11 @@ import io
 import re
 import time
 
+import pytest
 from rich.console import Console
 
 from data_contracts.enums import Stage
-from flows.console import ProgressDisplay
+from flows.console import ProgressDisplay, _Work
 
 
 def log() -> Console:
@@ -30,13 +31,14 @@ def test_a_log_is_told_now_and_then_what_a_stage_is_at():
     with ProgressDisplay(console, seconds_between_lines=0.01) as display:
         display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 0, 12, "")
         wait_for(
-            console, r"(?m)^extract-attention a-data-set-of-a-long-name: 0 of 12 after 0.0 min$"
+            console,
+            r"(?m)^extract-attention a-data-set-of-a-long-name: 0 of 12 shards after 0.0 min$",
         )
         display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 3, 12, "")
-        wait_for(console, r"3 of 12 after")
+        wait_for(console, r"3 of 12 shards after 0.0 min, about 0.0 min left")
         display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 12, 12, "")
         display(Stage.MAKE_LABELS, "", 1, 2, "")
-        wait_for(console, r"make-labels: 1 of 2 after")
+        wait_for(console, r"make-labels: 1 of 2 shards after")
     lines = text(console).splitlines()
     done = lines.index("extract-attention a-data-set-of-a-long-name: done")
     assert all(line.startswith("make-labels") for line in lines[done + 1 :])
@@ -56,6 +58,24 @@ def test_a_log_is_told_of_a_stage_that_cannot_count_yet():
         assert "done" not in text(console)
         display(Stage.DOWNLOAD, "mix", 2, 2, "")
     assert text(console).splitlines()[-1] == "download mix: done"
+
+
+def test_time_left_is_reckoned_from_what_this_run_has_done(monkeypatch: pytest.MonkeyPatch):
+    """A resumed training would else promise to be done in no time."""
+    now = [1000.0]
+    monkeypatch.setattr("flows.console.time.monotonic", lambda: now[0])
+    work = _Work(began=1000.0)
+    assert work.line() == "running for 0.0 min"
+    now[0] += 60
+    work.count(500, 1000, "steps")
+    assert work.line() == "500 of 1000 steps after 1.0 min"
+    now[0] += 600
+    work.count(510, 1000, "steps")
+    assert work.line() == "510 of 1000 steps after 11.0 min, about 8.2 h left"
+    now[0] += 3600
+    assert work.line() == "510 of 1000 steps after 71.0 min, about 7.2 h left"
+    now[0] += 7 * 3600 + 3600
+    assert work.line() == "510 of 1000 steps after 9.2 h, about 0.0 min left"
 
 
 def test_a_short_stage_is_one_line():

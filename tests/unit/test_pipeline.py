@@ -226,12 +226,9 @@ def test_each_crop_gets_the_mask_of_its_own_region(
     assert max(len(answer.boxes) for answer in answers) >= 2
     differing = 0
     for image, answer, crops in zip(images, answers, read, strict=True):
-        (features,) = adapter.encode_images([image])
-        regions = pipeline.zoom(answer.roi_map, features).regions
-        assert tuple(region.box for region in regions) == answer.boxes
-        for region, crop in zip(regions, crops, strict=True):
+        for region, crop in zip(answer.regions, crops, strict=True):
             (whole,) = adapter.encode_crops([region.box.crop(image)])
-            wanted = masked_crop(whole, region, features).shown
+            wanted = masked_crop(whole, region, image.size).shown
             np.testing.assert_equal(crop.shown, wanted)
         assert answer.num_crop_tokens == sum(crop.num_tokens for crop in crops)
         differing += len({crop.num_tokens for crop in crops}) > 1
