@@ -76,6 +76,18 @@ class MethodResult(Settings):
     roi: RoiResult | None
 
 
+class Withdrawal(Settings):
+    """SD-RPN's answers with the image withdrawn against those without; on common documents."""
+
+    difference: Interval
+    """In accuracy; positive where withdrawing helps."""
+    num_gained: int
+    """Documents that are right only with the image withdrawn; right is at least half of the
+    score."""
+    num_lost: int
+    """The reverse."""
+
+
 class MethodSpeed(Settings):
     """How fast one way of answering was; medians over its documents."""
 
@@ -131,6 +143,8 @@ class Results(Settings):
     """Label quality after each denoising step, in order; empty without true boxes."""
     purity: tuple[PurityPoint, ...] = ()
     """Raw attention against true boxes by threshold; empty without either."""
+    withdrawal: Withdrawal | None = None
+    """What withdrawing the image costs; None unless both ways were asked."""
     figures: dict[Method, dict[ScoringMode, dict[str, float]]] = {}
     """A public benchmark's figures under lmms-eval's names, by category too; else empty."""
     speed: dict[Method, MethodSpeed] = {}

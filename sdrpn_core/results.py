@@ -19,6 +19,7 @@ from data_contracts.results import (
     MethodResult,
     Results,
     RoiResult,
+    Withdrawal,
 )
 from sdrpn_core.changed_answers import changed_answers
 from sdrpn_core.geometry import BoxXYXY
@@ -79,6 +80,7 @@ def summarize(
         categories=_category_results(rows, settings),
         labels=() if label_settings is None else label_quality(raw, label_settings),
         purity=label_purity(raw),
+        withdrawal=_withdrawal(by_method, settings),
     )
 
 
@@ -146,6 +148,20 @@ def _method_result(
         changed=changed_answers(rows, base) if base is not None and is_compared else None,
         crop_ratio=float(np.mean([len(row["boxes"]) > 0 for row in rows.values()])),
         roi=roi_quality_of(list(rows.values())) if method in ROI_METHODS else None,
+    )
+
+
+def _withdrawal(by_method: dict[Method, RowsById], bootstrap: _Bootstrap) -> Withdrawal | None:
+    """Whether the cheaper way of zooming will do."""
+    whole, withdrawn = (by_method.get(m) for m in (Method.SDRPN, Method.SDRPN_WITHDRAWN))
+    if whole is None or withdrawn is None:
+        return None
+    difference = bootstrap.gain(withdrawn, whole)
+    if difference is None:
+        return None
+    changed = changed_answers(withdrawn, whole)
+    return Withdrawal(
+        difference=difference, num_gained=changed.num_gained, num_lost=changed.num_lost
     )
 
 

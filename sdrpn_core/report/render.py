@@ -80,6 +80,7 @@ def render_report(data: ReportData) -> str:
         "report.html.j2",
         filters={"percent": percent, "interval": interval, "points": points, "times": times},
         method_names=METHOD_NAMES,
+        withdrawn_speed=_withdrawn_speed,
         step_names=STEP_NAMES,
         none_text=NONE,
         data=data,
@@ -112,6 +113,12 @@ def points(value: float | None) -> str:
 def times(value: float | None) -> str:
     """Relative speed."""
     return NONE if value is None else f"{value:.2f}\N{MULTIPLICATION SIGN}"
+
+
+def _withdrawn_speed(results: Results) -> float | None:
+    """With the image withdrawn, relative to SD-RPN without."""
+    whole, withdrawn = map(results.throughput, (Method.SDRPN, Method.SDRPN_WITHDRAWN))
+    return withdrawn / whole if whole and withdrawn else None
 
 
 def _sections(data: ReportData) -> list[tuple[str, str]]:

@@ -104,6 +104,21 @@ def test_threshold_and_calibration_are_called_what_they_are(html: str) -> None:
     assert ">Calibration error after Platt scaling</th><td>0.004<" in html
 
 
+def test_page_says_what_withdrawing_the_image_costs(report: ReportData, html: str) -> None:
+    (results,) = report.results
+    cost = results.withdrawal
+    assert cost is not None
+    slower, faster = (results.speed[m].throughput for m in ("sdrpn", "sdrpn_withdrawn"))
+    assert slower is not None
+    assert faster is not None
+    sentence = re.search(
+        "SD-RPN is ([0-9.]+)\N{MULTIPLICATION SIGN} as fast, and its accuracy .*", html
+    )
+    assert sentence is not None
+    assert float(sentence[1]) == pytest.approx(faster / slower, abs=0.005)
+    assert f"{cost.num_gained} answers are right only so, {cost.num_lost} only" in sentence[0]
+
+
 def test_page_needs_nothing_from_outside(html: str) -> None:
     page = Page(html)
     assert all(link.startswith(("#", "data:image/")) for link in page.links)

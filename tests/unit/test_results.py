@@ -94,6 +94,17 @@ def test_gain_compares_common_documents_only() -> None:
     assert oracle.gain.value == 1.0
 
 
+def test_what_withdrawing_the_image_costs() -> None:
+    """The whole zoom is right on 0, 1, 2; with the image withdrawn on 0 and 3, and 4 is missing."""
+    rows = [row(Method.SDRPN, i, score=float(i < 3)) for i in range(5)]
+    assert summarize(frame(rows)).withdrawal is None
+    rows += [row(Method.SDRPN_WITHDRAWN, i, score=float(i in {0, 3})) for i in range(4)]
+    found = summarize(frame(rows), num_bootstrap=50).withdrawal
+    assert found is not None
+    assert (found.difference.value, found.num_gained, found.num_lost) == (-0.25, 1, 2)
+    assert found.difference.low < -0.25 < found.difference.high
+
+
 def test_row_order_does_not_change_results() -> None:
     rows = [
         row(method, i, score=float((i * 7 + len(method)) % 3 == 0))
