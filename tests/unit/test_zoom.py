@@ -193,26 +193,26 @@ def test_prefix_hidden_states_equal_the_stock_forward(
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 900), max_size=7))
-def test_rows_of_similar_length_run_together_at_the_least_cost(lengths: list[int]) -> None:
+@given(st.lists(st.integers(1, 900), max_size=7), st.sampled_from([0, 64, 256]))
+def test_rows_of_similar_length_run_together_at_the_least_cost(
+    lengths: list[int], pass_cost: int
+) -> None:
     """Against every way of cutting the sorted lengths; rows of a group rise, none is lost."""
-    found = similar_lengths(dict(enumerate(lengths)))
+    found = similar_lengths(dict(enumerate(lengths)), pass_cost)
     assert sorted(row for rows in found for row in rows) == list(range(len(lengths)))
     assert all(rows == sorted(rows) and rows for rows in found)
     in_order = sorted(lengths)
     edges = range(1, len(lengths))
     cuts = chain.from_iterable(combinations(edges, n) for n in range(len(lengths)))
-    least = min((_cost(in_order, cut) for cut in cuts), default=0)
-    assert sum(_pass_cost([lengths[row] for row in rows]) for rows in found) == least
+    groups = (
+        [in_order[start:end] for start, end in pairwise([0, *cut, len(lengths)])] for cut in cuts
+    )
 
+    def cost(groups: list[list[int]]) -> int:
+        return sum(pass_cost + len(group) * max(group) for group in groups)
 
-def _cost(in_order: list[int], cuts: tuple[int, ...]) -> int:
-    bounds = [0, *cuts, len(in_order)]
-    return sum(_pass_cost(in_order[start:end]) for start, end in pairwise(bounds))
-
-
-def _pass_cost(lengths: list[int]) -> int:
-    return PASS_COST_COLUMNS + len(lengths) * max(lengths)
+    least = min(map(cost, groups), default=0)
+    assert cost([[lengths[row] for row in rows] for rows in found]) == least
 
 
 def test_joined_parts_are_let_go_of_layer_by_layer(
@@ -231,7 +231,7 @@ def test_joined_parts_are_let_go_of_layer_by_layer(
 
     joined_columns = cache_rows._joined_columns
     monkeypatch.setattr(cache_rows, "_joined_columns", spy)
-    monkeypatch.setattr("sdrpn_core.second_stage.PASS_COST_COLUMNS", 0)
+    monkeypatch.setitem(PASS_COST_COLUMNS, "cpu", 0)
     first = first_stage(adapter, rpn, features, QUESTIONS)
     start = second_stage_prefill(adapter, first, crops)
     num_layers = adapter.profile.num_layers
