@@ -1,7 +1,7 @@
 """Pictures like those of docs/zoom.md: ``python -m benchmarks.zoom_pictures --out pictures``.
 
-One scene of each layout with its RoI map and crop, side by side with the crop: what masks leave out
-of it is pale.
+One scene of each layout with its RoI map and crop, side by side with the crop, pale outside the
+region.
 """
 
 from pathlib import Path

@@ -221,7 +221,7 @@ def _state(stage: PlannedStage) -> str:
         return "done"
     if made.num_done:
         return f"{made.num_done} of {made.num_shards} shards done"
-    if made.trained_before:
+    if made.has_weights:
         return "to do, trained for other regions"
     if made.last_step is None:
         return "to do"

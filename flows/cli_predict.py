@@ -115,7 +115,7 @@ def _predict_many(
         f"and writes {output} when all are there"
     )
     with interruptible(kept), ProgressDisplay(err) as display:
-        display.show("answering", 0, None, unit="questions")
+        display.show("answering", 0, None, unit="")
         done = answer_many(
             setup.pipeline(),
             setup.store,

@@ -29,8 +29,10 @@ _WIDE = 1000
 
 
 _SECONDS_BETWEEN_LINES = 30.0
-_IN_STEPS = (Stage.CALIBRATE, Stage.TRAIN_RPN)
-"""Stages that count their work in something else than shards."""
+_SECONDS_OF_SPEED = 3600.0
+"""That a terminal's time left looks back; a unit of work may take minutes."""
+_UNITS = {Stage.CALIBRATE: "questions", Stage.TRAIN_RPN: "steps"}
+"""Of stages that do not count shards."""
 
 
 class ProgressDisplay:
@@ -49,6 +51,7 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            speed_estimate_period=_SECONDS_OF_SPEED,
             console=console,
             disable=not console.is_terminal,
         )
@@ -72,24 +75,38 @@ class ProgressDisplay:
         self, stage: Stage, label: str, num_done: int, num_units: int | None, part: str
     ) -> None:
         """Show how far a stage has come, or a part of its work with units of its own."""
-        unit = part or ("steps" if stage in _IN_STEPS else "shards")
-        name = f"{stage.value} {label}".strip()
-        self.show(name, num_done, num_units, unit=unit, is_part=bool(part))
+        is_counting = bool(part) or num_units is not None
+        self.show(
+            f"{stage.value} {label}".strip(),
+            num_done,
+            num_units,
+            unit=(part or _UNITS.get(stage, "shards")) if is_counting else "",
+            is_part=bool(part),
+            is_even=stage is not Stage.CALIBRATE,
+        )
 
     def show(
-        self, name: str, num_done: int, num_units: int | None, *, unit: str, is_part: bool = False
+        self,
+        name: str,
+        num_done: int,
+        num_units: int | None,
+        *,
+        unit: str,
+        is_part: bool = False,
+        is_even: bool = True,
     ) -> None:
         """Show how far any work has come.
 
         Args:
             name: of the work.
             num_done: units.
-            num_units: in all; None as long as nothing is counted.
-            unit: in the plural.
+            num_units: in all; None if that is not known.
+            unit: in the plural; empty as long as nothing is counted.
             is_part: with its last unit, the work is not done.
+            is_even: its units take about as long as each other.
         """
         if not self._console.is_terminal:
-            self._lines.tell(name, num_done, num_units, unit, is_part)
+            self._lines.tell(name, num_done, num_units, unit, is_part, is_even)
             return
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=num_units)
@@ -101,14 +118,15 @@ class _Work:
     """What a log knows of running work; times in monotonic seconds."""
 
     began: float
+    is_even: bool = True
     unit: str = ""
     """Empty as long as nothing is counted."""
-    num_units: int = 0
+    num_units: int | None = None
     first: tuple[float, int] = (0.0, 0)
     """When units were first told of, and how many were done then: perhaps by an earlier run."""
     last: tuple[float, int] = (0.0, 0)
 
-    def count(self, num_done: int, num_units: int, unit: str) -> None:
+    def count(self, num_done: int, num_units: int | None, unit: str) -> None:
         """Take in how many units are done."""
         now = (time.monotonic(), num_done)
         if unit != self.unit:
@@ -121,13 +139,20 @@ class _Work:
         spent = _duration(now - self.began)
         if not self.unit:
             return f"running for {spent}"
+        if self.num_units is None:
+            return f"{self.last[1]} {self.unit} after {spent}"
+        told = f"{self.last[1]} of {self.num_units} {self.unit} after {spent}"
+        left = self._seconds_left(now, self.num_units)
+        return told if left is None else f"{told}, about {_duration(left)} left"
+
+    def _seconds_left(self, now: float, num_units: int) -> float | None:
+        """At the speed so far; None where nothing is known of it."""
         (first_time, num_first), (last_time, num_last) = self.first, self.last
-        told = f"{num_last} of {self.num_units} {self.unit} after {spent}"
-        if num_last == num_first:
-            return told
+        if num_last <= num_first or not self.is_even:
+            return None
         each = (last_time - first_time) / (num_last - num_first)
-        left = max((self.num_units - num_last) * each - (now - last_time), 0.0)
-        return f"{told}, about {_duration(left)} left"
+        # Of the units that are left, only the first may be partly done.
+        return max((num_units - num_last) * each - min(now - last_time, each), 0.0)
 
 
 class _Lines:
@@ -150,13 +175,19 @@ class _Lines:
             self._thread.join()
 
     def tell(
-        self, name: str, num_done: int, num_units: int | None, unit: str, is_part: bool
+        self,
+        name: str,
+        num_done: int,
+        num_units: int | None,
+        unit: str,
+        is_part: bool,
+        is_even: bool,
     ) -> None:
         with self._lock:
-            work = self._running.setdefault(name, _Work(time.monotonic()))
-            if num_units is not None and num_done < num_units:
+            work = self._running.setdefault(name, _Work(time.monotonic(), is_even))
+            if unit and (num_units is None or num_done < num_units):
                 work.count(num_done, num_units, unit)
-            elif num_units is None or is_part:
+            elif not unit or is_part:
                 work.unit = ""
             else:
                 del self._running[name]

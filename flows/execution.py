@@ -23,7 +23,7 @@ from tasks.stage import ShardData, StageRun, begin_stage, finish_stage, run_shar
 
 T = TypeVar("T")
 
-OnProgress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int | None], None]
 """(stage, units done, units)."""
 Whole = Callable[..., ArtifactRef]
 """(StageRun, *inputs) -> artifact."""
@@ -137,8 +137,9 @@ class LocalExecution(Execution):
     ) -> None:
         """Prepare; ``on_progress`` is told (stage, label, units done, units, part).
 
-        The units are None as long as nothing is counted. The part is empty, or what the units are
-        of if they are not the stage's own (MiB of a file that it fetches).
+        The units are None as long as nothing is counted, or nobody knows how many there will be.
+        The part is empty, or what the units are of if they are not the stage's own (MiB of a file
+        that it fetches).
         """
         super().__init__(runtime, forced)
         if runtime.ray is not None:
@@ -149,7 +150,7 @@ class LocalExecution(Execution):
         self._on_progress = on_progress or (lambda *progress: None)
 
     def _progress(self, stage: Stage, label: str) -> OnProgress:
-        def tell(of: str, num_done: int, num_units: int) -> None:
+        def tell(of: str, num_done: int, num_units: int | None) -> None:
             part = "" if of == stage.value else of
             self._on_progress(stage, label, num_done, num_units, part)
 

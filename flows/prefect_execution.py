@@ -109,13 +109,16 @@ class ProgressReport:
         self._artifact: UUID | None = None
         self._reported_at = 0.0
 
-    def __call__(self, stage: str, num_done: int, num_units: int) -> None:
+    def __call__(self, stage: str, num_done: int, num_units: int | None) -> None:
         """Report, unless the last report was moments ago and this is not the end."""
         now = time.monotonic()
         is_end = num_done == num_units
         if not is_end and now - self._reported_at < _SECONDS_BETWEEN_REPORTS:
             return
         self._reported_at = now
+        if num_units is None:
+            get_run_logger().info("%s: %d", self._name, num_done)
+            return
         get_run_logger().info("%s: %d of %d", self._name, num_done, num_units)
         share = 100.0 * num_done / max(num_units, 1)
         if self._artifact is None:

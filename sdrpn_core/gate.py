@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data_contracts.enums import ZoomDecision
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
+from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.regions import Region, crop_regions, smoothed
 
 
@@ -22,11 +22,6 @@ class Zoom:
     regions: tuple[Region, ...]
     """Empty unless zoomed."""
     decision: ZoomDecision
-
-    @property
-    def boxes(self) -> tuple[BoxXYXY, ...]:
-        """What to crop, in source pixels."""
-        return tuple(region.box for region in self.regions)
 
 
 def decide_zoom(

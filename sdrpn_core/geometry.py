@@ -250,7 +250,6 @@ class Letterbox:
 
     def touched(self, boxes: Sequence[BoxXYXY], grid: GridShape) -> NDArray[np.bool_]:
         """Cells that show any part of any of these source-pixel boxes, (h, w)."""
-        # A sliver thinner than that is rounding, not content.
         along_y, along_x = (part > SMALLEST_COVERAGE for part in self._overlaps(boxes, grid))
         touched: NDArray[np.bool_] = along_y.T @ along_x
         return touched

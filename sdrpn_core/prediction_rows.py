@@ -48,15 +48,20 @@ def crops_of(row: Row) -> list[BoxXYXY]:
 def regions_of(row: Row, threshold: float, settings: RegionSettings) -> tuple[Region, ...]:
     """What SD-RPN showed of a prediction row's image: its crops, and of each what was not masked.
 
+    Where the map gives other crops, it was answered with other settings: then all of them is shown.
+
     Args:
         row: of a method that zooms where the RPN says.
         threshold: that it was answered with.
         settings: that it was answered with.
     """
     boxes = crops_of(row)
-    if not boxes or row["roi_map"] is None:
-        return tuple(Region(box) for box in boxes)
-    return crop_regions(map_of(row, "roi_map"), threshold, settings, letterbox_of(row))
+    if boxes and row["roi_map"] is not None:
+        found = crop_regions(map_of(row, "roi_map"), threshold, settings, letterbox_of(row))
+        proposed = np.array([region.box for region in found], dtype=np.float32)
+        if np.array_equal(proposed, np.array(boxes, dtype=np.float32)):  # as rows store them
+            return found
+    return tuple(map(Region, boxes))
 
 
 def true_boxes_of(row: Row) -> list[BoxXYXY]:

@@ -30,7 +30,7 @@ class Region:
 
     @property
     def visible(self) -> tuple[BoxXYXY, ...]:
-        """What is worth showing in any case."""
+        """What is worth showing, also of a region that is shown whole."""
         return (self.box,) if self.shown is None else self.shown
 
     @classmethod
@@ -46,13 +46,13 @@ class Region:
 
         Args:
             cells: its box.
-            mask: (h, w) of those cells: worth showing. None for all.
+            mask: (h, w) of those cells: worth showing. None for all, and none for all too.
             letterbox: where the image lies on the canvas.
             grid: of the map.
             margin: around the box, and around the cells worth showing, in cells.
         """
         box = letterbox.cells_to_image(cells, grid, margin)
-        if mask is None:
+        if mask is None or not mask.any():
             return cls(box)
         runs = _runs(mask, cells.x0, cells.y0)
         return cls(box, tuple(letterbox.cells_to_image(run, grid, margin) for run in runs))

@@ -178,8 +178,8 @@ class _Trainer:
         return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
 
     def take(self, trained: RpnCheckpoint) -> None:
-        """Go on from the end of a finished training, in the precision that it was saved in."""
-        load_parameters(self.network.set_precision(self.adapter.dtype), trained.state)
+        """Go on from the end of a finished training."""
+        load_parameters(self.network, trained.state)  # float32 holds every saved value exactly
         self.progress = Progress(self.num_steps, "", trained.metrics)
 
     @property

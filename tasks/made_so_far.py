@@ -8,7 +8,7 @@ from tasks.artifact_keys import receipt_name
 from tasks.artifact_store import ArtifactStore
 from tasks.checkpoints import latest_step
 from tasks.storage import in_parallel
-from tasks.training_reuse import equally_trained
+from tasks.training_reuse import trained_for_other_regions
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class MadeSoFar:
     """Shards that have a receipt."""
     last_step: int | None = None
     """Of the latest resume point; None if there is none."""
-    trained_before: bool = False
-    """Whether an RPN has been trained for other regions whose weights it would take."""
+    has_weights: bool = False
+    """Whether it is an RPN that was trained for other regions already."""
     manifest: Manifest | None = None
     """None unless it is committed."""
     problem: str | None = None
@@ -47,9 +47,10 @@ def begun(store: ArtifactStore, recipe: Recipe) -> MadeSoFar:
     Raises:
         CorruptArtifact: if a receipt cannot be read, at which a run would stop too.
     """
-    is_trained = recipe.stage is Stage.TRAIN_RPN and bool(equally_trained(store, recipe))
-    if is_trained or store.read_document(recipe.ref, "recipe.json", Recipe) is None:
-        return MadeSoFar(recipe.num_shards, trained_before=is_trained)
+    is_rpn = recipe.stage is Stage.TRAIN_RPN
+    has_weights = is_rpn and bool(trained_for_other_regions(store, recipe))
+    if store.read_document(recipe.ref, "recipe.json", Recipe) is None:
+        return MadeSoFar(recipe.num_shards, has_weights=has_weights)
 
     def receipt(index: int) -> ShardEntry | None:
         return store.read_document(recipe.ref, receipt_name(index), ShardEntry)
@@ -59,4 +60,5 @@ def begun(store: ArtifactStore, recipe: Recipe) -> MadeSoFar:
         num_shards=recipe.num_shards,
         num_done=sum(entry is not None for entry in receipts),
         last_step=latest_step(store.storage, recipe.ref.prefix),
+        has_weights=has_weights,
     )

@@ -90,6 +90,8 @@ class _Work:
     """Of the store however many questions there are."""
     num_steps: int | None = None
     """Of a stage that goes on from resume points rather than from receipts."""
+    share_with_weights: float = 1.0
+    """Of the work, what is left of an RPN that was trained for other regions: validation."""
 
 
 _NO_WORK = _Work()
@@ -196,11 +198,12 @@ class _Planner:
         num_trained = round((number.number or 0) * (1 - settings.validation_ratio))
         num_steps = settings.num_epochs * max(1, num_trained // settings.batch_size)
         made = self._made.get((Stage.TRAIN_RPN, ""), MadeSoFar())
-        last_step = num_steps if made.trained_before else made.last_step or 0
+        last_step = num_steps if made.has_weights else made.last_step or 0
         work = _Work(
             settings.num_epochs * _TRAIN_SECONDS,
             whole_bytes=self._rows.rpn(num_steps) + self._rows.resume_points(last_step, num_steps),
             num_steps=num_steps,
+            share_with_weights=settings.validation_ratio * _FROZEN_SHARE / settings.num_epochs,
         )
         return self._stage(Stage.TRAIN_RPN, "", number, len(CHECKPOINT_FILES), work)
 
@@ -309,8 +312,10 @@ def _bytes_left(made: MadeSoFar, work: _Work, num_bytes: int) -> int:
 
 def _share_left(made: MadeSoFar, work: _Work) -> float:
     """Of a stage's work, how much a run would still do."""
-    if made.is_done or made.trained_before:
+    if made.is_done:
         return 0.0
+    if made.has_weights:
+        return work.share_with_weights
     if work.num_steps is not None:  # its files come all at once
         return 1 - min(1.0, (made.last_step or 0) / max(1, work.num_steps))
     return 1 - made.num_done / made.num_shards if made.num_shards else 1.0

@@ -98,7 +98,7 @@ def check_picture_name(path: Path) -> None:
 
 
 def draw_overlay(image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox) -> Image.Image:
-    """The image with its RoI map and the boxes that were zoomed into, pale where masked."""
+    """The image with its RoI map and the boxes that were zoomed into, pale outside the regions."""
     heated = draw_heat_map(image, answer.roi_map, letterbox)
     faded = fade_hidden(heated, answer.regions, image.size)
     return draw_boxes(faded, answer.boxes, image.size, _BOX_COLOUR)

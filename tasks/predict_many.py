@@ -142,7 +142,8 @@ def answer_many(
         batch_size: questions per forward pass.
         overlays: folder or URI to draw every answer's map and boxes into; None for no pictures.
         rows_per_part: questions between two saves.
-        on_part: told how many questions are done, of how many, after each part.
+        on_part: told how many questions are done, of how many, before each part that asks any and
+            at the end.
 
     Raises:
         ConfigError: if the output belongs to other questions or settings, another RPN or model;
@@ -168,12 +169,13 @@ def answer_many(
         rows = asked[start : start + rows_per_part]
         # A part beside a finished file is newer: a rerun that asked again was stopped.
         kept = _lines(storage, key) if key in parts else finished[start : start + rows_per_part]
-        made = asker.lines(rows, kept, start)
-        if made != kept:
+        if places := _unanswered(rows, kept):
+            on_part(len(lines), len(asked))
+            made = asker.lines(rows, kept, places, start)
             storage.put(key, _text(made))
         num_reused += len(kept) - _num_refused(kept)
-        lines += made
-        on_part(len(lines), len(asked))
+        lines += made if places else kept
+    on_part(len(asked), len(asked))
     if lines != finished:
         storage.put(name, _text(lines))
     storage.delete([item.key for item in storage.find(f"{name}{PARTS_SUFFIX}")])
@@ -215,6 +217,11 @@ class _Answered:
         }
 
 
+def _unanswered(rows: Sequence[Asked], kept: Sequence[str]) -> list[int]:
+    """Places of what was not asked yet or was refused."""
+    return [n for n in range(len(rows)) if not kept or _is_refused(kept[n])]
+
+
 def rounded_boxes(answer: ZoomAnswer) -> list[list[float]]:
     """Boxes to a tenth of a pixel."""
     return [[round(side, 1) for side in box] for box in answer.boxes]
@@ -230,15 +237,17 @@ class _Asker:
     batch_size: int
     pictures: Storage | None
 
-    def lines(self, rows: Sequence[Asked], kept: Sequence[str], start: int) -> list[str]:
-        """A part's lines: those kept, and answers to what was not asked yet or was refused.
+    def lines(
+        self, rows: Sequence[Asked], kept: Sequence[str], places: Sequence[int], start: int
+    ) -> list[str]:
+        """A part's lines: those kept, and answers to others.
 
         Args:
             rows: questions of the part.
             kept: a line for each of them, or none.
+            places: which are to be asked.
             start: place of the first among all questions.
         """
-        places = [n for n in range(len(rows)) if not kept or _is_refused(kept[n])]
         answered = self._answer([rows[n] for n in places])
         if self.pictures is not None:
             where = [start + n for n in places]

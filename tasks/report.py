@@ -79,7 +79,7 @@ def _gather(
         predictions = store.read_frame(inputs.predictions)
         find_regions = partial(
             regions_of,
-            threshold=_region_threshold(config, checkpoint.config),
+            threshold=region_threshold(config, checkpoint.config),
             settings=checkpoint.config.regions,
         )
         examples = answered_examples(predictions, open_image, find_regions, labels, count)
@@ -101,7 +101,7 @@ def _gather(
     )
 
 
-def _region_threshold(config: PipelineConfig, rpn: RpnConfig) -> float:
+def region_threshold(config: PipelineConfig, rpn: RpnConfig) -> float:
     """That the evaluation answered with."""
     chosen = None if config.evaluation is None else config.evaluation.region_threshold
     return rpn.threshold if chosen is None else chosen

@@ -122,8 +122,8 @@ class Fetcher:
             done = num_done // _MIB
             if done > reported[0]:
                 reported[0] = done
-                total = done if num_bytes is None else num_bytes // _MIB
-                self._run.on_progress(_part(uri), done, total + 1)
+                total = None if num_bytes is None else num_bytes // _MIB + 1
+                self._run.on_progress(_part(uri), done, total)
 
         return on_bytes
 

@@ -60,7 +60,7 @@ ShardData = FrameShard | FrameStreamShard | FileShard
 MakeShard = Callable[[int], ShardData]
 
 
-def _ignore_progress(stage: str, num_done: int, num_shards: int) -> None:
+def _ignore_progress(stage: str, num_done: int, num_units: int | None) -> None:
     """Report to nobody."""
 
 
@@ -77,8 +77,9 @@ class StageRun:
     force: bool = False
     """Discard what is there, committed or not, and make it anew. Later stages stay as they are,
     because their ids do not change; force them too if they should read the new bytes."""
-    on_progress: Callable[[str, int, int], None] = _ignore_progress
-    """Called with (stage, shards done, shards)."""
+    on_progress: Callable[[str, int, int | None], None] = _ignore_progress
+    """Called with (stage, shards done, shards); or with what else is counted in place of the stage,
+    of which nobody may know how much there will be (None)."""
     on_start: Callable[[Recipe], None] = _ignore_start
     """Called with the recipe of an artifact that is not committed yet, before it is made or
     finished; what a stage never tells of was committed before."""

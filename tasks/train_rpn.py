@@ -62,8 +62,8 @@ def _train(
     progress: WorkProgress,
 ) -> dict[str, bytes]:
     writer = run.store.writer(recipe)
-    latest = writer.latest_checkpoint()
     trained = None if run.force else earlier_training(run.store, recipe)
+    latest = None if trained else writer.latest_checkpoint()
     _warn_of_few(run.store.manifest(label_set))
     checkpoint = train(
         adapter_for(model, run.runtime),

@@ -7,10 +7,10 @@ training takes hours beside a large model.
 
 import logging
 
-from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
 from sdrpn_core.rpn.checkpoint import CheckpointError, RpnCheckpoint
 from tasks.artifact_admin import committed_artifacts
-from tasks.artifact_errors import CorruptArtifact
+from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifact_store import ArtifactStore
 from tasks.rpn_files import stored_checkpoint
 
@@ -19,32 +19,42 @@ log = logging.getLogger(__name__)
 _REGIONS = "regions"
 
 
-def equally_trained(store: ArtifactStore, recipe: Recipe) -> list[ArtifactRef]:
+def trained_for_other_regions(store: ArtifactStore, recipe: Recipe) -> list[ArtifactRef]:
     """Finished RPNs whose recipes differ in nothing but regions, oldest first.
+
+    Those are left out whose files are gone or of another size than was committed.
 
     Args:
         store: where to look.
         recipe: of the RPN that is being made.
     """
-    return [
-        item.ref
-        for item in committed_artifacts(store, recipe.stage)
-        if item.ref != recipe.ref
-        and _without_regions(store.manifest(item.ref).recipe) == _without_regions(recipe)
-    ]
+    found = []
+    for item in committed_artifacts(store, recipe.stage):
+        try:
+            manifest = store.manifest(item.ref)
+        except ArtifactNotFound:  # somebody makes it anew just now
+            continue
+        is_alike = _without_regions(manifest.recipe) == _without_regions(recipe)
+        if is_alike and all(_is_there(store, item.ref, shard) for shard in manifest.shards):
+            found.append(item.ref)
+    return found
 
 
 def earlier_training(store: ArtifactStore, recipe: Recipe) -> RpnCheckpoint | None:
     """One of those, if any can be read; damaged ones are warned about."""
-    for ref in equally_trained(store, recipe):
+    for ref in trained_for_other_regions(store, recipe):
         try:
             found = stored_checkpoint(store, ref)
-        except (CorruptArtifact, CheckpointError) as error:
+        except (ArtifactNotFound, CorruptArtifact, CheckpointError) as error:
             log.warning("%s; its training is not used", error)
             continue
         log.warning("%s was trained for other regions only: its weights are taken", ref)
         return found
     return None
+
+
+def _is_there(store: ArtifactStore, ref: ArtifactRef, shard: ShardEntry) -> bool:
+    return store.storage.size(f"{ref.prefix}/{shard.key}") == shard.num_bytes
 
 
 def _without_regions(recipe: Recipe) -> Recipe:

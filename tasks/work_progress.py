@@ -44,7 +44,7 @@ class WorkProgress:
     The last step is told of with the last file, since only then the stage is done.
     """
 
-    def __init__(self, stage: Stage, tell: Callable[[str, int, int], None]) -> None:
+    def __init__(self, stage: Stage, tell: Callable[[str, int, int | None], None]) -> None:
         """Prepare; ``tell`` is told (stage, steps done, steps)."""
         self._stage = stage.value
         self._tell = tell
@@ -56,7 +56,7 @@ class WorkProgress:
         if num_done < num_steps:
             self._tell(self._stage, num_done, num_steps)
 
-    def of_files(self, stage: str, num_done: int, num_files: int) -> None:
+    def of_files(self, stage: str, num_done: int, num_files: int | None) -> None:
         """Pass the end on; before, how many steps there are is for the work to say."""
         if num_done == num_files:
             total = self._num_steps or num_files

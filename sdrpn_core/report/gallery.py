@@ -13,7 +13,7 @@ from data_contracts.enums import Method
 from data_contracts.label_settings import LabelSettings
 from sdrpn_core.changed_answers import covers_true_box
 from sdrpn_core.geometry import BoxXYXY
-from sdrpn_core.prediction_rows import crops_of, letterbox_of, map_of, padded_size
+from sdrpn_core.prediction_rows import letterbox_of, map_of, padded_size
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 from sdrpn_core.regions import Region
 from sdrpn_core.report.data import Example, GivenAnswer, Outcome
@@ -158,11 +158,12 @@ def _region_note(row: Row, regions: Sequence[Region]) -> str:
     if true_box is None:
         return ""
     size = (row["image_width"], row["image_height"])
-    coverage = box_quality(crops_of(row), [true_box], size).coverage
+    coverage = box_quality([region.box for region in regions], [true_box], size).coverage
     visible = [box for region in regions for box in region.visible]
-    shown = box_quality(visible, [true_box], size).coverage
-    note = f"The crop holds {coverage:.0%} of the true box"
-    return f"{note}." if shown > coverage - 0.005 else f"{note} and shows {shown:.0%}."
+    inside = box_quality(visible, [true_box], size).coverage
+    of_crop, of_region = f"{coverage:.0%}", f"{inside:.0%}"
+    also = "" if of_region == of_crop else f", the region {of_region}"
+    return f"The crop holds {of_crop} of the true box{also}."
 
 
 def _shuffled(question_id: str) -> str:

@@ -139,6 +139,8 @@ def fade_hidden(
 ) -> Image.Image:
     """Make pale what of the regions' boxes is not worth showing: masked crops leave it out.
 
+    Tokens at its edge show a little of it all the same.
+
     Args:
         image: the source image at any scale.
         regions: in source pixels.

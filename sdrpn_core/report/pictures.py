@@ -111,7 +111,7 @@ def _crop_picture(example: Example, region: Region) -> Picture:
         crop = crop.resize(enlarged, Image.Resampling.BICUBIC)
     caption, words = "Crop", "The region that the model zoomed into"
     if region.shown is not None:
-        caption, words = "Crop, pale where masked", f"{words}, pale where it was masked"
+        caption, words = "Crop, pale outside the region", f"{words}, pale outside the region"
     return _picture(caption, words, shrink(crop, MAX_SIDE))
 
 

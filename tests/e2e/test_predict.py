@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from data_contracts.enums import Stage, ZoomDecision
-from sdrpn_core.geometry import BoxXYXY
+from sdrpn_core.geometry import BoxXYXY, Letterbox
 from sdrpn_core.regions import Region
 from sdrpn_core.zoom_answers import ZoomAnswer
 from tasks.artifact_admin import committed_artifacts
 from tasks.artifact_store import ArtifactStore
-from tasks.predict import shown_lines
+from tasks.predict import draw_overlay, shown_lines
 from tests.architecture.source_tree import CHECKOUT
 from tests.e2e.command_line import sdrpn
 from tests.mixes import write_image
@@ -203,6 +203,19 @@ def test_an_answer_is_never_an_empty_line(text: str, boxes: tuple, lines: list[s
     regions = tuple(Region(BoxXYXY(*box)) for box in boxes)
     answer = ZoomAnswer(text, regions, np.zeros((2, 2), np.float32), decision, 0, {})
     assert shown_lines(answer) == lines
+
+
+def test_the_overlay_is_pale_in_the_crop_outside_the_region() -> None:
+    grey, letterbox = Image.new("RGB", (80, 80), (60, 60, 60)), Letterbox.square((80, 80))
+    region = Region(BoxXYXY(20, 20, 60, 60), (BoxXYXY(20, 20, 60, 40),))
+    answer = ZoomAnswer("", (region,), np.zeros((4, 4), np.float32), ZoomDecision.ZOOMED, 9, {})
+    drawn = draw_overlay(grey, answer, letterbox)
+    assert [drawn.getpixel((40, y)) == (60, 60, 60) for y in (10, 30, 50, 70)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_a_file_of_answers_is_not_gone_on_with_by_another_zoom(folder: Path) -> None:

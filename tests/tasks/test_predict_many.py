@@ -148,7 +148,8 @@ def test_asking_again_goes_on_where_it_was_stopped(
         path.write_bytes(data)
 
     def stop(num_done: int, num_all: int) -> None:
-        raise KeyboardInterrupt
+        if num_done:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         answer(pipeline, asked, output, on_part=stop)
@@ -236,7 +237,7 @@ def test_a_users_own_file_is_not_overwritten(
 def answer_slowly(
     profile: ModelProfile, asked: list[Asked], output: Path, reports: Connection
 ) -> None:
-    """What the killed process runs: after each part it says so, and waits a moment."""
+    """What the killed process runs: before each part it says so, and waits a moment."""
 
     def report(num_done: int, num_all: int) -> None:
         reports.send(num_done)
@@ -254,8 +255,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     mine, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=answer_slowly, args=(profile, asked, killed, theirs))
     process.start()
-    assert mine.recv() == 3
-    assert mine.recv() == 6
+    assert [mine.recv() for _ in range(3)] == [0, 3, 6]
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL

@@ -92,6 +92,25 @@ def test_other_regions_take_the_weights_and_choose_a_threshold(
     assert none == [len(CHECKPOINT_FILES), *steps], "made anew is trained anew"
 
 
+def test_of_several_trained_rpns_a_sound_one_is_taken(
+    config: PipelineConfig, file_store: ArtifactStore, label_set: ArtifactRef
+):
+    """Bytes that are not those that were committed are found out in reading."""
+    told: list[int] = []
+
+    def train(max_regions: int) -> ArtifactRef:
+        run = stage_run(file_store, on_progress=lambda stage, step, steps: told.append(step))
+        regions = config.regions.model_copy(update={"max_regions": max_regions})
+        return train_rpn(run, label_set, config.model, config.training, regions)
+
+    first, _ = train(2), train(3)
+    (weights,) = Path(file_store.root).glob(f"{first}/files/*/{WEIGHTS}")
+    weights.write_bytes(bytes(weights.stat().st_size))
+    told.clear()
+    train(4)
+    assert told == [len(CHECKPOINT_FILES)]
+
+
 def test_a_damaged_rpn_is_no_reason_to_stop(
     config: PipelineConfig,
     file_store: ArtifactStore,
@@ -103,7 +122,7 @@ def test_a_damaged_rpn_is_no_reason_to_stop(
         stage_run(file_store), label_set, config.model, config.training, config.regions
     )
     (weights,) = Path(file_store.root).glob(f"{first}/files/*/{WEIGHTS}")
-    weights.write_bytes(weights.read_bytes()[:-8])
+    weights.write_bytes(bytes(weights.stat().st_size))
     others = config.regions.model_copy(update={"max_regions": 2})
     second = train_rpn(stage_run(file_store), label_set, config.model, config.training, others)
     assert stored_checkpoint(file_store, second).config.regions.max_regions == 2

@@ -73,9 +73,39 @@ def test_time_left_is_reckoned_from_what_this_run_has_done(monkeypatch: pytest.M
     work.count(510, 1000, "steps")
     assert work.line() == "510 of 1000 steps after 11.0 min, about 8.2 h left"
     now[0] += 3600
-    assert work.line() == "510 of 1000 steps after 71.0 min, about 7.2 h left"
-    now[0] += 7 * 3600 + 3600
-    assert work.line() == "510 of 1000 steps after 9.2 h, about 0.0 min left"
+    assert work.line() == "510 of 1000 steps after 71.0 min, about 8.2 h left"
+    work.count(990, 1000, "steps")
+    now[0] += 24 * 3600
+    each = 4200 / 490
+    assert work.line() == f"990 of 1000 steps after 25.2 h, about {9 * each / 60:.1f} min left"
+    work.count(499, 1000, "steps")
+    assert work.line() == "499 of 1000 steps after 25.2 h", "it was not told in order"
+    work.count(10, 2000, "MiB of a.zip")
+    assert work.line() == "10 of 2000 MiB of a.zip after 25.2 h"
+
+
+def test_of_unknown_size_no_end_is_foretold(monkeypatch: pytest.MonkeyPatch):
+    """A file whose server did not say was about to be there all the time."""
+    now = [0.0]
+    monkeypatch.setattr("flows.console.time.monotonic", lambda: now[0])
+    work = _Work(began=0.0)
+    for num_done in (0, 700):
+        work.count(num_done, None, "MiB of a.zip")
+        now[0] += 60
+    assert work.line() == "700 MiB of a.zip after 2.0 min"
+
+
+def test_stages_count_in_their_own_units_and_calibration_foretells_nothing():
+    """One of calibration's questions may be a look, or a share of a training."""
+    console = log()
+    with ProgressDisplay(console, seconds_between_lines=0.01) as display:
+        for num_done in (3, 4):
+            display(Stage.TRAIN_RPN, "", num_done, 9, "")
+            display(Stage.CALIBRATE, "", num_done, 9, "")
+        wait_for(console, r"(?m)^train-rpn: 4 of 9 steps after 0.0 min, about 0.0 min left$")
+        wait_for(console, r"(?m)^calibrate: 4 of 9 questions after 0.0 min$")
+        display(Stage.DOWNLOAD, "", 5, None, "MiB of a.zip")
+        wait_for(console, r"(?m)^download: 5 MiB of a.zip after 0.0 min$")
 
 
 def test_a_short_stage_is_one_line():

@@ -104,6 +104,23 @@ def test_a_letterboxed_image_and_crop_are_both_accounted_for() -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_tokens_are_counted_from_the_pixel_that_the_crop_begins_with() -> None:
+    """A box from 40.6 to 44.6 is cropped from 40 to 45: a part from 43.2 on is in 43, 44 only."""
+    box = BoxXYXY(40.6, 20.0, 44.6, 25.0)
+    crop = picture(Letterbox.identity((5, 5)), (5, 5))
+    region = Region(box, (BoxXYXY(43.2, 20.0, 44.6, 25.0),))
+    found = masked_crop(crop, region, (200, 80)).shown
+    assert found is not None
+    np.testing.assert_array_equal(found, [[False] * 3 + [True] * 2] * 5)
+
+
+def test_a_region_without_a_cell_worth_showing_is_shown_whole() -> None:
+    """The reference's growth leaves out a peak in the last column."""
+    cells = GridBox(2, 3, 4, 5)
+    region = Region.of_cells(cells, np.zeros((2, 2), np.bool_), IMAGE, GridShape(10, 10), 0.0)
+    assert region.visible == (region.box,)
+
+
 def test_padding_is_not_shown_even_of_a_region_that_fills_its_box() -> None:
     box = BoxXYXY(40, 20, 120, 60)
     crop = picture(Letterbox.square((80, 40)), (8, 8))

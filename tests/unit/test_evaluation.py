@@ -24,6 +24,7 @@ from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.prediction_rows import regions_of
 from sdrpn_core.prompt_attention import prompt_attention
+from sdrpn_core.regions import Region
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.speed import Timings
 from sdrpn_core.vicrop import general_question, most_grounding_layer
@@ -359,8 +360,17 @@ def test_what_a_prediction_showed_is_found_in_its_row(
         asked, images.__getitem__, batch_size=2, methods=[Method.SDRPN]
     )
     assert any(region.shown is not None for answer in answers for region in answer.regions)
+    num_of_others = 0
     for row, answer in zip(rows, answers, strict=True):
         assert regions_of(row, pipeline.threshold, pipeline.regions) == answer.regions
         stored = pl.DataFrame([row], schema=registry.empty_frame("prediction.v4").schema)
         (read,) = stored.iter_rows(named=True)
         assert regions_of(read, pipeline.threshold, pipeline.regions) == answer.regions
+        assert regions_of(row | {"boxes": []}, pipeline.threshold, pipeline.regions) == ()
+        whole = tuple(map(Region, answer.boxes))
+        no_map = row | {"roi_map": None}
+        assert regions_of(no_map, pipeline.threshold, pipeline.regions) == whole
+        other = regions_of(row, 0.999, pipeline.regions)
+        assert [region.box for region in other] == list(answer.boxes)
+        num_of_others += other == whole
+    assert num_of_others, "crops that such a threshold would not have made"

@@ -6,7 +6,8 @@ import pytest
 from data_contracts.enums import ZoomDecision
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.gate import decide_zoom
-from sdrpn_core.geometry import Letterbox
+from sdrpn_core.geometry import BoxXYXY, Letterbox
+from sdrpn_core.regions import Region
 
 PLAIN = RegionSettings(
     blur_sigma=None, threshold_is_peak_ratio=True, min_box_side=1, max_box_area_ratio=0.5
@@ -23,13 +24,13 @@ def spot(peak: float, background: float = 0.0) -> np.ndarray:
 
 def decided(roi_map: np.ndarray, threshold: float = 0.5, **settings: object) -> ZoomDecision:
     zoom = decide_zoom(roi_map, threshold, PLAIN.model_copy(update=settings), SQUARE, (50, 50))
-    assert bool(zoom.boxes) == (zoom.decision is ZoomDecision.ZOOMED)
+    assert bool(zoom.regions) == (zoom.decision is ZoomDecision.ZOOMED)
     return zoom.decision
 
 
 def test_a_region_is_zoomed_into_where_it_is():
     zoom = decide_zoom(spot(0.9), 0.5, PLAIN, SQUARE, (50, 50))
-    assert zoom.boxes == ((60.0, 40.0, 70.0, 50.0),)
+    assert zoom.regions == (Region(BoxXYXY(60.0, 40.0, 70.0, 50.0)),)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,9 @@ def test_padding_neither_hides_a_peak_nor_makes_one():
     wide = Letterbox.square((100, 40))
     roi_map = spot(0.3)
     roi_map[0, 0] = 0.9
-    assert decide_zoom(roi_map, 0.5, PLAIN, wide).boxes == ((60.0, 10.0, 70.0, 20.0),)
+    assert decide_zoom(roi_map, 0.5, PLAIN, wide).regions == (
+        Region(BoxXYXY(60.0, 10.0, 70.0, 20.0)),
+    )
     strict = PLAIN.model_copy(update={"min_peak_probability": 0.5})
     assert decide_zoom(roi_map, 0.5, strict, wide).decision is ZoomDecision.NO_CONFIDENT_REGION
 
