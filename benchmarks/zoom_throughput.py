@@ -284,7 +284,8 @@ def _print_sharing(
         runs[name] = partial(
             pipeline.answer, shared, questions, max_new_tokens=tokens, batch_size=batch_size
         )
-    print(f"\n{QUESTIONS_PER_IMAGE} questions per image, given as one object:\n")
+    per_image = min(QUESTIONS_PER_IMAGE, len(questions))
+    print(f"\n{per_image} questions per image, given as one object:\n")
     _print_speeds(paired_seconds(runs, given.rounds, clock), len(questions))
 
 
