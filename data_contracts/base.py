@@ -22,6 +22,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    def with_changes(self, **changes: Any) -> Self:
+        """The same settings with some changed.
+
+        Raises:
+            ValidationError: for a key that is not known, or a value that is not allowed.
+        """
+        return type(self).model_validate({**self.model_dump(), **changes})
+
     @model_validator(mode="wrap")
     @classmethod
     def _unknown_keys_name_the_valid(

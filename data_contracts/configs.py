@@ -330,6 +330,11 @@ def _describe(problem: dict[str, Any]) -> str:
             return f"key '{key}' is missing: add it{instead}"
         case base.UNKNOWN_KEY:
             known = problem["ctx"][base.VALID_KEYS]
+            if key == "regions.threshold":
+                return (
+                    f"key '{key}' is not known: training chooses the threshold; "
+                    "evaluation.region_threshold evaluates another"
+                )
             return f"key '{key}' is not known: remove it or mend its spelling; valid are {known}"
         case _:
             return f"key '{key}': {_reason(problem)}"

@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import typer
@@ -130,7 +131,8 @@ def _own_data(data: str | None, images: str | None) -> dict[str, object]:
         raise ConfigError("--data and --images belong together: give both")
     source = LlavaMixSource(name="data", records=data, images=images)
     # The config's benchmark says nothing about the user's pictures.
-    return {"sources": [source.model_dump(mode="json")], "evaluation": None}
+    name = re.sub(r"[^a-z0-9._-]+", "-", PurePosixPath(data).stem.lower()).strip("-") or "data"
+    return {"name": name, "sources": [source.model_dump(mode="json")], "evaluation": None}
 
 
 def runs_under_prefect() -> bool:

@@ -86,7 +86,7 @@ def predict(
         check_writable(setup.store, output, overlay)
         _predict_many(setup, image, question, output, overlay, max_new_tokens, how.batch_size)
         return
-    if question is None:
+    if question is None or not question.strip():
         raise ConfigError("give a QUESTION to ask about the image")
     if output is not None:
         raise ConfigError("--output is for many questions: use --json, or a .jsonl of questions")

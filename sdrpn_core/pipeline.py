@@ -327,6 +327,8 @@ def _checked(
     for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if number < 1:
             raise ValueError(f"{name} is {number}: give at least 1")
+    if isinstance(questions, str):
+        raise ValueError("questions is one text: give a list, with one question for each image")
     if len(images) != len(questions):
         raise ValueError(f"{len(images)} images for {len(questions)} questions")
     return list(images)

@@ -94,7 +94,10 @@ def check_picture_name(path: Path) -> None:
         ConfigError: if its ending is no picture format's.
     """
     if path.suffix.lower() not in Image.registered_extensions():
-        raise ConfigError(f"{path}: no picture format has this ending; use .png or .jpg")
+        raise ConfigError(
+            f"{path}: no picture format has this ending; use .png or .jpg (a folder is for many "
+            "images)"
+        )
 
 
 def draw_overlay(image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox) -> Image.Image:

@@ -97,7 +97,7 @@ def check_writable(store: ArtifactStore, output: str, overlays: Path | None) -> 
     """See to it, before anything is loaded, that answers and pictures can be written.
 
     Raises:
-        ConfigError: if the output is a folder.
+        ConfigError: if the output is a folder, or the pictures' folder is called like a picture.
         StoreError: naming the folder and the remedy.
     """
     root, _, name = absolute_uri(output).rpartition("/")
@@ -105,6 +105,10 @@ def check_writable(store: ArtifactStore, output: str, overlays: Path | None) -> 
         raise ConfigError(f"--output {output}: is a folder; name a file, such as answers.jsonl")
     store.storage.elsewhere(root).check_writable()
     if overlays is not None:
+        if overlays.suffix.lower() in Image.registered_extensions():
+            raise ConfigError(
+                f"--overlay {overlays}: many images need a folder; name one, such as pictures"
+            )
         store.storage.elsewhere(absolute_uri(str(overlays))).check_writable()
 
 

@@ -116,8 +116,18 @@ class RpnConfig(Settings):
             return f"{beside}, trained elsewhere"
         return (
             f"{beside}, trained on {self.data.num_train} questions, "
-            f"F1 {self.validation.chosen.f1:.2f} on held-out labels"
+            f"F1 {self.validation.chosen.f1:.2f} on held-out labels{self._own_regions}"
         )
+
+    @property
+    def _own_regions(self) -> str:
+        """Region settings that differ from the preset ``default``."""
+        default = RegionSettings.preset("default").model_dump(mode="json")
+        own = self.regions.model_dump(mode="json")
+        differing = [
+            f"{key} {json.dumps(value)}" for key, value in own.items() if value != default[key]
+        ]
+        return f", regions with {', '.join(differing)}" if differing else ""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from data_contracts.configs import ConfigError, PipelineConfig, RuleName
 from data_contracts.label_settings import LabelSettings, RegionSettings
@@ -67,6 +68,7 @@ def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: 
     [
         ({"labels": {"foreground_threshold": 0.3}}, r"; valid are foreground_ratio_threshold, .*"),
         ({"regions": {"max_region": 3}}, r"'regions.max_region' .*; valid are blur_sigma, thresh"),
+        ({"regions": {"threshold": 0.5}}, r"; evaluation.region_threshold evaluates another"),
         ({"model": {"profil": "x"}}, r"'model.profil' .*; valid are profile, revision, dtype$"),
         (
             {"sources": [{"type": "scenes", "name": "s", "num_image": 4}]},
@@ -218,3 +220,12 @@ def test_a_form_for_labels_fills_nothing_in():
 def test_every_packaged_profile_has_a_config():
     configs = (load_config(path.stem) for path in (CHECKOUT / "configs").glob("*.yaml"))
     assert {config.model.profile for config in configs} >= set(packaged_profiles())
+
+
+def test_changes_to_settings_are_checked() -> None:
+    """``model_copy`` takes any key and any value, and the crop was nowhere."""
+    regions = RegionSettings.preset("default")
+    assert regions.with_changes(max_regions=3) == regions.model_copy(update={"max_regions": 3})
+    for changes in ({"margn": 3}, {"max_regions": -3}, {"margin_cells": "x"}):
+        with pytest.raises(ValidationError):
+            regions.with_changes(**changes)

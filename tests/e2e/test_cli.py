@@ -116,6 +116,9 @@ def test_own_pictures_give_labels_and_an_rpn_without_a_benchmark(first: FirstRun
     assert own.exit_code == 0, own.output
     summary = json.loads((tmp_path / "own.json").read_text())
     assert "accuracy" not in summary
+    # Every page of own data had the name of the configuration.
+    title = Path(str(source.records)).stem
+    assert f"<h1>{title}</h1>" in Path(summary["report"]).read_text()
     assert set(summary["artifacts"]) == {s.value for s in STAGES} - {"evaluate"}
     assert Path(summary["report"]).is_file()
     evaluated = sdrpn("stage", "evaluate", *first.options, *given)

@@ -96,6 +96,7 @@ def test_damaged_rpn_does_not_hide_the_newest_sound_one(
         (("picture.png", "it", "--overlay", "overlay.xyz"), "no picture format has this ending"),
         (("*.png", "it", "--output", "picture.png/a.jsonl"), "is not a folder"),
         (("*.png", "it", "--output", "."), "is a folder; name a file"),
+        (("*.png", "it", "--output", "a.jsonl", "--overlay", "b.png"), "many images need a folder"),
     ],
 )
 def test_unwritable_output_is_found_before_the_model_loads(
@@ -245,6 +246,7 @@ def test_the_precision_can_be_chosen(folder: Path) -> None:
     ("arguments", "reason"),
     [
         (("picture.png",), "give a QUESTION"),
+        (("picture.png", " "), "give a QUESTION"),
         (("*.png", "it"), "need --output"),
         (("none-*.png", "it", "--output", "a.jsonl"), "no image matches"),
     ],

@@ -101,6 +101,15 @@ def test_config_alone_describes_the_model(files: dict[str, bytes], profile: Mode
     assert config.data.num_train + config.data.num_validation == 12
 
 
+def test_an_rpn_says_for_which_regions_its_threshold_is(checkpoint: RpnCheckpoint) -> None:
+    """Two RPNs of the same weights were told apart by their ids alone."""
+    config = checkpoint.config
+    assert "regions" not in config.origin
+    other = config.regions.with_changes(margin_cells=1.0, mask_threshold_ratio=None)
+    origin = config.model_copy(update={"regions": other}).origin
+    assert origin.endswith(", regions with margin_cells 1.0, mask_threshold_ratio null")
+
+
 def test_log_and_card_are_not_needed(files: dict[str, bytes]) -> None:
     del files[METRICS], files[CARD]
     assert RpnCheckpoint.from_files(files).metrics == ()
