@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from benchmarks.zoom_scenes import print_table
 from flows import SPIN_COUNT
 
 _TRAIN = """
@@ -52,10 +53,11 @@ def main() -> None:
                 speeds.setdefault((is_busy, name), []).append(speed)
     medians = {key: statistics.median(values) for key, values in speeds.items()}
     first = next(iter(medians.values()))
-    print("| threads wait | quiet | busy |\n|---|---|---|")
-    for name in WAITING:
-        cells = (f"{medians[is_busy, name] / first:.2f}x" for is_busy in (False, True))
-        print(f"| {name} | {' | '.join(cells)} |")
+    rows = [
+        (name, *(f"{medians[is_busy, name] / first:.2f}x" for is_busy in (False, True)))
+        for name in WAITING
+    ]
+    print_table(("threads wait", "quiet", "busy"), rows)
 
 
 def _steps_per_second(variables: Mapping[str, str], seconds: float) -> float:

@@ -75,7 +75,7 @@ def shrunk(probe: Probe, side: int) -> Probe:
         question=probe.question,
         answer=probe.answer,
         layout=f"{probe.layout}, {side} px",
-        true_box=BoxXYXY(*(edge * scale for edge in probe.true_box)),
+        true_box=probe.true_box.scaled(scale, scale),
     )
 
 

@@ -155,6 +155,10 @@ class EvaluationConfig(Settings):
     rows_per_shard: int = Field(128, gt=0)
     seed: int = 0
 
+    def threshold_beside(self, own: float) -> float:
+        """Region threshold that SD-RPN answers with, beside an RPN with one of its own."""
+        return own if self.region_threshold is None else self.region_threshold
+
 
 class ReportConfig(Settings):
     """The HTML report."""
@@ -320,6 +324,14 @@ def parse_settings(kind: type[S], data: object, origin: str) -> S:
         raise ConfigError(f"{origin}: {problems}") from None
 
 
+_ELSEWHERE = {
+    "regions.threshold": (
+        "training chooses the threshold; evaluation.region_threshold evaluates another"
+    ),
+}
+"""Keys that people look for in a wrong place -> the right one."""
+
+
 def _describe(problem: dict[str, Any]) -> str:
     # What has brackets is no key but a form of value that was tried.
     parts = [part for part in map(str, problem["loc"]) if "[" not in part]
@@ -330,12 +342,8 @@ def _describe(problem: dict[str, Any]) -> str:
             return f"key '{key}' is missing: add it{instead}"
         case base.UNKNOWN_KEY:
             known = problem["ctx"][base.VALID_KEYS]
-            if key == "regions.threshold":
-                return (
-                    f"key '{key}' is not known: training chooses the threshold; "
-                    "evaluation.region_threshold evaluates another"
-                )
-            return f"key '{key}' is not known: remove it or mend its spelling; valid are {known}"
+            remedy = _ELSEWHERE.get(key, f"remove it or mend its spelling; valid are {known}")
+            return f"key '{key}' is not known: {remedy}"
         case _:
             return f"key '{key}': {_reason(problem)}"
 

@@ -83,7 +83,7 @@ class LabelChanges(_LabelFields, json_schema_extra=_without_defaults):
         Raises:
             ValidationError: if the two do not go together.
         """
-        return LabelSettings.model_validate({**settings.model_dump(), **self.model_dump()})
+        return settings.with_changes(**self.model_dump())
 
 
 class RegionSettings(Settings):

@@ -78,6 +78,10 @@ class BoxXYXY(NamedTuple):
             min(self.y1, other.y1),
         )
 
+    def scaled(self, scale_x: float, scale_y: float) -> "BoxXYXY":
+        """The same box on a picture of another size."""
+        return BoxXYXY(self.x0 * scale_x, self.y0 * scale_y, self.x1 * scale_x, self.y1 * scale_y)
+
     def iou(self, other: "BoxXYXY") -> float:
         """Intersection over union in [0, 1]; 0 when both are empty."""
         overlap = self.intersection(other).area

@@ -145,8 +145,7 @@ def _evaluator(setup: _Setup) -> Evaluator:
     adapter = adapter_for(setup.model, setup.run.runtime)
     checkpoint = stored_checkpoint(setup.run.store, setup.rpn)
     pipeline = ZoomPipeline.beside(adapter, checkpoint, crop_tokens=setup.settings.crop_tokens)
-    if setup.settings.region_threshold is not None:
-        pipeline.threshold = setup.settings.region_threshold
+    pipeline.threshold = setup.settings.threshold_beside(pipeline.threshold)
     return Evaluator(adapter, setup.settings, pipeline)
 
 

@@ -173,12 +173,13 @@ def answer_many(
         rows = asked[start : start + rows_per_part]
         # A part beside a finished file is newer: a rerun that asked again was stopped.
         kept = _lines(storage, key) if key in parts else finished[start : start + rows_per_part]
+        made = kept
         if places := _unanswered(rows, kept):
             on_part(len(lines), len(asked))
             made = asker.lines(rows, kept, places, start)
             storage.put(key, _text(made))
         num_reused += len(kept) - _num_refused(kept)
-        lines += made if places else kept
+        lines += made
     on_part(len(asked), len(asked))
     if lines != finished:
         storage.put(name, _text(lines))

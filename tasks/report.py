@@ -75,11 +75,11 @@ def _gather(
     counts = store.manifest(inputs.label_set).statistics
     examples: list[Example] = []
     open_image = partial(load_image, store, sha256=None)
-    if inputs.predictions is not None:
+    if config.evaluation is not None and inputs.predictions is not None:
         predictions = store.read_frame(inputs.predictions)
         find_regions = partial(
             regions_of,
-            threshold=region_threshold(config, checkpoint.config),
+            threshold=config.evaluation.threshold_beside(checkpoint.config.threshold),
             settings=checkpoint.config.regions,
         )
         examples = answered_examples(predictions, open_image, find_regions, labels, count)
@@ -99,12 +99,6 @@ def _gather(
         config=_shown(config, inputs),
         artifacts=[_line(store, ref) for ref in inputs.refs],
     )
-
-
-def region_threshold(config: PipelineConfig, rpn: RpnConfig) -> float:
-    """That the evaluation answered with."""
-    chosen = None if config.evaluation is None else config.evaluation.region_threshold
-    return rpn.threshold if chosen is None else chosen
 
 
 def _shown(config: PipelineConfig, inputs: ReportInputs) -> dict[str, Any]:

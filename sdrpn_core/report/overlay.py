@@ -119,12 +119,13 @@ def draw_boxes(
         drawn = image.copy()
     draw = ImageDraw.Draw(drawn)
     thickness = max(round(max(image.size) / 130), 2)
-    scale_x, scale_y = image.width / source_size[0], image.height / source_size[1]
+    scales = image.width / source_size[0], image.height / source_size[1]
     for box in boxes:
-        x0, y0 = round(box.x0 * scale_x), round(box.y0 * scale_y)
+        scaled = box.scaled(*scales)
+        x0, y0 = round(scaled.x0), round(scaled.y0)
         # The last pixel inside a half-open box is one before its end.
-        x1 = max(round(box.x1 * scale_x) - 1, x0)
-        y1 = max(round(box.y1 * scale_y) - 1, y0)
+        x1 = max(round(scaled.x1) - 1, x0)
+        y1 = max(round(scaled.y1) - 1, y0)
         sides = [(x0, y0, x1, y0), (x1, y0, x1, y1), (x1, y1, x0, y1), (x0, y1, x0, y0)]
         strokes = [dash for side in sides for dash in _strokes(side, 4 * thickness, dashed)]
         for stroke in strokes:
@@ -161,8 +162,7 @@ def _pixels(
     box: BoxXYXY, size: tuple[int, int], source_size: tuple[int, int]
 ) -> tuple[slice, slice]:
     """Rows and columns of a picture whose pixels show a source-pixel box."""
-    scale_x, scale_y = size[0] / source_size[0], size[1] / source_size[1]
-    scaled = BoxXYXY(box.x0 * scale_x, box.y0 * scale_y, box.x1 * scale_x, box.y1 * scale_y)
+    scaled = box.scaled(size[0] / source_size[0], size[1] / source_size[1])
     x0, y0, x1, y1 = scaled.to_pixels(size)
     return slice(y0, y1), slice(x0, x1)
 

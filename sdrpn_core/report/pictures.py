@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from PIL import Image
 
 from data_contracts.enums import RoiLabel
-from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.regions import Region
 from sdrpn_core.report.data import Example
 from sdrpn_core.report.overlay import (
@@ -103,8 +102,9 @@ def _whole_picture(example: Example, picture: Image.Image) -> Picture:
 def _crop_picture(example: Example, region: Region) -> Picture:
     # The image may be a smaller copy of the source.
     scale = example.image.width / example.letterbox.image_width
-    scaled = BoxXYXY(*(edge * scale for edge in region.box))
-    crop = scaled.crop(fade_hidden(example.image, [region], example.letterbox.image_size))
+    crop = region.box.scaled(scale, scale).crop(
+        fade_hidden(example.image, [region], example.letterbox.image_size)
+    )
     factor = MAX_SIDE / 2 / max(crop.size)
     if factor > 1:
         enlarged = (max(round(crop.width * factor), 1), max(round(crop.height * factor), 1))

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from data_contracts.configs import ConfigError, PipelineConfig, RuleName
+from data_contracts.configs import ConfigError, EvaluationConfig, PipelineConfig, RuleName
 from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
@@ -229,3 +229,11 @@ def test_changes_to_settings_are_checked() -> None:
     for changes in ({"margn": 3}, {"max_regions": -3}, {"margin_cells": "x"}):
         with pytest.raises(ValidationError):
             regions.with_changes(**changes)
+
+
+def test_an_evaluation_takes_the_rpns_threshold_or_its_own() -> None:
+    """The evaluation answers with it, and the report finds the regions that it answered with."""
+    source = SceneSource(name="held_out", num_images=1)
+    for chosen, expected in ((None, 0.6), (0.3, 0.3)):
+        evaluation = EvaluationConfig(source=source, region_threshold=chosen)
+        assert evaluation.threshold_beside(0.6) == expected

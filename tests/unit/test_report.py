@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from data_contracts import registry
-from data_contracts.configs import EvaluationConfig, PipelineConfig
 from data_contracts.enums import Method, RoiLabel
 from data_contracts.method_names import METHOD_NAMES
 from data_contracts.results import Results
@@ -31,8 +30,6 @@ from sdrpn_core.report.overlay import (
     relative_to_peak,
 )
 from sdrpn_core.report.pictures import pictures_of
-from sdrpn_core.rpn.checkpoint import RpnConfig
-from tasks.report import region_threshold
 from tests.report_samples import LABELS, full_report, scene_predictions
 
 SECTIONS = [
@@ -345,16 +342,6 @@ def test_what_masks_leave_out_of_a_crop_is_pale_and_nothing_else() -> None:
     other = replace(example, regions=(region, Region(region.box)))
     assert pictures_of(other)[1].source == masked.source, "each crop is pale by its own region"
     assert pictures_of(other)[2].source == unmasked.source
-
-
-def test_regions_of_the_report_are_those_of_the_evaluations_threshold() -> None:
-    config = PipelineConfig.model_construct(evaluation=None)
-    rpn = RpnConfig.model_construct(threshold=0.6)
-    assert region_threshold(config, rpn) == 0.6
-    for chosen, expected in ((None, 0.6), (0.0, 0.0), (0.3, 0.3)):
-        evaluation = EvaluationConfig.model_construct(region_threshold=chosen)
-        config = PipelineConfig.model_construct(evaluation=evaluation)
-        assert region_threshold(config, rpn) == expected
 
 
 def test_the_gallery_says_what_of_the_true_box_was_masked() -> None:
