@@ -1,4 +1,7 @@
-"""Tiny models on the GPU, in the precisions that real runs use."""
+"""Tiny models on the GPU, in the precisions that real runs use.
+
+Where there is none, ``-p tests.stand_in_device`` runs what needs no CUDA but another device.
+"""
 
 from pathlib import Path
 
@@ -10,6 +13,8 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from tests.tiny_models import tiny_llava
 
+STAND_IN = "tests.stand_in_device"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything in this folder needs the device."""
@@ -19,10 +24,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def device() -> str:
+def device(pytestconfig: pytest.Config) -> str:
+    """Where models go that are not to be on the CPU."""
+    stand_in = pytestconfig.pluginmanager.get_plugin(STAND_IN)
+    if stand_in is not None:
+        return str(stand_in.NAME)
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return "cuda"
+
+
+@pytest.fixture(scope="session")
+def cuda(device: str) -> str:
+    """The device, where it is a GPU: for graphs and memory."""
+    if device != "cuda":
+        pytest.skip("needs a CUDA device")
+    return device
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", 
 IMAGES = random_images([(60, 40), (30, 50), (45, 45), (80, 20)])
 NUM_STEPS = 12
 
+NEEDS_GRAPHS = pytest.mark.usefixtures("cuda")
+
 
 @torch.inference_mode()
 def started(adapter: ModelAdapter, num_rows: int = 4) -> Decoding:
@@ -40,12 +42,12 @@ def logits_of(step: FixedStep | GrowingStep, start: Decoding) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", sorted(FAMILY_MODELS))
 def test_graphs_equal_steps_one_by_one(
-    family: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the last bit, in bfloat16 too: a replay runs the very kernels that were recorded."""
     profile = FAMILY_MODELS[family].build(tmp_path)
     for dtype in ("float32", "bfloat16"):
-        adapter = load_adapter(profile, device=device, dtype=dtype)
+        adapter = load_adapter(profile, device=cuda, dtype=dtype)
         start = started(adapter)
         step = FixedStep(adapter, start, StepShape.of(start, NUM_STEPS))
         step.load(start)
@@ -76,6 +78,7 @@ def test_pipelines_in_threads_answer_as_alone(full: ModelAdapter) -> None:
     assert together == [alone[index % 2] for index in range(12)]
 
 
+@NEEDS_GRAPHS
 def test_buffers_are_kept_within_their_share(
     full: ModelAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +110,7 @@ class _Asking:
         self.num_calls += int(output.isfinite().all().item())
 
 
+@NEEDS_GRAPHS
 def test_a_model_that_cannot_be_recorded_leaves_the_process_whole(full: ModelAdapter) -> None:
     """Memory was not given back, and random numbers not drawn, once CUDA broke a recording off."""
     expected = logits_of(GrowingStep(full, started(full), NUM_STEPS), started(full))
@@ -132,6 +136,7 @@ def test_a_model_that_cannot_be_recorded_leaves_the_process_whole(full: ModelAda
     assert torch.cuda.memory_reserved() <= held - 2**28
 
 
+@NEEDS_GRAPHS
 def test_what_is_in_the_buffers_is_not_held_twice(full: ModelAdapter) -> None:
     start = started(full)
     with StepPool().step(full, start, NUM_STEPS) as step:
@@ -139,6 +144,7 @@ def test_what_is_in_the_buffers_is_not_held_twice(full: ModelAdapter) -> None:
         assert not start.cache.layers
 
 
+@NEEDS_GRAPHS
 def test_two_decodings_at_once_do_not_share_buffers(full: ModelAdapter) -> None:
     pool = StepPool()
     one, other = started(full), started(full)
@@ -148,6 +154,7 @@ def test_two_decodings_at_once_do_not_share_buffers(full: ModelAdapter) -> None:
     assert len(pool._idle) == 1
 
 
+@NEEDS_GRAPHS
 def test_a_device_without_room_decodes_all_the_same(
     full: ModelAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +166,7 @@ def test_a_device_without_room_decodes_all_the_same(
         assert isinstance(step, GrowingStep)
 
 
+@NEEDS_GRAPHS
 def test_a_decoding_that_is_never_finished_gives_its_buffers_back(full: ModelAdapter) -> None:
     pool = StepPool()
     for _ in range(3):

@@ -15,8 +15,8 @@ NUM_STEPS, NUM_SETTLING = 12, 4
 
 
 @pytest.mark.parametrize("run", [extraction, training, zoom], ids=lambda run: run.__name__)
-def test_steps_leave_no_memory_behind(device: str, run: Run) -> None:
-    adapter = random_llava(device=device, dtype=torch.bfloat16)
+def test_steps_leave_no_memory_behind(cuda: str, run: Run) -> None:
+    adapter = random_llava(device=cuda, dtype=torch.bfloat16)
     held: list[int] = []
     given = Namespace(steps=NUM_STEPS, batch_size=2, max_new_tokens=3)
     run(adapter, given, lambda: held.append(torch.cuda.memory_allocated()))
