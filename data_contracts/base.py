@@ -1,12 +1,14 @@
-"""Base of every settings model: immutable, and unknown keys are errors."""
+"""Bases of settings models: immutable, unknown keys are errors; and of changes to settings."""
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
@@ -45,6 +47,38 @@ class Settings(BaseModel):
             raise ValidationError.from_exception_data(
                 error.title, [_with_valid_keys(problem, known) for problem in problems]
             ) from None
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """A key that is left out is the profile's, so a form must not fill in a value."""
+    for key in schema["properties"].values():
+        key.pop("default", None)
+
+
+class Changes(Settings):
+    """Settings that a run changes; keys that are left out stay those of the profile.
+
+    Inherit the keys from what the settings themselves inherit them from.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
+
+    @model_serializer(mode="wrap")
+    def _given_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Read back, what was left out must still be left out."""
+        plain: dict[str, Any] = handler(self)
+        return {key: value for key, value in plain.items() if key in self.model_fields_set}
+
+    def applied_to(self, settings: S) -> S:
+        """The settings with these changes.
+
+        Raises:
+            ValidationError: if the two do not go together.
+        """
+        return settings.with_changes(**self.model_dump())
 
 
 def _is_own_unknown_key(problem: ErrorDetails) -> bool:

@@ -19,7 +19,7 @@ from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import LabelChanges, LabelSettings, RegionSettings
 from data_contracts.profiles import ModelProfile
 from data_contracts.sources import BenchmarkSource, EvaluationSource, Source
-from data_contracts.training import TrainingConfig
+from data_contracts.training import TrainingChanges, TrainingConfig
 
 S = TypeVar("S", bound=Settings)
 
@@ -178,7 +178,8 @@ class PipelineConfig(Settings):
     extraction: ExtractionConfig = ExtractionConfig()
     labels: LabelChanges | None = None
     """What differs from the label settings of the model's profile, or of its calibration."""
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingChanges | None = None
+    """What differs from the training settings of the model's profile."""
     regions: RegionSettings = RegionSettings.preset("default")
     """Keys that are left out are those of the preset ``default``."""
     evaluation: EvaluationConfig | None = None
@@ -219,6 +220,14 @@ class PipelineConfig(Settings):
             raise ConfigError(
                 f"config {self.name!r}: labels over those of profile {profile.name!r}: {problems}"
             ) from None
+
+    def training_settings(self, profile: ModelProfile) -> TrainingConfig:
+        """The profile's training settings with this run's changes."""
+        return (
+            profile.training
+            if self.training is None
+            else (self.training.applied_to(profile.training))
+        )
 
     @classmethod
     def load(cls, path: str | Path, replaced: Mapping[str, object] = _NOTHING) -> Self:

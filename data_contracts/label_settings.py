@@ -2,9 +2,9 @@
 
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
-from data_contracts.base import Settings
+from data_contracts.base import Changes, Settings
 
 
 class _LabelFields(Settings):
@@ -62,28 +62,8 @@ class LabelSettings(_LabelFields):
         return _choose(LABEL_PRESETS, name, "label")
 
 
-def _without_defaults(schema: dict[str, Any]) -> None:
-    """A key that is left out is the profile's, so a form must not fill in a value."""
-    for key in schema["properties"].values():
-        key.pop("default", None)
-
-
-class LabelChanges(_LabelFields, json_schema_extra=_without_defaults):
-    """Label settings that a run changes; keys that are left out stay those of the profile."""
-
-    @model_serializer(mode="wrap")
-    def _given_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Read back, what was left out must still be left out."""
-        plain: dict[str, Any] = handler(self)
-        return {key: value for key, value in plain.items() if key in self.model_fields_set}
-
-    def applied_to(self, settings: LabelSettings) -> LabelSettings:
-        """The settings with these changes.
-
-        Raises:
-            ValidationError: if the two do not go together.
-        """
-        return settings.with_changes(**self.model_dump())
+class LabelChanges(_LabelFields, Changes):
+    """Label settings that a run changes."""
 
 
 class RegionSettings(Settings):

@@ -24,6 +24,7 @@ from data_contracts.sink_rules import (
     sink_signals,
     sink_unit,
 )
+from data_contracts.training import TrainingConfig
 
 
 class UncalibratedProfile(SdrpnError):
@@ -134,6 +135,8 @@ class FamilyDefaults(Settings):
     images: ImageSettings = ImageSettings()
     final_norm: bool = True
     rotary_scores: bool = False
+    training: TrainingConfig = TrainingConfig(batch_size=512)
+    """The reference's for LLaVA."""
 
 
 class ModelProfile(Settings):
@@ -160,6 +163,8 @@ class ModelProfile(Settings):
     labels: LabelSettings = LabelSettings()
     """Label settings that suit this model, its sink threshold among them."""
     rpn: RpnShape
+    training: TrainingConfig = TrainingConfig()
+    """How the RPN is trained unless a run says otherwise."""
     source: str
     """Where these values come from: a paper, a repository, a calibration run."""
 

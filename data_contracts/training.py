@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from data_contracts.base import Settings
+from data_contracts.base import Changes, Settings
 
 
 class BceLoss(Settings):
@@ -31,8 +31,8 @@ class MseLoss(Settings):
 RoiLoss = Annotated[BceLoss | FocalLoss | MseLoss, Field(discriminator="type")]
 
 
-class TrainingConfig(Settings):
-    """RPN training."""
+class _TrainingFields(Settings):
+    """The keys of training settings."""
 
     num_epochs: int = Field(1, gt=0)
     batch_size: int = Field(32, gt=0)
@@ -47,3 +47,16 @@ class TrainingConfig(Settings):
     checkpoint_every: int = Field(50, gt=0)
     """Optimiser steps between resume points."""
     seed: int = 0
+
+
+class TrainingConfig(_TrainingFields):
+    """How an RPN is trained."""
+
+    def about_num_steps(self, num_labelled: int) -> int:
+        """Optimiser steps; not exact, as images are held out with all their questions."""
+        num_trained = round(num_labelled * (1 - self.validation_ratio))
+        return self.num_epochs * max(1, num_trained // self.batch_size)
+
+
+class TrainingChanges(_TrainingFields, Changes):
+    """Training settings that a run changes."""

@@ -47,8 +47,14 @@ def run_import(
 def _go_on(
     config: PipelineConfig, execution: Execution, attention: ArtifactRef, until: Stage
 ) -> None:
-    settings = config.label_settings(profile_of(config.model))
-    labels = execution.whole(Stage.MAKE_LABELS, make_labels, attention, settings, label="imported")
+    profile = profile_of(config.model)
+    labels = execution.whole(
+        Stage.MAKE_LABELS,
+        make_labels,
+        attention,
+        config.label_settings(profile),
+        label="imported",
+    )
     if until is Stage.MAKE_LABELS:
         return
     label_set = execution.whole(Stage.MERGE_LABELS, merge_labels, [labels])
@@ -58,6 +64,6 @@ def _go_on(
             train_rpn,
             label_set,
             pinned(config.model),
-            config.training,
+            config.training_settings(profile),
             config.regions,
         )

@@ -274,7 +274,10 @@ class Pipeline:
         )
 
     def rpn(self) -> ArtifactRef:
-        """The trained region proposal network."""
+        """The trained region proposal network.
+
+        Calibration says nothing of training, so its settings come from the config's own profile.
+        """
         return self._once(
             (Stage.TRAIN_RPN, ""),
             lambda: self._execution.whole(
@@ -282,7 +285,7 @@ class Pipeline:
                 train_rpn,
                 self.label_set(),
                 self._model,
-                self._config.training,
+                self._config.training_settings(profile_of(self._config.model)),
                 self._config.regions,
             ),
         )

@@ -72,7 +72,7 @@ def calibration_recipe(
         schema_id="files",
         config={
             "model": dict(model),
-            "profile": profile.model_dump(mode="json", exclude={"source"}),
+            "profile": profile.model_dump(mode="json", exclude={"source", "training"}),
             "settings": settings.model_dump(mode="json"),
             "generator": SCENES_VERSION,
         },
@@ -227,7 +227,7 @@ def training_recipe(
         schema_id="files",
         config={
             "model": dict(model),
-            "profile": profile.model_dump(mode="json"),
+            "profile": profile.model_dump(mode="json", exclude={"training"}),
             "training": checkpoint.recipe_settings(settings),
             "regions": regions.identity(),
         },

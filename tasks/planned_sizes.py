@@ -142,7 +142,7 @@ class RowBytes:
 
     def resume_points(self, last_step: int, num_steps: int) -> int:
         """Those that training from one step to another adds: float32 weights and two moments."""
-        every = self._config.training.checkpoint_every
+        every = self._config.training_settings(self._profile).checkpoint_every
         already, at_the_end = (min(NUM_KEPT, step // every) for step in (last_step, num_steps))
         each = 3 * self._num_parameters * _FLOAT_BYTES + num_steps * _METRICS_BYTES
         return max(0, at_the_end - already) * each

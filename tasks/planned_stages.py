@@ -194,9 +194,8 @@ class _Planner:
             number = NumQuestions(accepted, Certainty.COUNTED)
         elif number.certainty is Certainty.COUNTED:
             number = NumQuestions(number.number, Certainty.ABOUT)
-        settings = self._config.training
-        num_trained = round((number.number or 0) * (1 - settings.validation_ratio))
-        num_steps = settings.num_epochs * max(1, num_trained // settings.batch_size)
+        settings = self._config.training_settings(profile_of(self._config.model))
+        num_steps = settings.about_num_steps(number.number or 0)
         made = self._made.get((Stage.TRAIN_RPN, ""), MadeSoFar())
         last_step = num_steps if made.has_weights else made.last_step or 0
         work = _Work(

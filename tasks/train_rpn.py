@@ -25,6 +25,8 @@ from tasks.work_progress import WorkProgress, run_working_stage
 
 FEW_LABELS = 500
 """Below, the RPN of the built-in model was clearly worse (README)."""
+FEW_STEPS = 10
+"""Below, most steps are warm-up: a recipe for many labels meets few."""
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ def _train(
     writer = run.store.writer(recipe)
     trained = None if run.force else earlier_training(run.store, recipe)
     latest = None if trained else writer.latest_checkpoint()
-    _warn_of_few(run.store.manifest(label_set))
+    _warn_of_few(run.store.manifest(label_set), settings)
     checkpoint = train(
         adapter_for(model, run.runtime),
         training_examples(run.store, label_set),
@@ -83,7 +85,7 @@ def _train(
     return checkpoint.to_files()
 
 
-def _warn_of_few(label_set: Manifest) -> None:
+def _warn_of_few(label_set: Manifest, settings: TrainingConfig) -> None:
     name = plan.status_statistic(LabelStatus.OK.value)
     num_labelled = int(label_set.statistics.get(name, 0))
     if num_labelled < FEW_LABELS:
@@ -93,6 +95,16 @@ def _warn_of_few(label_set: Manifest) -> None:
             num_labelled,
             label_set.num_rows,
             FEW_LABELS,
+        )
+    num_steps = settings.about_num_steps(num_labelled)
+    if num_steps < FEW_STEPS:
+        log.warning(
+            "fewer than %d training steps (about %d) hardly change an RPN: lower "
+            "training.batch_size (%d) or raise training.num_epochs (%d)",
+            FEW_STEPS,
+            num_steps,
+            settings.batch_size,
+            settings.num_epochs,
         )
 
 

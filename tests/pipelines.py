@@ -17,7 +17,7 @@ from data_contracts.configs import (
 from data_contracts.label_settings import LabelChanges, LabelSettings
 from data_contracts.profiles import ModelProfile
 from data_contracts.sources import LlavaMixSource
-from data_contracts.training import TrainingConfig
+from data_contracts.training import TrainingChanges
 from tests.mixes import write_small_mix
 from tests.tiny_models import tiny_llava
 
@@ -48,7 +48,7 @@ def write_tiny_pipeline(folder: Path, num_images: int = 8) -> PipelineConfig:
         records=RecordsConfig(rows_per_shard=4, max_failure_rate=0.5),
         extraction=ExtractionConfig(max_new_tokens=6, rows_per_shard=3),
         labels=LabelChanges(**LENIENT.model_dump()),
-        training=TrainingConfig(batch_size=4, checkpoint_every=1),
+        training=TrainingChanges(batch_size=4, checkpoint_every=1),
         evaluation=EvaluationConfig(
             source=write_benchmark(folder / "held_out", 4),
             max_new_tokens=4,

@@ -78,6 +78,7 @@ def draft_profile(
             final_norm=defaults.final_norm,
             rotary_scores=defaults.rotary_scores,
         ),
+        training=defaults.training,
         source="draft: not calibrated",
     )
 

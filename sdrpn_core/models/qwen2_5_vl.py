@@ -23,6 +23,7 @@ from data_contracts.profiles import (
     ModelProfile,
     SquareGrid,
 )
+from data_contracts.training import TrainingConfig
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter, ModelError
 from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all, processed
@@ -49,6 +50,7 @@ class Qwen2_5VlAdapter(ModelAdapter):
         images=GRIDS,
         final_norm=False,
         rotary_scores=True,
+        training=TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999)),
     )
 
     def __init__(

@@ -61,7 +61,8 @@ class RpnConfig(Settings):
 
     format_version: int
     profile: ModelProfile
-    """The frozen model, whole: a checkpoint needs no profile file beside it."""
+    """The frozen model: a checkpoint needs no profile file beside it. How others would train an RPN
+    of it is not kept; ``training`` is what this one was trained with."""
     shape: RpnShape
     dtype: str
     """Precision of the weights."""
@@ -88,6 +89,10 @@ class RpnConfig(Settings):
                 "training, label_set, data and validation belong to a trained RPN, and only there"
             )
         return self
+
+    @field_serializer("profile")
+    def _profile_without_recipe(self, profile: ModelProfile) -> dict[str, Any]:
+        return profile.model_dump(mode="json", exclude={"training"})
 
     @field_serializer("training")
     def _without_resume_points(self, training: TrainingConfig | None) -> dict[str, Any] | None:

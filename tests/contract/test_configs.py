@@ -7,6 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from data_contracts.base import Settings
 from data_contracts.configs import ConfigError, EvaluationConfig, PipelineConfig, RuleName
 from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.sources import SceneSource
@@ -28,7 +29,7 @@ def write(folder: Path, data: object) -> Path:
 
 def test_minimal_config_takes_every_default(tmp_path: Path):
     config = PipelineConfig.load(write(tmp_path, MINIMAL))
-    assert config.training == TrainingConfig()
+    assert config.training is None
     assert config.evaluation is None
     assert config.sources == (SceneSource(name="s", num_images=4),)
 
@@ -193,6 +194,23 @@ def test_labels_that_do_not_go_with_the_profile_are_refused():
         config.label_settings(load_profile("reference"))
 
 
+def test_training_settings_are_the_profiles_unless_the_config_changes_keys():
+    """Every model that a configuration of a user's own named was trained by one recipe."""
+    bare = PipelineConfig.model_validate(MINIMAL)
+    recipes = {name: bare.training_settings(load_profile(name)) for name in packaged_profiles()}
+    assert recipes.pop("reference") == TrainingConfig(
+        num_epochs=4, batch_size=16, learning_rate=3e-3
+    )
+    for name, recipe in recipes.items():
+        rate, size = (1e-4, 128) if name.startswith("qwen") else (5e-5, 512)
+        assert (recipe.learning_rate, recipe.batch_size, recipe.num_epochs) == (rate, size, 1), name
+    config = PipelineConfig.model_validate(MINIMAL | {"training": {"num_epochs": 9}})
+    changed = config.training_settings(load_profile("reference"))
+    assert (changed.num_epochs, changed.batch_size) == (9, 16)
+    assert config.model_dump(mode="json")["training"] == {"num_epochs": 9}
+    assert PipelineConfig.model_validate_json(config.model_dump_json()) == config
+
+
 def test_regions_of_a_config_change_only_the_keys_they_give():
     """More regions took the gate, the margin and the relative threshold away."""
     config = PipelineConfig.model_validate(MINIMAL | {"regions": {"max_regions": 3}})
@@ -210,10 +228,13 @@ def test_settings_without_masks_are_what_they_were_before_there_were_masks():
     assert RegionSettings.preset("default").identity()["mask_threshold_ratio"] == 1.0
 
 
-def test_a_form_for_labels_fills_nothing_in():
+@pytest.mark.parametrize(
+    ("changes", "settings"), [("LabelChanges", LabelSettings), ("TrainingChanges", TrainingConfig)]
+)
+def test_a_form_for_changes_fills_nothing_in(changes: str, settings: type[Settings]):
     """Under Prefect, values that a form fills in would all count as given."""
-    fields = PipelineConfig.model_json_schema()["$defs"]["LabelChanges"]["properties"]
-    assert list(fields) == list(LabelSettings.model_fields)
+    fields = PipelineConfig.model_json_schema()["$defs"][changes]["properties"]
+    assert list(fields) == list(settings.model_fields)
     assert not any("default" in field for field in fields.values())
 
 

@@ -19,7 +19,7 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import EvaluationConfig, ExtractionConfig, PipelineConfig, RecordsConfig
 from data_contracts.enums import BenchmarkTask, Method, ScoringMode, Stage
 from data_contracts.sources import BenchmarkSource, SceneSource
-from data_contracts.training import TrainingConfig
+from data_contracts.training import TrainingChanges
 from flows.cli import app
 from sdrpn_core.benchmarks import aggregate, score
 from sdrpn_core.benchmarks.tasks import TASKS
@@ -42,7 +42,7 @@ CONFIG = PipelineConfig(
     sources=(SceneSource(name="scenes", num_images=48),),
     records=RecordsConfig(turns="all"),
     extraction=ExtractionConfig(max_new_tokens=8),
-    training=TrainingConfig(num_epochs=5, batch_size=8, learning_rate=3e-3),
+    training=TrainingChanges(num_epochs=5, batch_size=8, learning_rate=3e-3),
     evaluation=EvaluationConfig(
         source=SceneSource(name="held_out", split="test", num_images=2),
         methods=METHODS,

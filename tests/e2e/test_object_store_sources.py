@@ -21,7 +21,7 @@ from data_contracts.configs import (
 )
 from data_contracts.enums import Method, Stage
 from data_contracts.sources import ImageArchive, LlavaMixSource, SceneSource, Selection
-from data_contracts.training import TrainingConfig
+from data_contracts.training import TrainingChanges
 from flows.execution import LocalExecution
 from flows.wiring import run_pipeline
 from tasks.artifact_admin import list_artifacts
@@ -72,7 +72,7 @@ def config_for(source: LlavaMixSource) -> PipelineConfig:
         model=ModelConfig(profile="reference"),
         records=RecordsConfig(turns="all"),
         extraction=ExtractionConfig(max_new_tokens=8),
-        training=TrainingConfig(batch_size=8),
+        training=TrainingChanges(batch_size=8),
         evaluation=EvaluationConfig(
             source=source.model_copy(update={"name": "held_out", "selection": held_out}),
             methods=(Method.BASE, Method.SDRPN),

@@ -83,5 +83,6 @@ def test_a_model_is_calibrated_first_where_it_must_be(
     assert hours is not None
     assert 0.05 < hours < 3
     # Brief trainings at the rate of small models would say nothing about a large one.
-    assert config.calibration.branch_training.learning_rate == config.training.learning_rate
+    training = config.training_settings(profile_of(config.model))
+    assert config.calibration.branch_training.learning_rate == training.learning_rate
     assert config.calibration.branch_training.num_epochs == 8

@@ -25,7 +25,7 @@ from data_contracts.configs import (
 from data_contracts.enums import Method, Stage
 from data_contracts.results import Speed
 from data_contracts.sources import SceneSource
-from data_contracts.training import TrainingConfig
+from data_contracts.training import TrainingChanges
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.speed import Timings
 from tasks.artifact_admin import list_artifacts
@@ -112,7 +112,7 @@ def write_config(path: Path) -> None:
         sources=(SceneSource(name="scenes", num_images=6),),
         records=RecordsConfig(turns="all", rows_per_shard=3),
         extraction=ExtractionConfig(max_new_tokens=16, rows_per_shard=4),
-        training=TrainingConfig(
+        training=TrainingChanges(
             num_epochs=4, batch_size=4, checkpoint_every=1, validation_ratio=0.3
         ),
         evaluation=EvaluationConfig(

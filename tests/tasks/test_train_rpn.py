@@ -10,13 +10,15 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.label_settings import RegionSettings
+from data_contracts.training import TrainingConfig
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
 from sdrpn_core.rpn.checkpoint import CONFIG, WEIGHTS
 from tasks.artifact_store import ArtifactStore
+from tasks.models import profile_of
 from tasks.plan import CHECKPOINT_FILES
 from tasks.rpn_files import stored_checkpoint
-from tasks.train_rpn import FEW_LABELS, train_rpn
+from tasks.train_rpn import FEW_LABELS, FEW_STEPS, train_rpn
 from tests.artifacts import stage_run
 from tests.pipelines import write_tiny_pipeline
 
@@ -24,6 +26,10 @@ from tests.pipelines import write_tiny_pipeline
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> PipelineConfig:
     return write_tiny_pipeline(tmp_path_factory.mktemp("tiny"), num_images=6)
+
+
+def training_of(config: PipelineConfig) -> TrainingConfig:
+    return config.training_settings(profile_of(config.model))
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def test_progress_is_told_in_steps_only(
     """It began as "0 of 4", files, and went on as "1 of 2", steps."""
     told: list[tuple[str, int, int]] = []
     run = stage_run(file_store, on_progress=lambda *event: told.append(event))
-    training = config.training.model_copy(update={"num_epochs": 3})
+    training = training_of(config).with_changes(num_epochs=3)
     train_rpn(run, label_set, config.model, training, config.regions)
     num_steps = told[0][2]
     assert num_steps >= 3
@@ -51,13 +57,20 @@ def test_few_labels_are_warned_of_once(
     label_set: ArtifactRef,
     caplog: pytest.LogCaptureFixture,
 ):
-    """Nothing told a user's ten pictures from data that an RPN can learn from."""
+    """Nothing told a user's ten pictures from data that an RPN can learn from.
+
+    Nor that a recipe for many labels makes one step of them.
+    """
     for _ in range(2):
-        train_rpn(stage_run(file_store), label_set, config.model, config.training, config.regions)
-    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        train_rpn(
+            stage_run(file_store), label_set, config.model, training_of(config), config.regions
+        )
+    labels, steps = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     num_questions = file_store.manifest(label_set).num_rows
-    assert f"labels to train on (of {num_questions} questions)" in warning
-    assert f"fewer than {FEW_LABELS} " in warning
+    assert f"labels to train on (of {num_questions} questions)" in labels
+    assert f"fewer than {FEW_LABELS} " in labels
+    assert steps.startswith(f"fewer than {FEW_STEPS} training steps (about 1) ")
+    assert "lower training.batch_size (4)" in steps
 
 
 def test_other_regions_take_the_weights_and_choose_a_threshold(
@@ -75,7 +88,7 @@ def test_other_regions_take_the_weights_and_choose_a_threshold(
 
     def train(store: ArtifactStore, regions: RegionSettings, told: list[int]) -> ArtifactRef:
         run = stage_run(store, on_progress=lambda stage, step, steps: told.append(step))
-        return train_rpn(run, label_set, config.model, config.training, regions)
+        return train_rpn(run, label_set, config.model, training_of(config), regions)
 
     steps, none, anew = list[int](), list[int](), list[int]()
     first = train(file_store, config.regions, steps)
@@ -88,7 +101,7 @@ def test_other_regions_take_the_weights_and_choose_a_threshold(
     assert files[CONFIG] != stored_checkpoint(file_store, first).to_files()[CONFIG]
     assert f"{first} was trained for other regions" in caplog.text
     forced = stage_run(file_store, on_progress=lambda stage, step, n: none.append(step), force=True)
-    train_rpn(forced, label_set, config.model, config.training, others)
+    train_rpn(forced, label_set, config.model, training_of(config), others)
     assert none == [len(CHECKPOINT_FILES), *steps], "made anew is trained anew"
 
 
@@ -101,7 +114,7 @@ def test_of_several_trained_rpns_a_sound_one_is_taken(
     def train(max_regions: int) -> ArtifactRef:
         run = stage_run(file_store, on_progress=lambda stage, step, steps: told.append(step))
         regions = config.regions.model_copy(update={"max_regions": max_regions})
-        return train_rpn(run, label_set, config.model, config.training, regions)
+        return train_rpn(run, label_set, config.model, training_of(config), regions)
 
     first, _ = train(2), train(3)
     (weights,) = Path(file_store.root).glob(f"{first}/files/*/{WEIGHTS}")
@@ -119,11 +132,11 @@ def test_a_damaged_rpn_is_no_reason_to_stop(
 ):
     """What could be taken over cannot be read: it is trained anew."""
     first = train_rpn(
-        stage_run(file_store), label_set, config.model, config.training, config.regions
+        stage_run(file_store), label_set, config.model, training_of(config), config.regions
     )
     (weights,) = Path(file_store.root).glob(f"{first}/files/*/{WEIGHTS}")
     weights.write_bytes(bytes(weights.stat().st_size))
     others = config.regions.model_copy(update={"max_regions": 2})
-    second = train_rpn(stage_run(file_store), label_set, config.model, config.training, others)
+    second = train_rpn(stage_run(file_store), label_set, config.model, training_of(config), others)
     assert stored_checkpoint(file_store, second).config.regions.max_regions == 2
     assert "its training is not used" in caplog.text
