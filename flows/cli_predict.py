@@ -83,6 +83,8 @@ def predict(
     if is_many(image):
         if output is None:
             raise ConfigError("many answers need --output FILE.jsonl, to go on if it is stopped")
+        if as_json:
+            raise ConfigError("--json is for one question: --output writes JSON lines as it is")
         check_writable(setup.store, output, overlay)
         _predict_many(setup, image, question, output, overlay, max_new_tokens, how.batch_size)
         return

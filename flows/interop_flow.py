@@ -28,6 +28,7 @@ def run_import(
 
     Raises:
         ConfigError: if the stage cannot follow an import, or needs a configuration.
+        UncalibratedProfile: if nobody knows where the configuration's model would branch off.
     """
     if until not in STAGES:
         names = ", ".join(stage.value for stage in STAGES)
@@ -37,6 +38,8 @@ def run_import(
             f"--until {until.value} needs --config: the configuration whose model, label settings "
             "and training apply (its sources are not read)"
         )
+    if config is not None:
+        profile_of(config.model).require_calibrated()
     execution.store.check_writable()
     attention = execution.whole(Stage.EXTRACT_ATTENTION, import_labels, labels, label="imported")
     if until is not Stage.EXTRACT_ATTENTION and config is not None:

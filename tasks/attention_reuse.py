@@ -3,7 +3,7 @@
 A question's id digests its image, text and source, and the recipe's config holds all else that its
 attention depends on. So a row of any artifact with the same config and stage version is the row
 that would be made, and a source that grew costs only what is new in it. A damaged artifact or shard
-is warned about and its rows are made again.
+is warned about and its rows are made again; so are those of one that is deleted meanwhile.
 """
 
 import logging
@@ -18,7 +18,7 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import ExtractionStatus
 from tasks.artifact_admin import committed_artifacts
-from tasks.artifact_errors import CorruptArtifact
+from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifact_store import ArtifactStore
 
 Row = dict[str, Any]
@@ -72,7 +72,10 @@ def _places(search: _Search) -> dict[tuple[str, str], tuple[ArtifactRef, int]]:
     for item in committed_artifacts(search.store, search.recipe.stage):
         if item.ref == search.ref:
             continue
-        manifest = search.store.manifest(item.ref)
+        try:
+            manifest = search.store.manifest(item.ref)
+        except ArtifactNotFound:
+            continue
         if not _makes_equal_rows(manifest.recipe, search.recipe):
             continue
         for shard in manifest.shards:
@@ -93,6 +96,8 @@ def _readable(
         return store.read_shard_frame(ref, shard, columns)
     except CorruptArtifact as error:
         log.warning("%s: its rows are made again", error.what)
+        return None
+    except ArtifactNotFound:
         return None
 
 

@@ -63,8 +63,8 @@ def _seconds(
     batches = Timings.from_series([measurements]).batches
     found: dict[tuple[str, str], float] = {}
     for method in Method:
-        rows = frame.filter(pl.col("method") == method.value)["question_id"]
-        answered = iter([question_id for question_id in order if question_id in set(rows)])
+        rows = set(frame.filter(pl.col("method") == method.value)["question_id"])
+        answered = iter([question_id for question_id in order if question_id in rows])
         for batch in batches:
             if method in batch:
                 for _ in range(batch[method].num_documents):

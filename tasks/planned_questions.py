@@ -132,7 +132,7 @@ def _num_published(
             number = min(published, source.max_documents or published)
             return NumQuestions(number, Certainty.ABOUT)
         case LlavaMixSource(expected_records=int(expected)):
-            return NumQuestions(expected, Certainty.ABOUT)
+            return NumQuestions(expected, Certainty.AT_LEAST if all_turns else Certainty.ABOUT)
     counted = counted_questions(source, config.records, files, downloads)
     if counted is not None:
         certainty = Certainty.AT_MOST if counted.is_whole else Certainty.ABOUT

@@ -49,9 +49,15 @@ STAGES: dict[str, StageCode] = {
             "tasks.image_places",
             "tasks.parquet_images",
             "tasks.source_parts",
+            "tasks.true_box_files",
         ),
         plan.DOWNLOAD_VERSION,
         "tasks/plan.py DOWNLOAD_VERSION",
+    ),
+    "benchmark-files": StageCode(
+        ("tasks.benchmark_files",),
+        plan.BENCHMARK_FILES_VERSION,
+        "tasks/plan.py BENCHMARK_FILES_VERSION",
     ),
     "build-jsonl": StageCode(
         (
@@ -67,6 +73,7 @@ STAGES: dict[str, StageCode] = {
     "extract-attention": StageCode(
         (
             "tasks.extract_attention",
+            "tasks.attention_reuse",
             "tasks.attention_rows",
             "tasks.given_responses",
             "sdrpn_core.models.loading",
@@ -88,27 +95,62 @@ STAGES: dict[str, StageCode] = {
         ("tasks.merge_labels",), plan.MERGE_VERSION, "tasks/plan.py MERGE_VERSION"
     ),
     "train-rpn": StageCode(
-        ("tasks.train_rpn", "sdrpn_core.models.loading"),
+        ("tasks.train_rpn", "tasks.training_reuse", "sdrpn_core.models.loading"),
         training.STAGE_VERSION,
         "sdrpn_core/training.py STAGE_VERSION",
     ),
     "evaluate": StageCode(
-        ("tasks.evaluate", "sdrpn_core.models.loading"),
+        ("tasks.evaluate", "tasks.source_documents", "sdrpn_core.models.loading"),
         evaluation.STAGE_VERSION,
         "sdrpn_core/evaluation.py STAGE_VERSION",
     ),
     "results": StageCode(
-        ("sdrpn_core.results", "sdrpn_core.speed"),
+        ("tasks.document_table", "sdrpn_core.results", "sdrpn_core.speed"),
         plan.RESULTS_VERSION,
         "tasks/plan.py RESULTS_VERSION",
     ),
     "table": StageCode(
-        ("sdrpn_core.comparison", "sdrpn_core.report.comparison"),
+        ("tasks.benchmark_table", "sdrpn_core.comparison", "sdrpn_core.report.comparison"),
         plan.TABLE_VERSION,
         "tasks/plan.py TABLE_VERSION",
     ),
     "report": StageCode(("tasks.report",), plan.REPORT_VERSION, "tasks/plan.py REPORT_VERSION"),
 }
+
+
+KEEPS_BYTES = (
+    "tasks.artifact_",
+    "tasks.byte_ranges",
+    "tasks.checkpoints",
+    "tasks.fetching.",
+    "tasks.frame_codec",
+    "tasks.local_disk",
+    "tasks.models",
+    "tasks.plan",
+    "tasks.provenance",
+    "tasks.rpn_files",
+    "tasks.scratch_folders",
+    "tasks.source_files",
+    "tasks.stage",
+    "tasks.storage",
+    "tasks.transient",
+    "tasks.transport_errors",
+    "tasks.work_progress",
+)
+"""Beginnings of names of modules that stages use and that decide nothing about what they make."""
+
+
+def reached_tasks() -> set[str]:
+    """Modules of ``tasks`` that the adapter of any stage reaches."""
+    known = _modules()
+    reached: set[str] = set()
+    waiting = [root for stage in STAGES.values() for root in stage.roots]
+    while waiting:
+        name = waiting.pop()
+        if name.startswith("tasks.") and name in known and name not in reached:
+            reached.add(name)
+            waiting += [target for _, target in known[name].imports()]
+    return reached
 
 
 def current() -> dict[str, dict[str, Any]]:

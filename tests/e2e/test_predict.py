@@ -248,6 +248,7 @@ def test_the_precision_can_be_chosen(folder: Path) -> None:
         (("picture.png",), "give a QUESTION"),
         (("picture.png", " "), "give a QUESTION"),
         (("*.png", "it"), "need --output"),
+        (("*.png", "it", "--output", "a.jsonl", "--json"), "--json is for one question"),
         (("none-*.png", "it", "--output", "a.jsonl"), "no image matches"),
     ],
 )

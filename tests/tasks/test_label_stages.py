@@ -18,7 +18,7 @@ from data_contracts.sources import LlavaMixSource
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
 from sdrpn_core.pseudo_labels import make_pseudo_labels
-from tasks.artifact_admin import list_artifacts
+from tasks.artifact_admin import ArtifactSummary, committed_artifacts, list_artifacts
 from tasks.artifact_store import ArtifactStore
 from tasks.extract_attention import TooManyFailures, usable_questions
 from tests.artifacts import stage_run
@@ -178,6 +178,26 @@ def test_damaged_earlier_attention_is_not_reused_and_stops_nothing(
     assert file_store.manifest(second).statistics["reused_rows"] == 0
     (line,) = [message for message in caplog.messages if str(first) in message]
     assert "\n" not in line
+
+
+def test_earlier_attention_that_is_deleted_meanwhile_is_made_again(
+    tiny, file_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Somebody's forced run, or a clearing up of the store, stopped everybody else's extraction."""
+    _, config = tiny
+    source = write_mix(tmp_path, "a.png", "b.png")
+    first = pipeline(config, file_store, source).attention(source)
+
+    def found_and_deleted(*asked: object) -> list[ArtifactSummary]:
+        found = list(committed_artifacts(*asked))
+        file_store.storage.delete([f"{first.prefix}/manifest.json"])
+        return found
+
+    monkeypatch.setattr("tasks.attention_reuse.committed_artifacts", found_and_deleted)
+    source = write_mix(tmp_path, "a.png", "b.png", "c.png")
+    second = pipeline(config, file_store, source).attention(source)
+    assert file_store.manifest(second).num_rows == 3
+    assert file_store.manifest(second).statistics["reused_rows"] == 0
 
 
 def test_looking_for_earlier_attention_decodes_no_map(

@@ -82,6 +82,14 @@ def test_all_turns_of_a_mix_were_planned_as_one_a_record(tmp_path: Path):
     assert planned == stages_of(source, tmp_path)[Stage.DOWNLOAD].num_shards == 2
 
 
+def test_expected_records_with_all_their_turns_are_fewer_than_the_questions(tmp_path: Path):
+    """They were planned as so many questions, "about"."""
+    source = write_talks(tmp_path).model_copy(update={"expected_records": 4})
+    for settings, certainty in ((ALL, Certainty.AT_LEAST), (RecordsConfig(), Certainty.ABOUT)):
+        stage = stages_of(source, tmp_path, settings)[Stage.EXTRACT_ATTENTION]
+        assert (stage.num_units, stage.certainty) == (4, certainty)
+
+
 def test_a_subset_and_a_part_of_what_is_counted(tmp_path: Path):
     source = write_talks(tmp_path)
     subset = RecordsConfig(turns="all", max_records=7)
