@@ -214,8 +214,8 @@ class _Trainer:
         self.optimizer.zero_grad()
         num_valid_cells = sum(example.num_valid_cells for example in batch)
         loss = 0.0
-        for part in self._parts(batch):
-            features = collate(self.prefix.features(part), part)
+        for part, found in self.prefix.of_parts(self._parts(batch)):
+            features = collate(found, part)
             with self._autocast():
                 logits = features.logits(self.network)
             part_loss = roi_loss(logits, features.labels, self.config.loss, num_valid_cells)
@@ -255,8 +255,7 @@ class _Trainer:
     def predict_validation(self) -> list[ValidationPrediction]:
         """RoI logits of every validation example."""
         predictions = []
-        for part in self._parts(self.split.validation):
-            features = self.prefix.features(part)
+        for part, features in self.prefix.of_parts(self._parts(self.split.validation)):
             with self._autocast():
                 logits = collate(features, part).logits(self.network).cpu()
             for row, item, example in zip(logits, features, part, strict=True):

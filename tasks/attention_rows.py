@@ -3,27 +3,15 @@
 from dataclasses import asdict
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from data_contracts.enums import ExtractionStatus
 from sdrpn_core.extraction import ExtractedAttention
-from sdrpn_core.images import UnreadableImage
 from sdrpn_core.models.base import ModelAdapter
-from tasks.artifact_store import ArtifactStore
-from tasks.source_files import load_image
 
 Row = dict[str, Any]
 
 _CARRIED = ("question_id", "dataset", "kind", "image_uri", "image_sha256", "question", "answers")
-
-
-def open_image(store: ArtifactStore, question: Row) -> Image.Image | str:
-    """The image, or why it cannot be read."""
-    try:
-        return load_image(store, question["image_uri"], question["image_sha256"])
-    except UnreadableImage as error:
-        return str(error)
 
 
 def attention_row(question: Row, found: ExtractedAttention) -> Row:

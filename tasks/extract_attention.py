@@ -6,9 +6,9 @@ Shards may be made by any number of processes; each loads the model once.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 
 import polars as pl
-from PIL import Image
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import ExtractionConfig, ModelConfig, RuntimeConfig
@@ -19,11 +19,11 @@ from sdrpn_core.extraction import Request, extract_attention
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.attention_reuse import earlier_rows
-from tasks.attention_rows import Row, attention_row, open_image, unreadable_row
+from tasks.attention_rows import Row, attention_row, unreadable_row
 from tasks.given_responses import given_rows
 from tasks.models import adapter_for, model_identity, profile_of
+from tasks.opened_images import opened_batches
 from tasks.stage import FrameShard, StageRun
-from tasks.storage import in_parallel
 
 
 class TooManyFailures(SdrpnError):
@@ -101,18 +101,25 @@ def _extract(
     if not questions:
         return
     adapter = adapter_for(model, runtime)
-    for start in range(0, len(questions), runtime.batch_size):
-        batch = questions[start : start + runtime.batch_size]
-        images = in_parallel(lambda question: open_image(store, question), batch)
-        opened = list(zip(batch, images, strict=True))
-        yield from (unreadable_row(q, why, adapter) for q, why in opened if isinstance(why, str))
-        readable = [(q, image) for q, image in opened if isinstance(image, Image.Image)]
-        requests = [Request(image, q["question"], QuestionKind(q["kind"])) for q, image in readable]
-        if requests:
-            found = extract_attention(adapter, requests, max_new_tokens=settings.max_new_tokens)
+    batches = opened_batches(store, adapter, questions, lambda row: row, runtime.batch_size)
+    with closing(batches):
+        for batch in batches:
             yield from (
-                attention_row(q, maps) for (q, _), maps in zip(readable, found, strict=True)
+                unreadable_row(question, why, adapter) for question, why in batch.unreadable
             )
+            if not batch.readable:
+                continue
+            found = extract_attention(
+                adapter,
+                [
+                    Request(image, q["question"], QuestionKind(q["kind"]))
+                    for q, image in batch.readable
+                ],
+                max_new_tokens=settings.max_new_tokens,
+                features=batch.encode(adapter),
+            )
+            for (question, _), maps in zip(batch.readable, found, strict=True):
+                yield attention_row(question, maps)
 
 
 def _require_readable(rows: Sequence[Row], settings: ExtractionConfig) -> None:

@@ -8,6 +8,7 @@ sorts them once, on disk; then a share is read without the others, and memory ho
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
@@ -22,11 +23,11 @@ from sdrpn_core.teacher_forcing import Conversation, Turn, extract_from_answers
 from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
-from tasks.attention_rows import Row, attention_row, open_image, unreadable_row
+from tasks.attention_rows import Row, attention_row, unreadable_row
 from tasks.frame_codec import decode_frame
 from tasks.models import adapter_for
+from tasks.opened_images import opened_batches
 from tasks.stage import StageRun
-from tasks.storage import in_parallel
 
 _SCHEMA_ID = "qa_record.v1"
 _GIVEN = "dataset, source_id, image_uri, kind"
@@ -90,22 +91,23 @@ def given_rows(
     if not found:
         return
     adapter = adapter_for(model, run.runtime)
-    for start in range(0, len(found), run.runtime.batch_size):
-        batch = found[start : start + run.runtime.batch_size]
-        images = in_parallel(lambda turns: open_image(run.store, turns[0]), batch)
-        readable = []
-        for turns, image in zip(batch, images, strict=True):
-            if isinstance(image, Image.Image):
-                readable.append((turns, _conversation(turns, image)))
-            else:
-                yield from (unreadable_row(turn, image, adapter) for turn in turns)
-        extracted = extract_from_answers(
-            adapter,
-            [conversation for _, conversation in readable],
-            max_tokens=settings.max_conversation_tokens,
-        )
-        for (turns, _), maps in zip(readable, extracted, strict=True):
-            yield from (attention_row(*pair) for pair in zip(turns, maps, strict=True))
+    batches = opened_batches(
+        run.store, adapter, found, lambda turns: turns[0], run.runtime.batch_size
+    )
+    with closing(batches):
+        for batch in batches:
+            for turns, reason in batch.unreadable:
+                yield from (unreadable_row(turn, reason, adapter) for turn in turns)
+            if not batch.readable:
+                continue
+            extracted = extract_from_answers(
+                adapter,
+                [_conversation(turns, image) for turns, image in batch.readable],
+                max_tokens=settings.max_conversation_tokens,
+                features=batch.encode(adapter),
+            )
+            for (turns, _), maps in zip(batch.readable, extracted, strict=True):
+                yield from (attention_row(*pair) for pair in zip(turns, maps, strict=True))
 
 
 def _conversation(turns: Iterable[Row], image: Image.Image) -> Conversation:

@@ -7,8 +7,9 @@ they end up in; and at hundreds of image tokens a single example already fills t
 Shape legend: N batch, L sequence, d hidden size, C image cells.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +18,16 @@ from torch.nn import functional
 
 from data_contracts.enums import RoiLabel
 from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import Prompt
 from sdrpn_core.rpn.data import ImageLoader, TrainingError, TrainingExample
 from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.threads import made_ahead
 
 NUM_IMAGE_READERS = 4
+
+Part = Sequence[TrainingExample]
+"""Examples of one pass of the RPN."""
 
 
 @dataclass(frozen=True)
@@ -71,42 +77,58 @@ class FrozenPrefix:
         self._cache: dict[str, PrefixFeatures] = {}
         self._num_cached_bytes = 0
 
-    def features(self, examples: Sequence[TrainingExample]) -> list[PrefixFeatures]:
-        """Features of each example, on the model's device.
+    def of_parts(
+        self, parts: Iterable[Part]
+    ) -> Generator[tuple[Part, list[PrefixFeatures]], None, None]:
+        """Each part with the features of its examples, on the model's device.
+
+        Images of the next part are read and prepared in threads while the last is worked on.
 
         Raises:
             TrainingError: if labels were made for another grid than the model's.
         """
-        missing = [e for e in examples if e.question_id not in self._cache]
-        fresh = dict(self._computed(missing)) if missing else {}
-        chosen = (
-            fresh.get(e.question_id) or self._cache[e.question_id].to(self.adapter.device)
-            for e in examples
-        )
-        return list(chosen)
+        ahead = made_ahead(lambda part: (part, self._prepared(part)), parts)
+        with closing(ahead):
+            for part, prepared in ahead:
+                fresh = dict(self._computed(part, prepared))
+                chosen = (
+                    fresh.get(e.question_id) or self._cache[e.question_id].to(self.adapter.device)
+                    for e in part
+                )
+                yield part, list(chosen)
+
+    def _prepared(self, part: Part) -> dict[str, PreparedImages]:
+        """By question, the images of those whose features are not known; uses the host only."""
+        missing = [e for e in part if e.question_id not in self._cache]
+        with ThreadPoolExecutor(NUM_IMAGE_READERS) as readers:
+            images = list(readers.map(self._prepare, missing))
+        return {e.question_id: image for e, image in zip(missing, images, strict=True)}
+
+    def _prepare(self, example: TrainingExample) -> PreparedImages:
+        return self.adapter.prepare_images([self.load_image(example)], for_labels=True)
 
     def _computed(
-        self, examples: Sequence[TrainingExample]
+        self, part: Part, prepared: Mapping[str, PreparedImages]
     ) -> Iterator[tuple[str, PrefixFeatures]]:
-        """Compute features, reading images ahead in threads, and cache what fits."""
-        with ThreadPoolExecutor(NUM_IMAGE_READERS) as readers:
-            images = readers.map(self.load_image, examples)
-            for example, image in zip(examples, images, strict=True):
-                (encoded,) = self.adapter.encode_images([image], for_labels=True)
-                if encoded.grid != example.labels.shape:
-                    raise TrainingError(
-                        f"question {example.question_id}: labels are {example.labels.shape}, the "
-                        f"model's grid is {tuple(encoded.grid)}: make labels with the same profile"
-                    )
-                prompt = self.adapter.embed_prompt(example.question, [encoded])
-                features = PrefixFeatures(
-                    hidden=self._hidden(prompt),
-                    position_ids=prompt.position_ids,
-                    image_columns=prompt.image_columns(),
-                    content=torch.from_numpy(encoded.letterbox.content_mask(encoded.grid)),
+        """Compute features of what was prepared, and cache what fits."""
+        for example in part:
+            if example.question_id not in prepared:
+                continue
+            (encoded,) = self.adapter.encode_prepared(prepared[example.question_id])
+            if encoded.grid != example.labels.shape:
+                raise TrainingError(
+                    f"question {example.question_id}: labels are {example.labels.shape}, the "
+                    f"model's grid is {tuple(encoded.grid)}: make labels with the same profile"
                 )
-                self._keep(example.question_id, features)
-                yield example.question_id, features
+            prompt = self.adapter.embed_prompt(example.question, [encoded])
+            features = PrefixFeatures(
+                hidden=self._hidden(prompt),
+                position_ids=prompt.position_ids,
+                image_columns=prompt.image_columns(),
+                content=torch.from_numpy(encoded.letterbox.content_mask(encoded.grid)),
+            )
+            self._keep(example.question_id, features)
+            yield example.question_id, features
 
     # Not inference mode: its tensors could not be saved for the RPN's backward pass.
     @torch.no_grad()

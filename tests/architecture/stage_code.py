@@ -76,6 +76,7 @@ STAGES: dict[str, StageCode] = {
             "tasks.attention_reuse",
             "tasks.attention_rows",
             "tasks.given_responses",
+            "tasks.opened_images",
             "sdrpn_core.models.loading",
         ),
         extraction.STAGE_VERSION,

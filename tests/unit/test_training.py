@@ -91,13 +91,14 @@ def test_cache_stays_within_its_budget(adapter: ModelAdapter, dataset: Any) -> N
         loaded.append(example.image_uri)
         return images[example.image_uri]
 
-    size = FrozenPrefix(adapter, load, branch_layer=2, cache_bytes=GIB).features(examples[:1])
-    budget = size[0].num_bytes * 3
+    unbounded = FrozenPrefix(adapter, load, branch_layer=2, cache_bytes=GIB)
+    ((_, (one,)),) = unbounded.of_parts([examples[:1]])
+    budget = one.num_bytes * 3
     prefix = FrozenPrefix(adapter, load, branch_layer=2, cache_bytes=budget)
     same_length = [examples[0]] + [e for e in examples[1:] if e.question == examples[0].question]
     loaded.clear()
-    prefix.features(same_length[:5])
-    prefix.features(same_length[:5])
+    for _ in range(2):
+        list(prefix.of_parts([same_length[:2], same_length[2:5]]))
     assert len(loaded) == 5 + 2
 
 
@@ -140,7 +141,7 @@ def test_features_know_the_padding(adapter: ModelAdapter, cache_bytes: int) -> N
     examples = [TrainingExample(uri, uri, uri, "what is it ?", labels) for uri in images]
     prefix = FrozenPrefix(adapter, loader(images), branch_layer=2, cache_bytes=cache_bytes)
     for _ in range(2):  # computed, then perhaps out of the cache
-        wide, square = prefix.features(examples)
+        ((_, (wide, square)),) = prefix.of_parts([examples])
         assert square.content.all()
         assert wide.content.all(dim=1).tolist() == [False, False, True, False, False]
         assert int(wide.content.sum()) == 5

@@ -1,0 +1,73 @@
+"""Images of questions, read and prepared for the vision tower while the model is at work."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from PIL import Image
+
+from sdrpn_core.images import UnreadableImage
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.images import PreparedImages
+from sdrpn_core.models.prompts import ImageFeatures
+from sdrpn_core.threads import made_ahead
+from tasks.artifact_store import ArtifactStore
+from tasks.source_files import load_image
+from tasks.storage import in_parallel
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OpenedBatch(Generic[T]):
+    """Some of what was asked for, in order: what has an image, and what has none and why."""
+
+    readable: list[tuple[T, Image.Image]]
+    unreadable: list[tuple[T, str]]
+    prepared: PreparedImages | None
+    """Of the images, as for labels; None of no images."""
+
+    def encode(self, adapter: ModelAdapter) -> list[ImageFeatures]:
+        """Features of the images."""
+        return [] if self.prepared is None else adapter.encode_prepared(self.prepared)
+
+
+def opened_batches(
+    store: ArtifactStore,
+    adapter: ModelAdapter,
+    items: Sequence[T],
+    row_of: Callable[[T], Row],
+    batch_size: int,
+) -> Generator[OpenedBatch[T], None, None]:
+    """Read images batch by batch, each batch while the last one is worked on.
+
+    Args:
+        store: reads image URIs.
+        adapter: prepares the images.
+        items: questions, or what else has an image.
+        row_of: an item's row, with ``image_uri`` and ``image_sha256``.
+        batch_size: items at a time.
+    """
+
+    def opened(batch: Sequence[T]) -> OpenedBatch[T]:
+        images = in_parallel(lambda item: _open(store, row_of(item)), batch)
+        found = list(zip(batch, images, strict=True))
+        readable = [(item, image) for item, image in found if isinstance(image, Image.Image)]
+        pictures = [image for _, image in readable]
+        return OpenedBatch(
+            readable,
+            [(item, reason) for item, reason in found if isinstance(reason, str)],
+            adapter.prepare_images(pictures, for_labels=True) if pictures else None,
+        )
+
+    starts = range(0, len(items), batch_size)
+    return made_ahead(opened, (items[start : start + batch_size] for start in starts))
+
+
+def _open(store: ArtifactStore, row: Row) -> Image.Image | str:
+    """The image, or why it cannot be read."""
+    try:
+        return load_image(store, row["image_uri"], row["image_sha256"])
+    except UnreadableImage as error:
+        return str(error)
