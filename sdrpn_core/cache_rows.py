@@ -95,7 +95,10 @@ def _scatter(values: Sequence[Tensor], parts: Sequence[CachePart]) -> Tensor:
     """(N, S, ...) of all parts -> the whole batch, rows at their places, zeros on the left."""
     num_columns = max(item.shape[1] for item in values)
     num_rows = sum(len(item) for item in values)
-    whole = values[0].new_zeros((num_rows, num_columns, *values[0].shape[2:]))
+    whole = values[0].new_empty((num_rows, num_columns, *values[0].shape[2:]))
     for item, part in zip(values, parts, strict=True):
-        whole[part.rows.to(whole.device), num_columns - item.shape[1] :] = item
+        rows, num_blank = part.rows.to(whole.device), num_columns - item.shape[1]
+        whole[rows, num_blank:] = item
+        if num_blank:
+            whole[rows, :num_blank] = 0
     return whole

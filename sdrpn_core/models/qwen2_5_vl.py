@@ -28,6 +28,7 @@ from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter, ModelError
 from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all, processed
 from sdrpn_core.models.prompts import ImageFeatures
+from sdrpn_core.models.window_attention import use_joint_windows
 
 GRIDS = ImageSettings(
     fill=(127, 127, 127),
@@ -61,6 +62,7 @@ class Qwen2_5VlAdapter(ModelAdapter):
         image_processor: BaseImageProcessor,
     ) -> None:
         super().__init__(model, tokenizer, profile, image_processor)
+        use_joint_windows(model.model.visual)
         self.fill = profile.images.fill or mean_colour(image_processor)
         if profile.images.labels is None or profile.images.answers is None:
             raise ModelError(
