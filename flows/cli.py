@@ -31,6 +31,7 @@ from flows.cli_base import (
     pipeline_config,
     runs_under_prefect,
     runtime_settings,
+    say,
 )
 from flows.cli_calibrate import calibrate
 from flows.cli_doctor import doctor
@@ -152,7 +153,7 @@ def report(
 
         page = ArtifactStore(how.store, how.storage_options).read_uri(outcome.report_uri)
         write_file(output, page)
-        out.print(f"copied to {output}", highlight=False, soft_wrap=True)
+        say(f"copied to {output}")
 
 
 @app.command()
@@ -177,12 +178,10 @@ def scenes(
 
     source = SceneSource(name="scenes", num_images=num_images, seed=seed, print_scale=print_scale)
     written = write_scenes(folder, source)
-    out.print(f"{num_images} images in {written.images}", highlight=False, soft_wrap=True)
-    out.print(
+    say(f"{num_images} images in {written.images}")
+    say(
         f"use them: sdrpn run --data {written.records} --images {written.images} --store "
-        f"{folder.name}_artifacts",
-        highlight=False,
-        soft_wrap=True,
+        f"{folder.name}_artifacts"
     )
 
 
@@ -214,22 +213,16 @@ def _execute_stages(
 def _finish(outcome: RunOutcome, json_file: Path | None) -> None:
     from flows.console import print_table
 
-    print_table(out, "Stages", outcome.stage_table())
-    print_table(out, "Results", outcome.results_table())
-    print_table(out, "Regions against true boxes", outcome.regions_table())
-    if outcome.comparison is not None:
-        print_table(out, "Raw attention against true boxes", outcome.purity_table())
-    print_table(out, "Benchmarks", outcome.figures_table())
-    print_table(out, "Side by side, in per cent", outcome.comparison_table())
-    print_table(out, "Region thresholds", outcome.sweep_table())
+    for title, rows in outcome.tables().items():
+        print_table(out, title, rows)
     for uri in outcome.table_uris:
-        out.print(f"table: {uri}", highlight=False, soft_wrap=True)
+        say(f"table: {uri}")
     if outcome.is_reused:
-        out.print("everything was committed before: reused, nothing computed")
+        say("everything was committed before: reused, nothing computed")
     if outcome.calibration_uri is not None:
-        out.print(f"calibration: {outcome.calibration_uri}", highlight=False, soft_wrap=True)
+        say(f"calibration: {outcome.calibration_uri}")
     if outcome.report_uri is not None:
-        out.print(f"report: {outcome.report_uri}", highlight=False, soft_wrap=True)
+        say(f"report: {outcome.report_uri}")
     if json_file is not None:
         write_json(json_file, outcome.summary())
 

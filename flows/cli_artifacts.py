@@ -10,7 +10,7 @@ import typer
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ConfigError
 from data_contracts.enums import Stage
-from flows.cli_base import RuntimeOption, StoreOption, err, out, runtime_settings
+from flows.cli_base import RuntimeOption, StoreOption, err, out, runtime_settings, say
 
 if TYPE_CHECKING:
     from tasks.artifact_admin import ArtifactSummary, Garbage
@@ -47,14 +47,13 @@ def list_(
     print_table(out, "Artifacts", rows)
     for item in found:
         if item.problem:
-            err.print(f"damaged: {item.problem}", style="red", highlight=False, soft_wrap=True)
+            say(f"damaged: {item.problem}", err, style="red")
     if not rows:
-        out.print("no artifacts")
+        say("no artifacts")
         return
-    out.print(
+    say(
         f"together: {sum(sizes):,} bytes ({size_text(sum(sizes))}), images and resume points "
-        "included",
-        highlight=False,
+        "included"
     )
 
 
@@ -114,14 +113,13 @@ def gc(
     ]
     print_table(out, "Deleted" if delete else "Could be deleted", rows)
     verdict = _verdict(garbage, older_than_days, is_deleted=delete)
-    out.print(verdict, highlight=False, soft_wrap=True)
+    say(verdict)
     if young:
-        err.print(
+        say(
             f"left alone, as written to within {older_than_days:g} days: what is unfinished or "
             f"left over of {young[0]}{f' and {len(young) - 1} more' if young[1:] else ''}; "
             "if no run is at work, include it with --older-than-days 0",
-            highlight=False,
-            soft_wrap=True,
+            err,
         )
 
 

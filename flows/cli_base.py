@@ -65,6 +65,11 @@ JsonOption = Annotated[
 ]
 
 
+def say(line: str, console: Console = out, *, style: str | None = None) -> None:
+    """Print a line as it is: brackets in a path are no markup, and nothing is wrapped."""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
 class OneLineErrors(TyperGroup):
     """Command group that shows errors a user can act on as one line."""
 
@@ -75,7 +80,7 @@ class OneLineErrors(TyperGroup):
         except SdrpnError as error:
             if ctx.params.get("debug"):
                 raise
-            err.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+            say(f"error: {error}", err, style="red")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
         except KeyboardInterrupt:
             raise _interrupted("interrupted") from None
@@ -96,7 +101,7 @@ def kept_in(store: str) -> str:
 
 
 def _interrupted(line: str) -> typer.Exit:
-    err.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    say(line, err, style="yellow")
     return typer.Exit(_INTERRUPTED)
 
 

@@ -7,7 +7,7 @@ import typer
 
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.configs import load_settings, parse_settings
-from flows.cli_base import BatchSizeOption, DeviceOption, err, interruptible, out
+from flows.cli_base import BatchSizeOption, DeviceOption, err, interruptible, out, say
 from flows.output_files import folder_option
 
 _STUDY = {"exhaustive_heads": 3, "planted_sinks": True}
@@ -72,13 +72,11 @@ def calibrate(
         batch_size=batch_size or 16,
     )
     with interruptible("nothing is kept, as the files are written at the end"):
-        found = calibrate_model(
-            chosen, settings, folder, lambda line: err.print(line, highlight=False, style="dim")
-        )
+        found = calibrate_model(chosen, settings, folder, lambda line: say(line, err, style="dim"))
     for title, rows in found.items():
         print_table(out, title, rows)
-    out.print(f"profile: {folder / 'profile.yaml'}", highlight=False, soft_wrap=True)
-    out.print(f"evidence: {folder / 'calibration.html'}", highlight=False, soft_wrap=True)
+    say(f"profile: {folder / 'profile.yaml'}")
+    say(f"evidence: {folder / 'calibration.html'}")
 
 
 def _settings(file: Path | None, options: dict[str, Any]) -> CalibrationSettings:

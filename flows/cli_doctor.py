@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import typer
 
-from flows.cli_base import JsonOption, RuntimeOption, StoreOption, err, out, runtime_settings
+from flows.cli_base import JsonOption, RuntimeOption, StoreOption, err, out, runtime_settings, say
 from flows.console import print_table
 from flows.output_files import write_json
 
@@ -27,9 +27,7 @@ def doctor(
     )
     for check in checks:
         if check.remedy:
-            out.print(
-                f"{check.state}: {check.name}: {check.remedy}", highlight=False, soft_wrap=True
-            )
+            say(f"{check.state}: {check.name}: {check.remedy}")
     if json_file is not None:
         write_json(json_file, [asdict(check) for check in checks])
     if any(check.state == "error" for check in checks):

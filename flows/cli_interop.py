@@ -22,6 +22,7 @@ from flows.cli_base import (
     out,
     pipeline_config,
     runtime_settings,
+    say,
 )
 from flows.output_files import folder_option, write_json
 
@@ -76,11 +77,9 @@ def import_labels(
         "Rejected rows",
         [{"reason": reason, "rows": count} for reason, count in summary.reasons.items()],
     )
-    out.print(
+    say(
         f"{summary.num_imported:,} rows imported, {summary.num_rejected:,} rejected "
-        f"({summary.rejects})",
-        highlight=False,
-        soft_wrap=True,
+        f"({summary.rejects})"
     )
     if json_file is not None:
         write_json(json_file, {"stages": outcome.stage_table(), **summary.to_dict()})
@@ -131,7 +130,7 @@ def import_checkpoint(
         f"{found.num_parameters:,} parameters, threshold {found.threshold:g}",
         f"written to {output}; use it beside {found.model_id}",
     ):
-        out.print(line, highlight=False, soft_wrap=True)
+        say(line)
 
 
 def export(
@@ -158,4 +157,4 @@ def export(
             max_shard_bytes=int(max_shard_gib * _GIB),
         )
     num_shards = sum(name.endswith(".safetensors") for name in names)
-    out.print(f"{num_shards} weight files in {output}", highlight=False, soft_wrap=True)
+    say(f"{num_shards} weight files in {output}")

@@ -21,6 +21,7 @@ from flows.cli_base import (
     out,
     pipeline_config,
     runtime_settings,
+    say,
 )
 from flows.config_files import DEFAULT
 from flows.output_files import write_json
@@ -65,8 +66,8 @@ def promote(
     promotion = outcome.promotion
     assert promotion is not None
     for breach in promotion.overruled:
-        err.print(f"promoted in spite of: {breach}", highlight=False, soft_wrap=True)
-    out.print(f"promoted: {promotion.label_set}", highlight=False, soft_wrap=True)
+        say(f"promoted in spite of: {breach}", err)
+    say(f"promoted: {promotion.label_set}")
     if json_file is not None:
         write_json(json_file, promotion.model_dump(mode="json"))
 
@@ -97,7 +98,7 @@ def history(
         ],
     )
     if not found:
-        out.print("nothing promoted yet: sdrpn labels promote")
+        say("nothing promoted yet: sdrpn labels promote")
 
 
 def _show(drift: LabelDrift) -> None:

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from data_contracts.configs import PipelineConfig, RuntimeConfig
 from data_contracts.enums import Stage
+from flows.cli_base import say
 from flows.console import print_table
 from flows.downloads import file_row, size_text
 from flows.dry_run import plan_run
@@ -50,7 +51,7 @@ def show_plan(console: Console, config: PipelineConfig, runtime: RuntimeConfig) 
     print_table(console, "Files", [file_row(file) for file in (*plan.files, *weights)])
     print_table(console, "Stages", _stage_rows(plan))
     for line in _summary(plan, config, runtime):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line, console)
 
 
 def _summary(plan: RunPlan, config: PipelineConfig, runtime: RuntimeConfig) -> list[str]:

@@ -19,6 +19,7 @@ from flows.cli_base import (
     interruptible,
     out,
     runtime_settings,
+    say,
 )
 from flows.output_files import check_file
 
@@ -129,25 +130,19 @@ def _predict_many(
             overlays=None if overlay is None else str(overlay),
             on_part=partial(display.show, "answering", unit="questions"),
         )
-    out.print(
+    say(
         f"{done.num_questions} questions, {done.num_refused} refused, {done.num_reused} answered "
-        f"before: {output}",
-        highlight=False,
-        soft_wrap=True,
+        f"before: {output}"
     )
     if done.num_refused:
-        err.print(
-            'refused questions have an "error" in their row; the same command asks them again',
-            highlight=False,
-            soft_wrap=True,
-        )
+        say('refused questions have an "error" in their row; the same command asks them again', err)
         raise typer.Exit(_REFUSED)
 
 
 def _tell_rpn(setup: "PredictSetup") -> None:
     """Say which RPN answers: the newest of a store need not be the one that was meant."""
     facts = f"{setup.rpn_name()}, {setup.checkpoint().config.origin}"
-    err.print(f"RPN: {facts}", highlight=False, markup=False, soft_wrap=True)
+    say(f"RPN: {facts}", err)
 
 
 def _predict_one(
@@ -180,6 +175,6 @@ def _predict_one(
         out.print_json(json.dumps(plain))
         return
     text, *notes = shown_lines(answer)
-    out.print(text, highlight=False, markup=False)
+    say(text)
     for note in notes:
-        out.print(note, style="dim", highlight=False)
+        say(note, style="dim")

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from data_contracts.enums import Stage
+from flows.cli_base import say
 
 _WIDE = 1000
 """Characters; no table of ours is wider."""
@@ -200,7 +201,7 @@ class _Lines:
                     self._print(f"{name}: {work.line()}")
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line, self._console)
 
 
 def _duration(seconds: float) -> str:

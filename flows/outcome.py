@@ -51,6 +51,20 @@ class RunOutcome(BaseModel):
         """Nothing at all had to be computed."""
         return all(outcome.is_reused for outcome in self.stages)
 
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """What there is to show, by title."""
+        found = {
+            "Stages": self.stage_table(),
+            "Results": self.results_table(),
+            "Regions against true boxes": self.regions_table(),
+            # With one set of questions, the report has it.
+            "Raw attention against true boxes": self.purity_table() if self.comparison else [],
+            "Benchmarks": self.figures_table(),
+            "Side by side, in per cent": self.comparison_table(),
+            "Region thresholds": self.sweep_table(),
+        }
+        return {title: rows for title, rows in found.items() if rows}
+
     def stage_table(self) -> list[dict[str, Any]]:
         """One row per stage."""
         return [

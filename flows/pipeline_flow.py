@@ -1,5 +1,6 @@
 """The Prefect flow ``sdrpn``; its deployments in ``prefect.yaml`` differ in parameters only."""
 
+import re
 from collections.abc import Sequence
 
 from prefect import flow
@@ -46,16 +47,11 @@ def sdrpn(
     execution = PrefectExecution(runtime, {stage} if force else ())
     gate = None if promotion is None else Gate(promotion, _show_drift)
     outcome = run_pipeline(config, execution, stage, gate, _show_downloads)
-    create_table_artifact(
-        key="sdrpn-stages",
-        table=outcome.stage_table(),
-        description=f"Stages of {config.name}",
-    )
-    if outcome.results is not None:
+    for title, rows in outcome.tables().items():
         create_table_artifact(
-            key="sdrpn-results",
-            table=outcome.results_table(),
-            description=f"Accuracy of {config.name}",
+            key=f"sdrpn-{re.sub('[^a-z]+', '-', title.lower())}",
+            table=rows,
+            description=f"{title}: {config.name}",
         )
     if outcome.calibration_uri is not None:
         get_run_logger().info("calibration: %s", outcome.calibration_uri)

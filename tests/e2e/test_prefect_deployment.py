@@ -76,6 +76,13 @@ def test_full_pipeline_then_a_stage_of_that_run_again(
     made = committed(store)
     assert {ref.stage for ref in made} == set(Stage)
     assert len(list_artifacts(store)) == len(made)
+    # Of the tables that a terminal shows, two were to be found there.
+    for table, column in (
+        ("stages", "seconds"),
+        ("results", "accuracy"),
+        ("regions-against-true-boxes", "recall"),
+    ):
+        assert column in server.prefect("artifact", "inspect", f"sdrpn-{table}").stdout
 
     (first_run,) = RUN_ID.findall(output)
     again_please = {"run": first_run, "stage": stage.value, "force": True}
