@@ -17,7 +17,8 @@ from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import Stage
 from tasks.artifact_errors import CorruptArtifact, RecipeMismatch
 from tasks.artifact_store import ArtifactStore
-from tasks.storage import StoredObject, in_parallel
+from tasks.stored_objects import StoredObject
+from tasks.waiting_threads import in_parallel
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """What can be wrong with an artifact; every message names the object and the remedy."""
 
-from tasks.storage import StoreError
+from tasks.storage_errors import StoreError
 
 
 class ArtifactNotFound(StoreError):

@@ -21,7 +21,8 @@ from tasks.fetching.partial_file import digest_file
 from tasks.frame_codec import encode_frame, extension, write_frames
 from tasks.provenance import collect_provenance
 from tasks.scratch_folders import scratch_folder
-from tasks.storage import StoreError, in_parallel
+from tasks.storage_errors import StoreError
+from tasks.waiting_threads import in_parallel
 
 if TYPE_CHECKING:
     from tasks.artifact_store import ArtifactStore

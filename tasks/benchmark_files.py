@@ -28,7 +28,9 @@ from sdrpn_core.benchmarks.true_boxes import TrueBoxes
 from tasks.artifact_store import ArtifactStore
 from tasks.fetching.addresses import must_be_fetched
 from tasks.source_parts import Fetcher
-from tasks.storage import Storage, StoredObject, absolute_uri
+from tasks.storage import Storage
+from tasks.storage_addresses import absolute_uri
+from tasks.stored_objects import StoredObject
 from tasks.true_box_files import read_true_boxes
 
 DOCUMENTS_NAME = "documents.jsonl"

@@ -49,7 +49,8 @@ from tasks.record_stream import SourceError, read_records
 from tasks.scratch_folders import scratch_folder
 from tasks.source_parts import Documents, Fetcher, documents
 from tasks.stage import FrameShard, StageRun, run_stage
-from tasks.storage import Storage, in_parallel
+from tasks.storage import Storage
+from tasks.waiting_threads import in_parallel
 
 T = TypeVar("T")
 

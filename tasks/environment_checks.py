@@ -11,7 +11,7 @@ from data_contracts.errors import SdrpnError
 from tasks.artifact_store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.fetching.hub_remote import ask_hub
-from tasks.storage import StoreError
+from tasks.storage_errors import StoreError
 
 _GIB = 1 << 30
 _NEEDED = {"torch": (2, 6), "transformers": (5, 5), "polars": (1, 20), "prefect": (3, 8)}

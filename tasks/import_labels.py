@@ -24,7 +24,9 @@ from sdrpn_core.interop.published_labels import BadRow, PublishedRow, attention_
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.stage import FrameShard, StageRun, begin_stage, finish_stage, run_shard
-from tasks.storage import Storage, absolute_uri, in_parallel
+from tasks.storage import Storage
+from tasks.storage_addresses import absolute_uri
+from tasks.waiting_threads import in_parallel
 
 NUM_REJECTED = "num_rejected"
 

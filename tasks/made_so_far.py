@@ -7,8 +7,8 @@ from data_contracts.enums import Stage
 from tasks.artifact_keys import receipt_name
 from tasks.artifact_store import ArtifactStore
 from tasks.checkpoints import latest_step
-from tasks.storage import in_parallel
 from tasks.training_reuse import trained_for_other_regions
+from tasks.waiting_threads import in_parallel
 
 
 @dataclass(frozen=True)

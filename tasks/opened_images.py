@@ -13,7 +13,7 @@ from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.threads import made_ahead
 from tasks.artifact_store import ArtifactStore
 from tasks.source_files import load_image
-from tasks.storage import in_parallel
+from tasks.waiting_threads import in_parallel
 
 Row = dict[str, Any]
 T = TypeVar("T")

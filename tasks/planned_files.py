@@ -13,8 +13,8 @@ from tasks.fetching.fetcher import describe
 from tasks.fetching.kept_files import earlier_copy, is_fetched, kept_file, missing_bytes
 from tasks.fetching.remote import DownloadError, RemoteInfo
 from tasks.planned_rewriting import bytes_to_rewrite
-from tasks.storage import in_parallel
 from tasks.transient import is_transient
+from tasks.waiting_threads import in_parallel
 from tasks.wanted_files import WantedFile, merged, root_cause, wanted_files
 
 

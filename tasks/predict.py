@@ -15,7 +15,7 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.zoom_answers import ZoomAnswer
 from tasks.artifact_store import ArtifactStore
 from tasks.rpn_files import find_checkpoint, newest_rpn
-from tasks.storage import absolute_uri
+from tasks.storage_addresses import absolute_uri
 
 _BOX_COLOUR = (40, 220, 90)
 

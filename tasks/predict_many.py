@@ -26,7 +26,8 @@ from sdrpn_core.rpn.checkpoint import CONFIG, WEIGHTS, RpnCheckpoint
 from sdrpn_core.zoom_answers import ZoomAnswer
 from tasks.artifact_store import ArtifactStore
 from tasks.predict import draw_overlay, read_image
-from tasks.storage import Storage, absolute_uri
+from tasks.storage import Storage
+from tasks.storage_addresses import absolute_uri
 
 QUESTIONS_SUFFIX = ".jsonl"
 PARTS_SUFFIX = ".parts"

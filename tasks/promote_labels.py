@@ -20,7 +20,7 @@ from sdrpn_core.label_drift import LabelAgreement, label_agreement
 from tasks import plan
 from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifact_store import ArtifactStore
-from tasks.storage import StoreError
+from tasks.storage_errors import StoreError
 
 _BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
 _ENTRY = re.compile(r".*/(\d{8})\.json")

@@ -1,8 +1,11 @@
-"""What the drivers of object stores raise, in plain terms."""
+"""What a store says is wrong, and what its drivers raise, in plain terms."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from typing import Any
 
+from data_contracts.errors import SdrpnError
 from tasks.transport_errors import is_transport_error
 
 _ALIASES = {"gcs": "gs", "s3a": "s3"}
@@ -19,6 +22,14 @@ _SETTINGS = {"hf": "HF_ENDPOINT and HF_TOKEN"}
 _DENIED = (401, 403)
 _PASSING = (408, 429, 500, 502, 503, 504)
 _BROKEN_OFF = ("ServerDisconnectedError", "ClientPayloadError")
+
+
+class StoreError(SdrpnError):
+    """The store cannot be used as asked; the message names the URI and the remedy."""
+
+
+class StoreUnreachable(StoreError, ConnectionError):
+    """The store does not answer, which may pass."""
 
 
 def scheme_of(uri: str) -> str:
@@ -41,6 +52,18 @@ def as_os_error(error: Exception) -> OSError | None:
     if type(error) is OSError and str(error).startswith("Forbidden: "):  # gcsfs, as text only
         return PermissionError(str(error))
     return None
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """A driver's own errors as builtin ones, so that everyone tells hiccups from facts alike."""
+    try:
+        yield
+    except Exception as error:
+        plain = as_os_error(error)
+        if plain is None:
+            raise
+        raise plain from error
 
 
 def is_past_end(error: Exception) -> bool:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from data_contracts.errors import SdrpnError
 from sdrpn_core.benchmarks.true_boxes import TrueBoxes, parse_true_boxes
 from tasks.artifact_store import ArtifactStore
-from tasks.storage import absolute_uri
+from tasks.storage_addresses import absolute_uri
 
 COLUMNS = ("question_id", "dataset_id", "image", "question", "box", "bbox", "bboxs")
 

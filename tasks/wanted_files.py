@@ -30,8 +30,9 @@ from tasks.fetching.kept_files import earlier_copy
 from tasks.local_sources import require_local
 from tasks.plan import benchmark_recipe
 from tasks.source_parts import image_places
-from tasks.storage import Storage, in_parallel
+from tasks.storage import Storage
 from tasks.transient import is_transient
+from tasks.waiting_threads import in_parallel
 
 _GZIPPED = (".tar.gz", ".tgz")
 

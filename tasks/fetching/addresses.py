@@ -15,7 +15,9 @@ from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.hub_remote import hub_remote
 from tasks.fetching.remote import DownloadError, NoAnswer, Remote, Unavailable
 from tasks.fetching.storage_remote import StorageRemote
-from tasks.storage import Storage, StoreError, absolute_uri
+from tasks.storage import Storage
+from tasks.storage_addresses import absolute_uri
+from tasks.storage_errors import StoreError
 from tasks.transient import is_transient
 
 _GIB = 1 << 30

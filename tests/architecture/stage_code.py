@@ -134,8 +134,10 @@ KEEPS_BYTES = (
     "tasks.source_files",
     "tasks.stage",
     "tasks.storage",
+    "tasks.stored_objects",
     "tasks.transient",
     "tasks.transport_errors",
+    "tasks.waiting_threads",
     "tasks.work_progress",
 )
 """Beginnings of names of modules that stages use and that decide nothing about what they make."""

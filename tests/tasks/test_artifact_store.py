@@ -13,7 +13,7 @@ from data_contracts.registry import ContractError
 from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact, RecipeMismatch
 from tasks.artifact_store import ArtifactStore
 from tasks.stage import begin_stage, finish_stage, run_shard, run_stage
-from tasks.storage import StoreError
+from tasks.storage_errors import StoreError
 from tests.artifacts import (
     files_recipe,
     make_file_shard,

@@ -160,7 +160,8 @@ from pathlib import Path
 from data_contracts.sources import RemoteFile
 from tasks.fetching.addresses import opener
 from tasks.fetching.fetcher import fetch
-from tasks.storage import Storage, StoreUnreachable
+from tasks.storage import Storage
+from tasks.storage_errors import StoreUnreachable
 from tests.file_server import QUICK
 settings = QUICK.model_copy(update={"num_connections": 1, "read_timeout": 10})
 folder = Path(sys.argv[2])

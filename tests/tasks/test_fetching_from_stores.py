@@ -12,7 +12,8 @@ from tasks.artifact_store import ArtifactStore
 from tasks.fetching.addresses import matching, opener
 from tasks.fetching.fetcher import fetch
 from tasks.fetching.remote import DownloadError
-from tasks.storage import Storage, StoreUnreachable
+from tasks.storage import Storage
+from tasks.storage_errors import StoreUnreachable
 from tests.fetched_files import DATA, OTHER, assert_right, digest
 from tests.file_server import QUICK
 from tests.gcs_server import GcsServer

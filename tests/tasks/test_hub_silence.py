@@ -17,7 +17,8 @@ from flows.dry_run import plan_run
 from tasks.fetching.hub_remote import hub_remote
 from tasks.fetching.remote import Hiccup, NoAnswer, Unavailable
 from tasks.planned_files import waiting_files
-from tasks.storage import Storage, StoreError, StoreUnreachable
+from tasks.storage import Storage
+from tasks.storage_errors import StoreError, StoreUnreachable
 from tasks.transient import is_transient
 from tests.file_server import QUICK, Answer, FileServer, file_server
 

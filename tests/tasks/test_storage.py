@@ -2,14 +2,12 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from types import SimpleNamespace
 
 import gcsfs
@@ -18,9 +16,10 @@ import pytest
 
 from tasks.artifact_store import ArtifactStore
 from tasks.stage import run_stage
-from tasks.storage import Storage, StoreError, StoreUnreachable, in_parallel
+from tasks.storage import Storage
+from tasks.storage_errors import StoreError, StoreUnreachable
 from tasks.transient import is_transient
-from tests.architecture.source_tree import CHECKOUT
+from tasks.waiting_threads import in_parallel
 from tests.artifacts import (
     make_source_shard,
     source_recipe,
@@ -333,51 +332,3 @@ def test_a_name_with_colons_is_that_file(tmp_path: Path, prefix: str):
     assert storage.read_uri(f"{prefix}{tmp_path}/a.jpg::b.jpg") == b"this"
     assert storage.read_uri(f"{prefix}{tmp_path}/a.jpg::b.jpg#bytes=1-3") == b"hi"
     assert Storage(f"{tmp_path}/in::side").read("c.jpg") == b"that"
-
-
-def test_a_failure_in_parallel_ends_what_has_not_begun():
-    """The first in order is told, though a later one comes sooner."""
-    third_failed = Event()
-    called = []
-
-    def call(number: int) -> None:
-        called.append(number)
-        if number == 1:
-            third_failed.wait()
-            raise ValueError("first")
-        if number == 2:
-            third_failed.set()
-            raise ValueError("second")
-        third_failed.wait()
-
-    with pytest.raises(ValueError, match="first"):
-        in_parallel(call, range(1000))
-    assert len(called) < 1000
-
-
-SILENT_SERVERS = """
-import os
-import threading
-import polars  # replaces the handler of Ctrl-C
-from tasks.storage import in_parallel
-
-def ask(number):
-    os.write(1, b"asked\\n")
-    threading.Event().wait()
-
-in_parallel(ask, range(1000))
-"""
-
-
-@pytest.mark.timeout(60)
-def test_an_interrupt_waits_for_no_server():
-    """It waited for the patience with each to end; these are silent for ever."""
-    command = [sys.executable, "-c", SILENT_SERVERS]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=CHECKOUT, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "asked\n"
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate()
-    assert process.returncode == -signal.SIGINT
-    assert told.splitlines()[-1] == "KeyboardInterrupt"

@@ -1,0 +1,59 @@
+"""Calls at once that wait for servers: failures, interrupts."""
+
+import signal
+import subprocess
+import sys
+from threading import Event
+
+import pytest
+
+from tasks.waiting_threads import in_parallel
+from tests.architecture.source_tree import CHECKOUT
+
+
+def test_a_failure_in_parallel_ends_what_has_not_begun():
+    """The first in order is told, though a later one comes sooner."""
+    third_failed = Event()
+    called = []
+
+    def call(number: int) -> None:
+        called.append(number)
+        if number == 1:
+            third_failed.wait()
+            raise ValueError("first")
+        if number == 2:
+            third_failed.set()
+            raise ValueError("second")
+        third_failed.wait()
+
+    with pytest.raises(ValueError, match="first"):
+        in_parallel(call, range(1000))
+    assert len(called) < 1000
+
+
+SILENT_SERVERS = """
+import os
+import threading
+import polars  # replaces the handler of Ctrl-C
+from tasks.waiting_threads import in_parallel
+
+def ask(number):
+    os.write(1, b"asked\\n")
+    threading.Event().wait()
+
+in_parallel(ask, range(1000))
+"""
+
+
+@pytest.mark.timeout(60)
+def test_an_interrupt_waits_for_no_server():
+    """It waited for the patience with each to end; these are silent for ever."""
+    command = [sys.executable, "-c", SILENT_SERVERS]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate()
+    assert process.returncode == -signal.SIGINT
+    assert told.splitlines()[-1] == "KeyboardInterrupt"
