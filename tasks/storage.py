@@ -57,16 +57,23 @@ class Storage:
 
     @contextlib.contextmanager
     def _at(self, key: str) -> Iterator[tuple[FileSystem, str]]:
-        """The driver and a key in its notation; what only a user can mend is explained."""
+        """The driver and a key in its notation, for one access."""
         with self._at_root() as (filesystem, root):
             yield filesystem, f"{root}/{checked_key(key)}"
 
     @contextlib.contextmanager
     def _at_root(self) -> Iterator[tuple[FileSystem, str]]:
+        """The driver and the root in its notation, for one access; see ``_explained``."""
         filesystem, root = self._open()
+        with self._explained():
+            yield filesystem, root.rstrip("/")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What only a user can mend, or only waiting can, is said in terms of this root."""
         try:
             with plain_errors():
-                yield filesystem, root.rstrip("/")
+                yield
         except StoreError:
             raise
         except (PermissionError, NotADirectoryError) as error:
@@ -207,18 +214,16 @@ class Storage:
 
     def describe(self, keys: Collection[str]) -> dict[str, StoredObject]:
         """Those of these objects that exist; on object stores by one listing of the root."""
-        filesystem, root = self._open()
         found: Mapping[str, Mapping[str, Any] | None]
-        if is_local(filesystem):
-            # A listing would not follow links, and datasets are often linked into place.
-            found = {key: local_disk.facts(f"{root}/{checked_key(key)}") for key in keys}
-        elif scheme_of(self.root) in _UNLISTABLE:
-            found = dict(zip(keys, in_parallel(self._info, keys), strict=True))
-        else:
-            start = f"{root.rstrip('/')}/"
-            with plain_errors():
-                listed = filesystem.find(start, detail=True)
-            found = {key: listed.get(f"{start}{checked_key(key)}") for key in keys}
+        with self._at_root() as (filesystem, root):
+            if is_local(filesystem):
+                # A listing would not follow links, and datasets are often linked into place.
+                found = {key: local_disk.facts(f"{root}/{checked_key(key)}") for key in keys}
+            elif scheme_of(self.root) in _UNLISTABLE:
+                found = dict(zip(keys, in_parallel(self._info, keys), strict=True))
+            else:
+                listed = filesystem.find(f"{root}/", detail=True)
+                found = {key: listed.get(f"{root}/{checked_key(key)}") for key in keys}
         return {key: described(key, info) for key, info in found.items() if info is not None}
 
     def folders(self, folder: str) -> list[str]:

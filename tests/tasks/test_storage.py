@@ -208,12 +208,28 @@ class TestAddresses:
         monkeypatch.setattr(gcsfs.retry, "random", SimpleNamespace(random=lambda: -60.0))  # no wait
         for endpoint in (f"{canned_server}/429", f"{canned_server}/503", "http://127.0.0.1:9"):
             storage = Storage("gs://b/a", {"token": "anon", "endpoint_url": endpoint})
-            for use in (lambda s=storage: s.read("k"), lambda s=storage: s.find("k")):
+            for use in (
+                lambda s=storage: s.read("k"),
+                lambda s=storage: s.find("k"),
+                lambda s=storage: s.describe(["k"]),
+            ):
                 with pytest.raises(StoreUnreachable, match="cannot be reached") as caught:
                     use()
                 assert is_transient(caught.value)
             with pytest.raises(ConnectionError):
                 storage.read_uri("gs://b/a/k")
+
+    @pytest.mark.parametrize(
+        ("status", "problem"), [(400, "cannot be used"), (401, "denied"), (403, "denied")]
+    )
+    def test_looking_for_many_objects_is_explained_as_reading_one_is(
+        self, canned_server: str, status: int, problem: str
+    ) -> None:
+        """The driver's own error was a traceback."""
+        options = {"token": "anon", "endpoint_url": f"{canned_server}/{status}"}
+        with pytest.raises(StoreError, match=f"gs://b/a: .*{problem}") as caught:
+            Storage("gs://b/a", options).describe(["k"])
+        assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("status", [401, 403])
     def test_wrong_google_credentials_are_wrong_for_good(
