@@ -77,8 +77,9 @@ def predict(
     """
     how = runtime_settings(runtime, store=store, device=device, batch_size=batch_size)
     with err.status("loading"):
+        from tasks.asked_questions import is_many
         from tasks.predict import PredictSetup, check_picture_name
-        from tasks.predict_many import check_writable, is_many
+        from tasks.predict_many import check_outputs
 
         setup = PredictSetup.of(how, rpn, model, crop_tokens, withdraw_image, dtype)
     if is_many(image):
@@ -86,7 +87,7 @@ def predict(
             raise ConfigError("many answers need --output FILE.jsonl, to go on if it is stopped")
         if as_json:
             raise ConfigError("--json is for one question: --output writes JSON lines as it is")
-        check_writable(setup.store, output, overlay)
+        check_outputs(setup.store, output, overlay)
         _predict_many(setup, image, question, output, overlay, max_new_tokens, how.batch_size)
         return
     if question is None or not question.strip():
@@ -109,7 +110,9 @@ def _predict_many(
     batch_size: int,
 ) -> None:
     from flows.console import ProgressDisplay
-    from tasks.predict_many import PARTS_SUFFIX, answer_many, read_asked, rpn_digest
+    from tasks.answer_files import PARTS_SUFFIX
+    from tasks.asked_questions import read_asked
+    from tasks.predict_many import answer_many, rpn_digest
 
     asked = read_asked(setup.store, image, question)
     _tell_rpn(setup)
@@ -153,8 +156,7 @@ def _predict_one(
     max_new_tokens: int,
     as_json: bool,
 ) -> None:
-    from tasks.predict import draw_overlay, read_image, shown_lines
-    from tasks.predict_many import rounded_boxes
+    from tasks.predict import draw_overlay, read_image, rounded_boxes, shown_lines
 
     picture = read_image(setup.store, image)
     _tell_rpn(setup)

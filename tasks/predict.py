@@ -107,6 +107,11 @@ def draw_overlay(image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox) -
     return draw_boxes(faded, answer.boxes, image.size, _BOX_COLOUR)
 
 
+def rounded_boxes(answer: ZoomAnswer) -> list[list[float]]:
+    """Boxes to a tenth of a pixel."""
+    return [[round(side, 1) for side in box] for box in answer.boxes]
+
+
 def shown_lines(answer: ZoomAnswer) -> list[str]:
     """Lines for a person: the answer, and where it was looked for."""
     text = answer.text if answer.text.strip() else "(no answer)"

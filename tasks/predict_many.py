@@ -1,49 +1,29 @@
-"""Many questions with the zoom: answers as JSONL, part by part, so that a stopped run can go on.
+"""Many questions with the zoom: answers as JSONL, part by part, so that a stopped run can go on."""
 
-A part is a fixed number of questions. Each appears whole or not at all; when all are there they
-become the output file. What was asked, and of which RPN and model, is kept beside it: a rerun goes
-on only with exactly that. It asks again what was refused, as the cause may have gone meanwhile.
-"""
-
-import glob
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
-from pydantic import Field
 
 from data_contracts.artifact import canonical_json
-from data_contracts.base import Settings
-from data_contracts.configs import ConfigError, parse_settings
+from data_contracts.configs import ConfigError
 from sdrpn_core.models.base import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import CONFIG, WEIGHTS, RpnCheckpoint
 from sdrpn_core.zoom_answers import ZoomAnswer
+from tasks.answer_files import AnswerFiles, is_refused, num_refused
 from tasks.artifact_store import ArtifactStore
-from tasks.predict import draw_overlay, read_image
+from tasks.asked_questions import Asked
+from tasks.predict import draw_overlay, read_image, rounded_boxes
 from tasks.storage import Storage
 from tasks.storage_addresses import absolute_uri
 
-QUESTIONS_SUFFIX = ".jsonl"
-PARTS_SUFFIX = ".parts"
-"""Ends the name of the folder beside the output that keeps parts until all are there."""
-REQUEST_SUFFIX = ".request"
-"""Ends the name of the file beside the output that says what was asked."""
 ROWS_PER_PART = 32
-
-
-class Asked(Settings):
-    """One line of a questions file."""
-
-    image: str = Field(min_length=1)
-    """Path or URI; relative paths start from the questions file."""
-    question: str = Field(min_length=1)
-    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,44 +37,7 @@ class ManyAnswers:
     """Answers that an earlier run had made."""
 
 
-def is_many(image: str) -> bool:
-    """Whether an IMAGE argument stands for many: a glob pattern, or a file of questions."""
-    return image.endswith(QUESTIONS_SUFFIX) or (glob.has_magic(image) and not Path(image).exists())
-
-
-def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[Asked]:
-    """Questions of a JSONL file, or one question about every image that a pattern finds.
-
-    Raises:
-        ConfigError: naming the line or argument and the remedy.
-    """
-    if not image.endswith(QUESTIONS_SUFFIX):
-        found = sorted(glob.glob(image, recursive=True))
-        if not found:
-            raise ConfigError(f"{image}: no image matches; check the pattern")
-        if question is None:
-            raise ConfigError("give a QUESTION to ask about these images")
-        return [Asked(image=path, question=question) for path in found]
-    if question is not None:
-        raise ConfigError(f"{image} holds the questions already: leave QUESTION out")
-    address = absolute_uri(image)
-    try:
-        # Not splitlines(): JSON strings may hold the other separators that Unicode knows.
-        lines = store.read_uri(address).decode("utf-8").split("\n")
-    except FileNotFoundError:
-        raise ConfigError(f"{image}: no such file; check the path") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{image}: not UTF-8 text ({error}); save it as UTF-8") from None
-    rows = [
-        _parse_line(line, f"{image} line {n}") for n, line in enumerate(lines, 1) if line.strip()
-    ]
-    if not rows:
-        raise ConfigError(f"{image}: holds no questions")
-    folder = address.rpartition("/")[0]
-    return [row.model_copy(update={"image": _resolved(row.image, folder)}) for row in rows]
-
-
-def check_writable(store: ArtifactStore, output: str, overlays: Path | None) -> None:
+def check_outputs(store: ArtifactStore, output: str, overlays: Path | None) -> None:
     """See to it, before anything is loaded, that answers and pictures can be written.
 
     Raises:
@@ -154,39 +97,30 @@ def answer_many(
         ConfigError: if the output belongs to other questions or settings, another RPN or model;
             says which.
     """
-    root, _, name = absolute_uri(output).rpartition("/")
-    storage = images.storage.elsewhere(root)
     request = _request(pipeline, asked) | {
         "rpn": rpn,
         "max_new_tokens": max_new_tokens,
         "overlay": None if overlays is None else absolute_uri(overlays),
         "rows_per_part": rows_per_part,
     }
-    _claim(storage, name, request, output)
-    pictures = None if overlays is None else storage.elsewhere(absolute_uri(overlays))
+    files = AnswerFiles.claim(images.storage, output, request, len(asked), rows_per_part)
+    pictures = None if overlays is None else images.storage.elsewhere(absolute_uri(overlays))
     asker = _Asker(pipeline, images, max_new_tokens, batch_size, pictures)
-    finished = _finished_lines(storage, name, len(asked), output)
-    parts = {item.key for item in storage.find(f"{name}{PARTS_SUFFIX}")}
     lines: list[str] = []
     num_reused = 0
     for part, start in enumerate(range(0, len(asked), rows_per_part)):
-        key = f"{name}{PARTS_SUFFIX}/{part:06d}{QUESTIONS_SUFFIX}"
         rows = asked[start : start + rows_per_part]
-        # A part beside a finished file is newer: a rerun that asked again was stopped.
-        kept = _lines(storage, key) if key in parts else finished[start : start + rows_per_part]
+        kept = files.kept(part)
         made = kept
         if places := _unanswered(rows, kept):
             on_part(len(lines), len(asked))
             made = asker.lines(rows, kept, places, start)
-            storage.put(key, _text(made))
-        num_reused += len(kept) - _num_refused(kept)
+            files.keep(part, made)
+        num_reused += len(kept) - num_refused(kept)
         lines += made
     on_part(len(asked), len(asked))
-    if lines != finished:
-        storage.put(name, _text(lines))
-    storage.delete([item.key for item in storage.find(f"{name}{PARTS_SUFFIX}")])
-    storage.remove_empty_folders(f"{name}{PARTS_SUFFIX}")
-    return ManyAnswers(len(asked), _num_refused(lines), num_reused)
+    files.finish(lines)
+    return ManyAnswers(len(asked), num_refused(lines), num_reused)
 
 
 def _request(pipeline: ZoomPipeline, asked: Sequence[Asked]) -> dict[str, str | int | None]:
@@ -225,12 +159,7 @@ class _Answered:
 
 def _unanswered(rows: Sequence[Asked], kept: Sequence[str]) -> list[int]:
     """Places of what was not asked yet or was refused."""
-    return [n for n in range(len(rows)) if not kept or _is_refused(kept[n])]
-
-
-def rounded_boxes(answer: ZoomAnswer) -> list[list[float]]:
-    """Boxes to a tenth of a pixel."""
-    return [[round(side, 1) for side in box] for box in answer.boxes]
+    return [n for n in range(len(rows)) if not kept or is_refused(kept[n])]
 
 
 @dataclass(frozen=True)
@@ -322,80 +251,3 @@ def _draw(
         buffer = io.BytesIO()
         draw_overlay(item.image, item.answer, letterbox).save(buffer, "PNG")
         storage.put(f"{place:06d}-{PurePosixPath(item.asked.image).stem}.png", buffer.getvalue())
-
-
-def _claim(storage: Storage, name: str, request: Mapping[str, Any], output: str) -> None:
-    """See to it that the output is of this very request."""
-    key = f"{name}{REQUEST_SUFFIX}"
-    if storage.size(key) is None and storage.size(name) is not None:
-        raise ConfigError(
-            f"{output} exists and was not made by this command: name another --output"
-        )
-    storage.create(key, f"{canonical_json(request)}\n".encode())
-    if other := _differences(storage.read(key), request):
-        raise ConfigError(
-            f"{output} was begun with other {', '.join(other)}: name another --output, or delete "
-            f"{output}{REQUEST_SUFFIX} and what begins with {output}"
-        )
-
-
-def _differences(found: bytes, request: Mapping[str, Any]) -> list[str]:
-    """What a request file does not have in common with a request."""
-    try:
-        known = json.loads(found)
-    except ValueError:
-        known = None
-    if not isinstance(known, dict):
-        return ["settings (an earlier release kept only their digest)"]
-    shared = known.keys() & request.keys()
-    return [key for key in {**request, **known} if key not in shared or known[key] != request[key]]
-
-
-def _finished_lines(storage: Storage, name: str, num_asked: int, output: str) -> list[str]:
-    """What an earlier run wrote when it was through; none if there is nothing yet."""
-    if storage.size(name) is None:
-        return []
-    lines = _lines(storage, name)
-    if len(lines) != num_asked or not all(map(_is_answer, lines)):
-        raise ConfigError(
-            f"{output} has {len(lines)} rows for {num_asked} questions, or rows that are no "
-            "answers, so it was changed after it was written: name another --output, or delete it"
-        )
-    return lines
-
-
-def _lines(storage: Storage, key: str) -> list[str]:
-    return storage.read(key).decode().splitlines()
-
-
-def _text(lines: Iterable[str]) -> bytes:
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _is_answer(line: str) -> bool:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(row, dict) and "error" in row
-
-
-def _is_refused(line: str) -> bool:
-    return json.loads(line)["error"] is not None
-
-
-def _num_refused(lines: Iterable[str]) -> int:
-    return sum(map(_is_refused, lines))
-
-
-def _parse_line(line: str, origin: str) -> Asked:
-    try:
-        plain = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{origin}: not JSON ({error}); one object per line") from None
-    return parse_settings(Asked, plain, origin)
-
-
-def _resolved(image: str, folder: str) -> str:
-    is_complete = "://" in image or Path(image).is_absolute()
-    return image if is_complete else f"{folder}/{image}"

@@ -1,0 +1,154 @@
+"""The file that many answers go to, and what is kept beside it so that a stopped run can go on.
+
+A part is a fixed number of questions. Each appears whole or not at all; when all are there they
+become the output file. What was asked, and of which RPN and model, is kept beside it: a rerun goes
+on only with exactly that. It asks again what was refused, as the cause may have gone meanwhile.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+from data_contracts.artifact import canonical_json
+from data_contracts.configs import ConfigError
+from tasks.storage import Storage
+from tasks.storage_addresses import absolute_uri
+
+PARTS_SUFFIX = ".parts"
+"""Ends the name of the folder beside the output that keeps parts until all are there."""
+_REQUEST_SUFFIX = ".request"
+"""Ends the name of the file beside the output that says what was asked."""
+
+
+@dataclass(frozen=True)
+class AnswerFiles:
+    """An output that belongs to one request, and what earlier runs made of it."""
+
+    storage: Storage
+    """Where the output is."""
+    name: str
+    """Of the output."""
+    rows_per_part: int
+    finished: Sequence[str]
+    """Lines of the output as it is; none if there is none yet."""
+    parts: Set[str]
+    """Keys of parts that an earlier run left."""
+
+    @classmethod
+    def claim(
+        cls,
+        storage: Storage,
+        output: str,
+        request: Mapping[str, Any],
+        num_asked: int,
+        rows_per_part: int,
+    ) -> "AnswerFiles":
+        """See to it that the output is of this very request, and look for what there is of it.
+
+        Args:
+            storage: its options apply to the output.
+            output: path or URI of the file.
+            request: all that the answers depend on.
+            num_asked: how many answers there will be.
+            rows_per_part: how many of them are in a part.
+
+        Raises:
+            ConfigError: if the output belongs to another request, or was changed.
+        """
+        root, _, name = absolute_uri(output).rpartition("/")
+        at_root = storage.elsewhere(root)
+        _claim(at_root, name, request, output)
+        finished = _finished_lines(at_root, name, num_asked, output)
+        parts = {item.key for item in at_root.find(f"{name}{PARTS_SUFFIX}")}
+        return cls(at_root, name, rows_per_part, finished, parts)
+
+    def kept(self, part: int) -> Sequence[str]:
+        """Lines of a part that an earlier run made; none if it did not."""
+        key = self._key(part)
+        # A part beside a finished file is newer: a rerun that asked again was stopped.
+        if key in self.parts:
+            return _lines(self.storage, key)
+        start = part * self.rows_per_part
+        return self.finished[start : start + self.rows_per_part]
+
+    def keep(self, part: int, lines: Iterable[str]) -> None:
+        """Keep a part until all are there."""
+        self.storage.put(self._key(part), _text(lines))
+
+    def finish(self, lines: Sequence[str]) -> None:
+        """Write the output of all lines; its parts go."""
+        if lines != self.finished:
+            self.storage.put(self.name, _text(lines))
+        folder = f"{self.name}{PARTS_SUFFIX}"
+        self.storage.delete([item.key for item in self.storage.find(folder)])
+        self.storage.remove_empty_folders(folder)
+
+    def _key(self, part: int) -> str:
+        return f"{self.name}{PARTS_SUFFIX}/{part:06d}.jsonl"
+
+
+def _claim(storage: Storage, name: str, request: Mapping[str, Any], output: str) -> None:
+    """See to it that the output is of this very request."""
+    key = f"{name}{_REQUEST_SUFFIX}"
+    if storage.size(key) is None and storage.size(name) is not None:
+        raise ConfigError(
+            f"{output} exists and was not made by this command: name another --output"
+        )
+    storage.create(key, f"{canonical_json(request)}\n".encode())
+    if other := _differences(storage.read(key), request):
+        raise ConfigError(
+            f"{output} was begun with other {', '.join(other)}: name another --output, or delete "
+            f"{output}{_REQUEST_SUFFIX} and what begins with {output}"
+        )
+
+
+def _differences(found: bytes, request: Mapping[str, Any]) -> list[str]:
+    """What a request file does not have in common with a request."""
+    try:
+        known = json.loads(found)
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        return ["settings (an earlier release kept only their digest)"]
+    shared = known.keys() & request.keys()
+    return [key for key in {**request, **known} if key not in shared or known[key] != request[key]]
+
+
+def _finished_lines(storage: Storage, name: str, num_asked: int, output: str) -> list[str]:
+    """What an earlier run wrote when it was through; none if there is nothing yet."""
+    if storage.size(name) is None:
+        return []
+    lines = _lines(storage, name)
+    if len(lines) != num_asked or not all(map(_is_answer, lines)):
+        raise ConfigError(
+            f"{output} has {len(lines)} rows for {num_asked} questions, or rows that are no "
+            "answers, so it was changed after it was written: name another --output, or delete it"
+        )
+    return lines
+
+
+def _lines(storage: Storage, key: str) -> list[str]:
+    return storage.read(key).decode().splitlines()
+
+
+def _text(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _is_answer(line: str) -> bool:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and "error" in row
+
+
+def is_refused(line: str) -> bool:
+    """Whether a line says why there is no answer."""
+    return json.loads(line)["error"] is not None
+
+
+def num_refused(lines: Iterable[str]) -> int:
+    """How many lines do."""
+    return sum(map(is_refused, lines))

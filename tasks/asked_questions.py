@@ -1,0 +1,73 @@
+"""What is to be asked about many images: a file of questions, or one about all that match."""
+
+import glob
+import json
+from pathlib import Path
+
+from pydantic import Field
+
+from data_contracts.base import Settings
+from data_contracts.configs import ConfigError, parse_settings
+from tasks.artifact_store import ArtifactStore
+from tasks.storage_addresses import absolute_uri
+
+_QUESTIONS_SUFFIX = ".jsonl"
+
+
+class Asked(Settings):
+    """One line of a questions file."""
+
+    image: str = Field(min_length=1)
+    """Path or URI; relative paths start from the questions file."""
+    question: str = Field(min_length=1)
+    id: str | None = None
+
+
+def is_many(image: str) -> bool:
+    """Whether an IMAGE argument stands for many: a glob pattern, or a file of questions."""
+    return image.endswith(_QUESTIONS_SUFFIX) or (glob.has_magic(image) and not Path(image).exists())
+
+
+def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[Asked]:
+    """Questions of a JSONL file, or one question about every image that a pattern finds.
+
+    Raises:
+        ConfigError: naming the line or argument and the remedy.
+    """
+    if not image.endswith(_QUESTIONS_SUFFIX):
+        found = sorted(glob.glob(image, recursive=True))
+        if not found:
+            raise ConfigError(f"{image}: no image matches; check the pattern")
+        if question is None:
+            raise ConfigError("give a QUESTION to ask about these images")
+        return [Asked(image=path, question=question) for path in found]
+    if question is not None:
+        raise ConfigError(f"{image} holds the questions already: leave QUESTION out")
+    address = absolute_uri(image)
+    try:
+        # Not splitlines(): JSON strings may hold the other separators that Unicode knows.
+        lines = store.read_uri(address).decode("utf-8").split("\n")
+    except FileNotFoundError:
+        raise ConfigError(f"{image}: no such file; check the path") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{image}: not UTF-8 text ({error}); save it as UTF-8") from None
+    rows = [
+        _parse_line(line, f"{image} line {n}") for n, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not rows:
+        raise ConfigError(f"{image}: holds no questions")
+    folder = address.rpartition("/")[0]
+    return [row.model_copy(update={"image": _resolved(row.image, folder)}) for row in rows]
+
+
+def _parse_line(line: str, origin: str) -> Asked:
+    try:
+        plain = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: not JSON ({error}); one object per line") from None
+    return parse_settings(Asked, plain, origin)
+
+
+def _resolved(image: str, folder: str) -> str:
+    is_complete = "://" in image or Path(image).is_absolute()
+    return image if is_complete else f"{folder}/{image}"

@@ -1,0 +1,50 @@
+"""Questions about many images: from a file, from a pattern, and what is wrong with a file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_contracts.configs import ConfigError
+from tasks.artifact_store import ArtifactStore
+from tasks.asked_questions import Asked, is_many, read_asked
+from tests.mixes import write_image
+
+
+def test_questions_from_a_file_and_from_a_pattern(tmp_path: Path):
+    store = ArtifactStore(f"{tmp_path}/store")
+    for name in ("b.png", "a.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "q.jsonl").write_text('{"image": "a.png", "question": "it", "id": "1"}\n\n')
+    (row,) = read_asked(store, f"{tmp_path}/q.jsonl", None)
+    assert row == Asked(image=f"{tmp_path}/a.png", question="it", id="1")
+    pattern = f"{tmp_path}/*.png"
+    assert is_many(pattern)
+    assert not is_many(f"{tmp_path}/a.png")
+    assert [r.image for r in read_asked(store, pattern, "it")] == [
+        f"{tmp_path}/a.png",
+        f"{tmp_path}/b.png",
+    ]
+
+
+def test_only_newlines_end_a_line_of_questions(tmp_path: Path):
+    """JSON allows the other line separators within strings, and many writers leave them there."""
+    asked = [Asked(image="/a.png", question=f"what {sign} is it") for sign in "\u2028\u2029\x85"]
+    lines = [json.dumps(row.model_dump(), ensure_ascii=False) for row in asked]
+    (tmp_path / "q.jsonl").write_bytes("\r\n".join([*lines, "", ""]).encode())
+    assert read_asked(ArtifactStore(f"{tmp_path}/store"), f"{tmp_path}/q.jsonl", None) == asked
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "line 1: not JSON"),
+        ('{"image": "a.png"}', "line 1: key 'question' is missing"),
+        ('{"image": "a", "question": "b", "n": 1}', "key 'n' is not known"),
+        ("", "holds no questions"),
+    ],
+)
+def test_a_bad_questions_file_says_which_line(tmp_path: Path, text: str, reason: str):
+    (tmp_path / "q.jsonl").write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        read_asked(ArtifactStore(f"{tmp_path}/store"), f"{tmp_path}/q.jsonl", None)
