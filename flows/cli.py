@@ -174,7 +174,7 @@ def scenes(
 
     Into a new or empty folder only: other files there would be taken for theirs.
     """
-    from tasks.download import write_scenes
+    from tasks.scene_files import write_scenes
 
     source = SceneSource(name="scenes", num_images=num_images, seed=seed, print_scale=print_scale)
     written = write_scenes(folder, source)

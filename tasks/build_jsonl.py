@@ -21,7 +21,7 @@ from data_contracts.sources import EvaluationSource
 from sdrpn_core.records import build_records, image_path, skipped
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
-from tasks.download import RECORDS_NAME
+from tasks.downloaded_files import RECORDS_NAME
 from tasks.record_buckets import RecordBuckets, buckets_for
 from tasks.record_stream import read_records
 from tasks.scratch_folders import scratch_folder

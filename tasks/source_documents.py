@@ -12,7 +12,7 @@ from sdrpn_core.benchmarks import Document
 from sdrpn_core.geometry import BoxXYXY
 from tasks.artifact_store import ArtifactStore
 from tasks.benchmark_files import DOCUMENTS_NAME
-from tasks.download import BOXES_NAME, IMAGES_FOLDER
+from tasks.downloaded_files import BOXES_NAME, IMAGES_FOLDER
 from tasks.source_files import read_source_file
 
 Row = dict[str, Any]

@@ -9,7 +9,7 @@ from data_contracts.artifact import ArtifactRef
 from sdrpn_core.records import SourceFile
 from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks.artifact_store import ArtifactStore
-from tasks.download import IMAGES_FOLDER
+from tasks.downloaded_files import IMAGES_FOLDER
 
 _COLUMNS = ("path", "uri", "sha256", "num_bytes", "problem")
 _TABLES = """

@@ -34,7 +34,9 @@ class StageCode:
 
 STAGES: dict[str, StageCode] = {
     "scenes": StageCode(
-        ("sdrpn_core.reference.mix",), plan.SCENES_VERSION, "tasks/plan.py SCENES_VERSION"
+        ("sdrpn_core.reference.mix", "tasks.scene_files"),
+        plan.SCENES_VERSION,
+        "tasks/plan.py SCENES_VERSION",
     ),
     "calibrate": StageCode(
         ("tasks.calibrate",),
@@ -46,9 +48,12 @@ STAGES: dict[str, StageCode] = {
             "tasks.download",
             "tasks.archives",
             "tasks.conversions",
+            "tasks.downloaded_files",
             "tasks.image_places",
             "tasks.parquet_images",
+            "tasks.source_access",
             "tasks.source_parts",
+            "tasks.source_survey",
             "tasks.true_box_files",
         ),
         plan.DOWNLOAD_VERSION,

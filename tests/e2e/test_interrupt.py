@@ -133,7 +133,7 @@ def test_during_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_anywhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tasks.download.write_scenes", interrupt)
+    monkeypatch.setattr("tasks.scene_files.write_scenes", interrupt)
     result = CliRunner().invoke(app, ["scenes", str(tmp_path / "demo")])
     assert result.exit_code == 130
     assert result.stderr.splitlines() == ["interrupted"]

@@ -26,7 +26,7 @@ from flows.execution import LocalExecution
 from flows.wiring import run_pipeline
 from tasks.artifact_admin import list_artifacts
 from tasks.artifact_store import ArtifactStore
-from tasks.download import write_scenes
+from tasks.scene_files import write_scenes
 
 
 def publish(store: ArtifactStore, folder: Path) -> LlavaMixSource:
