@@ -12,6 +12,7 @@ from typing import Any
 
 from data_contracts.artifact import canonical_json
 from data_contracts.configs import ConfigError
+from data_contracts.json_lines import text_lines
 from tasks.storage import Storage
 from tasks.storage_addresses import absolute_uri
 
@@ -68,7 +69,7 @@ class AnswerFiles:
         key = self._key(part)
         # A part beside a finished file is newer: a rerun that asked again was stopped.
         if key in self.parts:
-            return _lines(self.storage, key)
+            return text_lines(self.storage.read(key))
         start = part * self.rows_per_part
         return self.finished[start : start + self.rows_per_part]
 
@@ -119,17 +120,13 @@ def _finished_lines(storage: Storage, name: str, num_asked: int, output: str) ->
     """What an earlier run wrote when it was through; none if there is nothing yet."""
     if storage.size(name) is None:
         return []
-    lines = _lines(storage, name)
+    lines = text_lines(storage.read(name))
     if len(lines) != num_asked or not all(map(_is_answer, lines)):
         raise ConfigError(
             f"{output} has {len(lines)} rows for {num_asked} questions, or rows that are no "
             "answers, so it was changed after it was written: name another --output, or delete it"
         )
     return lines
-
-
-def _lines(storage: Storage, key: str) -> list[str]:
-    return storage.read(key).decode().splitlines()
 
 
 def _text(lines: Iterable[str]) -> bytes:

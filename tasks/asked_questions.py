@@ -8,6 +8,7 @@ from pydantic import Field
 
 from data_contracts.base import Settings
 from data_contracts.configs import ConfigError, parse_settings
+from data_contracts.json_lines import text_lines
 from tasks.artifact_store import ArtifactStore
 from tasks.storage_addresses import absolute_uri
 
@@ -45,8 +46,7 @@ def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[A
         raise ConfigError(f"{image} holds the questions already: leave QUESTION out")
     address = absolute_uri(image)
     try:
-        # Not splitlines(): JSON strings may hold the other separators that Unicode knows.
-        lines = store.read_uri(address).decode("utf-8").split("\n")
+        lines = text_lines(store.read_uri(address))
     except FileNotFoundError:
         raise ConfigError(f"{image}: no such file; check the path") from None
     except UnicodeDecodeError as error:

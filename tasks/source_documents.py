@@ -1,6 +1,5 @@
 """From questions to documents: what a source says beside them (true boxes, a benchmark's rows)."""
 
-import json
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -8,6 +7,7 @@ import polars as pl
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import QuestionKind
+from data_contracts.json_lines import json_lines
 from sdrpn_core.benchmarks import Document
 from sdrpn_core.geometry import BoxXYXY
 from tasks.artifact_store import ArtifactStore
@@ -97,6 +97,5 @@ def _lines(store: ArtifactStore, files: ArtifactRef, name: str) -> list[Row]:
     documents = store.read_shard_frame(files, 0).filter(pl.col("path") == name)
     for file in documents.iter_rows(named=True):
         data = read_source_file(store, file["uri"], file["sha256"])
-        # Not splitlines: texts may hold other line separators than \n.
-        return [json.loads(line) for line in data.decode().split("\n") if line]
+        return json_lines(data)
     return []

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data_contracts.errors import SdrpnError
+from data_contracts.json_lines import json_lines
 from sdrpn_core.benchmarks.true_boxes import TrueBoxes, parse_true_boxes
 from tasks.artifact_store import ArtifactStore
 from tasks.storage_addresses import absolute_uri
@@ -43,8 +44,7 @@ def _rows(store: ArtifactStore, uri: str) -> Iterator[dict[str, Any]]:
         names = [n for n in table.schema_arrow.names if n in COLUMNS and n != "image"]
         yield from table.read(names).to_pylist()
     elif uri.endswith(".jsonl"):
-        lines = store.read_uri(uri).decode().split("\n")
-        yield from (json.loads(line) for line in lines if line.strip())
+        yield from json_lines(store.read_uri(uri))
     elif uri.endswith(".json"):
         yield from json.loads(store.read_uri(uri))
     else:
@@ -57,11 +57,8 @@ def _annotations(store: ArtifactStore, folder: str) -> Iterator[dict[str, Any]]:
     storage = store.storage.elsewhere(parent)
     keys = {file.key.removeprefix(f"{name}/"): file.key for file in storage.find(name)}
     listed = keys.get("test_questions.jsonl")
-    lines = storage.read(listed).decode().split("\n") if listed else []
-    ids = {
-        row["image"].rpartition(".")[0]: row["question_id"]
-        for row in (json.loads(line) for line in lines if line.strip())
-    }
+    questions = json_lines(storage.read(listed)) if listed else []
+    ids = {row["image"].rpartition(".")[0]: row["question_id"] for row in questions}
     annotations = sorted(key for key in keys if key.endswith(".json"))
     if not annotations:
         raise ValueError("the folder holds no JSON files")

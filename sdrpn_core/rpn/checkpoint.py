@@ -23,6 +23,7 @@ from data_contracts.base import Settings
 from data_contracts.configs import ConfigError, parse_settings
 from data_contracts.errors import SdrpnError
 from data_contracts.interop import ImportedFrom
+from data_contracts.json_lines import json_lines
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.training import TrainingConfig
@@ -174,8 +175,7 @@ class RpnCheckpoint:
             raise CheckpointError(
                 f"{origin}: {WEIGHTS} is damaged ({error}); copy it anew"
             ) from None
-        lines = files.get(METRICS, b"").decode().splitlines()
-        return cls(config, state, tuple(json.loads(line) for line in lines))
+        return cls(config, state, tuple(json_lines(files.get(METRICS, b""))))
 
     @classmethod
     def load_directory(cls, path: str | Path) -> "RpnCheckpoint":

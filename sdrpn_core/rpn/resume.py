@@ -14,6 +14,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from data_contracts.json_lines import json_lines
 from sdrpn_core.rpn.checkpoint import METRICS, load_parameters, metrics_to_jsonl, network_state
 from sdrpn_core.rpn.data import TrainingError
 from sdrpn_core.rpn.network import RegionProposalNetwork
@@ -74,8 +75,7 @@ def unpack(
         optimizer.state[parameter] = {
             slot: _placed(moments[f"{slot}/{name}"], slot, parameter) for slot in _SLOTS
         }
-    metrics = tuple(json.loads(line) for line in files[METRICS].decode().splitlines())
-    return Progress(plain["step"], identity, metrics)
+    return Progress(plain["step"], identity, tuple(json_lines(files[METRICS])))
 
 
 def _placed(value: Tensor, slot: str, parameter: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from data_contracts.enums import BenchmarkTask
+from data_contracts.json_lines import json_lines
 from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.benchmarks import aggregate
@@ -92,7 +93,7 @@ def run_lmms_eval(folder: Path, out: str, *arguments: str) -> str:
 def samples(folder: Path, out: str, task: BenchmarkTask) -> list[str]:
     """The logged answers of one task, by document."""
     [file] = (folder / out).rglob(f"*_samples_local_{task.value}.jsonl")
-    logged = [json.loads(line) for line in file.read_text().splitlines()]
+    logged = json_lines(file.read_bytes())
     logged.sort(key=lambda sample: sample["doc_id"])
     return [sample["filtered_resps"] for sample in logged]
 

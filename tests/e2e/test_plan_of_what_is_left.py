@@ -11,6 +11,7 @@ import yaml
 from data_contracts.artifact import ArtifactRef, Manifest
 from data_contracts.configs import PipelineConfig, RuntimeConfig
 from data_contracts.enums import Stage
+from data_contracts.json_lines import json_lines
 from flows.dry_run import plan_run
 from flows.execution import LocalExecution
 from flows.outcome import RunOutcome
@@ -201,7 +202,7 @@ def test_training_goes_on_from_its_resume_point(finished: FirstRun, store: Path)
     from_start = stages_of(plan_in(store, finished.config))[Stage.TRAIN_RPN, ""]
     (artifact / "checkpoints" / "step-00000001").mkdir(parents=True)
     (metrics,) = (artifact / "files").glob("*/metrics.jsonl")
-    log = [json.loads(line) for line in metrics.read_text().splitlines()]
+    log = json_lines(metrics.read_bytes())
     num_steps = max(entry["num_steps"] for entry in log if "num_steps" in entry)
     resumed = stages_of(plan_in(store, finished.config))[Stage.TRAIN_RPN, ""]
     assert from_start.gpu_hours

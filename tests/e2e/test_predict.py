@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from data_contracts.enums import Stage, ZoomDecision
+from data_contracts.json_lines import json_lines
 from sdrpn_core.geometry import BoxXYXY, Letterbox
 from sdrpn_core.regions import Region
 from sdrpn_core.zoom_answers import ZoomAnswer
@@ -127,7 +128,7 @@ def test_a_pattern_of_images_is_answered_into_a_file(folder: Path) -> None:
     options = ("--store", folder / "store", "--output", output, "--max-new-tokens", 4)
     result = sdrpn("predict", folder / "many" / "*.png", "what is it ?", *options)
     assert result.exit_code == 0, result.output
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    rows = json_lines(output.read_bytes())
     assert [Path(row["image"]).name for row in rows] == ["0.png", "1.png", "2.png"]
     assert all(row["error"] is None for row in rows)
     again = sdrpn("predict", folder / "many" / "*.png", "what is it ?", *options)
@@ -149,7 +150,7 @@ def test_a_refused_question_shows_in_the_exit_status_until_it_is_answered(
     assert first.exit_code == 3, first.output
     assert f"3 questions, 1 refused, 0 answered before: {output}" in first.stdout
     assert "the same command asks them again" in first.stderr
-    errors = [json.loads(line)["error"] for line in output.read_text().splitlines()]
+    errors = [row["error"] for row in json_lines(output.read_bytes())]
     assert [error is None for error in errors] == [True, False, True]
     (tmp_path / "1.png").write_bytes(sound)
     again = sdrpn(*ask)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from data_contracts.configs import ConfigError
+from data_contracts.json_lines import json_lines
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
@@ -57,7 +58,7 @@ def answer(pipeline: ZoomPipeline, asked: list[Asked], output: Path, **more: Any
 
 
 def rows(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.read_text().splitlines()]
+    return json_lines(output.read_bytes())
 
 
 def test_rows_are_in_order_and_equal_single_answers(
@@ -167,6 +168,18 @@ def test_a_file_that_lost_rows_is_not_gone_on_with(
     output.write_text("".join(f"{line}\n" for line in output.read_text().splitlines()[:-2]))
     with pytest.raises(ConfigError, match="has 10 rows for 12 questions"):
         answer(pipeline, asked, output)
+
+
+def test_a_file_whose_texts_were_unescaped_is_gone_on_with(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path
+):
+    """A line separator within a question was taken for the end of its row."""
+    output = tmp_path / "answers.jsonl"
+    asked = [asked[0].model_copy(update={"question": "what is\u2028it ?"}), *asked[1:]]
+    answer(pipeline, asked, output)
+    plain = [json.dumps(row, ensure_ascii=False) for row in rows(output)]
+    output.write_bytes("\n".join([*plain, ""]).encode())
+    assert answer(pipeline, asked, output).num_reused == NUM_QUESTIONS
 
 
 @pytest.mark.parametrize("row", ["no JSON", "[]", "{}"])

@@ -1,6 +1,5 @@
 """The packaged reference model: loads, is what its digest says, reads and selects."""
 
-import json
 from functools import cache
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from data_contracts.json_lines import json_lines
 from sdrpn_core.reference.evaluation import accuracy, load_reference
 from sdrpn_core.reference.export import weights_digest
 from sdrpn_core.reference.grounding_probe import probe
@@ -36,8 +36,8 @@ def test_weights_are_those_of_the_digest_and_small() -> None:
 
 
 def test_training_log_covers_every_stage() -> None:
-    lines = (reference_model_path() / "training_log.jsonl").read_text().splitlines()
-    assert {json.loads(line)["stage"] for line in lines} >= {"windows", "tower", "decoder", "joint"}
+    rows = json_lines((reference_model_path() / "training_log.jsonl").read_bytes())
+    assert {row["stage"] for row in rows} >= {"windows", "tower", "decoder", "joint"}
 
 
 def test_model_is_a_stock_llava_with_a_twelve_by_twelve_grid() -> None:

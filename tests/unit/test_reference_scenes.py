@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_contracts.json_lines import json_lines
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.reference.mix import write_mix
 from sdrpn_core.reference.scenes import LAYOUTS, READABLE_PRINT, make_scene
@@ -143,7 +144,7 @@ def test_mix_has_the_format_of_llava(tmp_path: Path) -> None:
 def test_boxes_sidecar_agrees_with_the_conversations(tmp_path: Path) -> None:
     written = write_mix(tmp_path, num_images=12, seed=0, split="validation", readable=True)
     records = {r["id"]: r for r in json.loads(written.json_path.read_text())}
-    rows = [json.loads(line) for line in written.boxes_path.read_text().splitlines()]
+    rows = json_lines(written.boxes_path.read_bytes())
     assert len(rows) == written.num_turns
     for row in rows:
         question, answer = records[row["source_id"]]["conversations"][2 * row["turn"] :][:2]
