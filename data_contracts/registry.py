@@ -57,7 +57,7 @@ def validate(frame: pl.DataFrame, schema_id: str) -> pl.DataFrame:
     try:
         return pl.DataFrame(schema_for(schema_id).validate(frame, cast=True))
     except (dy.exc.ValidationError, dy.exc.SchemaError, pl.exceptions.PolarsError) as error:
-        raise ContractError(f"{schema_id}: {_one_line(error)}") from error
+        raise ContractError(f"{schema_id}: {_broken_rules(error)}") from error
 
 
 def split(frame: pl.DataFrame, schema_id: str) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
@@ -69,11 +69,11 @@ def split(frame: pl.DataFrame, schema_id: str) -> tuple[pl.DataFrame, pl.DataFra
     try:
         outcome = schema_for(schema_id).filter(frame, cast=True)
     except (dy.exc.ValidationError, dy.exc.SchemaError, pl.exceptions.PolarsError) as error:
-        raise ContractError(f"{schema_id}: {_one_line(error)}") from error
+        raise ContractError(f"{schema_id}: {_broken_rules(error)}") from error
     return pl.DataFrame(outcome.result), outcome.failure.invalid(), outcome.failure.counts()
 
 
-def _one_line(error: Exception) -> str:
+def _broken_rules(error: Exception) -> str:
     """The rules that were broken, without the query plan that polars appends."""
     return " ".join(str(error).partition("\n\n")[0].split())
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import PipelineConfig, RuntimeConfig
 from data_contracts.enums import Stage
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, root_cause
 from flows.execution import Execution, MakeShard, PlanRecipe, Whole
 from flows.outcome import StageOutcome
 from flows.wiring import Pipeline
@@ -22,7 +22,6 @@ from tasks.run_plan import Answers, RunPlan, ask_servers, impatient, planned_run
 from tasks.stage import NotMade, StageRun, begin_stage
 from tasks.transient import is_transient
 from tasks.unread_sources import unread_sources
-from tasks.wanted_files import root_cause
 
 T = TypeVar("T")
 

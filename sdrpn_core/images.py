@@ -6,7 +6,7 @@ import struct
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from sdrpn_core.complete_files import complete_only
 
 MAX_PIXELS = 89_000_000
@@ -49,7 +49,7 @@ def decode_image(data: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise UnreadableImage("not an image in a known format") from None
     except Exception as error:  # decoders raise nearly anything on damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise UnreadableImage(f"damaged {_format_hint(data)}: {reason}") from error
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_contracts.configs import EvaluationConfig
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from data_contracts.sources import BenchmarkSource, EvaluationSource, LlavaMixSource
 from sdrpn_core.benchmarks.hub_rows import HubDocument, hub_documents, split_files
 from sdrpn_core.benchmarks.tasks import TASKS, TaskSpec
@@ -99,7 +99,7 @@ def find_benchmark(store: ArtifactStore, source: BenchmarkSource) -> BenchmarkFi
             storage, files = _list(store, root, spec)
         except (OSError, SdrpnError) as error:
             failure = failure or error
-            reasons.append(f"{root}: {' '.join(str(error).split())}")
+            reasons.append(f"{root}: {one_line(error)}")
             continue
         if files:
             return BenchmarkFiles(storage, files, read_true_boxes(store, source.boxes))

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_contracts.errors import one_line
 from data_contracts.sources import ParquetSource
 from sdrpn_core.records import PROBLEM
 from sdrpn_core.source_formats import mix_record
@@ -89,7 +90,7 @@ def _rows(files: Sequence[Path], source: ParquetSource) -> Iterator[dict[str, An
                 for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
                     yield from batch.to_pylist()
         except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise SourceError(
                 f"{path}: is no whole Parquet file ({reason}); get it again"
             ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_contracts.configs import RuntimeConfig
+from data_contracts.errors import root_cause
 from data_contracts.sources import EvaluationSource
 from tasks.artifact_store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, local_file, opener, require_space
@@ -15,7 +16,7 @@ from tasks.fetching.remote import DownloadError, RemoteInfo
 from tasks.planned_rewriting import bytes_to_rewrite
 from tasks.transient import is_transient
 from tasks.waiting_threads import in_parallel
-from tasks.wanted_files import WantedFile, merged, root_cause, wanted_files
+from tasks.wanted_files import WantedFile, merged, wanted_files
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from tasks.fetching.addresses import local_file
 from tasks.record_stream import SourceError
 
@@ -41,7 +41,7 @@ def read_source(uri: str, read: Callable[[], T]) -> T:
             raise SourceError(f"{uri}: may not be read ({error}); check credentials") from error
         raise Forbidden(f"may not be read; give it read permission (chmod +r {uri})") from error
     except Exception as error:  # each driver has errors of its own
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise SourceError(
             f"{uri}: cannot be read ({reason}); check the URI, the credentials and storage_options"
         ) from error

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from tasks import local_disk
 from tasks.byte_ranges import ByteRange, member_bytes, split_address
 from tasks.storage_addresses import absolute_root, checked_key
@@ -268,7 +268,7 @@ class Storage:
         except SdrpnError:
             raise
         except Exception as error:
-            detail = " ".join(f"{type(error).__name__}: {error}".split())
+            detail = f"{type(error).__name__}: {one_line(error)}"
             raise StoreError(f"{uri}: cannot be read ({detail}); open it by other means") from error
         return data if part is None else member_bytes(data, part)
 

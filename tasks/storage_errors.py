@@ -5,7 +5,7 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from tasks.transport_errors import is_transport_error
 
 _ALIASES = {"gcs": "gs", "s3a": "s3"}
@@ -93,7 +93,7 @@ def _of_status(status: int, detail: str) -> OSError | None:
 
 def explain(error: Exception, root: str) -> str:
     """What went wrong and what to do about it, in one line."""
-    detail = " ".join(f"{error or type(error).__name__}".split())
+    detail = one_line(error)
     name = _name(error)
     scheme = scheme_of(root)
     if scheme == "file" and isinstance(error, NotADirectoryError):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, root_cause
 from data_contracts.sources import (
     BenchmarkSource,
     EvaluationSource,
@@ -21,7 +21,6 @@ from tasks.planned_questions import sources_of
 from tasks.planned_rewriting import READ_LIMIT
 from tasks.source_parts import image_places
 from tasks.transient import is_transient
-from tasks.wanted_files import root_cause
 
 _GIB = 1 << 30
 

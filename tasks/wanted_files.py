@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_contracts.configs import RuntimeConfig
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, root_cause
 from data_contracts.sources import (
     BenchmarkSource,
     EvaluationSource,
@@ -107,13 +107,6 @@ def merged(wanted: Iterable[WantedFile]) -> list[WantedFile]:
             is_copied=first.is_copied or item.is_copied,
         )
     return list(found.values())
-
-
-def root_cause(error: BaseException) -> str:
-    """What is at the bottom of an error, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _files_of(

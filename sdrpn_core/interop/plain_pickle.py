@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 
 _LFS_POINTER = b"version https://git-lfs"
 _NUMERIC_OR_TEXT = re.compile(r"[<>|=]?([biufc][0-9]{1,2}|[SU][0-9]{1,7})")
@@ -226,5 +226,5 @@ def _explain(data: bytes, error: Exception) -> str:
         return "not a pickle; give the authors' .pkl file"
     if is_cut or not data.endswith(b"."):
         return "the pickle is cut short; download it again"
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     return f"a damaged pickle ({reason}); download it again"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_contracts.configs import DownloadSettings, RuntimeConfig
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from data_contracts.sources import FileAddress
 from tasks.fetching.fetcher import OpenRemote
 from tasks.fetching.http_remote import HttpRemote
@@ -70,7 +70,7 @@ def matching(store: Storage, address: FileAddress) -> tuple[FileAddress, ...]:
     try:
         found = [file.key for file in storage.find_all(depth=below.count("/") + 1)]
     except (OSError, SdrpnError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if is_transient(error):
             raise NoAnswer(f"{address}: cannot be listed now ({reason})") from error
         raise DownloadError(f"{address}: cannot be listed ({reason}); name each file") from error

@@ -11,6 +11,7 @@ from functools import cache
 import httpx
 
 from data_contracts.configs import DownloadSettings
+from data_contracts.errors import one_line
 from tasks.fetching.remote import FileChanged, Hiccup, RangesIgnored, RemoteInfo, Unavailable
 
 _BUSY = {202, 408, 421, 425, 429, 500, 502, 503, 504}
@@ -145,7 +146,7 @@ class HttpRemote:
                 _require_success(response)
                 yield response
         except httpx.TransportError as error:
-            detail = " ".join(str(error).split()) or type(error).__name__
+            detail = one_line(error)
             raise Hiccup(detail) from error
         except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
             raise Unavailable(f"cannot be asked for ({error}); check the address") from error

@@ -13,6 +13,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 
 from data_contracts.configs import DownloadSettings
+from data_contracts.errors import one_line
 from tasks.fetching.http_remote import HttpRemote, retry_after
 from tasks.fetching.remote import Hiccup, RemoteInfo, Unavailable
 from tasks.transport_errors import is_client_error, is_transport_error
@@ -109,7 +110,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise Unavailable(f"is no address on the hub ({reason}); mend it") from error
     except (HfHubHTTPError, OSError) as error:
         raise _meaning(error) from error
