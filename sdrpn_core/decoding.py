@@ -1,9 +1,10 @@
-"""State between the prompt and the answer: what decoding goes on from.
+"""State between the prompt and the answer, and the steps by which decoding goes on from it.
 
 Shape legend: N batch, L padded length.
 """
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,3 +37,13 @@ class Decoding:
     """All layers, in order."""
     next_position: Tensor
     """(N,) position of the first new token."""
+
+
+class Step(Protocol):
+    """Runs tokens through the decoder, one of every row at a time."""
+
+    def next_logits(self, tokens: Tensor) -> Tensor:
+        """(N,) tokens of a step -> (N, vocabulary) logits of the next, valid until the next call.
+
+        Steps come in order, the first with the tokens chosen by ``Decoding.logits``.
+        """

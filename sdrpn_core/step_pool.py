@@ -10,16 +10,10 @@ from weakref import WeakSet
 import torch
 
 from sdrpn_core.attention_capture import AttentionRecorder
-from sdrpn_core.decode_steps import (
-    FixedStep,
-    GrowingStep,
-    Step,
-    StepShape,
-    can_be_fixed,
-    give_back_cached_memory,
-    weights_read,
-)
-from sdrpn_core.decoding import Decoding
+from sdrpn_core.decoding import Decoding, Step
+from sdrpn_core.fixed_step import FixedStep, StepShape, can_be_fixed, weights_read
+from sdrpn_core.graph_recording import give_back_cached_memory
+from sdrpn_core.growing_step import GrowingStep
 
 if TYPE_CHECKING:  # an adapter owns a pool
     from sdrpn_core.models.base import ModelAdapter

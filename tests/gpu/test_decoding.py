@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from sdrpn_core import step_pool
-from sdrpn_core.decode_steps import FixedStep, GrowingStep, StepShape
 from sdrpn_core.decoding import Decoding
+from sdrpn_core.fixed_step import FixedStep, StepShape
 from sdrpn_core.generation import pad_left, prefill
+from sdrpn_core.growing_step import GrowingStep
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.step_pool import StepPool
@@ -56,7 +57,7 @@ def test_graphs_equal_steps_one_by_one(
         step.load(start)
         assert torch.equal(logits_of(step, start), replayed), "the second answer differs"
         with monkeypatch.context() as patch:
-            patch.setattr("sdrpn_core.decode_steps._STEPS_BEFORE_CAPTURE", 10**6)
+            patch.setattr("sdrpn_core.fixed_step._STEPS_BEFORE_CAPTURE", 10**6)
             plain = FixedStep(adapter, start, step.shape)
             plain.load(start)
             assert torch.equal(logits_of(plain, start), replayed)

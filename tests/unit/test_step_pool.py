@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from sdrpn_core import step_pool
-from sdrpn_core.decode_steps import FixedStep, GrowingStep, StepShape, can_be_fixed
 from sdrpn_core.decoding import Decoding
+from sdrpn_core.fixed_step import FixedStep, StepShape, can_be_fixed
 from sdrpn_core.generation import pad_left, prefill
+from sdrpn_core.growing_step import GrowingStep
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.step_pool import StepPool

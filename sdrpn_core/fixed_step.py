@@ -1,0 +1,183 @@
+"""One decoding step on buffers of fixed size, in which columns that hold no token yet are masked.
+
+Nothing in it depends on Python or on the length so far, so that on a CUDA device it is recorded
+once as a graph and then replayed. A replay starts one thing on the device instead of some thirty
+per layer, which is what a step of a large model otherwise waits for.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from sdrpn_core.attention_kernels import SDPA
+from sdrpn_core.cache_layers import FixedLayer
+from sdrpn_core.decoding import Decoding
+from sdrpn_core.graph_recording import clear_up, record
+
+if TYPE_CHECKING:  # an adapter owns a pool of steps
+    from sdrpn_core.models.base import ModelAdapter
+
+log = logging.getLogger(__name__)
+
+_STEPS_BEFORE_CAPTURE = 4
+"""Recording takes about two ordinary steps; buffers that see fewer steps are not worth one."""
+_MOVING_ROTARY = ("dynamic", "longrope")
+"""Rotary embeddings whose frequencies follow the length of the input, from Python."""
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What a ``FixedStep`` must be made for."""
+
+    num_rows: int
+    spans: tuple[tuple[int, int, int], ...]
+    """First layer, end of layers and columns of each span."""
+
+    @classmethod
+    def of(cls, start: Decoding, num_steps: int, columns_at_once: int = 256) -> "StepShape":
+        """Columns rounded up, so that answers of many lengths can share buffers."""
+        spans = tuple(
+            (span.first, span.last, -(-(span.key_mask.shape[1] + num_steps) // columns_at_once))
+            for span in start.spans
+        )
+        return cls(
+            num_rows=len(start.logits),
+            spans=tuple((first, last, blocks * columns_at_once) for first, last, blocks in spans),
+        )
+
+
+class FixedStep:
+    """A step on buffers of fixed size; used again and again, by one decoding at a time."""
+
+    @torch.inference_mode()
+    def __init__(self, adapter: "ModelAdapter", start: Decoding, shape: StepShape) -> None:
+        self.shape = shape
+        self.device = device = start.logits.device
+        self.adapter: ModelAdapter | None = adapter
+        """None while idle: a cycle would keep the model alive."""
+        self.reads = weights_read(adapter)
+        self._tokens = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
+        self._positions = torch.zeros(shape.num_rows, 1, dtype=torch.long, device=device)
+        self._spans = [_FixedSpan(shape.num_rows, *span, device=device) for span in shape.spans]
+        layers = [
+            FixedLayer(layer, span.column, span.num_columns)
+            for span in self._spans
+            for layer in start.cache.layers[span.first : span.last]
+        ]
+        self.num_bytes = sum(layer.num_bytes for layer in layers)
+        self._layers = layers
+        self._cache = Cache(layers=list(layers))
+        self._logits = torch.empty_like(start.logits)
+        self._num_steps = 0
+        self._is_given_up = False
+        self.is_refused = False
+        """Recording failed, and not for lack of memory: the model may do what no graph can hold."""
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @torch.inference_mode()
+    def load(self, start: Decoding) -> None:
+        """Begin an answer; what was in the buffers is hidden or overwritten."""
+        self._positions.copy_(start.next_position[:, None])
+        for mine, span in zip(self._spans, start.spans, strict=True):
+            mine.load(span.key_mask)
+        for layer, filled in zip(self._layers, start.cache.layers, strict=True):
+            layer.load(filled)
+
+    @torch.inference_mode()
+    def next_logits(self, tokens: Tensor) -> Tensor:
+        """As of ``Step``."""
+        self._tokens.copy_(tokens)
+        if self._is_due and tokens.is_cuda:
+            self._record(tokens.device)
+        if self._graph is None:
+            self._run()
+        else:
+            self._graph.replay()
+        self._num_steps += 1
+        return self._logits
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether it is time to record."""
+        is_worth_it = self._num_steps >= _STEPS_BEFORE_CAPTURE
+        return is_worth_it and self._graph is None and not self._is_given_up
+
+    def _run(self) -> None:
+        adapter = self.adapter
+        assert adapter is not None
+        positions = adapter.text_positions(self._positions)
+        hidden = adapter.embedding(self._tokens)[:, None]
+        for span in self._spans:
+            span.show_column()
+            hidden = adapter.forward_layers(
+                hidden,
+                span.first,
+                span.last,
+                mask=span.key_mask[:, None, None],
+                position_ids=positions,
+                deepstack=None,
+                cache=self._cache,
+                kernel=SDPA,  # flash-attn asks the device how many keys there are
+            )
+            span.column += 1
+        self._positions += 1
+        self._logits.copy_(adapter.next_token_logits(hidden[:, -1]))
+
+    def _record(self, device: torch.device) -> None:
+        """Record a step without running it; if that fails, these buffers go on without."""
+        graph, memory = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        try:
+            record(graph, self._run, device, memory)
+        except RuntimeError as error:
+            self._is_given_up = True
+            self.is_refused = not isinstance(error, torch.OutOfMemoryError)
+            log.warning("decoding goes on without a CUDA graph, slower: %s", error)
+            clear_up(graph, device, memory)
+        else:
+            self._graph = graph
+
+
+def weights_read(adapter: "ModelAdapter") -> tuple[tuple[int, torch.dtype], ...]:
+    """Address and type of all that a step reads: a graph knows weights by address."""
+    parts = (adapter.decoder, adapter.model.get_output_embeddings())
+    tensors = (t for part in parts for t in (*part.parameters(), *part.buffers()))
+    return tuple((tensor.data_ptr(), tensor.dtype) for tensor in tensors)
+
+
+def can_be_fixed(adapter: "ModelAdapter", start: Decoding) -> bool:
+    """Whether ``FixedStep`` runs this model: plain caches, fixed rotary frequencies, one device.
+
+    Not under autocast: a graph would go on reading casts of weights that end with it.
+    """
+    devices = {parameter.device for parameter in adapter.model.parameters()}
+    return (
+        len(devices) == 1
+        and not torch.is_autocast_enabled(start.logits.device.type)
+        and adapter.decoder.rotary_emb.rope_type not in _MOVING_ROTARY
+        and all(type(layer) is DynamicLayer for layer in start.cache.layers)
+    )
+
+
+class _FixedSpan:
+    """Which columns some layers see, and where the next token goes."""
+
+    def __init__(
+        self, num_rows: int, first: int, last: int, num_columns: int, *, device: torch.device
+    ) -> None:
+        self.first, self.last, self.num_columns = first, last, num_columns
+        self.key_mask = torch.zeros(num_rows, num_columns, dtype=torch.bool, device=device)
+        self.column = torch.zeros(1, dtype=torch.long, device=device)
+
+    def load(self, key_mask: Tensor) -> None:
+        num_filled = key_mask.shape[1]
+        self.key_mask[:, :num_filled] = key_mask
+        self.key_mask[:, num_filled:] = False
+        self.column.fill_(num_filled)
+
+    def show_column(self) -> None:
+        self.key_mask.index_fill_(1, self.column, value=True)

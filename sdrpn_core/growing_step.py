@@ -1,0 +1,59 @@
+"""One decoding step on a cache that grows: runs anywhere, and can record attention.
+
+``FixedStep`` gives the same logits from buffers of fixed size, faster on a CUDA device.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sdrpn_core.attention_capture import AttentionRecorder
+from sdrpn_core.cache_layers import with_room
+from sdrpn_core.decoding import Decoding
+from sdrpn_core.masks import attention_mask
+
+if TYPE_CHECKING:  # an adapter owns a pool of steps
+    from sdrpn_core.models.base import ModelAdapter
+
+
+class GrowingStep:
+    """Keys and values grow into room made for them, one column a step."""
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        adapter: "ModelAdapter",
+        start: Decoding,
+        num_steps: int,
+        recorder: AttentionRecorder | None = None,
+    ) -> None:
+        self._adapter = adapter
+        self._cache = start.cache
+        self._spans = start.spans
+        self._position = start.next_position
+        self._recorder = recorder
+        layers = self._cache.layers
+        for index, layer in enumerate(layers):  # one by one: two whole caches may be too large
+            layers[index] = with_room(layer, num_steps)
+
+    @torch.inference_mode()
+    def next_logits(self, tokens: Tensor) -> Tensor:
+        """As of ``Step``."""
+        adapter = self._adapter
+        self._spans = tuple(span.with_token() for span in self._spans)
+        positions = adapter.text_positions(self._position[:, None])
+        hidden = adapter.embedding(tokens)[:, None]
+        for span in self._spans:
+            hidden = adapter.forward_layers(
+                hidden,
+                span.first,
+                span.last,
+                mask=attention_mask(span.key_mask, 1),
+                position_ids=positions,
+                deepstack=None,
+                cache=self._cache,
+                recorder=self._recorder,
+            )
+        self._position = self._position + 1
+        return adapter.next_token_logits(hidden[:, -1])
