@@ -8,16 +8,20 @@ Shape legend: N sequences, G groups of queries, Q recorded queries, C image cell
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn.functional import pad
 
-from data_contracts.enums import ExtractionStatus, QuestionKind
 from data_contracts.sink_rules import HiddenSignal
 from sdrpn_core.attention_capture import GroupedAttentionRecorder
+from sdrpn_core.conversation_layout import (
+    Conversation,
+    PlacedAnswer,
+    TurnProblem,
+    TurnSequence,
+    lay_out_turns,
+    text_tokens,
+)
 from sdrpn_core.extraction import (
     CapturedBatch,
     CapturedHeads,
@@ -28,48 +32,9 @@ from sdrpn_core.extraction import (
 )
 from sdrpn_core.generation import Response, image_columns, pad_left
 from sdrpn_core.masks import attention_mask
-from sdrpn_core.models.base import ModelAdapter, ModelError
-from sdrpn_core.models.prompts import ImageFeatures, Prompt
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.sinks import HiddenRecorder
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A question and the answer that the data set gives to it; an empty one if it gives none."""
-
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """Turns about one upright RGB image, in order."""
-
-    image: Image.Image
-    turns: tuple[Turn, ...]
-    kind: QuestionKind
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Where an answer lies in its sequence."""
-
-    turn: int
-    column: int
-    """Of its first token."""
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    """One unpadded input of the decoder: prompt, answer, next question, answer, ..."""
-
-    conversation: int
-    prompt: Prompt
-    answers: tuple[_Answer, ...]
-
-
-_Problem = tuple[ExtractionStatus, str]
 
 
 @torch.inference_mode()
@@ -104,10 +69,10 @@ def extract_from_answers(
     images = features or adapter.encode_images(
         [talk.image for talk in conversations], for_labels=True
     )
-    sequences: list[_Sequence] = []
+    sequences: list[TurnSequence] = []
     rows: dict[tuple[int, int], ExtractedAttention] = {}
     for index, (talk, image) in enumerate(zip(conversations, images, strict=True)):
-        own, problems = _read(adapter, talk, image, index, max_tokens)
+        own, problems = lay_out_turns(adapter, talk, image, index, max_tokens)
         sequences += own
         for turn, problem in problems.items():
             answer = talk.turns[turn].answer
@@ -124,7 +89,7 @@ def _attend(
     adapter: ModelAdapter,
     conversations: Sequence[Conversation],
     images: Sequence[ImageFeatures],
-    sequences: Sequence[_Sequence],
+    sequences: Sequence[TurnSequence],
 ) -> dict[tuple[int, int], ExtractedAttention]:
     """(conversation, turn) -> maps, of every answer of the sequences."""
     kinds = {conversations[sequence.conversation].kind for sequence in sequences}
@@ -155,7 +120,7 @@ def _attend(
 
 def _forward(
     adapter: ModelAdapter,
-    sequences: Sequence[_Sequence],
+    sequences: Sequence[TurnSequence],
     heads: CapturedHeads,
     hidden: Sequence[HiddenSignal],
 ) -> tuple[GroupedAttentionRecorder, HiddenRecorder]:
@@ -184,7 +149,7 @@ def _forward(
     return recorder, at_tokens
 
 
-def _queries(sequences: Sequence[_Sequence], offsets: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _queries(sequences: Sequence[TurnSequence], offsets: Sequence[int]) -> tuple[Tensor, Tensor]:
     """(N, Q) columns to record and (N, G, Q) their weights.
 
     Answer ``i`` of a sequence has two groups: 2 i is the mean over its tokens, 2 i + 1 the token
@@ -216,106 +181,23 @@ def _groups(
     }
 
 
-def _read(
-    adapter: ModelAdapter,
-    conversation: Conversation,
-    image: ImageFeatures,
-    index: int,
-    max_tokens: int,
-) -> tuple[list[_Sequence], dict[int, _Problem]]:
-    """A conversation's sequences, and what is wrong with the turns that are in none."""
-    problems: dict[int, _Problem] = {}
-    sequences: list[_Sequence] = []
-    prompt: Prompt | None = None
-    answers: list[_Answer] = []
-    overlong: _Problem | None = None
-    for number, turn in enumerate(conversation.turns):
-        tokens = _text_tokens(adapter, turn.answer)
-        if problem := _problem_of(adapter, tokens) or overlong:
-            problems[number] = problem
-            continue
-        asked = _ask(adapter, prompt, turn.question, image)
-        length = asked.embeds.shape[0]
-        if length + len(tokens) > max_tokens:
-            problems[number] = _overlong(length + len(tokens), max_tokens)
-            if adapter.profile.next_turn is not None:
-                overlong = problems[number]  # what follows has this turn before it
-            continue
-        answers.append(_Answer(number, length, tokens))
-        prompt = _append(adapter, asked, tokens)
-        if adapter.profile.next_turn is None:
-            sequences.append(_Sequence(index, prompt, tuple(answers)))
-            prompt, answers = None, []
-    if prompt is not None:
-        sequences.append(_Sequence(index, prompt, tuple(answers)))
-    return sequences, problems
-
-
-def _ask(
-    adapter: ModelAdapter, before: Prompt | None, question: str, image: ImageFeatures
-) -> Prompt:
-    """The prompt up to where the answer to this question begins."""
-    if before is None:
-        return adapter.embed_prompt(question, [image])
-    assert adapter.profile.next_turn is not None
-    text = adapter.profile.next_turn.replace("{question}", question)
-    tokens = _text_tokens(adapter, text)
-    if adapter.image_token_id in tokens:
-        raise ModelError(f"the question contains the image placeholder: {question!r}")
-    return _append(adapter, before, tokens)
-
-
-def _append(adapter: ModelAdapter, prompt: Prompt, tokens: Sequence[int]) -> Prompt:
-    """The prompt followed by text, at the positions that generated tokens would have."""
-    ids = torch.tensor(tokens, device=adapter.device)
-    start = int(prompt.position_ids.max()) + 1
-    positions = torch.arange(start, start + len(tokens), device=adapter.device)
-    following = adapter.text_positions(positions[None])[..., 0, :]
-    return replace(
-        prompt,
-        embeds=torch.cat([prompt.embeds, adapter.embedding(ids)]),
-        deepstack=pad(prompt.deepstack, (0, 0, 0, len(tokens))),
-        position_ids=torch.cat([prompt.position_ids, following], dim=-1),
-    )
-
-
-def _text_tokens(adapter: ModelAdapter, text: str) -> tuple[int, ...]:
-    return tuple(adapter.tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def _problem_of(adapter: ModelAdapter, tokens: Sequence[int]) -> _Problem | None:
-    if not tokens:
-        return ExtractionStatus.EMPTY_RESPONSE, "the data set gives no answer to this turn"
-    if adapter.image_token_id in tokens:
-        return ExtractionStatus.EMPTY_RESPONSE, "the given answer holds the image placeholder"
-    return None
-
-
-def _overlong(length: int, max_tokens: int) -> _Problem:
-    return (
-        ExtractionStatus.OVERLONG_RESPONSE,
-        f"the conversation grows to {length} tokens, more than {max_tokens}; "
-        "raise extraction.max_conversation_tokens",
-    )
-
-
-def _response(answer: _Answer, conversation: Conversation) -> Response:
+def _response(answer: PlacedAnswer, conversation: Conversation) -> Response:
     return Response(answer.tokens, conversation.turns[answer.turn].answer, is_finished=True)
 
 
-def _size(sequence: _Sequence) -> int:
+def _size(sequence: TurnSequence) -> int:
     return len(sequence.answers)
 
 
 def _without_maps(
-    adapter: ModelAdapter, image: ImageFeatures, answer: str, problem: _Problem
+    adapter: ModelAdapter, image: ImageFeatures, answer: str, problem: TurnProblem
 ) -> ExtractedAttention:
     status, reason = problem
     return ExtractedAttention(
         status=status,
         reason=reason,
         response=answer,
-        num_response_tokens=len(_text_tokens(adapter, answer)),
+        num_response_tokens=len(text_tokens(adapter, answer)),
         grounding=None,
         sink=None,
         prompt_attention=None,

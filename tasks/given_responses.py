@@ -19,7 +19,8 @@ from PIL import Image
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import QuestionKind, RecordStatus
-from sdrpn_core.teacher_forcing import Conversation, Turn, extract_from_answers
+from sdrpn_core.conversation_layout import Conversation, Turn
+from sdrpn_core.teacher_forcing import extract_from_answers
 from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks import plan
 from tasks.artifact_store import ArtifactStore

@@ -15,6 +15,7 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
 from sdrpn_core.benchmarks import Document
+from sdrpn_core.conversation_layout import Conversation, Turn
 from sdrpn_core.evaluation import Evaluator
 from sdrpn_core.extraction import ExtractedAttention, Request, extract_attention
 from sdrpn_core.geometry import BoxXYXY
@@ -22,7 +23,7 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.data import TrainingExample
-from sdrpn_core.teacher_forcing import Conversation, Turn, extract_from_answers
+from sdrpn_core.teacher_forcing import extract_from_answers
 from sdrpn_core.training import train_rpn
 from tests.families.registry import FAMILY_MODELS
 from tests.zoom_checks import random_images, random_pipeline
