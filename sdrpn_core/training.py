@@ -19,16 +19,8 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import RpnShape
 from data_contracts.training import TrainingConfig
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.rpn.checkpoint import (
-    FORMAT_VERSION,
-    RpnCheckpoint,
-    RpnConfig,
-    load_parameters,
-    network_state,
-    recipe_settings,
-    torch_dtype_name,
-    weights_digest,
-)
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from sdrpn_core.rpn.config import FORMAT_VERSION, RpnConfig, recipe_settings
 from sdrpn_core.rpn.data import (
     DataSplit,
     ImageLoader,
@@ -42,6 +34,12 @@ from sdrpn_core.rpn.data import (
 from sdrpn_core.rpn.features import FrozenPrefix, collate
 from sdrpn_core.rpn.loss import roi_loss
 from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.rpn.parameters import (
+    load_parameters,
+    network_state,
+    torch_dtype_name,
+    weights_digest,
+)
 from sdrpn_core.rpn.resume import Progress, pack, unpack
 from sdrpn_core.rpn.validation import ValidationPrediction, epoch_metrics, tune_scores
 

@@ -19,7 +19,8 @@ from data_contracts.sources import BenchmarkSource, SceneSource, Selection
 from data_contracts.training import TrainingConfig
 from sdrpn_core import calibration, evaluation, extraction, pseudo_labels, records, training
 from sdrpn_core.benchmarks.tasks import TASKS
-from sdrpn_core.rpn import checkpoint
+from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS
+from sdrpn_core.rpn.config import recipe_settings
 
 DOWNLOAD_VERSION = 2
 SCENES_VERSION = 1
@@ -41,7 +42,7 @@ CALIBRATION_FILES = (
 )
 RESULTS_FILES = ("results.json", "speed.json", "documents.parquet")
 TABLE_FILES = ("table.json", "table.md", "table.html", "table.tex")
-CHECKPOINT_FILES = (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.CARD, checkpoint.METRICS)
+CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD, METRICS)
 
 NUM_RECORDS = "num_records"
 """Statistic of a download: records in its mix file."""
@@ -228,7 +229,7 @@ def training_recipe(
         config={
             "model": dict(model),
             "profile": profile.model_dump(mode="json", exclude={"training"}),
-            "training": checkpoint.recipe_settings(settings),
+            "training": recipe_settings(settings),
             "regions": regions.identity(),
         },
         inputs=(str(label_set),),

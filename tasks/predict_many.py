@@ -14,7 +14,8 @@ from data_contracts.artifact import canonical_json
 from data_contracts.configs import ConfigError
 from sdrpn_core.models.base import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.rpn.checkpoint import CONFIG, WEIGHTS, RpnCheckpoint
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from sdrpn_core.zoom_answers import ZoomAnswer
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
 from tasks.artifact_store import ArtifactStore

@@ -14,7 +14,7 @@ from data_contracts.label_settings import LabelSettings
 from sdrpn_core.prediction_rows import regions_of
 from sdrpn_core.report import ArtifactLine, Example, ReportData, render_report
 from sdrpn_core.report.gallery import answered_examples, label_example
-from sdrpn_core.rpn.checkpoint import RpnConfig
+from sdrpn_core.rpn.config import RpnConfig
 from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.evaluate import read_results

@@ -8,7 +8,8 @@ training takes hours beside a large model.
 import logging
 
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
-from sdrpn_core.rpn.checkpoint import CheckpointError, RpnCheckpoint
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from sdrpn_core.rpn.checkpoint_files import CheckpointError
 from tasks.artifact_admin import committed_artifacts
 from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifact_store import ArtifactStore

@@ -23,7 +23,7 @@ from sdrpn_core.regions import crop_regions
 from sdrpn_core.report import ArtifactLine, ReportData
 from sdrpn_core.report.gallery import answered_examples
 from sdrpn_core.results import summarize
-from sdrpn_core.rpn.checkpoint import FORMAT_VERSION, RpnConfig, ValidationSummary
+from sdrpn_core.rpn.config import FORMAT_VERSION, RpnConfig, ValidationSummary
 from sdrpn_core.rpn.data import DatasetSizes
 from sdrpn_core.rpn.threshold import Calibration, CellQuality
 from sdrpn_core.speed import BatchTime, Timings

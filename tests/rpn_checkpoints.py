@@ -5,8 +5,10 @@ from pathlib import Path
 from data_contracts.interop import ImportedFrom
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.rpn.checkpoint import FORMAT_VERSION, RpnCheckpoint, RpnConfig, network_state
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from sdrpn_core.rpn.config import FORMAT_VERSION, RpnConfig
 from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.rpn.parameters import network_state
 from tests.tiny_models import tiny_llava
 
 

@@ -18,7 +18,8 @@ from data_contracts.profiles import ModelProfile
 from sdrpn_core.interop import naming
 from sdrpn_core.interop.naming import PublishedFamily
 from sdrpn_core.interop.tensor_folder import CONFIG, INDEX, SINGLE
-from sdrpn_core.rpn.checkpoint import RpnCheckpoint, RpnConfig
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from sdrpn_core.rpn.config import RpnConfig
 
 _TEXT_KEYS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),

@@ -19,13 +19,9 @@ from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.interop import naming
 from sdrpn_core.interop.naming import PublishedFamily
 from sdrpn_core.interop.tensor_folder import CONFIG, ForeignCheckpointError, TensorFolder
-from sdrpn_core.rpn.checkpoint import (
-    FORMAT_VERSION,
-    RpnCheckpoint,
-    RpnConfig,
-    read_config,
-    torch_dtype_name,
-)
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from sdrpn_core.rpn.config import FORMAT_VERSION, RpnConfig, read_config
+from sdrpn_core.rpn.parameters import torch_dtype_name
 
 _NUM_ROWS_COMPARED = 16
 _UNTRAINED = "self_attn.v_proj.weight"

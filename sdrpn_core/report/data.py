@@ -13,7 +13,7 @@ from data_contracts.enums import Method
 from data_contracts.results import Results
 from sdrpn_core.geometry import BoxXYXY, Letterbox
 from sdrpn_core.regions import Region
-from sdrpn_core.rpn.checkpoint import RpnConfig
+from sdrpn_core.rpn.config import RpnConfig
 
 
 class Outcome(StrEnum):

@@ -1,10 +1,8 @@
 """Model card of a trained RPN, in the hub's format."""
 
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sdrpn_core.rpn.checkpoint import RpnConfig
+from sdrpn_core.rpn.config import RpnConfig
 
 _HERE = "with [sdrpn](https://arxiv.org/abs/2509.16944)"
 _BY_AUTHORS = "by the authors of [SD-RPN](https://arxiv.org/abs/2509.16944)"
@@ -70,7 +68,7 @@ those that they chose per benchmark, unless another was given.
 """
 
 
-def render_model_card(config: "RpnConfig") -> str:
+def render_model_card(config: RpnConfig) -> str:
     """README.md with front matter; the same configuration gives the same text."""
     profile = config.profile
     head = _CARD.format(
@@ -83,7 +81,7 @@ def render_model_card(config: "RpnConfig") -> str:
     return head + _origin(config)
 
 
-def _origin(config: "RpnConfig") -> str:
+def _origin(config: RpnConfig) -> str:
     """How the network came about."""
     if config.imported is not None:
         return _IMPORT.format(threshold=config.threshold, **config.imported.model_dump())

@@ -15,9 +15,10 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from data_contracts.json_lines import json_lines
-from sdrpn_core.rpn.checkpoint import METRICS, load_parameters, metrics_to_jsonl, network_state
+from sdrpn_core.rpn.checkpoint_files import METRICS, metrics_to_jsonl
 from sdrpn_core.rpn.data import TrainingError
 from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.rpn.parameters import load_parameters, network_state
 
 PARAMETERS, OPTIMIZER, PROGRESS = "parameters.safetensors", "optimizer.safetensors", "progress.json"
 _SLOTS = ("exp_avg", "exp_avg_sq", "step")

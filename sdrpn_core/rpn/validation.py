@@ -15,7 +15,7 @@ from torch import Tensor
 from data_contracts.enums import RoiLabel
 from data_contracts.label_settings import RegionSettings
 from data_contracts.training import RoiLoss
-from sdrpn_core.rpn.checkpoint import ValidationSummary
+from sdrpn_core.rpn.config import ValidationSummary
 from sdrpn_core.rpn.loss import roi_loss, valid_cells
 from sdrpn_core.rpn.score_calibration import ScoreCalibration, fit_platt
 from sdrpn_core.rpn.threshold import (

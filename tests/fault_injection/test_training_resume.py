@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdrpn_core.rpn.checkpoint import CONFIG, METRICS, WEIGHTS
+from sdrpn_core.rpn.checkpoint_files import CONFIG, METRICS, WEIGHTS
 
 NUM_STEPS = 32
 

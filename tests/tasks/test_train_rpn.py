@@ -13,7 +13,7 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
-from sdrpn_core.rpn.checkpoint import CONFIG, WEIGHTS
+from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from tasks.artifact_store import ArtifactStore
 from tasks.models import profile_of
 from tasks.plan import CHECKPOINT_FILES

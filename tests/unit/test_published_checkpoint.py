@@ -17,8 +17,10 @@ from sdrpn_core.interop.published_checkpoint import Overrides, read_published_rp
 from sdrpn_core.interop.tensor_folder import ForeignCheckpointError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.rpn.checkpoint import CARD, RpnCheckpoint, network_state
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from sdrpn_core.rpn.checkpoint_files import CARD
 from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.rpn.parameters import network_state
 from tasks.foreign_checkpoints import import_checkpoint
 from tests.mixes import write_image
 from tests.published import (

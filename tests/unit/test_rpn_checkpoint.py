@@ -15,15 +15,9 @@ from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.training import TrainingConfig
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.rpn.checkpoint import (
-    CARD,
-    CONFIG,
-    METRICS,
-    WEIGHTS,
-    CheckpointError,
-    RpnCheckpoint,
-    RpnConfig,
-)
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS, CheckpointError
+from sdrpn_core.rpn.config import RpnConfig
 from sdrpn_core.rpn.model_card import render_model_card
 from sdrpn_core.training import train_rpn
 from tasks.rpn_files import save_checkpoint

@@ -14,7 +14,8 @@ from data_contracts.profiles import RpnShape
 from data_contracts.training import FocalLoss, TrainingConfig
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.rpn.checkpoint import CARD, CONFIG, METRICS, WEIGHTS, RpnCheckpoint
+from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS
 from sdrpn_core.rpn.data import TrainingError, TrainingExample, split_examples
 from sdrpn_core.rpn.features import FrozenPrefix
 from sdrpn_core.rpn.resume import PARAMETERS
