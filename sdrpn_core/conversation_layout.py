@@ -11,7 +11,8 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from data_contracts.enums import ExtractionStatus, QuestionKind
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 
 

@@ -36,7 +36,8 @@ from sdrpn_core.crop_masks import masked_crops
 from sdrpn_core.extraction import ExtractedAttention, Request, extract_attention
 from sdrpn_core.generation import answer_plain
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.regions import Region

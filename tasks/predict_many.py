@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_contracts.artifact import canonical_json
 from data_contracts.configs import ConfigError
-from sdrpn_core.models.base import ModelError
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS

@@ -77,7 +77,7 @@ def write_row_images(folder: Path, rows: list[Row], size: tuple[int, int] = (48,
 def random_rpn(decoder: Any, shape: RpnShape, seed: int = 1) -> RegionProposalNetwork:
     """An RPN beside a decoder whose parameters are no longer the model's."""
 
-    adapter: Any = SimpleNamespace(decoder=decoder, check_branch=lambda branch_layer: None)
+    adapter: Any = SimpleNamespace(decoder=decoder, profile=None, num_deepstack_layers=0)
     network = RegionProposalNetwork.from_adapter(adapter, shape)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

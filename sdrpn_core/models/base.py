@@ -23,19 +23,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from data_contracts.errors import SdrpnError
 from data_contracts.profiles import FamilyDefaults, ModelProfile
-from data_contracts.sink_rules import SinkDimensions
 from sdrpn_core.attention_capture import ATTENTION_NAME, AttentionRecorder
 from sdrpn_core.attention_kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
 from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages
+from sdrpn_core.models.profile_checks import check_profile
 from sdrpn_core.models.prompts import ImageFeatures, Prompt, lay_out
 from sdrpn_core.step_pool import StepPool
-
-
-class ModelError(SdrpnError):
-    """A model cannot be loaded or does not fit its profile."""
 
 
 class LayerObserver(Protocol):
@@ -66,7 +62,9 @@ class ModelAdapter(ABC):
         self.profile = profile
         self.image_processor = image_processor
         self.image_token_id = int(model.config.image_token_id)
-        self._check_profile()
+        check_profile(
+            profile, model.config.get_text_config(decoder=True), self.num_deepstack_layers
+        )
 
         self.decoder: Any = model.get_decoder()
         self.embedding: nn.Embedding = model.get_input_embeddings()
@@ -329,38 +327,3 @@ class ModelAdapter(ABC):
     def decode_tokens(self, tokens: Sequence[int]) -> str:
         """Text of generated tokens, special tokens dropped."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-    def _check_profile(self) -> None:
-        config = self.model.config.get_text_config(decoder=True)
-        found = (config.num_hidden_layers, config.num_attention_heads)
-        wanted = (self.profile.num_layers, self.profile.num_heads)
-        if found != wanted:
-            raise ModelError(
-                f"profile {self.profile.name!r} is for {wanted[0]} layers x {wanted[1]} heads, "
-                f"the model has {found[0]} x {found[1]}: choose its own profile"
-            )
-        self.check_branch(self.profile.rpn.branch_layer)
-        hidden_size = config.hidden_size
-        for kind, selection in self.profile.heads.items():
-            for signal in selection.hidden_signals:
-                if isinstance(signal, SinkDimensions) and max(signal.dimensions) >= hidden_size:
-                    raise ModelError(
-                        f"profile {self.profile.name!r}: sink dimensions {signal.dimensions} of "
-                        f"{kind.value} questions, the model has {hidden_size} dimensions"
-                    )
-
-    def check_branch(self, branch_layer: int) -> None:
-        """Refuse a branch inside the layers that still take in image features.
-
-        The RPN copies plain layers, and the second stage enters at the branch: both would miss
-        the features that are added there.
-
-        Raises:
-            ModelError: if layer B is one of the first K.
-        """
-        if branch_layer < self.num_deepstack_layers:
-            raise ModelError(
-                f"profile {self.profile.name!r} branches off at layer {branch_layer}, but image "
-                f"features are added up to layer {self.num_deepstack_layers - 1} (deepstack): set "
-                f"rpn.branch_layer to at least {self.num_deepstack_layers}"
-            )

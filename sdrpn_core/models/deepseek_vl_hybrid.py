@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_contracts.profiles import FamilyDefaults, ModelProfile
-from sdrpn_core.models.base import ModelError
 from sdrpn_core.models.deepseek_vl import DEEPSEEK_PROMPT
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import processed
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.models.square import SquareAdapter

@@ -31,7 +31,7 @@ from huggingface_hub.utils.tqdm import (
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
-from sdrpn_core.models.base import ModelError
+from sdrpn_core.models.errors import ModelError
 
 _OR_DIRECTORY = "or give the path of a local copy as model_id"
 

@@ -18,9 +18,10 @@ from transformers.utils import is_accelerate_available
 
 from data_contracts.configs import Precision
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
 from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter

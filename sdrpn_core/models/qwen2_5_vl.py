@@ -25,7 +25,8 @@ from data_contracts.profiles import (
 )
 from data_contracts.training import TrainingConfig
 from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all, processed
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.models.window_attention import use_joint_windows

@@ -15,7 +15,8 @@ from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenize
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages, paste_all
 from sdrpn_core.models.prompts import ImageFeatures
 

@@ -4,7 +4,6 @@ The files hold no time stamps, paths of the training machine or pickles; equal t
 bytes.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

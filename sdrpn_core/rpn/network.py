@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from data_contracts.profiles import RpnShape
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.profile_checks import check_branch
 
 Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """A family's own application of (cos, sin) to (query, key)."""
@@ -43,7 +45,7 @@ class RegionProposalNetwork(nn.Module):
             ModelError: if the model has too few layers, they are laid out in an unknown way, or the
                 branch comes before the last deepstack layer.
         """
-        adapter.check_branch(shape.branch_layer)
+        check_branch(adapter.profile, shape.branch_layer, adapter.num_deepstack_layers)
         first, last = shape.branch_layer, shape.branch_layer + shape.depth - 1
         stack = adapter.decoder.layers
         if last >= len(stack):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape
-from sdrpn_core.models.base import ModelError
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
 from tests.families.conftest import QUESTIONS, SIZES, Loaded
 from tests.families.registry import Inputs

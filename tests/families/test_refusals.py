@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from data_contracts.profiles import ImageSettings, ModelProfile, RpnShape
-from sdrpn_core.models.base import ModelError
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from tests.tiny_models import tiny_llava

@@ -11,7 +11,7 @@ from io import StringIO
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.calibration.draft import draft_profile
-from sdrpn_core.models.base import ModelError
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 
 

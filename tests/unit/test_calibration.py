@@ -34,7 +34,7 @@ from sdrpn_core.calibration.scoring import (
     head_set,
     score_heads,
 )
-from sdrpn_core.models.base import ModelError
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from tests.planted_attention import SHAPE, planted_maps, quiet_hidden_states

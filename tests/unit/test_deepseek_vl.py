@@ -12,7 +12,7 @@ from data_contracts.enums import ZoomDecision
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.generation import greedy_decode, pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
-from sdrpn_core.models.base import ModelError
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import FAMILIES, load_adapter
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.square import SquareAdapter

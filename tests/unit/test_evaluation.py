@@ -19,7 +19,8 @@ from sdrpn_core.benchmarks import Document, UnknownBenchmark, known_benchmarks, 
 from sdrpn_core.evaluation import Evaluator
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.methods import Answerer, oracle_box, random_box
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.prediction_rows import regions_of

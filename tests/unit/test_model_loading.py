@@ -16,7 +16,7 @@ from data_contracts.enums import QuestionKind
 from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.extraction import Request, capture_attention
 from sdrpn_core.models import loading
-from sdrpn_core.models.base import ModelError
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from tests.tiny_models import tiny_llava

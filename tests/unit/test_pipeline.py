@@ -14,7 +14,8 @@ from data_contracts.enums import ZoomDecision
 from sdrpn_core.crop_masks import masked_crop
 from sdrpn_core.decoding import Decoding
 from sdrpn_core.first_stage import FirstStage
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile

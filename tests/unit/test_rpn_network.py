@@ -22,7 +22,8 @@ from transformers.masking_utils import sdpa_mask
 
 from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.masks import attention_mask
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.network import RegionProposalNetwork

@@ -24,7 +24,8 @@ from data_contracts.sink_rules import (
 )
 from sdrpn_core.calibration.dimensions import find_sink_dimensions
 from sdrpn_core.extraction import ExtractedAttention, Request, extract_attention
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.pseudo_labels import make_pseudo_labels

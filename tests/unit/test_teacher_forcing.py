@@ -21,7 +21,8 @@ from data_contracts.sink_rules import (
 )
 from sdrpn_core.conversation_layout import Conversation, Turn
 from sdrpn_core.extraction import Request, extract_attention
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.teacher_forcing import extract_from_answers
 from tests.tiny_models import tiny_llava

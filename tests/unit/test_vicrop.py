@@ -11,7 +11,8 @@ from PIL import Image
 
 from data_contracts.enums import Method
 from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.models.base import ModelAdapter, ModelError
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.prompt_attention import attention_gradient, pixel_gradient, prompt_attention
 from sdrpn_core.vicrop import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdrpn_core.models.base import ModelError
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import answering_dtype
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
