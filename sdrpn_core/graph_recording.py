@@ -1,8 +1,9 @@
 """What a CUDA device does, recorded as a graph, and what a broken-off recording leaves behind."""
 
+import gc
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -19,15 +20,28 @@ def record(
     """Record what ``run`` starts on the device.
 
     A recording that fails leaves its own stream current: the context before it puts the former
-    back. Other threads may use the device meanwhile, if they do not wait for all of it.
+    back. Other threads may use the device meanwhile, if they do not wait for all of it. Nothing is
+    collected as garbage, which might be something that waits for the device when it goes.
     """
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     with (
         _RECORDING,
+        _without_collection(),
         torch.cuda.stream(torch.cuda.current_stream(device)),
         torch.cuda.graph(graph, memory, stream, capture_error_mode="thread_local"),
     ):
         run()
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def clear_up(graph: torch.cuda.CUDAGraph, device: torch.device, memory: Any) -> None:

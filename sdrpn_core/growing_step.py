@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sdrpn_core.attention_capture import AttentionRecorder
+from sdrpn_core.attention_kernels import SDPA
 from sdrpn_core.cache_layers import with_room
 from sdrpn_core.decoding import Decoding
 from sdrpn_core.masks import attention_mask
@@ -54,6 +55,7 @@ class GrowingStep:
                 deepstack=None,
                 cache=self._cache,
                 recorder=self._recorder,
+                kernel=SDPA,  # flash-attn would copy all keys of a padded batch, at every layer
             )
         self._position = self._position + 1
         return adapter.next_token_logits(hidden[:, -1])

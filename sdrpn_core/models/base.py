@@ -92,7 +92,8 @@ class ModelAdapter(ABC):
 
     @property
     def kernel(self) -> str:
-        """Attention kernel of the decoder, recorded with every shard."""
+        """Attention kernel that the decoder reads prompts with, recorded with every shard; steps of
+        decoding run sdpa."""
         dtype = str(self.dtype).removeprefix("torch.")
         return f"{self.attention_kernel}/{self.device.type}/{dtype}"
 
@@ -201,7 +202,7 @@ class ModelAdapter(ABC):
         """Prompt text that stands for one image."""
 
     def position_ids(self, input_ids: Tensor, grids: Sequence[GridShape]) -> Tensor:
-        """Rotary positions of one unpadded prompt.
+        """Rotary positions of one unpadded prompt; runs on the host.
 
         Args:
             input_ids: (L,) with image placeholders expanded.
@@ -231,10 +232,10 @@ class ModelAdapter(ABC):
         ids = self.tokenizer(text.replace("{question}", question)).input_ids
         self._check_placeholders(ids, question, len(images))
         layout = lay_out(ids, self.image_token_id, images)
-        whole = torch.tensor(layout.ids, device=self.device)
-        columns = torch.tensor(layout.columns, device=self.device)
+        # On the host: stock code that counts positions asks a tensor for one number after another.
+        whole, columns = torch.tensor(layout.ids), torch.tensor(layout.columns)
         grids = tuple(image.grid for image in images)
-        embeds = self.embedding(whole[columns])
+        embeds = self.embedding(whole[columns].to(self.device))
         deepstack = embeds.new_zeros(self.num_deepstack_layers, *embeds.shape)
         for start, image in zip(layout.starts, images, strict=True):
             own, cells = slice(start, start + image.num_tokens), image.shown_cells()
@@ -244,7 +245,7 @@ class ModelAdapter(ABC):
         return Prompt(
             embeds=embeds,
             deepstack=deepstack,
-            position_ids=self.position_ids(whole, grids)[..., columns],
+            position_ids=self.position_ids(whole, grids)[..., columns].to(self.device),
             image_starts=layout.starts,
             image_grids=grids,
             image_lengths=tuple(image.num_tokens for image in images),

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -126,3 +127,19 @@ def test_a_model_that_is_refused_twice_is_not_recorded_any_more(
         step.is_refused = True
         pool._take_back(step)
     assert pool._lend(adapter, start, shape) is None
+
+
+def test_a_step_is_recorded_in_a_thread_that_has_run_it(adapter: ModelAdapter, start: Decoding):
+    """Buffers go from thread to thread, and a thread's first call of a library broke recording."""
+    step = FixedStep(adapter, start, StepShape.of(start, 12))
+    step.load(start)
+    tokens = start.logits.argmax(dim=-1)
+    for _ in range(4):
+        assert not step._is_due
+        step.next_logits(tokens)
+    assert step._is_due
+    with ThreadPoolExecutor(1) as other:
+        assert not other.submit(lambda: step._is_due).result()
+        other.submit(step.next_logits, tokens).result()
+        assert not other.submit(lambda: step._is_due).result()
+    assert not step._is_due
