@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tasks.plan import IMAGES_PER_SHARD
+from tasks.recipes import IMAGES_PER_SHARD
 
 _SUFFIX = "\nAnswer the question using a single word or phrase."
 _WORDS = ("colour", "shape", "writing", "couleur", "\u0446\u0432\u0435\u0442", "\u8272")

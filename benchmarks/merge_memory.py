@@ -18,9 +18,9 @@ from benchmarks.build_rate import in_own_process, peak_mib
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import RuntimeConfig
 from data_contracts.enums import Stage
-from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.merge_labels import merge_labels
+from tasks.shard_statistics import dataset_statistic, status_statistic
 from tasks.stage import StageRun
 
 ROWS_PER_SHARD = 2048
@@ -79,8 +79,8 @@ def write_labels(store: ArtifactStore, first: int, last: int, grid: int) -> Arti
     writer = store.writer(recipe)
     for index, start in enumerate(starts):
         rows = label_rows(start, min(start + ROWS_PER_SHARD, last), grid)
-        counts = {plan.status_statistic("ok"): rows.height}
-        writer.put_frame(index, rows, {**counts, plan.dataset_statistic("gqa"): rows.height})
+        counts = {status_statistic("ok"): rows.height}
+        writer.put_frame(index, rows, {**counts, dataset_statistic("gqa"): rows.height})
     writer.commit()
     return recipe.ref
 

@@ -8,13 +8,13 @@ from data_contracts.comparison import Comparison
 from data_contracts.configs import EvaluationConfig
 from sdrpn_core.comparison import compare
 from sdrpn_core.report.comparison import to_html, to_latex, to_markdown
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.evaluate import read_results
 from tasks.rpn_files import stored_checkpoint
 from tasks.stage import FileShard, StageRun, run_stage
 
-JSON_NAME, MARKDOWN_NAME, HTML_NAME, LATEX_NAME = plan.TABLE_FILES
+JSON_NAME, MARKDOWN_NAME, HTML_NAME, LATEX_NAME = recipes.TABLE_FILES
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def write_table(
         )
 
     def make_shard(index: int) -> FileShard:
-        name = plan.TABLE_FILES[index]
+        name = recipes.TABLE_FILES[index]
         found = comparison()
         text = {
             JSON_NAME: lambda: f"{found.model_dump_json(indent=2)}\n",
@@ -62,7 +62,7 @@ def write_table(
         return FileShard(name, text.encode())
 
     names = [[name for name, _ in inputs.results], [[n, value] for n, value, _ in inputs.sweep]]
-    recipe = plan.table_recipe(inputs.refs, names, model, settings)
+    recipe = recipes.table_recipe(inputs.refs, names, model, settings)
     return run_stage(run, recipe, make_shard)
 
 
@@ -73,4 +73,4 @@ def read_table(store: ArtifactStore, table: ArtifactRef) -> Comparison:
 
 def table_uris(store: ArtifactStore, table: ArtifactRef) -> tuple[str, ...]:
     """Where its files are."""
-    return tuple(store.file_uri(table, name) for name in plan.TABLE_FILES)
+    return tuple(store.file_uri(table, name) for name in recipes.TABLE_FILES)

@@ -19,12 +19,14 @@ from data_contracts.enums import RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.sources import EvaluationSource
 from sdrpn_core.records import build_records, image_path, skipped
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.downloaded_files import RECORDS_NAME
 from tasks.record_buckets import RecordBuckets, buckets_for
 from tasks.record_stream import read_records
+from tasks.row_ranges import shard_range
 from tasks.scratch_folders import scratch_folder
+from tasks.shard_statistics import status_statistic
 from tasks.source_files import open_source_file
 from tasks.source_images import SourceImages, source_images
 from tasks.stage import FrameShard, StageRun, run_stage
@@ -59,7 +61,9 @@ def build_jsonl(
         NoUsableRecords: if nothing in it can be asked.
         TooManyRejects: if more of it cannot be asked than the settings allow.
     """
-    recipe = plan.records_recipe(run.store.manifest(files), source.name, source.selection, settings)
+    recipe = recipes.records_recipe(
+        run.store.manifest(files), source.name, source.selection, settings
+    )
     with scratch_folder() as folder:
 
         @cache
@@ -68,9 +72,9 @@ def build_jsonl(
 
         def make_shard(index: int) -> FrameShard:
             rows, num_rows, skips = built()
-            frame = rows.frame(plan.shard_range(num_rows, recipe.num_shards, index))
+            frame = rows.frame(shard_range(num_rows, recipe.num_shards, index))
             found = frame["status"].value_counts().iter_rows()
-            counts = Counter({plan.status_statistic(status): count for status, count in found})
+            counts = Counter({status_statistic(status): count for status, count in found})
             if index == 0:
                 counts.update({f"skipped.{why}": count for why, count in skips.items()})
                 if settings.max_records is not None:
@@ -133,7 +137,7 @@ def _recheck(
     statistics = store.manifest(ref).statistics
     if settings.max_records is not None and _OVER_SUBSET not in statistics:
         return  # made by a release that did not count them
-    counts = {one.value: int(statistics.get(plan.status_statistic(one), 0)) for one in RecordStatus}
+    counts = {one.value: int(statistics.get(status_statistic(one), 0)) for one in RecordStatus}
     counts[RecordStatus.OK.value] += int(statistics.get(_OVER_SUBSET, 0))
     _require_usable(counts, lambda: _committed_examples(store, ref), source_name, settings)
 

@@ -25,7 +25,7 @@ from sdrpn_core.calibration.page import render_markdown, render_page
 from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.calibration.tables import Rows, tables
 from sdrpn_core.models.loading import load_adapter, resolve_dtype
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
 from tasks.stage import StageRun
@@ -53,12 +53,12 @@ def calibrate_profile(
         ScenesUnavailable: before the model is loaded, if scenes cannot be generated here.
         CalibrationError: if the model's answers show nothing.
     """
-    recipe = plan.calibration_recipe(profile_of(model), model_identity(model), settings)
+    recipe = recipes.calibration_recipe(profile_of(model), model_identity(model), settings)
     return run_working_stage(
         run,
         Stage.CALIBRATE,
         recipe,
-        plan.CALIBRATION_FILES,
+        recipes.CALIBRATION_FILES,
         lambda progress: _files(_found(run, recipe, model, settings, progress)),
     )
 
@@ -207,4 +207,6 @@ def _files(result: CalibrationResult) -> dict[str, bytes]:
         render_markdown(result),
         render_page(result),
     )
-    return {name: text.encode() for name, text in zip(plan.CALIBRATION_FILES, texts, strict=True)}
+    return {
+        name: text.encode() for name, text in zip(recipes.CALIBRATION_FILES, texts, strict=True)
+    }

@@ -16,7 +16,7 @@ from typing import Any
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.sources import BenchmarkSource, EvaluationSource, SceneSource
 from sdrpn_core.images import UnreadableImage, decode_image
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_writer import ArtifactWriter
 from tasks.benchmark_files import DOCUMENTS_NAME, find_benchmark, write_benchmark
 from tasks.byte_ranges import DamagedArchive
@@ -28,8 +28,10 @@ from tasks.downloaded_files import (
     row_in_place,
 )
 from tasks.image_places import archive_addresses, keep_archive
+from tasks.row_ranges import image_range
 from tasks.scene_files import write_scenes
 from tasks.scratch_folders import scratch_folder
+from tasks.shard_statistics import NUM_RECORDS
 from tasks.source_access import Forbidden, Gone, read_source
 from tasks.source_parts import Fetcher
 from tasks.source_survey import SurveyedSource, named_documents, survey
@@ -58,7 +60,7 @@ def download(run: StageRun, source: EvaluationSource) -> ArtifactRef:
     if isinstance(source, BenchmarkSource):
         return _download_benchmark(run, source)
     mix = survey(run, source)
-    recipe = plan.download_recipe(mix.identity, len(mix.names))
+    recipe = recipes.download_recipe(mix.identity, len(mix.names))
     return _fetch(run, recipe, lambda: mix)
 
 
@@ -71,13 +73,13 @@ def _download_scenes(run: StageRun, source: SceneSource) -> ArtifactRef:
             written = write_scenes(folder, source)
             return survey(run, written.model_copy(update={"copy_images": True}))
 
-        return _fetch(run, plan.scenes_recipe(source), mix)
+        return _fetch(run, recipes.scenes_recipe(source), mix)
 
 
 def _download_benchmark(run: StageRun, source: BenchmarkSource) -> ArtifactRef:
     """Write the benchmark's rows out as a user's data would lie, and go on from there."""
     found = find_benchmark(run.store, source)
-    recipe = plan.benchmark_recipe(found.identity(source), source)
+    recipe = recipes.benchmark_recipe(found.identity(source), source)
     with scratch_folder() as folder:
 
         @cache
@@ -101,8 +103,8 @@ def _fetch(run: StageRun, recipe: Recipe, get_mix: Callable[[], SurveyedSource])
         if index == 0:
             named = named_documents(mix.documents, mix.benchmark_rows)
             rows = [kept_file_row(writer, *item) for item in named.items()]
-            return FrameShard(file_table(rows), {plan.NUM_RECORDS: mix.num_records})
-        names = [mix.names[i] for i in plan.image_range(len(mix.names), recipe, index)]
+            return FrameShard(file_table(rows), {NUM_RECORDS: mix.num_records})
+        names = [mix.names[i] for i in image_range(len(mix.names), recipe, index)]
         images = located()
         there = [(name, images[name]) for name in names if name in images]
         found = in_parallel(lambda item: _image_row(run, writer, *item), there)

@@ -25,7 +25,7 @@ from sdrpn_core.images import UnreadableImage
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.results import summarize
 from sdrpn_core.speed import Timings
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.document_table import document_table
 from tasks.extract_attention import usable_questions
@@ -35,7 +35,7 @@ from tasks.source_documents import SourceDocuments, benchmark_rows
 from tasks.source_files import load_image
 from tasks.stage import FileShard, FrameShard, StageRun, run_stage
 
-RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = plan.RESULTS_FILES
+RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = recipes.RESULTS_FILES
 
 
 class BenchmarkError(SdrpnError):
@@ -52,7 +52,7 @@ def predictions_recipe(
 ) -> Recipe:
     """What to make from a benchmark's questions and an RPN."""
     manifest = run.store.manifest(records)
-    return plan.predictions_recipe(manifest, files, rpn, settings, model_identity(model))
+    return recipes.predictions_recipe(manifest, files, rpn, settings, model_identity(model))
 
 
 def make_prediction_shard(
@@ -91,7 +91,7 @@ def summarize_predictions(
     """Make the results table and, apart from it, what tells of times: speeds, and all documents."""
 
     def make_shard(index: int) -> FileShard:
-        name = plan.RESULTS_FILES[index]
+        name = recipes.RESULTS_FILES[index]
         if name == DOCUMENTS_NAME:
             return FileShard(name, document_table(run.store, predictions))
         table: Settings = (
@@ -101,7 +101,7 @@ def summarize_predictions(
         )
         return FileShard(name, f"{table.model_dump_json(indent=2)}\n".encode())
 
-    return run_stage(run, plan.results_recipe(predictions, settings, labels), make_shard)
+    return run_stage(run, recipes.results_recipe(predictions, settings, labels), make_shard)
 
 
 def _results(

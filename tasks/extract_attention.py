@@ -16,13 +16,15 @@ from data_contracts.enums import ExtractionStatus, QuestionKind, RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.registry import empty_frame
 from sdrpn_core.extraction import Request, extract_attention
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.attention_reuse import earlier_rows
 from tasks.attention_rows import Row, attention_row, unreadable_row
 from tasks.given_responses import given_rows
 from tasks.models import adapter_for, model_identity, profile_of
 from tasks.opened_images import opened_batches
+from tasks.row_ranges import overlapping, shard_range
+from tasks.shard_statistics import num_usable, status_statistic
 from tasks.stage import FrameShard, StageRun
 
 
@@ -41,7 +43,7 @@ def attention_recipe(
     profile = profile_of(model)
     profile.require_calibrated()
     manifest, identity = run.store.manifest(records), model_identity(model)
-    return plan.attention_recipe(manifest, settings, identity, profile.next_turn)
+    return recipes.attention_recipe(manifest, settings, identity, profile.next_turn)
 
 
 def make_attention_shard(
@@ -68,7 +70,7 @@ def make_attention_shard(
         rows = [*known.values(), *_extract(run.store, new, model, settings, run.runtime)]
     _require_readable(rows, settings)
     frame = pl.DataFrame(rows, schema=empty_frame(recipe.schema_id).schema)
-    statistics: Counter[str] = Counter(plan.status_statistic(row["status"]) for row in rows)
+    statistics: Counter[str] = Counter(status_statistic(row["status"]) for row in rows)
     statistics["response_tokens"] = sum(row["num_response_tokens"] for row in rows)
     statistics["reused_rows"] = len(known)
     return FrameShard(frame, statistics)
@@ -79,12 +81,10 @@ def usable_questions(
 ) -> list[Row]:
     """Questions of one of ``num_shards`` even shares, read from no more shards than needed."""
     manifest = store.manifest(records)
-    name = plan.status_statistic(RecordStatus.OK)
+    name = status_statistic(RecordStatus.OK)
     counts = [int(shard.statistics.get(name, 0)) for shard in manifest.shards]
     rows: list[Row] = []
-    for shard, inside in plan.overlapping(
-        counts, plan.shard_range(plan.num_usable(manifest), num_shards, index)
-    ):
+    for shard, inside in overlapping(counts, shard_range(num_usable(manifest), num_shards, index)):
         frame = store.read_shard_frame(records, shard)
         usable = frame.filter(pl.col("status") == RecordStatus.OK.value)
         rows += usable.slice(inside.start, len(inside)).to_dicts()

@@ -22,12 +22,12 @@ from data_contracts.enums import QuestionKind, RecordStatus
 from sdrpn_core.conversation_layout import Conversation, Turn
 from sdrpn_core.teacher_forcing import extract_from_answers
 from sdrpn_core.temporary_database import TemporaryDatabase
-from tasks import plan
 from tasks.artifact_store import ArtifactStore
 from tasks.attention_rows import Row, attention_row, unreadable_row
 from tasks.frame_codec import decode_frame
 from tasks.models import adapter_for
 from tasks.opened_images import opened_batches
+from tasks.row_ranges import shard_range
 from tasks.stage import StageRun
 
 _SCHEMA_ID = "qa_record.v1"
@@ -69,7 +69,7 @@ def conversations(
     first turn lies.
     """
     num_questions, turns = _by_conversation(_Records(store.root, records, store))
-    share = plan.shard_range(num_questions, num_shards, index)
+    share = shard_range(num_questions, num_shards, index)
     found = turns.execute(_SHARE, (share.start, share.stop)).fetchall()
     lines = "\n".join(record for _, record in found)
     rows = decode_frame(lines.encode(), _SCHEMA_ID).iter_rows(named=True)

@@ -21,8 +21,9 @@ from data_contracts.registry import empty_frame
 from sdrpn_core.interop import published_labels
 from sdrpn_core.interop.plain_pickle import load_plain
 from sdrpn_core.interop.published_labels import BadRow, PublishedRow, attention_row, read_row
-from tasks import plan
 from tasks.artifact_store import ArtifactStore
+from tasks.row_ranges import shard_range
+from tasks.shard_statistics import status_statistic
 from tasks.stage import FrameShard, StageRun, begin_stage, finish_stage, run_shard
 from tasks.storage import Storage
 from tasks.storage_addresses import absolute_uri
@@ -233,7 +234,7 @@ def _nothing_usable(settings: PublishedLabels, entries: list[_Entry]) -> str:
 
 def _shards(work: _Import, index: int) -> tuple[FrameShard, FrameShard]:
     """One shard of each artifact."""
-    share = plan.shard_range(len(work.entries), work.attention.num_shards, index)
+    share = shard_range(len(work.entries), work.attention.num_shards, index)
     rows: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
     chosen = [work.entries[position] for position in share]
@@ -250,7 +251,7 @@ def _shards(work: _Import, index: int) -> tuple[FrameShard, FrameShard]:
         else:
             rows.append(made)
     counts = {
-        plan.status_statistic(ExtractionStatus.OK.value): len(rows),
+        status_statistic(ExtractionStatus.OK.value): len(rows),
         NUM_REJECTED: len(rejects),
     }
     return (

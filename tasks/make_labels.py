@@ -11,7 +11,8 @@ from data_contracts.enums import ExtractionStatus, LabelStatus
 from data_contracts.label_settings import LabelSettings
 from data_contracts.registry import empty_frame
 from sdrpn_core.pseudo_labels import PseudoLabels, make_pseudo_labels
-from tasks import plan
+from tasks import recipes
+from tasks.shard_statistics import dataset_statistic, status_statistic
 from tasks.stage import FrameShard, StageRun, run_stage
 
 Row = dict[str, Any]
@@ -35,7 +36,7 @@ _REASONS = {
 
 def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) -> ArtifactRef:
     """Label every row of an attention artifact; what cannot be labelled says why."""
-    recipe = plan.labels_recipe(run.store.manifest(attention), settings)
+    recipe = recipes.labels_recipe(run.store.manifest(attention), settings)
 
     def make_shard(index: int) -> FrameShard:
         frame = run.store.read_shard_frame(attention, index).with_columns(
@@ -47,8 +48,8 @@ def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) 
         rows = [_not_extracted(row) for row in frame.filter(~is_ok).iter_rows(named=True)]
         for _, alike in frame.filter(is_ok).group_by(_ALIKE, maintain_order=True):
             rows += _label(alike, settings)
-        counts: Counter[str] = Counter(plan.status_statistic(row["status"]) for row in rows)
-        counts.update(plan.dataset_statistic(row["dataset"]) for row in rows)
+        counts: Counter[str] = Counter(status_statistic(row["status"]) for row in rows)
+        counts.update(dataset_statistic(row["dataset"]) for row in rows)
         return FrameShard(pl.DataFrame(rows, schema=empty_frame(recipe.schema_id).schema), counts)
 
     return run_stage(run, recipe, make_shard)

@@ -12,8 +12,9 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import LabelStatus
 from sdrpn_core.temporary_database import TemporaryDatabase
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
+from tasks.shard_statistics import datasets_of, status_statistic
 from tasks.stage import FrameStreamShard, StageRun, run_stage
 
 _COUNTS = ("num_foreground", "num_background", "num_ignore")
@@ -42,8 +43,8 @@ def merge_labels(run: StageRun, labels: Sequence[ArtifactRef]) -> ArtifactRef:
     Rows keep the order of the sources and of their shards.
     """
     manifests = [run.store.manifest(ref) for ref in labels]
-    recipe = plan.label_set_recipe(manifests)
-    datasets = plan.datasets_of(manifests)
+    recipe = recipes.label_set_recipe(manifests)
+    datasets = datasets_of(manifests)
     places = [(made.recipe.ref, shard.index) for made in manifests for shard in made.shards]
 
     @cache
@@ -72,7 +73,7 @@ def _statistics(index: TemporaryDatabase, dataset: str) -> dict[str, float]:
     """Of the rows of a dataset that stay, and how many do not."""
     by_status = "SELECT status, count(*) FROM kept WHERE dataset = ? GROUP BY status"
     counts = {
-        plan.status_statistic(status): float(number)
+        status_statistic(status): float(number)
         for status, number in index.execute(by_status, (dataset,))
     }
     all_rows = "SELECT count(*) FROM label WHERE dataset = ?"

@@ -19,8 +19,8 @@ from data_contracts.sources import (
 from sdrpn_core.benchmarks.tasks import TASKS
 from tasks.counted_questions import counted_questions
 from tasks.made_so_far import MadeSoFar
-from tasks.plan import NUM_RECORDS, num_usable
 from tasks.planned_files import PlannedFile
+from tasks.shard_statistics import NUM_RECORDS, num_usable
 
 Made = Mapping[tuple[Stage, str], MadeSoFar]
 """What is known of the artifact of each stage and source."""

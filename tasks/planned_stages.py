@@ -12,13 +12,6 @@ from data_contracts.sources import BenchmarkSource, EvaluationSource
 from tasks.benchmark_files import evaluation_label
 from tasks.made_so_far import MadeSoFar
 from tasks.models import profile_of
-from tasks.plan import (
-    CALIBRATION_FILES,
-    CHECKPOINT_FILES,
-    IMAGES_PER_SHARD,
-    TABLE_FILES,
-    status_statistic,
-)
 from tasks.planned_files import PlannedFile
 from tasks.planned_questions import (
     Certainty,
@@ -41,6 +34,8 @@ from tasks.planned_sizes import (
     downloaded_bytes,
     report_bytes,
 )
+from tasks.recipes import CALIBRATION_FILES, CHECKPOINT_FILES, IMAGES_PER_SHARD, TABLE_FILES
+from tasks.shard_statistics import status_statistic
 
 _TRAIN_SECONDS = 0.38
 """One question, one epoch, LLaVA-1.5-7B on an A6000: 152k in 4 hours on 4 of them (the paper)."""

@@ -17,9 +17,9 @@ from data_contracts.enums import LabelStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.label_drift import LabelCounts, LabelDrift, Promotion, PromotionLimits
 from sdrpn_core.label_drift import LabelAgreement, label_agreement
-from tasks import plan
 from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifact_store import ArtifactStore
+from tasks.shard_statistics import status_statistic
 from tasks.storage_errors import StoreError
 
 _BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
@@ -174,7 +174,7 @@ def _counts(store: ArtifactStore, ref: ArtifactRef) -> LabelCounts:
     return LabelCounts(
         label_set=str(ref),
         num_questions=manifest.num_rows,
-        num_labelled=int(counts.get(plan.status_statistic(LabelStatus.OK.value), 0)),
+        num_labelled=int(counts.get(status_statistic(LabelStatus.OK.value), 0)),
         foreground_ratio=foreground / decided if decided else None,
     )
 

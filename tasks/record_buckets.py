@@ -23,8 +23,8 @@ import pyarrow as pa
 from data_contracts.enums import RecordStatus
 from data_contracts.registry import empty_frame
 from sdrpn_core.records import Row, repeated_id
-from tasks import plan
 from tasks.frame_buckets import FrameBuckets
+from tasks.row_ranges import overlapping
 
 _SCHEMA_ID = "qa_record.v1"
 _OK = RecordStatus.OK.value
@@ -112,7 +112,7 @@ class RecordBuckets:
         """Rows of a range of the final order; one range after another reads each bucket once."""
         parts = [
             self._settled(bucket)[inside.start : inside.stop]
-            for bucket, inside in plan.overlapping(self._num_rows, wanted)
+            for bucket, inside in overlapping(self._num_rows, wanted)
         ]
         return pl.concat([empty_frame(_SCHEMA_ID), *parts])
 

@@ -15,10 +15,11 @@ from sdrpn_core.prediction_rows import regions_of
 from sdrpn_core.report import ArtifactLine, Example, ReportData, render_report
 from sdrpn_core.report.gallery import answered_examples, label_example
 from sdrpn_core.rpn.config import RpnConfig
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.evaluate import read_results
 from tasks.rpn_files import stored_checkpoint
+from tasks.shard_statistics import num_usable, status_statistic
 from tasks.source_files import load_image
 from tasks.stage import FileShard, StageRun, run_stage
 
@@ -59,7 +60,7 @@ def write_report(
         data = _gather(run.store, inputs, config, labels)
         return FileShard(REPORT_NAME, render_report(data).encode())
 
-    return run_stage(run, plan.report_recipe(inputs.refs, _shown(config, inputs)), make_shard)
+    return run_stage(run, recipes.report_recipe(inputs.refs, _shown(config, inputs)), make_shard)
 
 
 def report_uri(store: ArtifactStore, report: ArtifactRef) -> str:
@@ -90,7 +91,7 @@ def _gather(
         label_counts={
             status.value: int(counts[name])
             for status in LabelStatus
-            if (name := plan.status_statistic(status.value)) in counts
+            if (name := status_statistic(status.value)) in counts
         },
         training_log=checkpoint.metrics,
         rpn=checkpoint.config,
@@ -111,7 +112,7 @@ def _facts(
     store: ArtifactStore, inputs: ReportInputs, config: PipelineConfig, rpn: RpnConfig
 ) -> list[tuple[str, str]]:
     profile = rpn.profile
-    num_questions = sum(plan.num_usable(store.manifest(ref)) for ref in inputs.questions)
+    num_questions = sum(num_usable(store.manifest(ref)) for ref in inputs.questions)
     first, last = profile.rpn.branch_layer, profile.rpn.branch_layer + profile.rpn.depth - 1
     facts = [
         ("Model", f"{profile.model_id} ({config.model.dtype})"),

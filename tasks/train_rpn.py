@@ -15,9 +15,10 @@ from data_contracts.training import TrainingConfig
 from sdrpn_core.rpn.data import TrainingExample
 from sdrpn_core.training import Metrics
 from sdrpn_core.training import train_rpn as train
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
+from tasks.shard_statistics import status_statistic
 from tasks.source_files import load_image
 from tasks.stage import StageRun
 from tasks.training_reuse import earlier_training
@@ -42,14 +43,14 @@ def train_rpn(
     regions: RegionSettings,
 ) -> ArtifactRef:
     """Train on a label set."""
-    recipe = plan.training_recipe(
+    recipe = recipes.training_recipe(
         label_set, settings, regions, profile_of(model), model_identity(model)
     )
     return run_working_stage(
         run,
         Stage.TRAIN_RPN,
         recipe,
-        plan.CHECKPOINT_FILES,
+        recipes.CHECKPOINT_FILES,
         partial(_train, run, recipe, label_set, model, settings, regions),
     )
 
@@ -86,7 +87,7 @@ def _train(
 
 
 def _warn_of_few(label_set: Manifest, settings: TrainingConfig) -> None:
-    name = plan.status_statistic(LabelStatus.OK.value)
+    name = status_statistic(LabelStatus.OK.value)
     num_labelled = int(label_set.statistics.get(name, 0))
     if num_labelled < FEW_LABELS:
         log.warning(

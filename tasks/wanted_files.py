@@ -28,7 +28,7 @@ from tasks.conversions import Conversion
 from tasks.fetching.addresses import downloads_folder, local_file, matching, must_be_fetched
 from tasks.fetching.kept_files import earlier_copy
 from tasks.local_sources import require_local
-from tasks.plan import benchmark_recipe
+from tasks.recipes import benchmark_recipe
 from tasks.source_parts import image_places
 from tasks.storage import Storage
 from tasks.transient import is_transient

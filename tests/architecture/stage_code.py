@@ -15,7 +15,7 @@ from typing import Any
 
 from sdrpn_core import calibration, evaluation, extraction, pseudo_labels, records, training
 from sdrpn_core.interop import published_labels
-from tasks import plan
+from tasks import recipes
 from tests.architecture.source_tree import Source, sources
 
 REFERENCE = "sdrpn_core.reference"
@@ -35,8 +35,8 @@ class StageCode:
 STAGES: dict[str, StageCode] = {
     "scenes": StageCode(
         ("sdrpn_core.reference.mix", "tasks.scene_files"),
-        plan.SCENES_VERSION,
-        "tasks/plan.py SCENES_VERSION",
+        recipes.SCENES_VERSION,
+        "tasks/recipes.py SCENES_VERSION",
     ),
     "calibrate": StageCode(
         ("tasks.calibrate",),
@@ -56,13 +56,13 @@ STAGES: dict[str, StageCode] = {
             "tasks.source_survey",
             "tasks.true_box_files",
         ),
-        plan.DOWNLOAD_VERSION,
-        "tasks/plan.py DOWNLOAD_VERSION",
+        recipes.DOWNLOAD_VERSION,
+        "tasks/recipes.py DOWNLOAD_VERSION",
     ),
     "benchmark-files": StageCode(
         ("tasks.benchmark_files",),
-        plan.BENCHMARK_FILES_VERSION,
-        "tasks/plan.py BENCHMARK_FILES_VERSION",
+        recipes.BENCHMARK_FILES_VERSION,
+        "tasks/recipes.py BENCHMARK_FILES_VERSION",
     ),
     "build-jsonl": StageCode(
         (
@@ -98,7 +98,7 @@ STAGES: dict[str, StageCode] = {
         "sdrpn_core/pseudo_labels.py STAGE_VERSION",
     ),
     "merge-labels": StageCode(
-        ("tasks.merge_labels",), plan.MERGE_VERSION, "tasks/plan.py MERGE_VERSION"
+        ("tasks.merge_labels",), recipes.MERGE_VERSION, "tasks/recipes.py MERGE_VERSION"
     ),
     "train-rpn": StageCode(
         ("tasks.train_rpn", "tasks.training_reuse", "sdrpn_core.models.loading"),
@@ -112,15 +112,17 @@ STAGES: dict[str, StageCode] = {
     ),
     "results": StageCode(
         ("tasks.document_table", "sdrpn_core.results", "sdrpn_core.speed"),
-        plan.RESULTS_VERSION,
-        "tasks/plan.py RESULTS_VERSION",
+        recipes.RESULTS_VERSION,
+        "tasks/recipes.py RESULTS_VERSION",
     ),
     "table": StageCode(
         ("tasks.benchmark_table", "sdrpn_core.comparison", "sdrpn_core.report.comparison"),
-        plan.TABLE_VERSION,
-        "tasks/plan.py TABLE_VERSION",
+        recipes.TABLE_VERSION,
+        "tasks/recipes.py TABLE_VERSION",
     ),
-    "report": StageCode(("tasks.report",), plan.REPORT_VERSION, "tasks/plan.py REPORT_VERSION"),
+    "report": StageCode(
+        ("tasks.report",), recipes.REPORT_VERSION, "tasks/recipes.py REPORT_VERSION"
+    ),
 }
 
 
@@ -132,10 +134,12 @@ KEEPS_BYTES = (
     "tasks.frame_codec",
     "tasks.local_disk",
     "tasks.models",
-    "tasks.plan",
+    "tasks.recipes",
     "tasks.provenance",
+    "tasks.row_ranges",
     "tasks.rpn_files",
     "tasks.scratch_folders",
+    "tasks.shard_statistics",
     "tasks.source_files",
     "tasks.stage",
     "tasks.storage",

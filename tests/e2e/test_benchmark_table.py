@@ -15,7 +15,7 @@ from data_contracts.enums import BenchmarkTask, Method
 from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import BenchmarkSource
 from flows.cli import app
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tests.benchmark_tables import write_table
 from tests.pipelines import write_tiny_pipeline
@@ -74,7 +74,7 @@ def summary(folder: Path, name: str = "summary.json") -> dict[str, Any]:
 def test_the_table_is_printed_and_written_in_every_format(folder: Path):
     printed, found = (folder / "output.txt").read_text(), summary(folder)
     assert "Side by side" in printed
-    assert [Path(uri).name for uri in found["tables"]] == list(plan.TABLE_FILES)
+    assert [Path(uri).name for uri in found["tables"]] == list(recipes.TABLE_FILES)
     assert all(f"table: {uri}" in printed for uri in found["tables"])
     data, markdown, page, latex = (Path(uri).read_text() for uri in found["tables"])
     assert json.loads(data) == found["comparison"]

@@ -16,7 +16,7 @@ from data_contracts.profiles import ModelProfile
 from flows.dry_run import plan_run
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.pipeline import ZoomPipeline
-from tasks.plan import CALIBRATION_FILES, CHECKPOINT_FILES
+from tasks.recipes import CALIBRATION_FILES, CHECKPOINT_FILES
 from tasks.rpn_files import stored_checkpoint
 from tests.e2e.command_line import FirstRun, first_run, sdrpn
 from tests.families.deepseek import tiny_deepseek_vl

@@ -10,7 +10,7 @@ from data_contracts.configs import ModelConfig, RecordsConfig
 from data_contracts.enums import QuestionKind
 from data_contracts.profiles import ModelProfile, UncalibratedProfile
 from sdrpn_core.calibration.profile_file import profile_yaml
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.calibrate import calibrated
 from tasks.models import model_identity
@@ -29,7 +29,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
 def ref_of(profile: ModelProfile, settings: CalibrationSettings = SETTINGS, **model: str) -> str:
     draft = profile.model_copy(update={"heads": {}})
     identity = model_identity(ModelConfig(profile=draft, **model))
-    return str(plan.calibration_recipe(draft, identity, settings).ref)
+    return str(recipes.calibration_recipe(draft, identity, settings).ref)
 
 
 def test_other_models_settings_and_precisions_are_calibrated_anew(
@@ -53,10 +53,10 @@ def test_a_note_in_the_profile_calibrates_nothing_anew(profile: ModelProfile) ->
 
 def artifact(store: ArtifactStore, profile: ModelProfile) -> ArtifactRef:
     """A calibration that found a profile."""
-    recipe = plan.calibration_recipe(profile, {}, SETTINGS)
+    recipe = recipes.calibration_recipe(profile, {}, SETTINGS)
 
     def make_shard(index: int) -> FileShard:
-        return FileShard(plan.CALIBRATION_FILES[index], profile_yaml(profile).encode())
+        return FileShard(recipes.CALIBRATION_FILES[index], profile_yaml(profile).encode())
 
     return run_stage(stage_run(store), recipe, make_shard)
 

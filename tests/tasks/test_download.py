@@ -12,10 +12,11 @@ import pytest
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.sources import LlavaMixSource
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.download import download
 from tasks.record_stream import SourceError
+from tasks.shard_statistics import NUM_RECORDS
 from tests.artifacts import stage_run
 from tests.mixes import mix_record, write_image, write_small_mix
 
@@ -105,7 +106,7 @@ def test_copied_source_may_move(file_store: ArtifactStore, tmp_path: Path):
 def test_resumes_after_the_shards_that_are_done(
     file_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(plan, "IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr(recipes, "IMAGES_PER_SHARD", 2)
     source = write_small_mix(tmp_path / "data", copy_images=True)
 
     class Killed(BaseException):
@@ -130,7 +131,7 @@ def test_json_lines_are_read_too(file_store: ArtifactStore, tmp_path: Path):
     records = json.loads((tmp_path / "mix.json").read_text())
     (tmp_path / "mix.json").write_text("\n".join(json.dumps(record) for record in records))
     manifest = file_store.manifest(download(stage_run(file_store), source))
-    assert manifest.statistics[plan.NUM_RECORDS] == 10
+    assert manifest.statistics[NUM_RECORDS] == 10
 
 
 @pytest.mark.parametrize(

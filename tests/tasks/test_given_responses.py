@@ -12,7 +12,7 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
 from data_contracts.sources import LlavaMixSource
 from flows.cli import app
-from tasks import plan
+from tasks import recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.given_responses import conversations
 from tests.mixes import write_image
@@ -138,7 +138,7 @@ def test_the_length_of_generated_answers_is_no_part_of_its_identity(config: Path
 
     def ref(**changes: object) -> ArtifactRef:
         settings = given.model_copy(update=changes)
-        return plan.attention_recipe(manifest, settings, {}, "</s>{question}").ref
+        return recipes.attention_recipe(manifest, settings, {}, "</s>{question}").ref
 
     assert ref() == ref(max_new_tokens=9)
     others = [ref(), ref(max_conversation_tokens=9), ref(responses="generated")]

@@ -16,7 +16,6 @@ from data_contracts.sources import (
     Source,
 )
 from flows.dry_run import plan_run
-from tasks import plan as recipes
 from tasks.artifact_store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.counted_questions import Counted, counted_questions
@@ -25,6 +24,7 @@ from tasks.planned_files import PlannedFile, planned_files
 from tasks.planned_questions import Certainty
 from tasks.planned_sizes import RowBytes
 from tasks.planned_stages import PlannedStage
+from tasks.shard_statistics import num_usable
 from tasks.stage import StageRun
 from tests.file_server import QUICK, file_server
 from tests.mixes import mix_record, write_image
@@ -68,7 +68,7 @@ def made(source: Source, folder: Path) -> tuple[int, int]:
     files = download(run, source)
     questions = build_jsonl(run, files, source, ALL)
     num_bytes = sum(stored.num_bytes for stored in run.store.storage.find(files.prefix))
-    return recipes.num_usable(run.store.manifest(questions)), num_bytes
+    return num_usable(run.store.manifest(questions)), num_bytes
 
 
 def test_all_turns_of_a_mix_were_planned_as_one_a_record(tmp_path: Path):

@@ -16,7 +16,7 @@ from flows.wiring import Pipeline
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from tasks.artifact_store import ArtifactStore
 from tasks.models import profile_of
-from tasks.plan import CHECKPOINT_FILES
+from tasks.recipes import CHECKPOINT_FILES
 from tasks.rpn_files import stored_checkpoint
 from tasks.train_rpn import FEW_LABELS, FEW_STEPS, train_rpn
 from tests.artifacts import stage_run

@@ -12,7 +12,7 @@ from typing import Any
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.configs import EvaluationConfig, ExtractionConfig, RecordsConfig
-from data_contracts.enums import RecordStatus, Stage
+from data_contracts.enums import Stage
 from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.profiles import ModelProfile
 from data_contracts.sources import BenchmarkSource, SceneSource, Selection
@@ -21,6 +21,7 @@ from sdrpn_core import calibration, evaluation, extraction, pseudo_labels, recor
 from sdrpn_core.benchmarks.tasks import TASKS
 from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS
 from sdrpn_core.rpn.config import recipe_settings
+from tasks.shard_statistics import NUM_RECORDS, datasets_of, num_usable
 
 DOWNLOAD_VERSION = 2
 SCENES_VERSION = 1
@@ -44,17 +45,8 @@ RESULTS_FILES = ("results.json", "speed.json", "documents.parquet")
 TABLE_FILES = ("table.json", "table.md", "table.html", "table.tex")
 CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD, METRICS)
 
-NUM_RECORDS = "num_records"
-"""Statistic of a download: records in its mix file."""
-
-_DATASET = "dataset."
 _LIMITS = {"rows_per_shard", "max_failure_rate", "tolerated_failures"}
 """Of ``RecordsConfig``: what decides whether rows are made, not which."""
-
-
-def status_statistic(status: str) -> str:
-    """Name of the statistic that counts rows of one status."""
-    return f"status.{status}"
 
 
 def calibration_recipe(
@@ -112,11 +104,6 @@ def benchmark_recipe(identity: Mapping[str, Any], source: BenchmarkSource) -> Re
     )
 
 
-def image_range(num_images: int, recipe: Recipe, index: int) -> range:
-    """Images, in order of their paths, that a download's shard (from 1) holds."""
-    return shard_range(num_images, recipe.num_shards - 1, index - 1)
-
-
 def records_recipe(
     files: Manifest, source_name: str, selection: Selection, settings: RecordsConfig
 ) -> Recipe:
@@ -138,11 +125,6 @@ def records_recipe(
         inputs=(str(files.recipe.ref),),
         num_shards=max(1, _num_shards(num_rows, settings.rows_per_shard)),
     )
-
-
-def num_usable(records_manifest: Manifest) -> int:
-    """Questions that can be asked."""
-    return int(records_manifest.statistics.get(status_statistic(RecordStatus.OK), 0))
 
 
 def attention_recipe(
@@ -189,17 +171,6 @@ def labels_recipe(attention: Manifest, settings: LabelSettings) -> Recipe:
         inputs=(str(attention.recipe.ref),),
         num_shards=len(attention.shards),
     )
-
-
-def dataset_statistic(dataset: str) -> str:
-    """Name of the statistic that counts rows of one dataset."""
-    return f"{_DATASET}{dataset}"
-
-
-def datasets_of(labels: Sequence[Manifest]) -> list[str]:
-    """Datasets that occur in label artifacts, sorted."""
-    names = {name for manifest in labels for name in manifest.statistics}
-    return sorted(name.removeprefix(_DATASET) for name in names if name.startswith(_DATASET))
 
 
 def label_set_recipe(labels: Sequence[Manifest]) -> Recipe:
@@ -320,24 +291,3 @@ def report_recipe(inputs: Sequence[ArtifactRef], config: Mapping[str, Any]) -> R
 
 def _num_shards(num_rows: int, rows_per_shard: int) -> int:
     return math.ceil(num_rows / rows_per_shard)
-
-
-def shard_range(num_rows: int, num_shards: int, index: int) -> range:
-    """Rows of one shard when rows are spread evenly, in order."""
-    return range(index * num_rows // num_shards, (index + 1) * num_rows // num_shards)
-
-
-def overlapping(counts: Sequence[int], wanted: range) -> list[tuple[int, range]]:
-    """Where a range of rows lies in consecutive shards of these row counts.
-
-    Returns:
-        (shard, rows within it) of each shard that holds any of the range.
-    """
-    found = []
-    start = 0
-    for index, count in enumerate(counts):
-        low, high = max(wanted.start, start), min(wanted.stop, start + count)
-        if low < high:
-            found.append((index, range(low - start, high - start)))
-        start += count
-    return found
