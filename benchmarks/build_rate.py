@@ -20,8 +20,9 @@ import polars as pl
 
 from benchmarks.generated_mix import image_tables, write_generated_mix
 from data_contracts.artifact import ArtifactRef, Recipe
-from data_contracts.configs import RecordsConfig, RuntimeConfig
+from data_contracts.configs import RecordsConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource
 from tasks.artifact_store import ArtifactStore
 from tasks.build_jsonl import build_jsonl

@@ -1,36 +1,25 @@
-"""Configuration of a run: what to compute (``PipelineConfig``) and how to (``RuntimeConfig``).
+"""What a run computes (``PipelineConfig``): all that its artifacts' identities are made of.
 
-Only ``PipelineConfig`` takes part in artifact identity. Defaults live here and nowhere else.
+Defaults live beside the keys and nowhere else. How a run is executed is ``runtime``.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from data_contracts import base
 from data_contracts.base import Settings
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import DEFAULT_METHODS, Method, QuestionKind
-from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import LabelChanges, LabelSettings, RegionSettings
 from data_contracts.profiles import ModelProfile
+from data_contracts.settings_files import NOTHING, ConfigError, load_settings, reason_of
 from data_contracts.sources import BenchmarkSource, EvaluationSource, Source
 from data_contracts.training import TrainingChanges, TrainingConfig
 
-S = TypeVar("S", bound=Settings)
-
-_NOTHING: Mapping[str, object] = MappingProxyType({})
-
 Precision = Literal["float32", "bfloat16", "float16"]
 """What models run in; names of torch dtypes."""
-
-
-class ConfigError(SdrpnError, ValueError):
-    """A configuration cannot be used; the message names the key and the remedy."""
 
 
 def _form_of_profile(value: object) -> str:
@@ -216,7 +205,7 @@ class PipelineConfig(Settings):
         try:
             return self.labels.applied_to(profile.labels)
         except ValidationError as error:
-            problems = "; ".join(_reason(dict(problem)) for problem in error.errors())
+            problems = "; ".join(reason_of(dict(problem)) for problem in error.errors())
             raise ConfigError(
                 f"config {self.name!r}: labels over those of profile {profile.name!r}: {problems}"
             ) from None
@@ -230,133 +219,10 @@ class PipelineConfig(Settings):
         )
 
     @classmethod
-    def load(cls, path: str | Path, replaced: Mapping[str, object] = _NOTHING) -> Self:
+    def load(cls, path: str | Path, replaced: Mapping[str, object] = NOTHING) -> Self:
         """Read a YAML file; ``replaced`` as in ``load_settings``.
 
         Raises:
             ConfigError: naming the file, the key and the remedy.
         """
         return load_settings(cls, path, replaced)
-
-
-class DownloadSettings(Settings):
-    """How files are fetched from elsewhere."""
-
-    folder: str | None = None
-    """Local folder that keeps fetched files; None is ``.downloads`` in a local store, else the
-    user's cache folder."""
-    num_connections: int = Field(4, gt=0, le=64)
-    """Ranges of one file that are fetched side by side."""
-    part_mib: float = Field(16.0, gt=0)
-    """Size of a range; at most one per connection is lost when a download is stopped."""
-    connect_timeout: float = Field(10.0, gt=0)
-    read_timeout: float = Field(60.0, gt=0)
-    """Seconds without a byte after which a connection counts as lost."""
-    max_attempts: int = Field(6, gt=0)
-    """Failures in a row, without a byte gained, after which an address is given up."""
-    first_wait: float = Field(1.0, ge=0)
-    """Seconds before the second attempt; doubles with each failure."""
-    max_wait: float = Field(600.0, ge=0)
-    """Longest pause that a server may ask for; one that asks for more is given up."""
-    free_gib: float = Field(2.0, ge=0)
-    """Disk space that a download must leave free."""
-
-
-class RaySettings(Settings):
-    """Shards on a Ray cluster; needs the ``ray`` extra, a run under Prefect, and a store and
-    sources that every machine reaches."""
-
-    address: str | None = None
-    """``ray://head:10001``, or ``auto`` on a machine of the cluster; None starts one here."""
-    cpus_per_shard: float = Field(1.0, ge=0)
-    gpus_per_shard: float = Field(0.0, ge=0)
-    """What a shard occupies: Ray makes as many side by side as its machines have room for."""
-
-
-class RuntimeConfig(Settings):
-    """How to run: never part of an artifact's identity."""
-
-    store: str = "artifacts"
-    """URI of the artifact store: a folder, ``s3://...``, ``gs://...``, ``memory://...``."""
-    storage_options: dict[str, Any] = {}
-    """Passed to fsspec, for example ``{endpoint_url: ...}``; keep secrets in the environment."""
-    device: str = "auto"
-    """Torch device of the model; ``auto`` takes the first GPU, else the CPU."""
-    device_map: str | dict[str, int | str] | None = None
-    """Spread one model over several devices: ``auto``, ``balanced``, ``sequential``, or module ->
-    device. Needs the ``multi-gpu`` extra (accelerate); ``device`` is then not used."""
-    batch_size: int = Field(32, gt=0)
-    feature_cache_gib: float = Field(4.0, ge=0)
-    """Host memory for frozen hidden states kept between training epochs; 0 computes them anew."""
-    num_threads: int | None = Field(None, gt=0)
-    downloads: DownloadSettings = DownloadSettings()
-    gpu_hour_price: float = Field(1.0, ge=0)
-    """What an hour of one GPU costs, in any currency; for the plan of a dry run."""
-    num_workers: int = Field(1, gt=0)
-    """Shards extracted at the same time (processes; one per GPU)."""
-    ray: RaySettings | None = None
-    """Make shards on a Ray cluster rather than in ``num_workers`` processes here."""
-
-
-def load_settings(kind: type[S], path: str | Path, replaced: Mapping[str, object] = _NOTHING) -> S:
-    """Read one settings model from a YAML or JSON file.
-
-    Args:
-        kind: which model.
-        path: the file.
-        replaced: values of keys that count instead of the file's, which need not be there.
-
-    Raises:
-        ConfigError: naming the file, the key and the remedy.
-    """
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; see configs/ for examples") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
-    if isinstance(data, dict):
-        data = {**data, **replaced}
-    return parse_settings(kind, data, str(path))
-
-
-def parse_settings(kind: type[S], data: object, origin: str) -> S:
-    """Validate plain data as one settings model.
-
-    Raises:
-        ConfigError: one line that names ``origin`` and every wrong key.
-    """
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        problems = "; ".join(_describe(dict(problem)) for problem in error.errors())
-        raise ConfigError(f"{origin}: {problems}") from None
-
-
-_ELSEWHERE = {
-    "regions.threshold": (
-        "training chooses the threshold; evaluation.region_threshold evaluates another"
-    ),
-}
-"""Keys that people look for in a wrong place -> the right one."""
-
-
-def _describe(problem: dict[str, Any]) -> str:
-    # What has brackets is no key but a form of value that was tried.
-    parts = [part for part in map(str, problem["loc"]) if "[" not in part]
-    key = ".".join(parts) or "top level"
-    match problem["type"]:
-        case "missing":
-            instead = ", or give --data and --images" if key == "sources" else ""
-            return f"key '{key}' is missing: add it{instead}"
-        case base.UNKNOWN_KEY:
-            known = problem["ctx"][base.VALID_KEYS]
-            remedy = _ELSEWHERE.get(key, f"remove it or mend its spelling; valid are {known}")
-            return f"key '{key}' is not known: {remedy}"
-        case _:
-            return f"key '{key}': {_reason(problem)}"
-
-
-def _reason(problem: dict[str, Any]) -> str:
-    """What is wrong, without pydantic's word for errors of our own validators."""
-    return str(problem["msg"]).removeprefix("Value error, ")

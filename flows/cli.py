@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from data_contracts.configs import ConfigError, PipelineConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
+from data_contracts.settings_files import ConfigError
 from data_contracts.sources import SceneSource
 from flows.cli_artifacts import artifacts
 from flows.cli_base import (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import ConfigError
 from data_contracts.enums import Stage
+from data_contracts.settings_files import ConfigError
 from flows.cli_base import RuntimeOption, StoreOption, err, out, runtime_settings, say
 
 if TYPE_CHECKING:

@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from data_contracts.configs import ConfigError, PipelineConfig, RuntimeConfig, load_settings
+from data_contracts.configs import PipelineConfig
 from data_contracts.errors import SdrpnError
+from data_contracts.runtime import RuntimeConfig
+from data_contracts.settings_files import ConfigError, load_settings
 from data_contracts.sources import LlavaMixSource
 from flows.config_files import DEFAULT, load_config
 from flows.output_files import file_option

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from data_contracts.calibration import CalibrationSettings
-from data_contracts.configs import load_settings, parse_settings
+from data_contracts.settings_files import load_settings, parse_settings
 from flows.cli_base import BatchSizeOption, DeviceOption, err, interruptible, out, say
 from flows.output_files import folder_option
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from data_contracts.configs import load_settings
 from data_contracts.enums import Stage
 from data_contracts.label_drift import LabelDrift, PromotionLimits
+from data_contracts.settings_files import load_settings
 from flows.cli_base import (
     ConfigOption,
     DeviceOption,

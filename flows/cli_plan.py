@@ -5,8 +5,9 @@ from typing import Any
 
 from rich.console import Console
 
-from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from flows.cli_base import say
 from flows.console import print_table
 from flows.downloads import file_row, size_text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_contracts.configs import ConfigError
+from data_contracts.settings_files import ConfigError
 from flows.cli_base import (
     BatchSizeOption,
     DeviceOption,

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from data_contracts.configs import ConfigError, PipelineConfig
+from data_contracts.configs import PipelineConfig
+from data_contracts.settings_files import ConfigError
 
 DEFAULT = "reference"
 

@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from data_contracts.artifact import ArtifactRef, Recipe
-from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.errors import SdrpnError, root_cause
+from data_contracts.runtime import RuntimeConfig
 from flows.execution import Execution, MakeShard, PlanRecipe, Whole
 from flows.outcome import StageOutcome
 from flows.wiring import Pipeline

@@ -10,7 +10,9 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
-from data_contracts.configs import ConfigError, PipelineConfig, RuntimeConfig, parse_settings
+from data_contracts.configs import PipelineConfig
+from data_contracts.runtime import RuntimeConfig
+from data_contracts.settings_files import ConfigError, parse_settings
 from flows.config_files import load_config
 
 

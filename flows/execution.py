@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from data_contracts.artifact import ArtifactRef, Recipe
-from data_contracts.configs import ConfigError, RuntimeConfig
 from data_contracts.enums import Stage
 from data_contracts.errors import SdrpnError
+from data_contracts.runtime import RuntimeConfig
+from data_contracts.settings_files import ConfigError
 from flows.outcome import StageOutcome
 from flows.worker_processes import in_processes
 from tasks.artifact_store import ArtifactStore

@@ -2,9 +2,10 @@
 first ones."""
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import ConfigError, PipelineConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.interop import PublishedLabels
+from data_contracts.settings_files import ConfigError
 from flows.execution import Execution
 from tasks.import_labels import import_labels
 from tasks.make_labels import make_labels

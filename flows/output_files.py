@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from data_contracts.configs import ConfigError
+from data_contracts.settings_files import ConfigError
 
 
 def check_file(path: Path, option: str) -> None:

@@ -7,9 +7,10 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.label_drift import LabelDrift, PromotionLimits
+from data_contracts.runtime import RuntimeConfig
 from flows.config_files import load_config
 from flows.downloads import file_row
 from flows.earlier_run import parameters_of

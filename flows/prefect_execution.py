@@ -18,8 +18,8 @@ from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 
 from data_contracts.artifact import Recipe
-from data_contracts.configs import RuntimeConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from flows.execution import (
     Execution,
     MakeShard,

@@ -6,7 +6,8 @@ from typing import Any
 
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from data_contracts.configs import ConfigError, RaySettings, RuntimeConfig
+from data_contracts.runtime import RaySettings, RuntimeConfig
+from data_contracts.settings_files import ConfigError
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from functools import cached_property, partial
 from typing import TypeVar
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import ConfigError, EvaluationConfig, ModelConfig, PipelineConfig
+from data_contracts.configs import EvaluationConfig, ModelConfig, PipelineConfig
 from data_contracts.enums import Method, Stage
 from data_contracts.label_settings import LabelSettings
+from data_contracts.settings_files import ConfigError
 from data_contracts.sources import EvaluationSource, Source
 from flows.downloads import OnDownloads, announce_downloads, nobody
 from flows.execution import Execution

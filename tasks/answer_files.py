@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_contracts.artifact import canonical_json
-from data_contracts.configs import ConfigError
 from data_contracts.json_lines import text_lines
+from data_contracts.settings_files import ConfigError
 from tasks.storage import Storage
 from tasks.storage_addresses import absolute_uri
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import Field
 
 from data_contracts.base import Settings
-from data_contracts.configs import ConfigError, parse_settings
 from data_contracts.json_lines import text_lines
+from data_contracts.settings_files import ConfigError, parse_settings
 from tasks.artifact_store import ArtifactStore
 from tasks.storage_addresses import absolute_uri
 

@@ -10,9 +10,10 @@ import yaml
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.calibration import CalibrationSettings
-from data_contracts.configs import ModelConfig, parse_settings
+from data_contracts.configs import ModelConfig
 from data_contracts.enums import QuestionKind, Stage
 from data_contracts.profiles import ModelProfile, UncalibratedProfile
+from data_contracts.settings_files import parse_settings
 from sdrpn_core.calibration import (
     CalibrationError,
     CalibrationResult,

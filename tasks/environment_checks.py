@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from data_contracts.configs import RuntimeConfig
 from data_contracts.errors import SdrpnError
+from data_contracts.runtime import RuntimeConfig
 from tasks.artifact_store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.fetching.hub_remote import ask_hub

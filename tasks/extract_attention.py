@@ -11,10 +11,11 @@ from contextlib import closing
 import polars as pl
 
 from data_contracts.artifact import ArtifactRef, Recipe
-from data_contracts.configs import ExtractionConfig, ModelConfig, RuntimeConfig
+from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import ExtractionStatus, QuestionKind, RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.registry import empty_frame
+from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.extraction import Request, extract_attention
 from tasks import recipes
 from tasks.artifact_store import ArtifactStore

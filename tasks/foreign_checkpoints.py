@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_contracts.configs import ConfigError
 from data_contracts.label_settings import RegionSettings
+from data_contracts.settings_files import ConfigError
 from sdrpn_core.interop import naming
 from sdrpn_core.interop.merged_checkpoint import merge
 from sdrpn_core.interop.published_checkpoint import Overrides, read_published_rpn

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_contracts.configs import DownloadSettings, ModelConfig
+from data_contracts.configs import ModelConfig
+from data_contracts.runtime import DownloadSettings
 from sdrpn_core.models.hub import local_folder
 from sdrpn_core.models.loading import is_commit, model_source
 from tasks.fetching.addresses import free_bytes

@@ -9,8 +9,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from data_contracts.configs import ConfigError, ModelConfig, RuntimeConfig
+from data_contracts.configs import ModelConfig
 from data_contracts.profiles import ModelProfile
+from data_contracts.runtime import RuntimeConfig
+from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_contracts.configs import RuntimeConfig
 from data_contracts.errors import root_cause
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import EvaluationSource
 from tasks.artifact_store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, local_file, opener, require_space

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_contracts.configs import ConfigError, RuntimeConfig
+from data_contracts.runtime import RuntimeConfig
+from data_contracts.settings_files import ConfigError
 from sdrpn_core.geometry import Letterbox
 from sdrpn_core.images import UnreadableImage, decode_image
 from sdrpn_core.pipeline import ZoomPipeline

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from data_contracts.artifact import canonical_json
-from data_contracts.configs import ConfigError
+from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint

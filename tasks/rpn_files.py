@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import ConfigError
 from data_contracts.enums import Stage
+from data_contracts.settings_files import ConfigError
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from tasks.artifact_admin import committed_artifacts
 from tasks.artifact_store import ArtifactStore

@@ -4,8 +4,9 @@ them, and estimates that say so."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import SceneSource
 from sdrpn_core.models.loading import resolve_device
 from sdrpn_core.reference.backgrounds import ScenesUnavailable, photograph_folder

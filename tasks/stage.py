@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
-from data_contracts.configs import RuntimeConfig
 from data_contracts.errors import SdrpnError
+from data_contracts.runtime import RuntimeConfig
 from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifact_store import ArtifactStore
 from tasks.artifact_writer import ArtifactWriter

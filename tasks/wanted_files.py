@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_contracts.configs import RuntimeConfig
 from data_contracts.errors import SdrpnError, root_cause
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import (
     BenchmarkSource,
     EvaluationSource,

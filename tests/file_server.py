@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from data_contracts.configs import DownloadSettings
+from data_contracts.runtime import DownloadSettings
 
 QUICK = DownloadSettings(
     part_mib=1 / 16,

@@ -6,10 +6,10 @@ from typing import Any, Self
 from pydantic import Field, field_serializer, model_validator
 
 from data_contracts.base import Settings
-from data_contracts.configs import ConfigError, parse_settings
 from data_contracts.interop import ImportedFrom
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile, RpnShape
+from data_contracts.settings_files import ConfigError, parse_settings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.rpn.checkpoint_files import CONFIG, CheckpointError
 from sdrpn_core.rpn.data import DatasetSizes

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_contracts.configs import DownloadSettings, RuntimeConfig
 from data_contracts.errors import SdrpnError, one_line
+from data_contracts.runtime import DownloadSettings, RuntimeConfig
 from data_contracts.sources import FileAddress
 from tasks.fetching.fetcher import OpenRemote
 from tasks.fetching.http_remote import HttpRemote

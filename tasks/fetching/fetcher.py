@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from data_contracts.configs import DownloadSettings
+from data_contracts.runtime import DownloadSettings
 from data_contracts.sources import RemoteFile
 from tasks.fetching.kept_files import FetchedFile, kept_file, local_path, still_same
 from tasks.fetching.pace import Pace

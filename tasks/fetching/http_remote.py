@@ -10,8 +10,8 @@ from functools import cache
 
 import httpx
 
-from data_contracts.configs import DownloadSettings
 from data_contracts.errors import one_line
+from data_contracts.runtime import DownloadSettings
 from tasks.fetching.remote import FileChanged, Hiccup, RangesIgnored, RemoteInfo, Unavailable
 
 _BUSY = {202, 408, 421, 425, 429, 500, 502, 503, 504}

@@ -12,8 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 
-from data_contracts.configs import DownloadSettings
 from data_contracts.errors import one_line
+from data_contracts.runtime import DownloadSettings
 from tasks.fetching.http_remote import HttpRemote, retry_after
 from tasks.fetching.remote import Hiccup, RemoteInfo, Unavailable
 from tasks.transport_errors import is_client_error, is_transport_error

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from data_contracts.configs import DownloadSettings
+from data_contracts.runtime import DownloadSettings
 from tasks.fetching.remote import Hiccup, RemoteInfo
 
 logger = logging.getLogger(__name__)

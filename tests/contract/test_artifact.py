@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_contracts.artifact import ArtifactRef, Recipe, canonical_json
-from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import QuestionKind, Stage
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import SceneSource
 from tests.artifacts import files_recipe, source_recipe
 

@@ -8,8 +8,9 @@ import yaml
 from pydantic import ValidationError
 
 from data_contracts.base import Settings
-from data_contracts.configs import ConfigError, EvaluationConfig, PipelineConfig, RuleName
+from data_contracts.configs import EvaluationConfig, PipelineConfig, RuleName
 from data_contracts.label_settings import LabelSettings, RegionSettings
+from data_contracts.settings_files import ConfigError
 from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
 from flows.config_files import load_config

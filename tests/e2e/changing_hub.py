@@ -23,8 +23,8 @@ def main(folder: Path) -> None:
     with model_hub(hub, commit=lambda: COMMIT if hub[MODEL].name == "model" else LATER) as endpoint:
         os.environ |= {"HF_ENDPOINT": endpoint, "HF_HOME": f"{folder}/cache"}
         os.environ |= {"HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
-        from data_contracts.configs import RuntimeConfig
         from data_contracts.enums import Stage
+        from data_contracts.runtime import RuntimeConfig
         from flows.dry_run import plan_run
         from flows.execution import LocalExecution
         from flows.wiring import Pipeline

@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from data_contracts.artifact import Recipe
-from data_contracts.configs import RuntimeConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from flows.console import ProgressDisplay
 from flows.execution import LocalExecution, PlanRecipe
 from tasks.stage import FrameShard, StageRun

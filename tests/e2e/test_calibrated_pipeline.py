@@ -10,9 +10,10 @@ import yaml
 from PIL import Image
 
 from data_contracts.artifact import ArtifactRef, Manifest
-from data_contracts.configs import ExtractionConfig, RuntimeConfig
+from data_contracts.configs import ExtractionConfig
 from data_contracts.enums import Stage
 from data_contracts.profiles import ModelProfile
+from data_contracts.runtime import RuntimeConfig
 from flows.dry_run import plan_run
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.pipeline import ZoomPipeline

@@ -7,7 +7,8 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from data_contracts.configs import ConfigError, RuntimeConfig
+from data_contracts.runtime import RuntimeConfig
+from data_contracts.settings_files import ConfigError
 from flows.config_files import load_config
 from flows.earlier_run import parameters_of
 from tests.e2e.prefect_server import prefect_server

@@ -11,15 +11,14 @@ import polars as pl
 import pytest
 
 from data_contracts.configs import (
-    DownloadSettings,
     EvaluationConfig,
     ExtractionConfig,
     ModelConfig,
     PipelineConfig,
     RecordsConfig,
-    RuntimeConfig,
 )
 from data_contracts.enums import Method, Stage
+from data_contracts.runtime import DownloadSettings, RuntimeConfig
 from data_contracts.sources import ImageArchive, LlavaMixSource, SceneSource, Selection
 from data_contracts.training import TrainingChanges
 from flows.execution import LocalExecution

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from data_contracts.artifact import ArtifactRef, Manifest
-from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.json_lines import json_lines
+from data_contracts.runtime import RuntimeConfig
 from flows.dry_run import plan_run
 from flows.execution import LocalExecution
 from flows.outcome import RunOutcome

@@ -8,8 +8,9 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import ConfigError, PipelineConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
+from data_contracts.settings_files import ConfigError
 from flows.earlier_run import parameters_of
 from tasks.artifact_admin import ArtifactSummary, list_artifacts
 from tasks.artifact_store import ArtifactStore

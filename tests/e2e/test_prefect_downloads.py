@@ -14,8 +14,9 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource, RemoteFile
 from flows import prefect_execution
 from flows.pipeline_flow import sdrpn

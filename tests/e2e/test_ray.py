@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_contracts.configs import ConfigError, RaySettings, RuntimeConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RaySettings, RuntimeConfig
+from data_contracts.settings_files import ConfigError
 from flows.execution import LocalExecution
 from flows.task_runners import shard_runner
 from flows.wiring import run_pipeline

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from data_contracts.calibration import CalibrationSettings
-from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from flows.execution import LocalExecution
 from flows.outcome import RunOutcome
 from flows.wiring import run_pipeline

@@ -7,8 +7,8 @@ import huggingface_hub.constants
 import pytest
 from typer.testing import CliRunner
 
-from data_contracts.configs import RuntimeConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from flows.cli import app
 from flows.config_files import load_config
 from flows.dry_run import plan_run

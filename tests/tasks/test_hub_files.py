@@ -9,8 +9,8 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfFileSystem
 
-from data_contracts.configs import RuntimeConfig
 from data_contracts.enums import BenchmarkTask
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import BenchmarkSource, RemoteFile
 from sdrpn_core.benchmarks.tasks import TASKS
 from tasks.artifact_store import ArtifactStore

@@ -9,9 +9,10 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub import HfFileSystem
 
-from data_contracts.configs import PipelineConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import BenchmarkTask
 from data_contracts.errors import SdrpnError
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import BenchmarkSource, ParquetSource
 from flows.dry_run import plan_run
 from tasks.fetching.hub_remote import hub_remote

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_contracts.configs import RuntimeConfig
 from data_contracts.interop import PublishedLabels
 from data_contracts.label_settings import LabelSettings
+from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 from tasks.artifact_store import ArtifactStore
 from tasks.import_labels import ImportFailed, import_labels, import_summary

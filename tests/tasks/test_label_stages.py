@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import ConfigError, PipelineConfig
+from data_contracts.configs import PipelineConfig
 from data_contracts.enums import ExtractionStatus, LabelStatus, Stage
 from data_contracts.label_settings import LabelChanges
+from data_contracts.settings_files import ConfigError
 from data_contracts.sources import LlavaMixSource
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline

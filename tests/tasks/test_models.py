@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.configs import ConfigError, ModelConfig, RuntimeConfig
+from data_contracts.configs import ModelConfig
+from data_contracts.runtime import RuntimeConfig
+from data_contracts.settings_files import ConfigError
 from sdrpn_core.calibration.profile_file import profile_yaml
 from tasks.models import adapter_for, device_of_worker, model_identity, release_model
 from tests.tiny_models import tiny_llava

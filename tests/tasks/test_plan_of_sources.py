@@ -11,14 +11,9 @@ import huggingface_hub.constants
 import pytest
 from PIL import Image
 
-from data_contracts.configs import (
-    EvaluationConfig,
-    ModelConfig,
-    PipelineConfig,
-    RecordsConfig,
-    RuntimeConfig,
-)
+from data_contracts.configs import EvaluationConfig, ModelConfig, PipelineConfig, RecordsConfig
 from data_contracts.enums import BenchmarkTask, Stage
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import (
     BenchmarkSource,
     ImageArchive,

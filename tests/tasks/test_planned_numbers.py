@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.configs import PipelineConfig, RecordsConfig, RuntimeConfig
+from data_contracts.configs import PipelineConfig, RecordsConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import (
     FileSource,
     LlavaMixSource,

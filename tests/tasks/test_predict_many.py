@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_contracts.configs import ConfigError
 from data_contracts.json_lines import json_lines
 from data_contracts.profiles import ModelProfile
+from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
 from tasks.artifact_store import ArtifactStore

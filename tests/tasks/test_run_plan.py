@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from data_contracts.configs import EvaluationConfig, PipelineConfig, RuntimeConfig
+from data_contracts.configs import EvaluationConfig, PipelineConfig
 from data_contracts.enums import BenchmarkTask, Method
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import (
     BenchmarkSource,
     ImageFolder,

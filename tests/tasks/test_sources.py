@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_contracts.configs import EvaluationConfig, PipelineConfig, RecordsConfig, RuntimeConfig
+from data_contracts.configs import EvaluationConfig, PipelineConfig, RecordsConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import (
     ImageArchive,
     ImageFolder,

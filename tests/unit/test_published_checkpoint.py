@@ -9,9 +9,9 @@ import torch
 import yaml
 from PIL import Image
 
-from data_contracts.configs import ConfigError
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile
+from data_contracts.settings_files import ConfigError
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.interop.published_checkpoint import Overrides, read_published_rpn
 from sdrpn_core.interop.tensor_folder import ForeignCheckpointError

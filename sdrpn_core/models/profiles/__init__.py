@@ -3,8 +3,8 @@
 from importlib import resources
 from pathlib import Path
 
-from data_contracts.configs import ConfigError, load_settings
 from data_contracts.profiles import ModelProfile
+from data_contracts.settings_files import ConfigError, load_settings
 
 
 def load_profile(name_or_path: str) -> ModelProfile:

@@ -1,0 +1,86 @@
+"""Settings read from files, and what is wrong with them said in one line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from data_contracts import base
+from data_contracts.base import Settings
+from data_contracts.errors import SdrpnError
+
+S = TypeVar("S", bound=Settings)
+
+NOTHING: Mapping[str, object] = MappingProxyType({})
+"""No key counts instead of the file's."""
+
+
+class ConfigError(SdrpnError, ValueError):
+    """A configuration cannot be used; the message names the key and the remedy."""
+
+
+def load_settings(kind: type[S], path: str | Path, replaced: Mapping[str, object] = NOTHING) -> S:
+    """Read one settings model from a YAML or JSON file.
+
+    Args:
+        kind: which model.
+        path: the file.
+        replaced: values of keys that count instead of the file's, which need not be there.
+
+    Raises:
+        ConfigError: naming the file, the key and the remedy.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; see configs/ for examples") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if isinstance(data, dict):
+        data = {**data, **replaced}
+    return parse_settings(kind, data, str(path))
+
+
+def parse_settings(kind: type[S], data: object, origin: str) -> S:
+    """Validate plain data as one settings model.
+
+    Raises:
+        ConfigError: one line that names ``origin`` and every wrong key.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        problems = "; ".join(_describe(dict(problem)) for problem in error.errors())
+        raise ConfigError(f"{origin}: {problems}") from None
+
+
+_ELSEWHERE = {
+    "regions.threshold": (
+        "training chooses the threshold; evaluation.region_threshold evaluates another"
+    ),
+}
+"""Keys that people look for in a wrong place -> the right one."""
+
+
+def _describe(problem: dict[str, Any]) -> str:
+    # What has brackets is no key but a form of value that was tried.
+    parts = [part for part in map(str, problem["loc"]) if "[" not in part]
+    key = ".".join(parts) or "top level"
+    match problem["type"]:
+        case "missing":
+            instead = ", or give --data and --images" if key == "sources" else ""
+            return f"key '{key}' is missing: add it{instead}"
+        case base.UNKNOWN_KEY:
+            known = problem["ctx"][base.VALID_KEYS]
+            remedy = _ELSEWHERE.get(key, f"remove it or mend its spelling; valid are {known}")
+            return f"key '{key}' is not known: {remedy}"
+        case _:
+            return f"key '{key}': {reason_of(problem)}"
+
+
+def reason_of(problem: dict[str, Any]) -> str:
+    """What is wrong, without pydantic's word for errors of our own validators."""
+    return str(problem["msg"]).removeprefix("Value error, ")
