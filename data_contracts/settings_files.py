@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -81,6 +82,19 @@ def _describe(problem: dict[str, Any]) -> str:
             return f"key '{key}': {reason_of(problem)}"
 
 
+_SECTION = "a section with keys of its own is needed"
+_NEEDED = {
+    "model_type": _SECTION,
+    "model_attributes_type": _SECTION,
+    "dict_type": _SECTION,
+    "tuple_type": "a list is needed",
+}
+"""Type of a problem that pydantic puts in Python's terms -> in the file's."""
+
+
 def reason_of(problem: dict[str, Any]) -> str:
     """What is wrong, without pydantic's word for errors of our own validators."""
+    needed = _NEEDED.get(problem["type"])
+    if needed is not None:
+        return f"{needed}, not {shorten(repr(problem['input']), 60)}"
     return str(problem["msg"]).removeprefix("Value error, ")

@@ -10,6 +10,7 @@ from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.geometry import Letterbox
 from sdrpn_core.images import UnreadableImage, decode_image
+from sdrpn_core.models.loading import resolve_dtype
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.report.overlay import draw_boxes, draw_heat_map, fade_hidden
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
@@ -43,7 +44,13 @@ class PredictSetup:
         withdraw_image: bool,
         dtype: str | None,
     ) -> "PredictSetup":
-        """Setup from the runtime settings and what the user chose."""
+        """Setup from the runtime settings and what the user chose.
+
+        Raises:
+            ModelError: if models do not run in that precision.
+        """
+        if dtype is not None:
+            resolve_dtype(dtype)
         store = ArtifactStore(runtime.store, runtime.storage_options)
         return cls(store, rpn, model, crop_tokens, withdraw_image, dtype, runtime)
 

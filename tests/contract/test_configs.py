@@ -55,6 +55,10 @@ def test_minimal_config_takes_every_default(tmp_path: Path):
         ({"model": {"profile": 7}}, r"key 'model.profile.name': .*valid string"),
         ({"model": {"profile": {"name": "x"}}}, r"'model.profile.written_out.heads' is missing"),
         ({"calibration": {"num_scene": 9}}, r"key 'calibration.num_scene' is not known"),
+        # They were told of Python's dictionaries and tuples.
+        ({"records": 5}, r"key 'records': a section with keys of its own is needed, not 5"),
+        ({"training": {"loss": "bce"}}, r"'training.loss': a section .* is needed, not 'bce'"),
+        ({"training": {"betas": 3}}, r"key 'training.betas': a list is needed, not 3"),
     ],
 )
 def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: str):
