@@ -54,7 +54,8 @@ def parse_settings(kind: type[S], data: object, origin: str) -> S:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        problems = "; ".join(_describe(dict(problem)) for problem in error.errors())
+        found = [dict(problem) for problem in error.errors()]
+        problems = "; ".join(_describe(one) for one in found if not _follows(one, found))
         raise ConfigError(f"{origin}: {problems}") from None
 
 
@@ -90,6 +91,13 @@ _NEEDED = {
     "tuple_type": "a list is needed",
 }
 """Type of a problem that pydantic puts in Python's terms -> in the file's."""
+
+
+def _follows(problem: dict[str, Any], others: list[dict[str, Any]]) -> bool:
+    """Whether a list is too short only because items of it are wrong."""
+    place = problem["loc"]
+    inside = (other["loc"][: len(place)] == place for other in others if other is not problem)
+    return problem["type"] == "too_short" and any(inside)
 
 
 def reason_of(problem: dict[str, Any]) -> str:

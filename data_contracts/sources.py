@@ -6,7 +6,7 @@ An address is a local path or a URI: ``https://``, ``hf://datasets/owner/name/fi
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from data_contracts.base import Settings
 from data_contracts.enums import BenchmarkTask
@@ -174,13 +174,24 @@ class BenchmarkSource(Settings):
 FileSource = LlavaMixSource | VisualCotSource | ParquetSource
 """Sources whose data exists somewhere."""
 
+
+def _a_mix_unless_said(source: object) -> object:
+    if isinstance(source, dict) and "type" not in source:
+        return {"type": "llava_mix", **source}
+    return source
+
+
 Source = Annotated[
-    LlavaMixSource | VisualCotSource | ParquetSource | SceneSource, Field(discriminator="type")
+    LlavaMixSource | VisualCotSource | ParquetSource | SceneSource,
+    Field(discriminator="type"),
+    BeforeValidator(_a_mix_unless_said),
 ]
+"""A LLaVA mix where no type is given."""
 
 EvaluationSource = Annotated[
     LlavaMixSource | VisualCotSource | ParquetSource | SceneSource | BenchmarkSource,
     Field(discriminator="type"),
+    BeforeValidator(_a_mix_unless_said),
 ]
 
 

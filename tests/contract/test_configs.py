@@ -1,5 +1,6 @@
 """Configurations: what is wrong is named with its key, and what is identity is pinned."""
 
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +12,7 @@ from data_contracts.base import Settings
 from data_contracts.configs import EvaluationConfig, PipelineConfig, RuleName
 from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.settings_files import ConfigError
-from data_contracts.sources import SceneSource
+from data_contracts.sources import LlavaMixSource, SceneSource
 from data_contracts.training import TrainingConfig
 from flows.config_files import load_config
 from sdrpn_core.benchmarks.scoring import known_benchmarks
@@ -33,6 +34,18 @@ def test_minimal_config_takes_every_default(tmp_path: Path):
     assert config.training is None
     assert config.evaluation is None
     assert config.sources == (SceneSource(name="s", num_images=4),)
+
+
+def test_the_configuration_that_the_readme_writes_is_one(tmp_path: Path):
+    """Its source gave no type, and was refused in pydantic's words."""
+    readme = (CHECKOUT / "README.md").read_text()
+    (text,) = re.findall(r"^```yaml\n(# my-run.yaml\n.*?)^```", readme, re.M | re.S)
+    config = PipelineConfig.load(write(tmp_path, text))
+    assert isinstance(config.sources[0], LlavaMixSource)
+    with pytest.raises(ConfigError) as caught:
+        PipelineConfig.load(write(tmp_path, text.replace("records:", "record:")))
+    assert "sources.0.llava_mix.records' is missing" in str(caught.value)
+    assert "at least 1" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -79,11 +92,11 @@ def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: 
         (
             {"sources": [{"type": "scenes", "name": "s", "num_image": 4}]},
             r"key 'sources.0.scenes.num_images' is missing: add it; .*'sources.0.scenes.num_image' "
-            r"is not known: .*; valid are type, name, num_images, seed, split, print_scale;",
+            r"is not known: .*; valid are type, name, num_images, seed, split, print_scale$",
         ),
         (
             {"sources": [MIX | {"images": [{"type": "folder", "uri": "x", "folders": "y"}]}]},
-            r"'sources.0.llava_mix.images.0.folder.folders' .*; valid are type, uri, folder;",
+            r"'sources.0.llava_mix.images.0.folder.folders' .*; valid are type, uri, folder$",
         ),
         (
             {"sources": [MIX | {"records": {"uri": "x", "size": 1}, "images": "x"}]},
