@@ -119,6 +119,9 @@ def test_later_stages_use_the_calibrated_profile(first: CalibratedRun) -> None:
     predictions = first.manifest(Stage.EVALUATE, "held_out").recipe
     for recipe in (attention, training, predictions):
         assert recipe.config["model"]["heads"] == plain["heads"]
+    # How the RPN is trained stands in the recipe by itself.
+    recipe_of_its_own = plain.pop("training")
+    assert set(training.config["training"]) == set(recipe_of_its_own) - {"checkpoint_every"}
     assert training.config["profile"] == plain
     # The configuration's own label settings win.
     labels = first.manifest(Stage.MAKE_LABELS, "small").recipe
