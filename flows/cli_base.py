@@ -68,8 +68,8 @@ JsonOption = Annotated[
 
 
 def say(line: str, console: Console = out, *, style: str | None = None) -> None:
-    """Print a line as it is: brackets in a path are no markup, and nothing is wrapped."""
-    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+    """Print a line as it is: no brackets are markup, no colons a smiley, and nothing is wrapped."""
+    console.print(line, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class OneLineErrors(TyperGroup):

@@ -7,7 +7,7 @@ per layer, which is what a step of a large model otherwise waits for.
 
 import logging
 from dataclasses import dataclass
-from threading import get_ident
+from threading import local
 from typing import TYPE_CHECKING
 
 import torch
@@ -74,9 +74,8 @@ class FixedStep:
         self._layers = layers
         self._cache = Cache(layers=list(layers))
         self._logits = torch.empty_like(start.logits)
-        self._num_steps = 0
-        """Run, not replayed, in the thread that ran the last one."""
-        self._thread: int | None = None
+        self._steps_here = local()
+        """``count`` of those that this thread has run, not replayed."""
         self._is_given_up = False
         self.is_refused = False
         """Recording failed, and not for lack of memory: the model may do what no graph can hold."""
@@ -99,7 +98,7 @@ class FixedStep:
             self._record(tokens.device)
         if self._graph is None:
             self._run()
-            self._count()
+            self._steps_here.count = self._num_steps_here + 1
         else:
             self._graph.replay()
         return self._logits
@@ -111,13 +110,12 @@ class FixedStep:
         In a thread that has run steps: libraries open what they keep for a thread when it first
         calls them, which they may not do while something is recorded.
         """
-        is_worth_it = self._num_steps >= _STEPS_BEFORE_CAPTURE and self._thread == get_ident()
+        is_worth_it = self._num_steps_here >= _STEPS_BEFORE_CAPTURE
         return is_worth_it and self._graph is None and not self._is_given_up
 
-    def _count(self) -> None:
-        if self._thread != get_ident():
-            self._thread, self._num_steps = get_ident(), 0
-        self._num_steps += 1
+    @property
+    def _num_steps_here(self) -> int:
+        return getattr(self._steps_here, "count", 0)
 
     def _run(self) -> None:
         adapter = self.adapter

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from itertools import islice
+from threading import Thread
 from typing import Any, TypeVar
 
 _MAX_THREADS = 16
@@ -35,18 +36,30 @@ def made_ahead(make: Callable[[A], T], items: Iterable[A]) -> Generator[T, None,
     """
     _wait_for_left_behind()
     todo = iter(items)
-    pool = ThreadPoolExecutor(1)
-    pending = [pool.submit(make, item) for item in islice(todo, 1)]
+    pending = [_begun(make, item) for item in islice(todo, 1)]
     try:
         while pending:
             wait(pending)
-            done, pending = pending, [pool.submit(make, item) for item in islice(todo, 1)]
+            done, pending = pending, [_begun(make, item) for item in islice(todo, 1)]
             yield done.pop().result()
     finally:
         # Not waiting: garbage collection may end this in any thread, also in one that the work
         # being done needs.
         _LEFT_BEHIND.extend(pending)
-        pool.shutdown(wait=False)
+
+
+def _begun(make: Callable[[A], T], item: A) -> Future[T]:
+    """Work in a thread that holds up no end of the process: it may wait for a silent server."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(make(item))
+        except BaseException as error:  # noqa: BLE001  raised where the result is asked for
+            future.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return future
 
 
 def _wait_for_left_behind() -> None:

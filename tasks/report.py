@@ -120,6 +120,14 @@ def _facts(
         ("Sources", ", ".join(source.name for source in config.sources)),
         ("Questions", f"{num_questions:,}"),
     ]
+    if (recipe := rpn.training) is not None:
+        facts.append(
+            (
+                "Training",
+                f"{recipe.num_epochs} epochs, batches of {recipe.batch_size}, learning rate "
+                f"{recipe.learning_rate:g}, {recipe.loss.type} loss",
+            )
+        )
     if inputs.calibration is not None:
         facts.append(("Profile", f"{profile.source} ({inputs.calibration})"))
     return facts

@@ -86,8 +86,8 @@ def _with_tensors_of_lists(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     """Run an operation of the dispatcher on what the tensors hold."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    _check_places(operation.overloadpacket, tensors)
+    tensors = _tensors_of((args, kwargs))
+    _check_places(operation.overloadpacket, args, kwargs)
     target = kwargs.get("device")
     if target is not None:
         kwargs["device"] = torch.device("cpu")
@@ -109,12 +109,17 @@ def _placed(result: Tensor, known: dict[int, StandInTensor]) -> StandInTensor:
     return given
 
 
-def _check_places(operation: Any, tensors: list[Tensor]) -> None:
-    """Numbers may come from the CPU, and indices; torch moves those itself."""
+def _tensors_of(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _check_places(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Numbers may come from the CPU, and indices into a tensor here; torch moves those itself."""
     if operation in _TAKE_FROM_ANYWHERE:
         return
     if operation in _TAKE_INDICES_FROM_ANYWHERE:
-        tensors = [t for t in tensors if t.dtype not in (torch.int64, torch.bool)]
+        args = (args[0], *args[2:])
+    tensors = _tensors_of((args, kwargs))
     elsewhere = [t for t in tensors if not isinstance(t, StandInTensor) and t.dim() > 0]
     if elsewhere:
         shape = tuple(elsewhere[0].shape)

@@ -7,9 +7,8 @@ they end up in; and at hundreds of image tokens a single example already fills t
 Shape legend: N batch, L sequence, d hidden size, C image cells.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +21,6 @@ from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import Prompt
 from sdrpn_core.rpn.data import ImageLoader, TrainingError, TrainingExample
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.threads import made_ahead
 
 NUM_IMAGE_READERS = 4
 
@@ -82,39 +80,44 @@ class FrozenPrefix:
     ) -> Generator[tuple[Part, list[PrefixFeatures]], None, None]:
         """Each part with the features of its examples, on the model's device.
 
-        Images of the next part are read and prepared in threads while the last is worked on.
+        Images are read and prepared in threads, those of the next part while one is worked on.
 
         Raises:
             TrainingError: if labels were made for another grid than the model's.
         """
-        ahead = made_ahead(lambda part: (part, self._prepared(part)), parts)
-        with closing(ahead):
-            for part, prepared in ahead:
-                fresh = dict(self._computed(part, prepared))
+        readers = ThreadPoolExecutor(NUM_IMAGE_READERS)
+        try:
+            begun = ((part, self._begin(readers, part)) for part in parts)
+            current = next(begun, None)
+            while current is not None:
+                following = next(begun, None)
+                part, images = current
+                fresh = dict(self._computed(part, images))
                 chosen = (
                     fresh.get(e.question_id) or self._cache[e.question_id].to(self.adapter.device)
                     for e in part
                 )
                 yield part, list(chosen)
+                current = following
+        finally:
+            readers.shutdown(cancel_futures=True)
 
-    def _prepared(self, part: Part) -> dict[str, PreparedImages]:
-        """By question, the images of those whose features are not known; uses the host only."""
-        missing = [e for e in part if e.question_id not in self._cache]
-        with ThreadPoolExecutor(NUM_IMAGE_READERS) as readers:
-            images = list(readers.map(self._prepare, missing))
-        return {e.question_id: image for e, image in zip(missing, images, strict=True)}
+    def _begin(self, readers: Executor, part: Part) -> dict[str, Future[PreparedImages]]:
+        """By question, the images of those whose features are not known."""
+        missing = (e for e in part if e.question_id not in self._cache)
+        return {e.question_id: readers.submit(self._prepare, e) for e in missing}
 
     def _prepare(self, example: TrainingExample) -> PreparedImages:
         return self.adapter.prepare_images([self.load_image(example)], for_labels=True)
 
     def _computed(
-        self, part: Part, prepared: Mapping[str, PreparedImages]
+        self, part: Part, images: dict[str, Future[PreparedImages]]
     ) -> Iterator[tuple[str, PrefixFeatures]]:
-        """Compute features of what was prepared, and cache what fits."""
+        """Compute features of images as they are prepared, and cache what fits."""
         for example in part:
-            if example.question_id not in prepared:
+            if example.question_id not in images:
                 continue
-            (encoded,) = self.adapter.encode_prepared(prepared[example.question_id])
+            (encoded,) = self.adapter.encode_prepared(images.pop(example.question_id).result())
             if encoded.grid != example.labels.shape:
                 raise TrainingError(
                     f"question {example.question_id}: labels are {example.labels.shape}, the "

@@ -2,7 +2,13 @@
 
 import pytest
 
+from data_contracts.artifact import ArtifactRef
+from data_contracts.calibration import CalibrationSettings
+from data_contracts.enums import Stage
+from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import SceneSource
+from data_contracts.training import TrainingConfig
+from sdrpn_core.models.profiles import load_profile
 from tasks import recipes
 from tasks.row_ranges import overlapping, shard_range
 
@@ -14,6 +20,26 @@ def test_scene_identity_is_its_settings_not_its_name():
     assert recipe.num_shards == 3
     for change in ({"seed": 4}, {"num_images": 301}, {"split": "test"}, {"print_scale": 2.0}):
         assert recipes.scenes_recipe(source.model_copy(update=change)).ref != recipe.ref
+
+
+def test_how_a_profile_would_train_is_no_part_of_its_identity():
+    """Only what a run trains with is: the profile's with the run's changes."""
+    profile = load_profile("reference")
+    other = profile.model_copy(update={"training": TrainingConfig(num_epochs=77)})
+    label_set, regions = (
+        ArtifactRef(stage=Stage.MERGE_LABELS, artifact_id="0" * 20),
+        RegionSettings(),
+    )
+    trained, calibrated = (
+        {make(one).ref for one in (profile, other)}
+        for make in (
+            lambda p: recipes.training_recipe(label_set, profile.training, regions, p, {}),
+            lambda p: recipes.calibration_recipe(p, {}, CalibrationSettings()),
+        )
+    )
+    assert (len(trained), len(calibrated)) == (1, 1)
+    changed = recipes.training_recipe(label_set, other.training, regions, profile, {})
+    assert changed.ref not in trained
 
 
 @pytest.mark.parametrize(

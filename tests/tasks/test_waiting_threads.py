@@ -35,20 +35,27 @@ SILENT_SERVERS = """
 import os
 import threading
 import polars  # replaces the handler of Ctrl-C
+from sdrpn_core.threads import made_ahead
 from tasks.waiting_threads import in_parallel
 
 def ask(number):
     os.write(1, b"asked\\n")
     threading.Event().wait()
 
-in_parallel(ask, range(1000))
+def ask_all(numbers):
+    in_parallel(ask, numbers)
+
+{call}
 """
 
 
 @pytest.mark.timeout(60)
-def test_an_interrupt_waits_for_no_server():
+@pytest.mark.parametrize(
+    "call", ["ask_all(range(1000))", "list(made_ahead(ask_all, [range(1000), range(1000)]))"]
+)
+def test_an_interrupt_waits_for_no_server(call: str):
     """It waited for the patience with each to end; these are silent for ever."""
-    command = [sys.executable, "-c", SILENT_SERVERS]
+    command = [sys.executable, "-c", SILENT_SERVERS.replace("{call}", call)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None

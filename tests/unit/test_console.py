@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from data_contracts.enums import Stage
+from flows.cli_base import say
 from flows.console import ProgressDisplay, _Work
 
 
@@ -124,3 +125,10 @@ def test_a_terminal_shows_bars_and_no_lines():
     assert "train-rpn" in text(console)
     assert "1 of 3" not in text(console)
     assert "1/3" in text(console)
+
+
+def test_a_line_is_printed_as_it_is():
+    """Brackets in a path were taken for markup, and ":x:" in an answer for a picture."""
+    console = Console(file=io.StringIO(), width=10)
+    say("run[1]/a.png :x: A:B:C", console)
+    assert text(console) == "run[1]/a.png :x: A:B:C\n"

@@ -17,7 +17,14 @@ import tests.stand_in_device
 there, here = torch.ones(2, 3, device="elsewhere"), torch.ones(3)
 assert (there + 1.0 + torch.tensor(2.0)).tolist() == [[4.0] * 3] * 2, "numbers come from anywhere"
 assert there[torch.tensor([1])].device.type == "elsewhere", "so do indices"
-for mix in (lambda: there + here, lambda: there @ here, lambda: torch.cat([there, here[None]])):
+index = torch.tensor([1], device="elsewhere")
+for mix in (
+    lambda: there + here,
+    lambda: there @ here,
+    lambda: torch.cat([there, here[None]]),
+    lambda: torch.arange(3)[index],
+    lambda: there.long().index_put_((index,), torch.tensor([7, 7, 7])),
+):
     try:
         mix()
     except RuntimeError as error:
