@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for temporary files of this test alone."""
     folder = tmp_path / "temporary"
     folder.mkdir()
+    # Its socket would lie in the folder otherwise, whose path may be too long for one.
+    forkserver.ensure_running()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
