@@ -17,8 +17,8 @@ SMALL, LARGE = 60_000, 160_000
 """The small one fills several buckets already, and all that is gathered before it is written."""
 MAX_BYTES_PER_ROW = 100
 """Of memory that a further row takes. Measured: about 20 between these sizes, what allocators keep
-(66 on a busy machine), and none beyond. An index of all rows with a table of their images took 200 to 300; the records as
-Python objects, which ``json.load`` makes, take 1,300."""
+(66 on a busy machine), and none beyond. An index of all rows with a table of their images took 200
+to 300; the records as Python objects, which ``json.load`` makes, take 1,300."""
 
 
 def rows_of(found: dict[str, Any]) -> int:
