@@ -9,12 +9,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from data_contracts.base import Settings
+from data_contracts.base import Changes, S, Settings
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import DEFAULT_METHODS, Method, QuestionKind
 from data_contracts.label_settings import LabelChanges, LabelSettings, RegionSettings
 from data_contracts.profiles import ModelProfile
-from data_contracts.settings_files import NOTHING, ConfigError, load_settings, reason_of
+from data_contracts.settings_files import ConfigError, load_settings, reason_of
 from data_contracts.sources import BenchmarkSource, EvaluationSource, Source
 from data_contracts.training import TrainingChanges, TrainingConfig
 
@@ -200,26 +200,32 @@ class PipelineConfig(Settings):
         Raises:
             ConfigError: if the two do not go together.
         """
-        if self.labels is None:
-            return profile.labels
+        return self._over_the_profile("labels", profile, profile.labels, self.labels)
+
+    def training_settings(self, profile: ModelProfile) -> TrainingConfig:
+        """The profile's training settings with this run's changes.
+
+        Raises:
+            ConfigError: if the two do not go together.
+        """
+        return self._over_the_profile("training", profile, profile.training, self.training)
+
+    def _over_the_profile(
+        self, section: str, profile: ModelProfile, settings: S, changes: Changes | None
+    ) -> S:
+        if changes is None:
+            return settings
         try:
-            return self.labels.applied_to(profile.labels)
+            return changes.applied_to(settings)
         except ValidationError as error:
             problems = "; ".join(reason_of(dict(problem)) for problem in error.errors())
             raise ConfigError(
-                f"config {self.name!r}: labels over those of profile {profile.name!r}: {problems}"
+                f"config {self.name!r}: {section} over those of profile {profile.name!r}: "
+                f"{problems}"
             ) from None
 
-    def training_settings(self, profile: ModelProfile) -> TrainingConfig:
-        """The profile's training settings with this run's changes."""
-        return (
-            profile.training
-            if self.training is None
-            else (self.training.applied_to(profile.training))
-        )
-
     @classmethod
-    def load(cls, path: str | Path, replaced: Mapping[str, object] = NOTHING) -> Self:
+    def load(cls, path: str | Path, replaced: Mapping[str, object] | None = None) -> Self:
         """Read a YAML file; ``replaced`` as in ``load_settings``.
 
         Raises:

@@ -4,7 +4,7 @@ A profile says which heads ground, which signal marks sinks, where the RPN branc
 questions are put. A new model of a known family needs a profile file and no code.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -167,6 +167,13 @@ class ModelProfile(Settings):
     """How the RPN is trained unless a run says otherwise."""
     source: str
     """Where these values come from: a paper, a repository, a calibration run."""
+
+    def identity(self) -> dict[str, Any]:
+        """As plain data, all that decides what is made with the model.
+
+        How an RPN is trained is left out: it stands beside this wherever one is.
+        """
+        return self.model_dump(mode="json", exclude={"training"})
 
     @property
     def is_calibrated(self) -> bool:

@@ -3,27 +3,23 @@
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from data_contracts import base
-from data_contracts.base import Settings
+from data_contracts.base import S
 from data_contracts.errors import SdrpnError
-
-S = TypeVar("S", bound=Settings)
-
-NOTHING: Mapping[str, object] = MappingProxyType({})
-"""No key counts instead of the file's."""
 
 
 class ConfigError(SdrpnError, ValueError):
     """A configuration cannot be used; the message names the key and the remedy."""
 
 
-def load_settings(kind: type[S], path: str | Path, replaced: Mapping[str, object] = NOTHING) -> S:
+def load_settings(
+    kind: type[S], path: str | Path, replaced: Mapping[str, object] | None = None
+) -> S:
     """Read one settings model from a YAML or JSON file.
 
     Args:
@@ -41,7 +37,7 @@ def load_settings(kind: type[S], path: str | Path, replaced: Mapping[str, object
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if isinstance(data, dict):
-        data = {**data, **replaced}
+        data = {**data, **(replaced or {})}
     return parse_settings(kind, data, str(path))
 
 

@@ -166,6 +166,7 @@ def _predict_one(
         letterbox = pipeline.adapter.letterbox(picture.size)
         overlay.parent.mkdir(parents=True, exist_ok=True)
         draw_overlay(picture, answer, letterbox).save(overlay)
+        say(f"picture: {overlay}", err)
     if as_json:
         plain = {
             "answer": answer.text,

@@ -23,7 +23,7 @@ def load_config(
         ConfigError: if there is none or it is not valid; names the key and the remedy.
     """
     if Path(name_or_path).is_file() or name_or_path.endswith((".yaml", ".yml", ".json")):
-        return PipelineConfig.load(name_or_path, replaced or {})
+        return PipelineConfig.load(name_or_path, replaced)
     packaged = resources.files("configs")
     entry = packaged / f"{name_or_path}.yaml"
     if not entry.is_file():
@@ -33,4 +33,4 @@ def load_config(
             f"no configuration {name_or_path!r}: packaged are {known}; or give a YAML file"
         )
     with resources.as_file(entry) as path:
-        return PipelineConfig.load(path, replaced or {})
+        return PipelineConfig.load(path, replaced)

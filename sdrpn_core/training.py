@@ -166,7 +166,7 @@ class _Trainer:
         """Digest of all that determines the course of training; call it before the first step."""
         plain = {
             "stage_version": STAGE_VERSION,
-            "profile": self.adapter.profile.model_dump(mode="json", exclude={"training"}),
+            "profile": self.adapter.profile.identity(),
             "dtype": torch_dtype_name(self.adapter.dtype),
             "config": recipe_settings(self.config),
             "shape": self.shape.model_dump(mode="json"),

@@ -65,7 +65,7 @@ def calibration_recipe(
         schema_id="files",
         config={
             "model": dict(model),
-            "profile": profile.model_dump(mode="json", exclude={"source", "training"}),
+            "profile": {k: v for k, v in profile.identity().items() if k != "source"},
             "settings": settings.model_dump(mode="json"),
             "generator": SCENES_VERSION,
         },
@@ -199,7 +199,7 @@ def training_recipe(
         schema_id="files",
         config={
             "model": dict(model),
-            "profile": profile.model_dump(mode="json", exclude={"training"}),
+            "profile": profile.identity(),
             "training": recipe_settings(settings),
             "regions": regions.identity(),
         },

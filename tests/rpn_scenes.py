@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from data_contracts.enums import RoiLabel
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.rpn.data import TrainingExample
 
 GRID = 5
@@ -45,6 +46,24 @@ def _labels(rng: np.random.Generator, x: int, y: int) -> np.ndarray:
     labels[rng.random((GRID, GRID)) < 0.2] = RoiLabel.IGNORE
     labels[y : y + 2, x : x + 2] = RoiLabel.FOREGROUND
     return labels
+
+
+def randomly_labelled(
+    adapter: ModelAdapter, images: Sequence[Image.Image], questions: Sequence[str]
+) -> list[TrainingExample]:
+    """One example per image, on the grid of the model's family; an image's URI is its index."""
+    rng = np.random.default_rng(0)
+    grids = [features.grid for features in adapter.encode_images(images, for_labels=True)]
+    return [
+        TrainingExample(
+            question_id=f"{index:06x}",
+            image_uri=str(index),
+            image_key=str(index),
+            question=question,
+            labels=rng.integers(RoiLabel.BACKGROUND, RoiLabel.FOREGROUND + 1, grid).astype(np.int8),
+        )
+        for index, (question, grid) in enumerate(zip(questions, grids, strict=True))
+    ]
 
 
 def loader(images: dict[str, Image.Image]) -> partial[Image.Image]:

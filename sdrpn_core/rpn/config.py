@@ -69,8 +69,8 @@ class RpnConfig(Settings):
         return self
 
     @field_serializer("profile")
-    def _profile_without_recipe(self, profile: ModelProfile) -> dict[str, Any]:
-        return profile.model_dump(mode="json", exclude={"training"})
+    def _profile_as_identity(self, profile: ModelProfile) -> dict[str, Any]:
+        return profile.identity()
 
     @field_serializer("training")
     def _without_resume_points(self, training: TrainingConfig | None) -> dict[str, Any] | None:

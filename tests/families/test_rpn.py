@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -11,15 +10,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from data_contracts.enums import RoiLabel
 from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.first_stage import first_stage
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
-from sdrpn_core.rpn.data import TrainingExample
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.training import train_rpn
 from tests.families.conftest import QUESTIONS, Loaded
+from tests.rpn_scenes import randomly_labelled
 
 
 def test_untrained_scores_are_the_frozen_models_query_times_key(
@@ -89,18 +87,7 @@ def stock_query_and_key(stock: Any, inputs: dict[str, Any], layer: int) -> tuple
 def test_trained_rpn_survives_saving_and_loading(
     loaded: Loaded, images: list[Image.Image], tmp_path: Path
 ) -> None:
-    rng = np.random.default_rng(0)
-    grids = [part.grid for part in loaded.adapter.encode_images(images, for_labels=True)]
-    examples = [
-        TrainingExample(
-            question_id=f"{index:06x}",
-            image_uri=str(index),
-            image_key=str(index),
-            question=question,
-            labels=rng.integers(RoiLabel.BACKGROUND, RoiLabel.FOREGROUND + 1, grid).astype(np.int8),
-        )
-        for index, (question, grid) in enumerate(zip(QUESTIONS, grids, strict=True))
-    ]
+    examples = randomly_labelled(loaded.adapter, images, QUESTIONS)
     checkpoint = train_rpn(
         loaded.adapter,
         examples,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from data_contracts.configs import EvaluationConfig
-from data_contracts.enums import ExtractionStatus, Method, QuestionKind, RoiLabel
+from data_contracts.enums import ExtractionStatus, Method, QuestionKind
 from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
@@ -22,10 +22,10 @@ from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
-from sdrpn_core.rpn.data import TrainingExample
 from sdrpn_core.teacher_forcing import extract_from_answers
 from sdrpn_core.training import train_rpn
 from tests.families.registry import FAMILY_MODELS
+from tests.rpn_scenes import randomly_labelled
 from tests.zoom_checks import random_images, random_pipeline
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
@@ -135,21 +135,9 @@ def test_attention_of_given_answers_equals_the_cpu(places: Places) -> None:
 
 def train(adapter: ModelAdapter, **more: Any) -> RpnCheckpoint:
     """Some steps on random labels."""
-    rng = np.random.default_rng(0)
-    grids = [features.grid for features in adapter.encode_images(IMAGES, for_labels=True)]
-    examples = [
-        TrainingExample(
-            question_id=f"{index:06x}",
-            image_uri=str(index),
-            image_key=str(index),
-            question=question,
-            labels=rng.integers(RoiLabel.BACKGROUND, RoiLabel.FOREGROUND + 1, grid).astype(np.int8),
-        )
-        for index, (question, grid) in enumerate(zip(QUESTIONS, grids, strict=True))
-    ]
     return train_rpn(
         adapter,
-        examples,
+        randomly_labelled(adapter, IMAGES, QUESTIONS),
         lambda example: IMAGES[int(example.image_uri)],
         TrainingConfig(batch_size=3, learning_rate=1e-3, num_epochs=4, checkpoint_every=2),
         shape=adapter.profile.rpn,

@@ -1,6 +1,7 @@
 """RPN training on a tiny model: it learns, and how the work is cut up changes nothing."""
 
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,44 @@ def test_cache_stays_within_its_budget(adapter: ModelAdapter, dataset: Any) -> N
     for _ in range(2):
         list(prefix.of_parts([same_length[:2], same_length[2:5]]))
     assert len(loaded) == 5 + 2
+
+
+def test_pictures_of_the_next_part_are_read_while_one_is_worked_on(
+    adapter: ModelAdapter, dataset: Any
+) -> None:
+    """On a GPU, it waited while every picture was prepared."""
+    examples, images = dataset
+    parts = [examples[start : start + 2] for start in (0, 2, 4)]
+    assert len({example.image_uri for part in parts for example in part}) == 3
+    is_read = {part[0].image_uri: Event() for part in parts}
+
+    def load(example: TrainingExample) -> Image.Image:
+        is_read[example.image_uri].set()
+        return images[example.image_uri]
+
+    prefix = FrozenPrefix(adapter, load, branch_layer=2, cache_bytes=0)
+    for number, (part, features) in enumerate(prefix.of_parts(parts)):
+        assert part is parts[number]
+        assert len(features) == 2
+        if number < 2:
+            assert is_read[parts[number + 1][0].image_uri].wait(60), "only read when asked for"
+
+
+def test_a_picture_that_is_gone_stops_training_in_its_turn(
+    adapter: ModelAdapter, dataset: Any
+) -> None:
+    examples, images = dataset
+    gone = examples[2].image_uri
+    prefix = FrozenPrefix(
+        adapter,
+        loader({uri: image for uri, image in images.items() if uri != gone}),
+        branch_layer=2,
+        cache_bytes=0,
+    )
+    found = prefix.of_parts([examples[:2], examples[2:4], examples[4:6]])
+    assert next(found)[0] == examples[:2]
+    with pytest.raises(KeyError, match=gone):
+        next(found)
 
 
 def test_order_of_examples_does_not_matter(adapter: ModelAdapter, dataset: Any) -> None:

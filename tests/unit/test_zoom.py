@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from transformers import DynamicCache
 
 from sdrpn_core import cache_rows
 from sdrpn_core.cache_rows import CachePart
@@ -239,3 +240,17 @@ def test_joined_parts_are_let_go_of_layer_by_layer(
     assert len(start.cache.layers) == num_layers
     again = second_stage_prefill(adapter, first, crops)
     torch.testing.assert_close(again.logits, start.logits, msg="the first stage was used up")
+
+
+def test_columns_that_a_shorter_part_lacks_are_zero() -> None:
+    """Memory that nobody wrote to may hold NaN, which no mask takes out of a sum."""
+    rows = (torch.tensor([1]), torch.tensor([0, 2]))
+    parts = [CachePart(DynamicCache(), (), own) for own in rows]
+    short, long = torch.randn(1, 2, 3), torch.randn(2, 4, 3)
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    try:
+        joined = cache_rows._scatter([short, long], parts)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(joined[rows[0]], torch.nn.functional.pad(short, (0, 0, 2, 0)))
+    assert torch.equal(joined[rows[1]], long)
