@@ -124,8 +124,8 @@ def _facts(
         facts.append(
             (
                 "Training",
-                f"{recipe.num_epochs} epochs, batches of {recipe.batch_size}, learning rate "
-                f"{recipe.learning_rate:g}, {recipe.loss.type} loss",
+                f"epochs: {recipe.num_epochs}, questions per batch: {recipe.batch_size}, learning "
+                f"rate: {recipe.learning_rate:g}, loss: {recipe.loss.type}",
             )
         )
     if inputs.calibration is not None:
