@@ -10,6 +10,8 @@ from threading import Thread
 from typing import Any, TypeVar
 
 _MAX_THREADS = 16
+SECONDS_BETWEEN_LOOKS = 0.5
+"""Most that a main thread waits at once: it might not notice a Ctrl-C before the wait ends."""
 
 _LEFT_BEHIND: deque[Future[Any]] = deque()
 """Work that nobody takes any more, which may still be reading what the next caller gives."""
@@ -39,7 +41,8 @@ def made_ahead(make: Callable[[A], T], items: Iterable[A]) -> Generator[T, None,
     pending = [_begun(make, item) for item in islice(todo, 1)]
     try:
         while pending:
-            wait(pending)
+            while wait(pending, SECONDS_BETWEEN_LOOKS).not_done:
+                pass
             done, pending = pending, [_begun(make, item) for item in islice(todo, 1)]
             yield done.pop().result()
     finally:

@@ -6,11 +6,12 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import TypeVar
 
+from sdrpn_core.threads import SECONDS_BETWEEN_LOOKS
+
 A = TypeVar("A")
 T = TypeVar("T")
 
 _NUM_THREADS = 16
-_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def in_parallel(function: Callable[[A], T], arguments: Iterable[A]) -> list[T]:
@@ -44,7 +45,7 @@ def in_parallel(function: Callable[[A], T], arguments: Iterable[A]) -> list[T]:
             thread.start()
         for thread in threads:
             while thread.is_alive():  # a join without a limit might not let Ctrl-C through
-                thread.join(_SECONDS_BETWEEN_LOOKS)
+                thread.join(SECONDS_BETWEEN_LOOKS)
     finally:
         waiting.clear()
     return [future.result() for future in futures]

@@ -9,6 +9,7 @@ import pytest
 
 from tasks.waiting_threads import in_parallel
 from tests.architecture.source_tree import CHECKOUT
+from tests.patience import PATIENCE_SECONDS
 
 
 def test_a_failure_in_parallel_ends_what_has_not_begun():
@@ -58,9 +59,12 @@ def test_an_interrupt_waits_for_no_server(call: str):
     command = [sys.executable, "-c", SILENT_SERVERS.replace("{call}", call)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "asked\n"
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "asked\n"
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=PATIENCE_SECONDS / 4)
+        finally:
+            process.kill()  # or leaving would wait for it
     assert process.returncode == -signal.SIGINT
     assert told.splitlines()[-1] == "KeyboardInterrupt"
