@@ -17,6 +17,7 @@ from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError, load_settings
 from data_contracts.sources import LlavaMixSource
 from flows.config_files import DEFAULT, load_config
+from flows.interrupts import interrupts_heard
 from flows.output_files import file_option
 
 out = Console()
@@ -78,7 +79,8 @@ class OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; ``--debug`` lets the traceback through."""
         try:
-            return super().invoke(ctx)
+            with interrupts_heard():
+                return super().invoke(ctx)
         except SdrpnError as error:
             if ctx.params.get("debug"):
                 raise
@@ -92,7 +94,8 @@ class OneLineErrors(TyperGroup):
 def interruptible(kept: str) -> Iterator[None]:
     """Say what is kept if Ctrl-C ends the block."""
     try:
-        yield
+        with interrupts_heard():
+            yield
     except KeyboardInterrupt:
         raise _interrupted(f"interrupted: {kept}") from None
 

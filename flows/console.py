@@ -24,6 +24,7 @@ from rich.table import Table
 
 from data_contracts.enums import Stage
 from flows.cli_base import say
+from flows.interrupts import raise_lost_interrupt
 
 _WIDE = 1000
 """Characters; no table of ours is wider."""
@@ -105,7 +106,11 @@ class ProgressDisplay:
             unit: in the plural; empty as long as nothing is counted.
             is_part: with its last unit, the work is not done.
             is_even: its units take about as long as each other.
+
+        Raises:
+            KeyboardInterrupt: if a Ctrl-C was lost on the way here.
         """
+        raise_lost_interrupt()
         if not self._console.is_terminal:
             self._lines.tell(name, num_done, num_units, unit, is_part, is_even)
             return

@@ -17,6 +17,7 @@ from data_contracts.enums import Stage
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
+from flows.interrupts import raise_lost_interrupt
 from flows.outcome import StageOutcome
 from flows.worker_processes import in_processes
 from tasks.artifact_store import ArtifactStore
@@ -263,7 +264,13 @@ def make_one(
 ) -> None:
     """Make one shard, in whatever process this is; ``force`` keeps it from taking over old rows."""
     run = _stage_run(runtime, force)
-    run_shard(run, recipe, index, lambda i: make(run, recipe, i, *inputs))
+
+    def make_whole(index: int) -> ShardData:
+        data = make(run, recipe, index, *inputs)
+        raise_lost_interrupt()  # what a Ctrl-C cut short may look like a damaged image
+        return data
+
+    run_shard(run, recipe, index, make_whole)
 
 
 def finish(recipe: Recipe, runtime: RuntimeConfig) -> None:

@@ -6,14 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from data_contracts.artifact import Recipe
+from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from flows.cli import app
+from flows.execution import LocalExecution
+from flows.interrupts import interrupts_heard
+from tasks.stage import FrameShard, StageRun
 from tests.architecture.source_tree import CHECKOUT
+from tests.artifacts import make_source_shard, source_recipe
 from tests.pipelines import write_tiny_pipeline
 
 
@@ -120,16 +129,40 @@ def is_anyone_left(group: int) -> bool:
 
 
 def interrupt(*arguments: object, **keywords: object) -> None:
-    raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
-def test_during_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tasks.calibrate.calibrate_model", interrupt)
+def interrupt_polars(*arguments: object, **keywords: object) -> None:
+    """It asks a data type for its Rust counterpart, and says that there is none."""
+    try:
+        interrupt()
+    except KeyboardInterrupt:
+        raise TypeError("'<unprintable str object>' is not a Polars data type") from None
+
+
+@pytest.mark.parametrize("interrupted", [interrupt, interrupt_polars])
+def test_during_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: Callable[..., None]
+):
+    monkeypatch.setattr("tasks.calibrate.calibrate_model", interrupted)
     result = CliRunner().invoke(app, ["calibrate", "--model", "m", "--out", str(tmp_path / "out")])
     assert result.exit_code == 130
     assert result.stderr.splitlines() == [
         "interrupted: nothing is kept, as the files are written at the end"
     ]
+
+
+def test_a_shard_that_a_lost_ctrl_c_may_have_cut_short_is_not_kept(tmp_path: Path):
+    def make(run: StageRun, recipe: Recipe, index: int) -> FrameShard:
+        if index == 1:
+            with suppress(KeyboardInterrupt):
+                interrupt()
+        return make_source_shard(index)
+
+    execution = LocalExecution(RuntimeConfig(store=str(tmp_path)))
+    with pytest.raises(KeyboardInterrupt), interrupts_heard():
+        execution.sharded(Stage.DOWNLOAD, lambda run: source_recipe(num_shards=3), make)
+    assert len(list(tmp_path.glob("*/*/receipts/*"))) == 1
 
 
 def test_anywhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,122 @@
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from flows.interrupts import interrupts_heard, raise_lost_interrupt
+
+
+class Panic(BaseException):
+    """What polars' Rust makes of an error in a function of ours that it calls."""
+
+
+class InterruptedAtItsEnd:
+    """An object whose last moment a Ctrl-C comes in: nobody can be told of the error there."""
+
+    def __del__(self) -> None:
+        ctrl_c()
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def dropped_ctrl_c() -> None:
+    with suppress(KeyboardInterrupt):
+        ctrl_c()
+
+
+def do(*steps: Callable[[], object]) -> None:
+    with interrupts_heard():
+        for step in steps:
+            step()
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
+    """Errors that nobody could be told of."""
+    errors: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: errors.append(dropped.exc_type))
+    return errors
+
+
+def test_interrupts_are_raised_at_once():
+    reached: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        do(ctrl_c, lambda: reached.append("the next step"))
+    assert not reached
+
+
+@pytest.mark.parametrize("made_of_it", [TypeError("not a data type"), Panic("cast")])
+def test_ctrl_c_of_which_a_library_made_an_error(made_of_it: BaseException):
+    """A run ended with polars' TypeError and its traceback."""
+
+    def fail() -> None:
+        raise made_of_it
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        do(dropped_ctrl_c, fail)
+    assert caught.value.__cause__ is made_of_it
+
+
+def test_ctrl_c_that_a_library_dropped():
+    reached: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        do(dropped_ctrl_c, raise_lost_interrupt, lambda: reached.append("the next step"))
+    assert not reached
+
+
+def test_ctrl_c_that_nobody_could_be_told_of_is_not_printed(untold: list[type[BaseException]]):
+    """Two lines of a traceback stood in the log, and the run went on."""
+    with pytest.raises(KeyboardInterrupt):
+        do(InterruptedAtItsEnd, raise_lost_interrupt)
+    assert not untold
+    InterruptedAtItsEnd()
+    assert untold == [KeyboardInterrupt]
+
+
+def test_other_errors_stay_what_they_are():
+    error = TypeError("a mistake of ours")
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(TypeError) as caught:
+        do(raise_lost_interrupt, fail)
+    assert caught.value is error
+
+
+def test_a_block_answers_for_its_own():
+    """What the inner block's Ctrl-C is turned into passes the outer one."""
+
+    def inner() -> None:
+        try:
+            do(ctrl_c)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+    with pytest.raises(SystemExit):
+        do(inner)
+
+
+def test_handlers_are_given_back():
+    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    for _ in range(2):
+        with suppress(KeyboardInterrupt):
+            do(ctrl_c)
+    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == before
+    raise_lost_interrupt()
+
+
+def test_another_handler_is_left_in_its_place():
+    """Prefect's, for one."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        do(ctrl_c)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT]
