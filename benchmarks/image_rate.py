@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image
 
 from data_contracts.sources import ImageArchive
-from tasks.artifact_store import ArtifactStore
-from tasks.image_places import Archive, archive_addresses
-from tasks.source_files import load_image
-from tasks.storage import Storage
+from tasks.artifacts.store import ArtifactStore
+from tasks.sources.files import load_image
+from tasks.sources.image_places import Archive, archive_addresses
+from tasks.storage.storage import Storage
 
 Addresses = dict[str, str]
 

@@ -28,7 +28,7 @@ from sdrpn_core.rpn.data import (
     num_batches_per_epoch,
     split_examples,
 )
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.given_responses import conversations
 from tasks.train_rpn import training_examples
 

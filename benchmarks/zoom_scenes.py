@@ -47,7 +47,7 @@ def parser(description: str | None, num_scenes: int) -> argparse.ArgumentParser:
 def load_pipeline(options: argparse.Namespace) -> ZoomPipeline:
     """The reference model with the RPN that was asked for."""
     # Here, so that models of random weights are measured where no store can be read.
-    from tasks.artifact_store import ArtifactStore
+    from tasks.artifacts.store import ArtifactStore
     from tasks.rpn_files import find_checkpoint
 
     checkpoint = find_checkpoint(ArtifactStore(options.store), options.rpn)

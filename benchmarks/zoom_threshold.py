@@ -27,7 +27,7 @@ from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box
 from sdrpn_core.regions import Region
 from sdrpn_core.report.charts import Series, line_chart
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.rpn_files import find_checkpoint
 
 THRESHOLDS = (0.01, 0.02, 0.05, *(round(0.1 * i, 1) for i in range(1, 10)), 0.95)

@@ -151,7 +151,7 @@ def report(
     )
     _finish(outcome, None)
     if output is not None and outcome.report_uri is not None:
-        from tasks.artifact_store import ArtifactStore
+        from tasks.artifacts.store import ArtifactStore
 
         page = ArtifactStore(how.store, how.storage_options).read_uri(outcome.report_uri)
         write_file(output, page)
@@ -176,7 +176,7 @@ def scenes(
 
     Into a new or empty folder only: other files there would be taken for theirs.
     """
-    from tasks.scene_files import write_scenes
+    from tasks.sources.scene_files import write_scenes
 
     source = SceneSource(name="scenes", num_images=num_images, seed=seed, print_scale=print_scale)
     written = write_scenes(folder, source)

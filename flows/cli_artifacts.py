@@ -13,8 +13,8 @@ from data_contracts.settings_files import ConfigError
 from flows.cli_base import RuntimeOption, StoreOption, err, out, runtime_settings, say
 
 if TYPE_CHECKING:
-    from tasks.artifact_admin import ArtifactSummary, Garbage
-    from tasks.artifact_store import ArtifactStore
+    from tasks.artifacts.admin import ArtifactSummary, Garbage
+    from tasks.artifacts.store import ArtifactStore
 
 artifacts = typer.Typer(no_args_is_help=True, help="Look into an artifact store, and tidy it.")
 
@@ -28,7 +28,7 @@ def list_(
     """List artifacts, finished and unfinished."""
     from flows.console import print_table
     from flows.downloads import size_text
-    from tasks.artifact_admin import list_artifacts, stored_bytes
+    from tasks.artifacts.admin import list_artifacts, stored_bytes
 
     opened = _open(store, runtime)
     found = list_artifacts(opened, stage)
@@ -64,7 +64,7 @@ def show(
     runtime: RuntimeOption = None,
 ) -> None:
     """Print everything known of one artifact, as JSON."""
-    from tasks.artifact_admin import describe
+    from tasks.artifacts.admin import describe
 
     try:
         ref = ArtifactRef.parse(artifact)
@@ -93,7 +93,7 @@ def gc(
     need (training checkpoints, partial files). Finished artifacts themselves always stay.
     """
     from flows.console import print_table
-    from tasks.artifact_admin import collect_garbage
+    from tasks.artifacts.admin import collect_garbage
 
     young: list[ArtifactRef] = []
     garbage = collect_garbage(
@@ -142,7 +142,7 @@ def _state(item: "ArtifactSummary") -> str:
 
 
 def _open(store: str | None, runtime: Path | None) -> "ArtifactStore":
-    from tasks.artifact_store import ArtifactStore
+    from tasks.artifacts.store import ArtifactStore
 
     settings = runtime_settings(runtime, store=store)
     return ArtifactStore(settings.store, settings.storage_options)

@@ -146,7 +146,7 @@ def export(
     """Write model and RPN as one full checkpoint, named as the authors name theirs."""
     how = runtime_settings(runtime, store=store)
     with err.status("writing"):
-        from tasks.artifact_store import ArtifactStore
+        from tasks.artifacts.store import ArtifactStore
         from tasks.foreign_checkpoints import export_checkpoint
 
         names = export_checkpoint(

@@ -78,7 +78,7 @@ def history(
 ) -> None:
     """List the label sets promoted for a configuration; the last one stands."""
     from flows.console import print_table
-    from tasks.artifact_store import ArtifactStore
+    from tasks.artifacts.store import ArtifactStore
     from tasks.promote_labels import promotions
 
     how = runtime_settings(runtime, store=store)

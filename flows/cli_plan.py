@@ -12,11 +12,11 @@ from flows.cli_base import say
 from flows.console import print_table
 from flows.downloads import file_row, size_text
 from flows.dry_run import plan_run
-from tasks.planned_files import PlannedFile
-from tasks.planned_questions import Certainty, sources_of
-from tasks.planned_sizes import copies_folders
-from tasks.planned_stages import PlannedStage
-from tasks.run_plan import RunPlan
+from tasks.planning.files import PlannedFile
+from tasks.planning.questions import Certainty, sources_of
+from tasks.planning.run_plan import RunPlan
+from tasks.planning.sizes import copies_folders
+from tasks.planning.stages import PlannedStage
 
 _CERTAINTY = {
     Certainty.COUNTED: "",

@@ -6,7 +6,7 @@ from typing import Any
 from data_contracts.enums import Stage
 from data_contracts.sources import EvaluationSource
 from flows.execution import Execution
-from tasks.planned_files import PlannedFile, require_room, waiting_files
+from tasks.planning.files import PlannedFile, require_room, waiting_files
 
 _MIB = 1 << 20
 _GIB = 1 << 30

@@ -20,7 +20,7 @@ from data_contracts.settings_files import ConfigError
 from flows.interrupts import raise_lost_interrupt
 from flows.outcome import StageOutcome
 from flows.worker_processes import in_processes
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.stage import ShardData, StageRun, begin_stage, finish_stage, run_shard
 
 T = TypeVar("T")

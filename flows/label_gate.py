@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.label_drift import LabelDrift, Promotion, PromotionLimits
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.promote_labels import is_readable, last_promoted, measure_drift, promote
 
 OnDrift = Callable[[LabelDrift], None]

@@ -18,7 +18,7 @@ from flows.label_gate import Gate
 from flows.outcome import RunOutcome
 from flows.prefect_execution import PrefectExecution
 from flows.wiring import run_pipeline
-from tasks.planned_files import PlannedFile
+from tasks.planning.files import PlannedFile
 
 
 @flow(name="sdrpn", persist_result=False)

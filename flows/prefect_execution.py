@@ -32,7 +32,7 @@ from flows.execution import (
 )
 from flows.outcome import StageOutcome
 from flows.task_runners import shard_runner
-from tasks.transient import is_transient
+from tasks.fetching.transient import is_transient
 
 T = TypeVar("T")
 

@@ -18,7 +18,6 @@ from flows.downloads import OnDownloads, announce_downloads, nobody
 from flows.execution import Execution
 from flows.label_gate import Gate
 from flows.outcome import RunOutcome
-from tasks.benchmark_files import evaluation_label, settings_for
 from tasks.benchmark_table import TableInputs, read_table, table_uris, write_table
 from tasks.build_jsonl import build_jsonl
 from tasks.calibrate import calibrate_profile, calibrated, page_uri
@@ -34,6 +33,7 @@ from tasks.make_labels import make_labels
 from tasks.merge_labels import merge_labels
 from tasks.models import pinned, profile_of
 from tasks.report import ReportInputs, report_uri, write_report
+from tasks.sources.benchmark_files import evaluation_label, settings_for
 from tasks.train_rpn import train_rpn
 
 S = TypeVar("S")

@@ -13,8 +13,8 @@ from typing import Any
 from data_contracts.artifact import canonical_json
 from data_contracts.json_lines import text_lines
 from data_contracts.settings_files import ConfigError
-from tasks.storage import Storage
-from tasks.storage_addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri
+from tasks.storage.storage import Storage
 
 PARTS_SUFFIX = ".parts"
 """Ends the name of the folder beside the output that keeps parts until all are there."""

@@ -9,8 +9,8 @@ from pydantic import Field
 from data_contracts.base import Settings
 from data_contracts.json_lines import text_lines
 from data_contracts.settings_files import ConfigError, parse_settings
-from tasks.artifact_store import ArtifactStore
-from tasks.storage_addresses import absolute_uri
+from tasks.artifacts.store import ArtifactStore
+from tasks.storage.addresses import absolute_uri
 
 _QUESTIONS_SUFFIX = ".jsonl"
 

@@ -17,9 +17,9 @@ import polars as pl
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import ExtractionStatus
-from tasks.artifact_admin import committed_artifacts
-from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.admin import committed_artifacts
+from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.store import ArtifactStore
 
 Row = dict[str, Any]
 

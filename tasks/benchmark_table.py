@@ -9,7 +9,7 @@ from data_contracts.configs import EvaluationConfig
 from sdrpn_core.comparison import compare
 from sdrpn_core.report.comparison import to_html, to_latex, to_markdown
 from tasks import recipes
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.evaluate import read_results
 from tasks.rpn_files import stored_checkpoint
 from tasks.stage import FileShard, StageRun, run_stage

@@ -20,16 +20,16 @@ from data_contracts.errors import SdrpnError
 from data_contracts.sources import EvaluationSource
 from sdrpn_core.records import build_records, image_path, skipped
 from tasks import recipes
-from tasks.artifact_store import ArtifactStore
-from tasks.downloaded_files import RECORDS_NAME
-from tasks.record_buckets import RecordBuckets, buckets_for
-from tasks.record_stream import read_records
+from tasks.artifacts.store import ArtifactStore
 from tasks.row_ranges import shard_range
-from tasks.scratch_folders import scratch_folder
 from tasks.shard_statistics import status_statistic
-from tasks.source_files import open_source_file
-from tasks.source_images import SourceImages, source_images
+from tasks.sources.downloaded_files import RECORDS_NAME
+from tasks.sources.files import open_source_file
+from tasks.sources.images import SourceImages, source_images
+from tasks.sources.record_buckets import RecordBuckets, buckets_for
+from tasks.sources.record_stream import read_records
 from tasks.stage import FrameShard, StageRun, run_stage
+from tasks.storage.scratch_folders import scratch_folder
 
 logger = logging.getLogger(__name__)
 

@@ -17,26 +17,26 @@ from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.sources import BenchmarkSource, EvaluationSource, SceneSource
 from sdrpn_core.images import UnreadableImage, decode_image
 from tasks import recipes
-from tasks.artifact_writer import ArtifactWriter
-from tasks.benchmark_files import DOCUMENTS_NAME, find_benchmark, write_benchmark
-from tasks.byte_ranges import DamagedArchive
-from tasks.downloaded_files import (
+from tasks.artifacts.writer import ArtifactWriter
+from tasks.row_ranges import image_range
+from tasks.shard_statistics import NUM_RECORDS
+from tasks.sources.access import Forbidden, Gone, read_source
+from tasks.sources.benchmark_files import DOCUMENTS_NAME, find_benchmark, write_benchmark
+from tasks.sources.downloaded_files import (
     IMAGES_FOLDER,
     file_table,
     kept_file_row,
     kept_row,
     row_in_place,
 )
-from tasks.image_places import archive_addresses, keep_archive
-from tasks.row_ranges import image_range
-from tasks.scene_files import write_scenes
-from tasks.scratch_folders import scratch_folder
-from tasks.shard_statistics import NUM_RECORDS
-from tasks.source_access import Forbidden, Gone, read_source
-from tasks.source_parts import Fetcher
-from tasks.source_survey import SurveyedSource, named_documents, survey
+from tasks.sources.image_places import archive_addresses, keep_archive
+from tasks.sources.parts import Fetcher
+from tasks.sources.scene_files import write_scenes
+from tasks.sources.survey import SurveyedSource, named_documents, survey
 from tasks.stage import FrameShard, StageRun, run_stage
-from tasks.waiting_threads import in_parallel
+from tasks.storage.byte_ranges import DamagedArchive
+from tasks.storage.scratch_folders import scratch_folder
+from tasks.storage.waiting_threads import in_parallel
 
 
 @dataclass(frozen=True)

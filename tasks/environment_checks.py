@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.fetching.hub_remote import ask_hub
-from tasks.storage_errors import StoreError
+from tasks.storage.errors import StoreError
 
 _GIB = 1 << 30
 _NEEDED = {"torch": (2, 6), "transformers": (5, 5), "polars": (1, 20), "prefect": (3, 8)}

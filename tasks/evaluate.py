@@ -26,13 +26,13 @@ from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.results import summarize
 from sdrpn_core.speed import Timings
 from tasks import recipes
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.document_table import document_table
 from tasks.extract_attention import usable_questions
 from tasks.models import adapter_for, model_identity
 from tasks.rpn_files import stored_checkpoint
-from tasks.source_documents import SourceDocuments, benchmark_rows
-from tasks.source_files import load_image
+from tasks.sources.documents import SourceDocuments, benchmark_rows
+from tasks.sources.files import load_image
 from tasks.stage import FileShard, FrameShard, StageRun, run_stage
 
 RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = recipes.RESULTS_FILES

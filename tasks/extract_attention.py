@@ -18,7 +18,7 @@ from data_contracts.registry import empty_frame
 from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.extraction import Request, extract_attention
 from tasks import recipes
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.attention_reuse import earlier_rows
 from tasks.attention_rows import Row, attention_row, unreadable_row
 from tasks.given_responses import given_rows

@@ -13,9 +13,9 @@ from sdrpn_core.models.hub import quiet_transformers
 from sdrpn_core.models.loading import model_source
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.rpn_files import find_checkpoint, save_checkpoint
-from tasks.storage import Storage
+from tasks.storage.storage import Storage
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from data_contracts.enums import QuestionKind, RecordStatus
 from sdrpn_core.conversation_layout import Conversation, Turn
 from sdrpn_core.teacher_forcing import extract_from_answers
 from sdrpn_core.temporary_database import TemporaryDatabase
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.frame_codec import decode_frame
+from tasks.artifacts.store import ArtifactStore
 from tasks.attention_rows import Row, attention_row, unreadable_row
-from tasks.frame_codec import decode_frame
 from tasks.models import adapter_for
 from tasks.opened_images import opened_batches
 from tasks.row_ranges import shard_range

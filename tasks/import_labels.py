@@ -21,13 +21,13 @@ from data_contracts.registry import empty_frame
 from sdrpn_core.interop import published_labels
 from sdrpn_core.interop.plain_pickle import load_plain
 from sdrpn_core.interop.published_labels import BadRow, PublishedRow, attention_row, read_row
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.row_ranges import shard_range
 from tasks.shard_statistics import status_statistic
 from tasks.stage import FrameShard, StageRun, begin_stage, finish_stage, run_shard
-from tasks.storage import Storage
-from tasks.storage_addresses import absolute_uri
-from tasks.waiting_threads import in_parallel
+from tasks.storage.addresses import absolute_uri
+from tasks.storage.storage import Storage
+from tasks.storage.waiting_threads import in_parallel
 
 NUM_REJECTED = "num_rejected"
 

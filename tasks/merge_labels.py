@@ -13,7 +13,7 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import LabelStatus
 from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks import recipes
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.shard_statistics import datasets_of, status_statistic
 from tasks.stage import FrameStreamShard, StageRun, run_stage
 

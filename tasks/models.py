@@ -16,7 +16,7 @@ from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile
-from tasks.storage import Storage
+from tasks.storage.storage import Storage
 
 _SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 _WEIGHTS = (".safetensors", ".bin")

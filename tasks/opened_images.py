@@ -11,9 +11,9 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.threads import made_ahead
-from tasks.artifact_store import ArtifactStore
-from tasks.source_files import load_image
-from tasks.waiting_threads import in_parallel
+from tasks.artifacts.store import ArtifactStore
+from tasks.sources.files import load_image
+from tasks.storage.waiting_threads import in_parallel
 
 Row = dict[str, Any]
 T = TypeVar("T")

@@ -15,9 +15,9 @@ from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.report.overlay import draw_boxes, draw_heat_map, fade_hidden
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.zoom_answers import ZoomAnswer
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.rpn_files import find_checkpoint, newest_rpn
-from tasks.storage_addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri
 
 _BOX_COLOUR = (40, 220, 90)
 

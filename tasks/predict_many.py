@@ -18,11 +18,11 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from sdrpn_core.zoom_answers import ZoomAnswer
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.predict import draw_overlay, read_image, rounded_boxes
-from tasks.storage import Storage
-from tasks.storage_addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri
+from tasks.storage.storage import Storage
 
 ROWS_PER_PART = 32
 

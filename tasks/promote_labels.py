@@ -17,10 +17,10 @@ from data_contracts.enums import LabelStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.label_drift import LabelCounts, LabelDrift, Promotion, PromotionLimits
 from sdrpn_core.label_drift import LabelAgreement, label_agreement
-from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.store import ArtifactStore
 from tasks.shard_statistics import status_statistic
-from tasks.storage_errors import StoreError
+from tasks.storage.errors import StoreError
 
 _BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
 _ENTRY = re.compile(r".*/(\d{8})\.json")

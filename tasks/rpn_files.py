@@ -6,9 +6,9 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import Stage
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
-from tasks.artifact_admin import committed_artifacts
-from tasks.artifact_store import ArtifactStore
-from tasks.storage import Storage
+from tasks.artifacts.admin import committed_artifacts
+from tasks.artifacts.store import ArtifactStore
+from tasks.storage.storage import Storage
 
 
 def stored_checkpoint(store: ArtifactStore, rpn: ArtifactRef) -> RpnCheckpoint:

@@ -13,9 +13,9 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
-from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
-from tasks.artifact_store import ArtifactStore
-from tasks.artifact_writer import ArtifactWriter
+from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.store import ArtifactStore
+from tasks.artifacts.writer import ArtifactWriter
 
 log = logging.getLogger(__name__)
 

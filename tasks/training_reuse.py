@@ -10,9 +10,9 @@ import logging
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CheckpointError
-from tasks.artifact_admin import committed_artifacts
-from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.admin import committed_artifacts
+from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.store import ArtifactStore
 from tasks.rpn_files import stored_checkpoint
 
 log = logging.getLogger(__name__)

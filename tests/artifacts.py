@@ -7,7 +7,7 @@ import polars as pl
 from data_contracts.artifact import Recipe
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.stage import FileShard, FrameShard, StageRun
 
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tests.gcs_server import GcsServer, gcs_server
 from tests.object_server import ObjectServer, object_server
 

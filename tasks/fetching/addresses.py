@@ -15,10 +15,10 @@ from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.hub_remote import hub_remote
 from tasks.fetching.remote import DownloadError, NoAnswer, Remote, Unavailable
 from tasks.fetching.storage_remote import StorageRemote
-from tasks.storage import Storage
-from tasks.storage_addresses import absolute_uri
-from tasks.storage_errors import StoreError
-from tasks.transient import is_transient
+from tasks.fetching.transient import is_transient
+from tasks.storage.addresses import absolute_uri
+from tasks.storage.errors import StoreError
+from tasks.storage.storage import Storage
 
 _GIB = 1 << 30
 _FETCHED = ("http://", "https://", "hf://")

@@ -16,7 +16,7 @@ from data_contracts.errors import one_line
 from data_contracts.runtime import DownloadSettings
 from tasks.fetching.http_remote import HttpRemote, retry_after
 from tasks.fetching.remote import Hiccup, RemoteInfo, Unavailable
-from tasks.transport_errors import is_client_error, is_transport_error
+from tasks.storage.transport_errors import is_client_error, is_transport_error
 
 _URI = re.compile(
     r"hf://(?:(?P<kind>datasets|spaces)/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?/(?P<path>.+)"

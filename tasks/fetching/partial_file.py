@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.local_disk import sync
+from tasks.storage.local_disk import sync
 
 _READ_BYTES = 1 << 22
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from tasks.fetching.remote import FileChanged, Hiccup, RemoteInfo, Unavailable
-from tasks.storage import Storage
-from tasks.storage_errors import StoreError, StoreUnreachable
-from tasks.stored_objects import StoredObject
+from tasks.storage.errors import StoreError, StoreUnreachable
+from tasks.storage.storage import Storage
+from tasks.storage.stored_objects import StoredObject
 
 _CHUNK_BYTES = 1 << 22
 _FOR_GOOD = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)

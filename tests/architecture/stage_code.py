@@ -34,7 +34,7 @@ class StageCode:
 
 STAGES: dict[str, StageCode] = {
     "scenes": StageCode(
-        ("sdrpn_core.reference.mix", "tasks.scene_files"),
+        ("sdrpn_core.reference.mix", "tasks.sources.scene_files"),
         recipes.SCENES_VERSION,
         "tasks/recipes.py SCENES_VERSION",
     ),
@@ -46,31 +46,31 @@ STAGES: dict[str, StageCode] = {
     "download": StageCode(
         (
             "tasks.download",
-            "tasks.archives",
-            "tasks.conversions",
-            "tasks.downloaded_files",
-            "tasks.image_places",
-            "tasks.parquet_images",
-            "tasks.source_access",
-            "tasks.source_parts",
-            "tasks.source_survey",
-            "tasks.true_box_files",
+            "tasks.sources.archives",
+            "tasks.sources.conversions",
+            "tasks.sources.downloaded_files",
+            "tasks.sources.image_places",
+            "tasks.sources.parquet_images",
+            "tasks.sources.access",
+            "tasks.sources.parts",
+            "tasks.sources.survey",
+            "tasks.sources.true_box_files",
         ),
         recipes.DOWNLOAD_VERSION,
         "tasks/recipes.py DOWNLOAD_VERSION",
     ),
     "benchmark-files": StageCode(
-        ("tasks.benchmark_files",),
+        ("tasks.sources.benchmark_files",),
         recipes.BENCHMARK_FILES_VERSION,
         "tasks/recipes.py BENCHMARK_FILES_VERSION",
     ),
     "build-jsonl": StageCode(
         (
             "tasks.build_jsonl",
-            "tasks.frame_buckets",
-            "tasks.record_buckets",
-            "tasks.record_stream",
-            "tasks.source_images",
+            "tasks.sources.frame_buckets",
+            "tasks.sources.record_buckets",
+            "tasks.sources.record_stream",
+            "tasks.sources.images",
         ),
         records.STAGE_VERSION,
         "sdrpn_core/records.py STAGE_VERSION",
@@ -106,7 +106,7 @@ STAGES: dict[str, StageCode] = {
         "sdrpn_core/training.py STAGE_VERSION",
     ),
     "evaluate": StageCode(
-        ("tasks.evaluate", "tasks.source_documents", "sdrpn_core.models.loading"),
+        ("tasks.evaluate", "tasks.sources.documents", "sdrpn_core.models.loading"),
         evaluation.STAGE_VERSION,
         "sdrpn_core/evaluation.py STAGE_VERSION",
     ),
@@ -127,26 +127,16 @@ STAGES: dict[str, StageCode] = {
 
 
 KEEPS_BYTES = (
-    "tasks.artifact_",
-    "tasks.byte_ranges",
-    "tasks.checkpoints",
+    "tasks.artifacts.",
     "tasks.fetching.",
-    "tasks.frame_codec",
-    "tasks.local_disk",
     "tasks.models",
     "tasks.recipes",
-    "tasks.provenance",
     "tasks.row_ranges",
     "tasks.rpn_files",
-    "tasks.scratch_folders",
     "tasks.shard_statistics",
-    "tasks.source_files",
+    "tasks.sources.files",
     "tasks.stage",
-    "tasks.storage",
-    "tasks.stored_objects",
-    "tasks.transient",
-    "tasks.transport_errors",
-    "tasks.waiting_threads",
+    "tasks.storage.",
     "tasks.work_progress",
 )
 """Beginnings of names of modules that stages use and that decide nothing about what they make."""
@@ -159,7 +149,9 @@ def reached_tasks() -> set[str]:
     waiting = [root for stage in STAGES.values() for root in stage.roots]
     while waiting:
         name = waiting.pop()
-        if name.startswith("tasks.") and name in known and name not in reached:
+        if not name.startswith("tasks.") or name not in known or name in reached:
+            continue
+        if len(known[name].tree.body) > 1:  # a package's docstring is no code
             reached.add(name)
             waiting += [target for _, target in known[name].imports()]
     return reached

@@ -15,7 +15,7 @@ FORBIDDEN = {
     "tasks": STORAGE_DRIVERS | {"prefect", "typer", "rich"},
     "flows": STORAGE_DRIVERS | {"torch", "transformers", "PIL", "numpy", "polars"},
 }
-DRIVERS = "tasks/storage_drivers.py"
+DRIVERS = "tasks/storage/drivers.py"
 PLACES = {
     DRIVERS: STORAGE_DRIVERS,
     "sdrpn_core/models/hub.py": {"huggingface_hub"},

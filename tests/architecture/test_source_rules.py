@@ -12,10 +12,10 @@ MAX_FUNCTION_LINES = 80
 
 # Who may touch files by path. Everything else goes through the store.
 OPENS_FILES = {
-    "tasks/storage.py": "the store",
-    "tasks/local_disk.py": "the store, where it is a folder",
+    "tasks/storage/storage.py": "the store",
+    "tasks/storage/local_disk.py": "the store, where it is a folder",
     "tasks/fetching/partial_file.py": "downloads on their way, written at offsets",
-    "tasks/scratch_folders.py": "locks on folders for files on their way",
+    "tasks/storage/scratch_folders.py": "locks on folders for files on their way",
 }
 WRITES_FILES = {
     "flows/output_files.py": "--json and --output, on the user's own disk",

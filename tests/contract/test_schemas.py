@@ -16,7 +16,7 @@ from data_contracts.registry import (
     split,
     validate,
 )
-from tasks.frame_codec import decode_frame, encode_frame
+from tasks.artifacts.frame_codec import decode_frame, encode_frame
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from data_contracts.configs import PipelineConfig
 from flows.cli import app
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 
 
 def sdrpn(*arguments: object) -> Result:

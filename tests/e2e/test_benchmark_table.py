@@ -16,7 +16,7 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import BenchmarkSource
 from flows.cli import app
 from tasks import recipes
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tests.benchmark_tables import write_table
 from tests.pipelines import write_tiny_pipeline
 

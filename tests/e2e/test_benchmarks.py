@@ -23,8 +23,8 @@ from data_contracts.training import TrainingChanges
 from flows.cli import app
 from sdrpn_core.benchmarks import aggregate, score
 from sdrpn_core.benchmarks.tasks import TASKS
-from tasks.artifact_admin import list_artifacts
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.admin import list_artifacts
+from tasks.artifacts.store import ArtifactStore
 from tests.architecture.source_tree import CHECKOUT
 from tests.benchmark_scenes import scene_rows, write_scene_boxes, write_scene_table
 

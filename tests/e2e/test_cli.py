@@ -16,8 +16,8 @@ from typer.testing import Result
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import DEFAULT_METHODS, Stage
-from tasks.artifact_admin import list_artifacts
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.admin import list_artifacts
+from tasks.artifacts.store import ArtifactStore
 from tests.architecture.source_tree import CHECKOUT
 from tests.e2e.command_line import FirstRun, first_run, sdrpn
 from tests.mixes import mix_record, write_image

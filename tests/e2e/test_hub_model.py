@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_contracts.artifact import ArtifactRef
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tests.e2e.changing_hub import LATER
 from tests.hub_server import COMMIT
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tests.e2e.command_line import sdrpn
 from tests.mixes import write_image
 from tests.pipelines import write_tiny_pipeline

@@ -166,7 +166,7 @@ def test_a_shard_that_a_lost_ctrl_c_may_have_cut_short_is_not_kept(tmp_path: Pat
 
 
 def test_anywhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tasks.scene_files.write_scenes", interrupt)
+    monkeypatch.setattr("tasks.sources.scene_files.write_scenes", interrupt)
     result = CliRunner().invoke(app, ["scenes", str(tmp_path / "demo")])
     assert result.exit_code == 130
     assert result.stderr.splitlines() == ["interrupted"]

@@ -23,9 +23,9 @@ from data_contracts.sources import ImageArchive, LlavaMixSource, SceneSource, Se
 from data_contracts.training import TrainingChanges
 from flows.execution import LocalExecution
 from flows.wiring import run_pipeline
-from tasks.artifact_admin import list_artifacts
-from tasks.artifact_store import ArtifactStore
-from tasks.scene_files import write_scenes
+from tasks.artifacts.admin import list_artifacts
+from tasks.artifacts.store import ArtifactStore
+from tasks.sources.scene_files import write_scenes
 
 
 def publish(store: ArtifactStore, folder: Path) -> LlavaMixSource:

@@ -18,8 +18,8 @@ from flows.execution import LocalExecution
 from flows.outcome import RunOutcome
 from flows.wiring import run_pipeline
 from tasks.models import release_model
-from tasks.planned_stages import PlannedStage
-from tasks.run_plan import RunPlan
+from tasks.planning.run_plan import RunPlan
+from tasks.planning.stages import PlannedStage
 from tests.e2e.command_line import FirstRun, first_run, sdrpn
 from tests.pipelines import write_tiny_pipeline
 
@@ -296,7 +296,7 @@ def test_a_source_that_is_copied_is_another_one(finished: FirstRun, store: Path,
 
 
 def test_what_could_not_be_looked_up_is_named(finished: FirstRun, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tasks.unread_sources.READ_LIMIT", -1)
+    monkeypatch.setattr("tasks.planning.unread_sources.READ_LIMIT", -1)
     result = sdrpn("run", "--dry-run", *finished.options)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == (

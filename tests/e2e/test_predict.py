@@ -19,8 +19,8 @@ from data_contracts.json_lines import json_lines
 from sdrpn_core.geometry import BoxXYXY, Letterbox
 from sdrpn_core.regions import Region
 from sdrpn_core.zoom_answers import ZoomAnswer
-from tasks.artifact_admin import committed_artifacts
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.admin import committed_artifacts
+from tasks.artifacts.store import ArtifactStore
 from tasks.predict import draw_overlay, shown_lines
 from tests.architecture.source_tree import CHECKOUT
 from tests.e2e.command_line import sdrpn

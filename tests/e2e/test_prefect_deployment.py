@@ -12,8 +12,8 @@ from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.settings_files import ConfigError
 from flows.earlier_run import parameters_of
-from tasks.artifact_admin import ArtifactSummary, list_artifacts
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.admin import ArtifactSummary, list_artifacts
+from tasks.artifacts.store import ArtifactStore
 from tasks.promote_labels import promotions
 from tests.e2e.prefect_server import PrefectServer, prefect_server
 from tests.pipelines import write_uncalibrated_pipeline

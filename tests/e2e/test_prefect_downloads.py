@@ -20,7 +20,7 @@ from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource, RemoteFile
 from flows import prefect_execution
 from flows.pipeline_flow import sdrpn
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.download import download
 from tasks.fetching.remote import DownloadError
 from tests.e2e.prefect_server import PrefectServer, prefect_server

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from data_contracts.configs import PipelineConfig
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.promote_labels import promotions
 from tests.e2e.command_line import sdrpn
 from tests.pipelines import write_tiny_pipeline

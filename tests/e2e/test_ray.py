@@ -13,8 +13,8 @@ from data_contracts.settings_files import ConfigError
 from flows.execution import LocalExecution
 from flows.task_runners import shard_runner
 from flows.wiring import run_pipeline
-from tasks.artifact_admin import list_artifacts
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.admin import list_artifacts
+from tasks.artifacts.store import ArtifactStore
 from tests.architecture.source_tree import CHECKOUT
 from tests.e2e.prefect_server import prefect_server
 from tests.pipelines import write_tiny_pipeline

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from tasks.artifact_store import ArtifactStore
-from tasks.storage import Storage
+from tasks.artifacts.store import ArtifactStore
+from tasks.storage.storage import Storage
 
 T = TypeVar("T")
 

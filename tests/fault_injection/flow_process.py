@@ -18,7 +18,7 @@ import flows.console
 import flows.execution
 import flows.wiring  # noqa: F401
 from flows.cli import app
-from tasks.storage import Storage
+from tasks.storage.storage import Storage
 from tests.fault_injection.processes import CONTEXT
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.stage import FileShard, FrameShard, run_stage
 from tests.artifacts import files_recipe, make_source_shard, source_recipe, stage_run
 

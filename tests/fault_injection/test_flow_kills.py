@@ -28,9 +28,9 @@ from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingChanges
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.speed import Timings
-from tasks.artifact_admin import list_artifacts
-from tasks.artifact_keys import file_name
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.admin import list_artifacts
+from tasks.artifacts.keys import file_name
+from tasks.artifacts.store import ArtifactStore
 from tasks.evaluate import DOCUMENTS_NAME, SPEED_NAME
 from tasks.report import REPORT_NAME
 from tests.fault_injection.flow_process import FlowRun, Hold, execute

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.build_rate import measure_build, prepare
 from data_contracts.artifact import ArtifactRef
-from tasks.scratch_folders import ScratchFull, scratch_folder
+from tasks.storage.scratch_folders import ScratchFull, scratch_folder
 from tests.fault_injection.processes import CONTEXT
 
 
@@ -116,7 +116,9 @@ def test_a_full_disk_is_named_with_what_to_do(
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OSError, match="No space left"), scratch_folder():
         raise full
-    monkeypatch.setattr("tasks.scratch_folders._NEARLY_FULL", 1 << 60)  # whatever is free here
+    monkeypatch.setattr(
+        "tasks.storage.scratch_folders._NEARLY_FULL", 1 << 60
+    )  # whatever is free here
     with pytest.raises(ScratchFull, match=f"{temporary}: no space left"), scratch_folder():
         raise full
     assert scratch(temporary) == []

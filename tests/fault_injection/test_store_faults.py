@@ -17,9 +17,9 @@ from threading import Thread
 import pytest
 
 from data_contracts.artifact import ShardEntry
-from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact
-from tasks.artifact_store import ArtifactStore
-from tasks.artifact_writer import ArtifactWriter
+from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.store import ArtifactStore
+from tasks.artifacts.writer import ArtifactWriter
 from tasks.stage import FileShard, FrameShard, run_stage
 from tests.artifacts import files_recipe, make_source_shard, source_recipe, stage_run
 from tests.fault_injection.faults import (

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.archives import NotRewritten, UnsafeArchive, add_member, gunzip_tar, members
-from tasks.artifact_store import ArtifactStore
-from tasks.byte_ranges import DamagedArchive, member_bytes
+from tasks.artifacts.store import ArtifactStore
+from tasks.sources.archives import NotRewritten, UnsafeArchive, add_member, gunzip_tar, members
+from tasks.storage.byte_ranges import DamagedArchive, member_bytes
 
 FILES = {
     "images/1.jpg": np.random.default_rng(0).bytes(5000),

@@ -6,15 +6,15 @@ import pytest
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import Stage
-from tasks.artifact_admin import (
+from tasks.artifacts.admin import (
     collect_garbage,
     committed_artifacts,
     describe,
     list_artifacts,
     stored_bytes,
 )
-from tasks.artifact_errors import ArtifactNotFound
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.errors import ArtifactNotFound
+from tasks.artifacts.store import ArtifactStore
 from tasks.stage import run_stage
 from tests.artifacts import (
     files_recipe,

@@ -1,6 +1,7 @@
 """The store and the stage runner, on a folder, in memory and on a real S3 server."""
 
 import pickle
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -10,10 +11,12 @@ from polars.testing import assert_frame_equal
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.registry import ContractError
-from tasks.artifact_errors import ArtifactNotFound, CorruptArtifact, RecipeMismatch
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact, RecipeMismatch
+from tasks.artifacts.provenance import code_version
+from tasks.artifacts.store import ArtifactStore
 from tasks.stage import begin_stage, finish_stage, run_shard, run_stage
-from tasks.storage_errors import StoreError
+from tasks.storage.errors import StoreError
+from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import (
     files_recipe,
     make_file_shard,
@@ -143,6 +146,12 @@ class TestWritingAndReading:
         assert timedelta(0) <= age < timedelta(minutes=1)
         assert provenance.code_version[0].isdigit()
         assert provenance.packages["pyarrow"] == sys.modules["pyarrow"].__version__
+
+    @pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="an installed copy has no commit")
+    def test_provenance_names_the_commit_of_a_checkout(self) -> None:
+        command = ["git", "rev-parse", "--short=12", "HEAD"]
+        commit = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True).stdout
+        assert f"+g{commit.strip()}" in code_version()
 
     def test_names_cannot_leave_the_artifact(self, file_store: ArtifactStore) -> None:
         writer = file_store.writer(files_recipe(1))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_contracts.settings_files import ConfigError
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked, is_many, read_asked
 from tests.mixes import write_image
 

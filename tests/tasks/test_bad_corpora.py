@@ -11,10 +11,10 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import RecordsConfig
 from data_contracts.sources import LlavaMixSource
 from sdrpn_core.records import BadRecord, SourceFile, build_records
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import TooManyRejects, build_jsonl
 from tasks.download import download
-from tasks.record_stream import SourceError, read_records
+from tasks.sources.record_stream import SourceError, read_records
 from tests.artifacts import stage_run
 from tests.bad_corpora import BAD_IMAGES, bad_lines, encoded, good_lines
 from tests.mixes import mix_record

@@ -9,12 +9,12 @@ from data_contracts.configs import RecordsConfig
 from data_contracts.enums import BenchmarkTask
 from data_contracts.sources import BenchmarkSource
 from sdrpn_core.benchmarks.tasks import TASKS
-from tasks.artifact_store import ArtifactStore
-from tasks.benchmark_files import BenchmarkFilesError
+from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.extract_attention import usable_questions
-from tasks.source_documents import SourceDocuments, benchmark_rows
+from tasks.sources.benchmark_files import BenchmarkFilesError
+from tasks.sources.documents import SourceDocuments, benchmark_rows
 from tests.artifacts import stage_run
 from tests.benchmark_tables import rows, write_table
 
@@ -47,7 +47,7 @@ def test_committed_files_are_not_read_again(
     task = BenchmarkTask.POPE
     source = BenchmarkSource(task=task, files=str(write_table(tmp_path, task)))
     ref = download(stage_run(file_store), source)
-    monkeypatch.setattr("tasks.benchmark_files.pq.ParquetFile", None)
+    monkeypatch.setattr("tasks.sources.benchmark_files.pq.ParquetFile", None)
     assert download(stage_run(file_store), source) == ref
     first = source.model_copy(update={"max_documents": 3})
     with pytest.raises(TypeError):

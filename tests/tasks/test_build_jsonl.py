@@ -8,10 +8,10 @@ import pytest
 
 from data_contracts.configs import RecordsConfig
 from data_contracts.sources import LlavaMixSource
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import NoUsableRecords, build_jsonl
 from tasks.download import download
-from tasks.source_files import ChangedFile, load_image, read_source_file
+from tasks.sources.files import ChangedFile, load_image, read_source_file
 from tests.artifacts import stage_run
 from tests.mixes import mix_record, write_image, write_small_mix
 

@@ -13,10 +13,10 @@ import pytest
 from data_contracts.artifact import ArtifactRef
 from data_contracts.sources import LlavaMixSource
 from tasks import recipes
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.download import download
-from tasks.record_stream import SourceError
 from tasks.shard_statistics import NUM_RECORDS
+from tasks.sources.record_stream import SourceError
 from tests.artifacts import stage_run
 from tests.mixes import mix_record, write_image, write_small_mix
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from data_contracts.sources import RemoteFile
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, opener, require_space
 from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.kept_files import FetchedFile, kept_file, local_path
 from tasks.fetching.remote import DownloadError
-from tasks.storage import Storage
+from tasks.storage.storage import Storage
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import stage_run
 from tests.fetched_files import DATA, OTHER, assert_right, digest
@@ -160,8 +160,8 @@ from pathlib import Path
 from data_contracts.sources import RemoteFile
 from tasks.fetching.addresses import opener
 from tasks.fetching.fetcher import fetch
-from tasks.storage import Storage
-from tasks.storage_errors import StoreUnreachable
+from tasks.storage.storage import Storage
+from tasks.storage.errors import StoreUnreachable
 from tests.file_server import QUICK
 settings = QUICK.model_copy(update={"num_connections": 1, "read_timeout": 10})
 folder = Path(sys.argv[2])

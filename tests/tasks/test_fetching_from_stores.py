@@ -8,12 +8,12 @@ import pytest
 from gcsfs.core import GCSFileSystem
 
 from data_contracts.sources import RemoteFile
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import matching, opener
 from tasks.fetching.fetcher import fetch
 from tasks.fetching.remote import DownloadError
-from tasks.storage import Storage
-from tasks.storage_errors import StoreUnreachable
+from tasks.storage.errors import StoreUnreachable
+from tasks.storage.storage import Storage
 from tests.fetched_files import DATA, OTHER, assert_right, digest
 from tests.file_server import QUICK
 from tests.gcs_server import GcsServer

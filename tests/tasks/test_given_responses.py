@@ -13,7 +13,7 @@ from data_contracts.configs import PipelineConfig
 from data_contracts.sources import LlavaMixSource
 from flows.cli import app
 from tasks import recipes
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.given_responses import conversations
 from tests.mixes import write_image
 from tests.pipelines import write_tiny_pipeline

@@ -17,10 +17,10 @@ from data_contracts.sources import BenchmarkSource, ParquetSource
 from flows.dry_run import plan_run
 from tasks.fetching.hub_remote import hub_remote
 from tasks.fetching.remote import Hiccup, NoAnswer, Unavailable
-from tasks.planned_files import waiting_files
-from tasks.storage import Storage
-from tasks.storage_errors import StoreError, StoreUnreachable
-from tasks.transient import is_transient
+from tasks.fetching.transient import is_transient
+from tasks.planning.files import waiting_files
+from tasks.storage.errors import StoreError, StoreUnreachable
+from tasks.storage.storage import Storage
 from tests.file_server import QUICK, Answer, FileServer, file_server
 
 PATTERN = "hf://datasets/owner/name/data/*.parquet"

@@ -9,7 +9,7 @@ from data_contracts.interop import PublishedLabels
 from data_contracts.label_settings import LabelSettings
 from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.pseudo_labels import make_pseudo_labels
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.import_labels import ImportFailed, import_labels, import_summary
 from tasks.make_labels import make_labels
 from tasks.merge_labels import merge_labels

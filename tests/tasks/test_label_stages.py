@@ -19,8 +19,8 @@ from data_contracts.sources import LlavaMixSource
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
 from sdrpn_core.pseudo_labels import make_pseudo_labels
-from tasks.artifact_admin import ArtifactSummary, committed_artifacts, list_artifacts
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.admin import ArtifactSummary, committed_artifacts, list_artifacts
+from tasks.artifacts.store import ArtifactStore
 from tasks.extract_attention import TooManyFailures, usable_questions
 from tests.artifacts import stage_run
 from tests.mixes import mix_record, write_image

@@ -9,7 +9,7 @@ import torch
 
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.opened_images import Row, opened_batches
 from tests.mixes import write_image
 from tests.tiny_models import tiny_llava

@@ -24,13 +24,13 @@ from data_contracts.sources import (
     VisualCotSource,
 )
 from flows.dry_run import plan_run
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.fetching.addresses import downloads_folder
-from tasks.planned_files import planned_files, waiting_files
-from tasks.planned_stages import PlannedStage
-from tasks.run_plan import RunPlan
+from tasks.planning.files import planned_files, waiting_files
+from tasks.planning.run_plan import RunPlan
+from tasks.planning.stages import PlannedStage
 from tasks.stage import NotMade, StageRun
 from tests.benchmark_tables import write_table
 from tests.file_server import QUICK, Answer, FileServer, file_server
@@ -218,13 +218,13 @@ def refuse(path: Path) -> str:
 def test_too_much_to_read_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = gzipped(tmp_path).model_copy(update={"copy_images": True})
     make(source, tmp_path)
-    for module in ("tasks.planned_rewriting", "tasks.unread_sources"):
+    for module in ("tasks.planning.rewriting", "tasks.planning.unread_sources"):
         monkeypatch.setattr(f"{module}.READ_LIMIT", 1)
-    monkeypatch.setattr("tasks.planned_rewriting.digest_file", refuse)
+    monkeypatch.setattr("tasks.planning.rewriting.digest_file", refuse)
     plan = planned(source, tmp_path)
     assert plan.convert_bytes == (tmp_path / "ocr_vqa.tar").stat().st_size
     assert done(plan) == set()
-    monkeypatch.setattr("tasks.planned_rewriting.READ_LIMIT", 1 << 30)
+    monkeypatch.setattr("tasks.planning.rewriting.READ_LIMIT", 1 << 30)
     with pytest.raises(AssertionError, match=r"ocr_vqa.tar is read"):
         planned(source, tmp_path)
     monkeypatch.undo()

@@ -17,14 +17,14 @@ from data_contracts.sources import (
     Source,
 )
 from flows.dry_run import plan_run
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
-from tasks.counted_questions import Counted, counted_questions
 from tasks.download import download
-from tasks.planned_files import PlannedFile, planned_files
-from tasks.planned_questions import Certainty
-from tasks.planned_sizes import RowBytes
-from tasks.planned_stages import PlannedStage
+from tasks.planning.counted_questions import Counted, counted_questions
+from tasks.planning.files import PlannedFile, planned_files
+from tasks.planning.questions import Certainty
+from tasks.planning.sizes import RowBytes
+from tasks.planning.stages import PlannedStage
 from tasks.shard_statistics import num_usable
 from tasks.stage import StageRun
 from tests.file_server import QUICK, file_server
@@ -108,7 +108,7 @@ def test_of_a_large_file_the_first_records_tell(tmp_path: Path, monkeypatch: pyt
     names = [f"gqa/{number:06d}.png" for number in range(2000)]
     records = [mix_record(name, name, *QUESTIONS) for name in names]
     (tmp_path / "mix.json").write_text("".join(f"{json.dumps(one)}\n" for one in records))
-    monkeypatch.setattr("tasks.counted_questions.READ_BYTES", 100_000)
+    monkeypatch.setattr("tasks.planning.counted_questions.READ_BYTES", 100_000)
     found = counted(source, tmp_path)
     assert found is not None
     assert not found.is_whole
@@ -124,7 +124,7 @@ def test_first_records_say_nothing_of_folders_that_come_later(
     names += [f"textvqa/{number:06d}.png" for number in range(2000)]
     records = [mix_record(name, name, *QUESTIONS) for name in names]
     (tmp_path / "mix.json").write_text("".join(f"{json.dumps(one)}\n" for one in records))
-    monkeypatch.setattr("tasks.counted_questions.READ_BYTES", 100_000)
+    monkeypatch.setattr("tasks.planning.counted_questions.READ_BYTES", 100_000)
     late = source.model_copy(update={"selection": Selection(folders=("textvqa",))})
     assert counted(late, tmp_path) is None
     stage = stages_of(late, tmp_path)[Stage.EXTRACT_ATTENTION]

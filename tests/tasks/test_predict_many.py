@@ -18,7 +18,7 @@ from data_contracts.profiles import ModelProfile
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.predict_many import ManyAnswers, answer_many
 from tests.mixes import write_image

@@ -3,9 +3,9 @@
 import pytest
 
 from data_contracts.label_drift import LabelCounts, LabelDrift, PromotionLimits
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.promote_labels import promote, promotions
-from tasks.storage_errors import StoreError
+from tasks.storage.errors import StoreError
 
 
 def promote_set(store: ArtifactStore, letter: str) -> str:

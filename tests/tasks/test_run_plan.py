@@ -26,11 +26,11 @@ from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.remote import DownloadError, Hiccup, NoAnswer
-from tasks.model_files import PlannedModel
-from tasks.planned_files import PlannedFile, planned_files, require_room, waiting_files
-from tasks.record_stream import SourceError
-from tasks.run_plan import RunPlan
-from tasks.transient import is_transient
+from tasks.fetching.transient import is_transient
+from tasks.planning.files import PlannedFile, planned_files, require_room, waiting_files
+from tasks.planning.model_files import PlannedModel
+from tasks.planning.run_plan import RunPlan
+from tasks.sources.record_stream import SourceError
 from tests.benchmark_tables import write_table
 from tests.file_server import QUICK, Answer, FileServer, file_server
 

@@ -6,8 +6,8 @@ import polars as pl
 
 from data_contracts.artifact import ArtifactRef
 from sdrpn_core.records import SourceFile
-from tasks.artifact_store import ArtifactStore
-from tasks.source_images import source_images
+from tasks.artifacts.store import ArtifactStore
+from tasks.sources.images import source_images
 from tests.artifacts import source_recipe
 
 DIGESTS = {name: character * 64 for name, character in zip("abcde", "01020", strict=True)}

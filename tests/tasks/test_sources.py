@@ -28,16 +28,16 @@ from data_contracts.sources import (
 )
 from flows.dry_run import plan_run
 from sdrpn_core.records import build_records
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.fetching.remote import DownloadError
-from tasks.parquet_images import convert_parquet
-from tasks.planned_files import planned_files, waiting_files
-from tasks.record_stream import SourceError, read_records
-from tasks.source_documents import SourceDocuments
-from tasks.source_files import load_image
-from tasks.source_parts import Fetcher, documents
+from tasks.planning.files import planned_files, waiting_files
+from tasks.sources.documents import SourceDocuments
+from tasks.sources.files import load_image
+from tasks.sources.parquet_images import convert_parquet
+from tasks.sources.parts import Fetcher, documents
+from tasks.sources.record_stream import SourceError, read_records
 from tasks.stage import StageRun
 from tests.bad_corpora import GOOD, encoded
 from tests.file_server import QUICK, FileServer, file_server

@@ -14,12 +14,12 @@ import gcsfs
 import numpy as np
 import pytest
 
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
+from tasks.fetching.transient import is_transient
 from tasks.stage import run_stage
-from tasks.storage import Storage
-from tasks.storage_errors import StoreError, StoreUnreachable
-from tasks.transient import is_transient
-from tasks.waiting_threads import in_parallel
+from tasks.storage.errors import StoreError, StoreUnreachable
+from tasks.storage.storage import Storage
+from tasks.storage.waiting_threads import in_parallel
 from tests.artifacts import (
     make_source_shard,
     source_recipe,

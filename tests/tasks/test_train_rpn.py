@@ -14,7 +14,7 @@ from data_contracts.training import TrainingConfig
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
-from tasks.artifact_store import ArtifactStore
+from tasks.artifacts.store import ArtifactStore
 from tasks.models import profile_of
 from tasks.recipes import CHECKPOINT_FILES
 from tasks.rpn_files import stored_checkpoint

@@ -18,9 +18,9 @@ from huggingface_hub.errors import (
 )
 
 from data_contracts.errors import SdrpnError
-from tasks.archives import NotRewritten
 from tasks.fetching.remote import DownloadError, NoAnswer
-from tasks.transient import is_transient
+from tasks.fetching.transient import is_transient
+from tasks.sources.archives import NotRewritten
 
 
 def answer(status: int) -> httpx.Response:

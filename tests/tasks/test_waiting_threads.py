@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from tasks.waiting_threads import in_parallel
+from tasks.storage.waiting_threads import in_parallel
 from tests.architecture.source_tree import CHECKOUT
 from tests.patience import PATIENCE_SECONDS
 
@@ -37,7 +37,7 @@ import os
 import threading
 import polars  # replaces the handler of Ctrl-C
 from sdrpn_core.threads import made_ahead
-from tasks.waiting_threads import in_parallel
+from tasks.storage.waiting_threads import in_parallel
 
 def ask(number):
     os.write(1, b"asked\\n")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from data_contracts.enums import RecordStatus
 from sdrpn_core.records import Row
-from tasks import frame_buckets
-from tasks.record_buckets import RecordBuckets, buckets_for
+from tasks.sources import frame_buckets
+from tasks.sources.record_buckets import RecordBuckets, buckets_for
 from tests.oracles.settled_records import settled_records
 
 STATUSES = [status.value for status in RecordStatus if status is not RecordStatus.DUPLICATE]

@@ -11,7 +11,7 @@ import pytest
 from data_contracts.configs import RecordsConfig
 from data_contracts.registry import validate
 from sdrpn_core.records import Row, SourceFile, build_records, image_path
-from tasks.record_buckets import RecordBuckets
+from tasks.sources.record_buckets import RecordBuckets
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 

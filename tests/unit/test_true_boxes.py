@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from sdrpn_core.benchmarks.true_boxes import parse_true_boxes
-from tasks.artifact_store import ArtifactStore
-from tasks.true_box_files import TrueBoxError, read_true_boxes
+from tasks.artifacts.store import ArtifactStore
+from tasks.sources.true_box_files import TrueBoxError, read_true_boxes
 
 
 def test_one_box_by_id_as_corners_or_with_its_size():

@@ -1,0 +1,234 @@
+"""Looking after a store: what is in it, what one artifact holds, what can go.
+
+Unlike readers, these functions list, because their subject is what listing alone can find:
+unfinished artifacts and leftovers. They touch only folders named ``{stage}/{artifact_id}``. A
+damaged artifact is told of and left alone; it never hides the others.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from data_contracts.artifact import ArtifactRef, Manifest, Recipe
+from data_contracts.enums import Stage
+from tasks.artifacts.errors import CorruptArtifact, RecipeMismatch
+from tasks.artifacts.store import ArtifactStore
+from tasks.storage.stored_objects import StoredObject
+from tasks.storage.waiting_threads import in_parallel
+
+log = logging.getLogger(__name__)
+
+DEFAULT_AGE = timedelta(days=7)
+
+_UNFINISHED = "all of it: never finished; once deleted, a rerun starts it afresh"
+_LEFTOVERS = "checkpoints and partial files: it is finished and stays"
+
+
+@dataclass(frozen=True)
+class ArtifactSummary:
+    """One line of a listing."""
+
+    ref: ArtifactRef
+    is_committed: bool
+    num_done: int
+    """Shards that have a receipt."""
+    num_shards: int
+    num_rows: int
+    created_at: datetime
+    """Time of the commit, or of the last write if there is none."""
+    stage_version: int
+    schema_id: str
+    problem: str = ""
+    """Why nothing can be known of a damaged artifact, and the remedy; such a one has no shards."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Objects of one artifact that nothing needs, and which and why."""
+
+    ref: ArtifactRef
+    reason: str
+    keys: tuple[str, ...]
+    """Below the store's root; every key of the artifact if it goes as a whole."""
+    num_bytes: int
+    is_whole_artifact: bool
+
+
+def list_artifacts(store: ArtifactStore, stage: Stage | None = None) -> list[ArtifactSummary]:
+    """Every artifact, unfinished and damaged ones too, by stage and then oldest first."""
+    summaries = []
+    for each_stage in Stage if stage is None else (stage,):
+        found = [_summary(store, ref) for ref in _refs(store, each_stage)]
+        summaries += sorted((s for s in found if s), key=lambda s: (s.created_at, str(s.ref)))
+    return summaries
+
+
+def stored_bytes(store: ArtifactStore, refs: Sequence[ArtifactRef]) -> list[int]:
+    """What each artifact takes: shards, and also blobs, resume points and its own records."""
+
+    def of_one(ref: ArtifactRef) -> int:
+        return sum(stored.num_bytes for stored in store.storage.find(ref.prefix))
+
+    return in_parallel(of_one, refs)
+
+
+def committed_artifacts(store: ArtifactStore, stage: Stage) -> list[ArtifactSummary]:
+    """Committed artifacts of a stage, oldest first; damaged ones are warned about and left out."""
+    found = list_artifacts(store, stage)
+    for item in found:
+        if item.problem:
+            log.warning("skipped: %s", item.problem)
+    return [item for item in found if item.is_committed]
+
+
+def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
+    """Everything known of one artifact, as plain data: its manifest, or how far it has come.
+
+    Raises:
+        ArtifactNotFound: if nothing is stored at its address.
+    """
+    recipe = store.read_document(ref, "recipe.json", Recipe)
+    if recipe is None or store.is_committed(ref):
+        manifest = store.manifest(ref)
+        facts = {"is_committed": True, "num_rows": manifest.num_rows}
+        return {"ref": str(ref), **facts, **manifest.model_dump(mode="json")}
+    missing = store.writer(recipe).missing()
+    return {
+        "ref": str(ref),
+        "is_committed": False,
+        "missing_shards": missing,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def collect_garbage(
+    store: ArtifactStore,
+    *,
+    older_than: timedelta = DEFAULT_AGE,
+    dry_run: bool = True,
+    on_young: Callable[[ArtifactRef], None] = lambda ref: None,
+) -> list[Garbage]:
+    """Find, and unless ``dry_run`` delete, what nothing needs and nobody wrote to of late.
+
+    That is: artifacts that were never committed; of committed ones, checkpoints, shards that lost a
+    race and partial files. ``on_young`` is told of each artifact that has some of these which were
+    written to of late.
+    """
+    limit = datetime.now(UTC) - older_than
+    garbage = [
+        item
+        for stage in Stage
+        for ref in _refs(store, stage)
+        if (item := _garbage(store, ref, limit, on_young))
+    ]
+    if not dry_run:
+        for item in garbage:
+            _delete(store, item)
+    return garbage
+
+
+def _refs(store: ArtifactStore, stage: Stage) -> Iterator[ArtifactRef]:
+    for name in store.storage.folders(stage.value):
+        try:
+            yield ArtifactRef(stage=stage, artifact_id=name)
+        except ValidationError:
+            continue  # not an artifact: none of our business
+
+
+def _summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | None:
+    try:
+        return _sound_summary(store, ref)
+    except (CorruptArtifact, RecipeMismatch) as error:
+        return ArtifactSummary(
+            ref=ref,
+            is_committed=False,
+            num_done=0,
+            num_shards=0,
+            num_rows=0,
+            created_at=max(stored.modified for stored in store.storage.find(ref.prefix)),
+            stage_version=0,
+            schema_id="",
+            problem=str(error),
+        )
+
+
+def _sound_summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | None:
+    manifest = store.manifest(ref) if store.is_committed(ref) else None
+    recipe = manifest.recipe if manifest else store.read_document(ref, "recipe.json", Recipe)
+    if recipe is None:
+        return None  # what an interrupted discard leaves; garbage collection sees it
+    if manifest:
+        shards = list(manifest.shards)
+        created_at = datetime.fromisoformat(manifest.provenance.created_at)
+    else:
+        shards = store.writer(recipe).finished()
+        created_at = max(stored.modified for stored in store.storage.find(ref.prefix))
+    return ArtifactSummary(
+        ref=ref,
+        is_committed=manifest is not None,
+        num_done=len(shards),
+        num_shards=recipe.num_shards,
+        num_rows=sum(shard.num_rows for shard in shards),
+        created_at=created_at,
+        stage_version=recipe.stage_version,
+        schema_id=recipe.schema_id,
+    )
+
+
+def _garbage(
+    store: ArtifactStore,
+    ref: ArtifactRef,
+    limit: datetime,
+    on_young: Callable[[ArtifactRef], None],
+) -> Garbage | None:
+    objects = store.storage.find(ref.prefix)
+    try:
+        manifest = store.manifest(ref) if store.is_committed(ref) else None
+    except CorruptArtifact as error:
+        log.warning("left alone: %s", error)
+        return None
+    if manifest:
+        committed = _committed_names(manifest)
+        leftovers = [
+            stored
+            for stored in objects
+            if not _is_needed(stored.key.removeprefix(f"{ref.prefix}/"), committed)
+        ]
+        old = [stored for stored in leftovers if stored.modified < limit]
+        if len(old) < len(leftovers):
+            on_young(ref)
+        return _item(ref, _LEFTOVERS, old, is_whole_artifact=False)
+    if any(stored.modified >= limit for stored in objects):
+        on_young(ref)
+        return None
+    return _item(ref, _UNFINISHED, objects, is_whole_artifact=True)
+
+
+def _is_needed(name: str, committed: set[str]) -> bool:
+    is_blob = name.startswith("blobs/") and not name.endswith(".partial")
+    return is_blob or name in committed
+
+
+def _committed_names(manifest: Manifest) -> set[str]:
+    receipts = {f"receipts/{shard.index:05d}.json" for shard in manifest.shards}
+    return {"recipe.json", "manifest.json"} | receipts | {shard.key for shard in manifest.shards}
+
+
+def _item(
+    ref: ArtifactRef, reason: str, objects: list[StoredObject], *, is_whole_artifact: bool
+) -> Garbage | None:
+    keys = tuple(stored.key for stored in objects)
+    num_bytes = sum(stored.num_bytes for stored in objects)
+    return Garbage(ref, reason, keys, num_bytes, is_whole_artifact) if keys else None
+
+
+def _delete(store: ArtifactStore, item: Garbage) -> None:
+    if item.is_whole_artifact:
+        store.discard(item.ref)
+    else:
+        store.storage.delete(item.keys)
+        store.storage.remove_empty_folders(item.ref.prefix)

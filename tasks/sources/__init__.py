@@ -1,0 +1,1 @@
+"""What users and publishers give: records, images, archives and true boxes, read where they lie."""

@@ -1,0 +1,79 @@
+"""Reading downloaded files, wherever they lie: always the bytes that were downloaded."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from data_contracts.errors import SdrpnError
+from sdrpn_core.images import UnreadableImage, decode_image
+from tasks.artifacts.store import ArtifactStore
+from tasks.storage.byte_ranges import DamagedArchive
+from tasks.storage.scratch_folders import copied
+
+
+class ChangedFile(SdrpnError):
+    """A file that stayed in place is not what it was when it was downloaded."""
+
+
+def read_source_file(store: ArtifactStore, uri: str, sha256: str | None) -> bytes:
+    """Bytes of a downloaded file.
+
+    Args:
+        store: its storage options apply.
+        uri: absolute, or relative to the store's root.
+        sha256: digest at download; None skips the check.
+
+    Raises:
+        ChangedFile: if it has changed or gone since.
+    """
+    try:
+        data = store.read_uri(uri)
+    except FileNotFoundError as error:
+        raise ChangedFile(f"{uri}: gone since it was downloaded; run `sdrpn run` again") from error
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise ChangedFile(f"{uri}: changed since it was downloaded; run `sdrpn run` again")
+    return data
+
+
+@contextmanager
+def open_source_file(
+    store: ArtifactStore, key: str, sha256: str, folder: Path
+) -> Iterator[BinaryIO]:
+    """A downloaded file of any size, to be read piece by piece.
+
+    Args:
+        store: where it is.
+        key: relative to the store's root.
+        sha256: digest at download.
+        folder: local, for a copy that is checked before anything reads it.
+
+    Raises:
+        ChangedFile: if it has changed or gone since.
+    """
+    copy = folder / "source-file"
+    try:
+        with store.storage.reader(key) as source:
+            found, _ = copied(source, copy)
+    except FileNotFoundError as error:
+        raise ChangedFile(f"{key}: gone since it was downloaded; run `sdrpn run` again") from error
+    if found != sha256:
+        raise ChangedFile(f"{key}: changed since it was downloaded; run `sdrpn run` again")
+    with copy.open("rb") as file:
+        yield file
+    copy.unlink()
+
+
+def load_image(store: ArtifactStore, uri: str, sha256: str | None) -> Image.Image:
+    """Upright RGB image of a record.
+
+    Raises:
+        UnreadableImage: if it is damaged, gone or no longer the same.
+    """
+    try:
+        return decode_image(read_source_file(store, uri, sha256))
+    except (ChangedFile, DamagedArchive) as error:
+        raise UnreadableImage(str(error)) from error

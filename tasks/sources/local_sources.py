@@ -1,0 +1,65 @@
+"""What a source names on this machine's disk must be there before a run sets out."""
+
+from collections.abc import Sequence
+
+from data_contracts.sources import (
+    FileAddress,
+    FileSource,
+    ImageArchive,
+    ImageFolder,
+    ImagePlace,
+    LlavaMixSource,
+    ParquetSource,
+    remote_file,
+)
+from tasks.fetching.addresses import local_file
+from tasks.sources.parts import image_places
+from tasks.sources.record_stream import SourceError
+
+
+def require_local(source: FileSource) -> None:
+    """Check that what a source names on this machine's disk exists; nothing is opened.
+
+    Raises:
+        SourceError: if a file does not, or is a folder, or no folder that images could come from
+            does.
+    """
+    if isinstance(source, ParquetSource):
+        _require_files(source.files)
+        return
+    boxes = source.boxes if isinstance(source, LlavaMixSource) else None
+    _require_files([file for file in (source.records, boxes) if file is not None])
+    places = image_places(source.images)
+    for place in places:
+        if isinstance(place, ImageArchive):
+            _require_archive(place)
+    _require_a_folder(places)
+
+
+def _require_files(addresses: Sequence[FileAddress]) -> None:
+    for address in addresses:
+        uri = remote_file(address).uri
+        path = local_file(uri)
+        # A pattern's files are listed, and missed, elsewhere.
+        if path is not None and "*" not in uri and not path.is_file():
+            raise SourceError(f"{uri}: no such file; check the source's URI")
+
+
+def _require_archive(place: ImageArchive) -> None:
+    uri = remote_file(place.file).uri
+    path = local_file(uri)
+    if path is not None and path.is_dir():
+        raise SourceError(
+            f"{uri}: is a folder, not an archive; list it as {{type: folder, uri: ...}}"
+        )
+    _require_files((place.file,))
+
+
+def _require_a_folder(places: Sequence[ImagePlace]) -> None:
+    """One of several is enough: a run takes every image from wherever it is."""
+    folders = [place.uri for place in places if isinstance(place, ImageFolder)]
+    paths = [path for path in map(local_file, folders) if path is not None]
+    if len(paths) == len(places) and not any(path.is_dir() for path in paths):
+        raise SourceError(
+            f"{', '.join(folders)}: no such folder; check `--images`, or the source's `images`"
+        )

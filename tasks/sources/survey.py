@@ -1,0 +1,113 @@
+"""What a source consists of, found out before anything of it is copied into the store."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from data_contracts.sources import FileSource, ImageArchive, ImageFolder, Selection
+from sdrpn_core.records import image_path
+from tasks.fetching.kept_files import FetchedFile
+from tasks.sources.access import read_source
+from tasks.sources.benchmark_files import DOCUMENTS_NAME
+from tasks.sources.downloaded_files import BOXES_NAME, RECORDS_NAME
+from tasks.sources.image_places import Archive, Folder, open_archive, served_elsewhere
+from tasks.sources.parts import Documents, Fetcher, documents
+from tasks.sources.record_stream import SourceError, read_records
+from tasks.stage import StageRun
+from tasks.storage.storage import Storage
+
+
+@dataclass(frozen=True)
+class SurveyedSource:
+    """A source whose records were read, and whose images were looked for but not read."""
+
+    documents: Documents
+    num_records: int
+    names: tuple[str, ...]
+    """Images that the records name, sorted."""
+    folders: tuple[Folder, ...]
+    archives: tuple[tuple[ImageArchive, Archive], ...]
+    copies_images: bool
+    identity: dict[str, Any]
+    """Changes when what is to be downloaded does."""
+    benchmark_rows: FetchedFile | None = None
+    """What a public benchmark's rows say beside their questions."""
+
+
+def survey(run: StageRun, source: FileSource) -> SurveyedSource:
+    """Read the records and find out which version of which images there is.
+
+    Raises:
+        SourceError: if the records cannot be read, or none of the images is there.
+        DownloadError: if they cannot be fetched.
+    """
+    fetcher = Fetcher(run)
+    parts = documents(fetcher, source)
+    num_records, names = _named_images(parts.records, source.selection)
+    store = run.store.storage
+    folders: list[Folder] = []
+    archives: list[tuple[ImageArchive, Archive]] = []
+    for place in parts.places:
+        if isinstance(place, ImageFolder):
+            folders.append(read_source(place.uri, lambda p=place: Folder.look(store, p, names)))  # type: ignore[misc]
+        else:
+            archives.append((place, open_archive(fetcher, store, place, source.copy_images)))
+    if names and not archives and not any(folder.found for folder in folders):
+        raise SourceError(
+            f"{served_elsewhere(parts.places)}: holds none of the {len(names)} images that "
+            f"{parts.records.path} names (the first is {names[0]!r}); point `images` at the folder "
+            "that these paths start from"
+        )
+    chosen = source.selection.folders
+    return SurveyedSource(
+        documents=parts,
+        num_records=num_records,
+        names=names,
+        folders=tuple(folders),
+        archives=tuple(archives),
+        copies_images=source.copy_images,
+        identity={
+            "documents": {name: file.sha256 for name, file in named_documents(parts, None).items()},
+            "folders": None if chosen is None else list(chosen),
+            "images": [_digest(folder.identity) for folder in folders],
+            "archives": [[place.folder, *archive.identity] for place, archive in archives],
+            # Rows name images that stay in place, so where they are is part of the content.
+            "in_place": None if source.copy_images else _addresses(folders, archives),
+        },
+    )
+
+
+def named_documents(parts: Documents, benchmark_rows: FetchedFile | None) -> dict[str, FetchedFile]:
+    """The files beside the images, by their names in the table of files."""
+    named = {
+        RECORDS_NAME: parts.records,
+        BOXES_NAME: parts.boxes,
+        DOCUMENTS_NAME: benchmark_rows,
+    }
+    return {name: file for name, file in named.items() if file is not None}
+
+
+def _addresses(folders: list[Folder], archives: list[tuple[ImageArchive, Archive]]) -> list[str]:
+    roots = [folder.storage.root.rstrip("/") for folder in folders]
+    return roots + [archive.uri for _, archive in archives]
+
+
+def _named_images(records: FetchedFile, selection: Selection) -> tuple[int, tuple[str, ...]]:
+    """Number of records, and the images that those of the chosen folders name."""
+    num_records = 0
+    names: set[str] = set()
+    with Storage(str(records.path.parent)).reader(records.path.name) as file:
+        for record in read_records(file, str(records.path)):
+            num_records += 1
+            path = image_path(record)
+            if path is not None and _is_chosen(path, selection):
+                names.add(path)
+    return num_records, tuple(sorted(names))
+
+
+def _is_chosen(path: str, selection: Selection) -> bool:
+    return selection.folders is None or path.partition("/")[0] in selection.folders
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

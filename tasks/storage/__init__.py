@@ -1,0 +1,1 @@
+"""Bytes in and out of any URI, whatever its driver."""

@@ -1,0 +1,38 @@
+"""Addresses of roots and keys, such that they mean the same everywhere and lead nowhere else."""
+
+import re
+from pathlib import Path
+
+from tasks.storage.errors import StoreError, scheme_of
+
+
+def absolute_uri(path: str) -> str:
+    """A path that means the same in every working directory; URIs stay as they are."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def absolute_root(root: str) -> str:
+    """The root such that it means the same in every process, whatever its working directory.
+
+    Raises:
+        StoreError: if it is empty, or a URI without its slashes.
+    """
+    if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+:(?!//)", root):
+        raise StoreError(f"{root}: looks like a URI but lacks '://'; write it as scheme://path")
+    if scheme_of(root) != "file":
+        return root
+    path = root.partition("://")[2] if "://" in root else root
+    if not path:
+        raise StoreError(f"{root!r}: the store's root is empty; name a folder or a URI")
+    return absolute_uri(path)
+
+
+def checked_key(key: str) -> str:
+    """A key that is a path below the root.
+
+    Raises:
+        StoreError: if it is not.
+    """
+    if not key or key.startswith("/") or "\\" in key or {"", ".", ".."} & set(key.split("/")):
+        raise StoreError(f"{key!r} is not a path below the store's root: use a/b/c without '..'")
+    return key

@@ -1,0 +1,67 @@
+"""Drivers of storage services: the only module that knows fsspec's."""
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from tasks.storage.errors import StoreError, explain, scheme_of
+
+FileSystem: TypeAlias = fsspec.AbstractFileSystem
+
+_EXTRAS = {"s3": "s3", "gs": "gcs"}
+_PACKAGES = {"hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs"}
+_GCS_OVER_GRPC = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
+
+
+def is_local(filesystem: FileSystem) -> bool:
+    """Whether a driver's files lie on this machine's disk."""
+    return isinstance(filesystem, LocalFileSystem)
+
+
+def connect(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
+    """The driver for an address, and the address in its notation.
+
+    Raises:
+        StoreError: naming the remedy, if there is no driver or it takes no such options.
+    """
+    scheme = scheme_of(uri)
+    path = uri if os.path.isabs(uri) else uri[7:] if uri.lower().startswith("file://") else None
+    if path is not None:  # as it is: fsspec would take '::' in a name for a chain of addresses
+        return LocalFileSystem(use_listings_cache=False, **options), path
+    try:
+        # Listings are cached by default, which would hide what other processes have written.
+        options = {"use_listings_cache": False, **options}
+        if scheme == "gs" and os.environ.get(_GCS_OVER_GRPC, "").lower() not in ("1", "true"):
+            filesystem = _google_driver()(**options)
+            path = filesystem._strip_protocol(uri)
+        else:
+            filesystem, path = fsspec.core.url_to_fs(uri, **options)
+    except ImportError as error:
+        package = f"sdrpn[{_EXTRAS[scheme]}]" if scheme in _EXTRAS else _PACKAGES.get(scheme)
+        remedy = f"pip install '{package}'" if package else str(error)
+        raise StoreError(f"{uri}: no driver for {scheme}:// is installed; {remedy}") from error
+    except Exception as error:
+        if scheme.rpartition("::")[2] not in fsspec.available_protocols():
+            known = "a folder, file://, memory://, s3:// or gs://"
+            raise StoreError(f"{uri}: {error}; use {known}") from error
+        raise StoreError(f"{uri}: {explain(error, uri)}") from error  # say, a token it cannot use
+    return filesystem, path
+
+
+def _google_driver() -> Callable[..., FileSystem]:
+    """The plain one, over HTTP alone.
+
+    The other asks every bucket over gRPC whether it is a zonal one, which with any server but
+    Google's takes a minute each time.
+    """
+    logger = logging.getLogger("gcsfs")
+    if logger.level == logging.NOTSET:  # it logs the trace of every error that it also raises
+        logger.setLevel(logging.CRITICAL)
+    driver: Callable[..., FileSystem]
+    driver = importlib.import_module("gcsfs.core").GCSFileSystem
+    return driver
