@@ -11,14 +11,14 @@ import json
 import time
 
 from data_contracts.enums import QuestionKind
-from sdrpn_core.conversation_layout import Conversation, Turn
-from sdrpn_core.extraction import Request, extract_attention
+from sdrpn_core.attention.conversation_layout import Conversation, Turn
+from sdrpn_core.attention.extraction import Request, extract_attention
+from sdrpn_core.attention.teacher_forcing import extract_from_answers
+from sdrpn_core.evaluation.results import label_quality
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX
-from sdrpn_core.results import label_quality
-from sdrpn_core.teacher_forcing import extract_from_answers
 
 FIRST_SEED = 900_000
 NUM_TURNS = 3

@@ -18,7 +18,6 @@ from data_contracts.enums import QuestionKind, ZoomDecision
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape
 from data_contracts.sink_rules import SinkLayerMean
-from sdrpn_core.gate import Zoom
 from sdrpn_core.geometry import GridBox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.llava import LlavaAdapter
@@ -26,6 +25,7 @@ from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.regions import Region
 from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.zoom.gate import Zoom
 from tests.tiny_models import SPECIAL, WORDS, tiny_tokenizer
 
 

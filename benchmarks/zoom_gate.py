@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes, shrunk
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.zoom_answers import ZoomAnswer
+from sdrpn_core.zoom.answers import ZoomAnswer
 
 RULES = ("max_box_area_ratio", "min_peak_probability", "min_peak_to_mean", "max_seen_ratio")
 

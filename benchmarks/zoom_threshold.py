@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.crop_masks import masked_crops
-from sdrpn_core.first_stage import first_stage
-from sdrpn_core.gate import decide_zoom
-from sdrpn_core.generation import answer_plain
+from sdrpn_core.decoding.generation import answer_plain
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box
 from sdrpn_core.regions import Region
 from sdrpn_core.report.charts import Series, line_chart
+from sdrpn_core.zoom.crop_masks import masked_crops
+from sdrpn_core.zoom.first_stage import first_stage
+from sdrpn_core.zoom.gate import decide_zoom
 from tasks.artifacts.store import ArtifactStore
 from tasks.rpn_files import find_checkpoint
 

@@ -31,13 +31,13 @@ from PIL import Image
 from benchmarks.random_llava import SIZES, fast_dtype, random_llava, random_zoom
 from benchmarks.timing import paired_seconds
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
-from sdrpn_core.attention_capture import ATTENTION_NAME
-from sdrpn_core.encoded_images import batches_by_image, encoded_batches
-from sdrpn_core.generation import answer_plain
+from sdrpn_core.attention.capture import ATTENTION_NAME
+from sdrpn_core.decoding.generation import answer_plain
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.loading import resolve_device
 from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.zoom.encoded_images import batches_by_image, encoded_batches
 
 Inputs = tuple[Sequence[Image.Image], Sequence[str]]
 QUESTIONS_PER_IMAGE = 4

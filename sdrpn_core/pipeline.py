@@ -19,11 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.crop_masks import masked_crops
-from sdrpn_core.encoded_images import EncodedImage, batches_by_image, encoded_batches
-from sdrpn_core.first_stage import first_stage
-from sdrpn_core.gate import Zoom, decide_zoom
-from sdrpn_core.generation import greedy_decode
+from sdrpn_core.decoding.generation import greedy_decode
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import (
     DeviceMap,
@@ -35,8 +31,12 @@ from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
-from sdrpn_core.second_stage import second_stage_prefill
-from sdrpn_core.zoom_answers import PhaseClock, StartedBatch, TextPiece, ZoomAnswer, stream_answers
+from sdrpn_core.zoom.answers import PhaseClock, StartedBatch, TextPiece, ZoomAnswer, stream_answers
+from sdrpn_core.zoom.crop_masks import masked_crops
+from sdrpn_core.zoom.encoded_images import EncodedImage, batches_by_image, encoded_batches
+from sdrpn_core.zoom.first_stage import first_stage
+from sdrpn_core.zoom.gate import Zoom, decide_zoom
+from sdrpn_core.zoom.second_stage import second_stage_prefill
 
 
 class ZoomPipeline:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from data_contracts.enums import ExtractionStatus
-from sdrpn_core.extraction import ExtractedAttention
+from sdrpn_core.attention.extraction import ExtractedAttention
 from sdrpn_core.models.base import ModelAdapter
 
 Row = dict[str, Any]

@@ -6,7 +6,7 @@ from functools import cache
 from data_contracts.artifact import ArtifactRef
 from data_contracts.comparison import Comparison
 from data_contracts.configs import EvaluationConfig
-from sdrpn_core.comparison import compare
+from sdrpn_core.evaluation.comparison import compare
 from sdrpn_core.report.comparison import to_html, to_latex, to_markdown
 from tasks import recipes
 from tasks.artifacts.store import ArtifactStore

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from data_contracts.artifact import ArtifactRef, Manifest
 from data_contracts.enums import Method
-from sdrpn_core.speed import Timings
+from sdrpn_core.evaluation.speed import Timings
 from tasks.artifacts.store import ArtifactStore
 from tasks.extract_attention import usable_questions
 

@@ -19,12 +19,12 @@ from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import LabelSettings
 from data_contracts.registry import empty_frame
 from data_contracts.results import Results, Speed
-from sdrpn_core.benchmark_figures import benchmark_figures
-from sdrpn_core.evaluation import Evaluator
+from sdrpn_core.evaluation.benchmark_figures import benchmark_figures
+from sdrpn_core.evaluation.harness import Evaluator
+from sdrpn_core.evaluation.results import summarize
+from sdrpn_core.evaluation.speed import Timings
 from sdrpn_core.images import UnreadableImage
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.results import summarize
-from sdrpn_core.speed import Timings
 from tasks import recipes
 from tasks.artifacts.store import ArtifactStore
 from tasks.document_table import document_table

@@ -16,7 +16,7 @@ from data_contracts.enums import ExtractionStatus, QuestionKind, RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.registry import empty_frame
 from data_contracts.runtime import RuntimeConfig
-from sdrpn_core.extraction import Request, extract_attention
+from sdrpn_core.attention.extraction import Request, extract_attention
 from tasks import recipes
 from tasks.artifacts.store import ArtifactStore
 from tasks.attention_reuse import earlier_rows

@@ -19,8 +19,8 @@ from PIL import Image
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import QuestionKind, RecordStatus
-from sdrpn_core.conversation_layout import Conversation, Turn
-from sdrpn_core.teacher_forcing import extract_from_answers
+from sdrpn_core.attention.conversation_layout import Conversation, Turn
+from sdrpn_core.attention.teacher_forcing import extract_from_answers
 from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks.artifacts.frame_codec import decode_frame
 from tasks.artifacts.store import ArtifactStore

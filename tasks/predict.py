@@ -14,7 +14,7 @@ from sdrpn_core.models.loading import resolve_dtype
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.report.overlay import draw_boxes, draw_heat_map, fade_hidden
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
-from sdrpn_core.zoom_answers import ZoomAnswer
+from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.artifacts.store import ArtifactStore
 from tasks.rpn_files import find_checkpoint, newest_rpn
 from tasks.storage.addresses import absolute_uri

@@ -16,7 +16,7 @@ from sdrpn_core.models.errors import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
-from sdrpn_core.zoom_answers import ZoomAnswer
+from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked

@@ -17,8 +17,10 @@ from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.profiles import ModelProfile
 from data_contracts.sources import BenchmarkSource, SceneSource, Selection
 from data_contracts.training import TrainingConfig
-from sdrpn_core import calibration, evaluation, extraction, pseudo_labels, records, training
+from sdrpn_core import calibration, pseudo_labels, records, training
+from sdrpn_core.attention import extraction
 from sdrpn_core.benchmarks.tasks import TASKS
+from sdrpn_core.evaluation import harness
 from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS
 from sdrpn_core.rpn.config import recipe_settings
 from tasks.shard_statistics import NUM_RECORDS, datasets_of, num_usable
@@ -225,7 +227,7 @@ def predictions_recipe(
     )
     return Recipe(
         stage=Stage.EVALUATE,
-        stage_version=evaluation.STAGE_VERSION,
+        stage_version=harness.STAGE_VERSION,
         schema_id="prediction.v4",
         config={"model": dict(model), **identity},
         inputs=(str(records_manifest.recipe.ref), str(files), str(rpn)),

@@ -11,7 +11,7 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import LabelStatus
 from data_contracts.label_settings import LabelSettings
-from sdrpn_core.prediction_rows import regions_of
+from sdrpn_core.evaluation.prediction_rows import regions_of
 from sdrpn_core.report import ArtifactLine, Example, ReportData, render_report
 from sdrpn_core.report.gallery import answered_examples, label_example
 from sdrpn_core.rpn.config import RpnConfig

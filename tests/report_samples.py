@@ -14,19 +14,19 @@ from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape
 from data_contracts.training import TrainingConfig
 from sdrpn_core.benchmarks import Document
-from sdrpn_core.evaluation import prediction_row
+from sdrpn_core.evaluation.harness import prediction_row
+from sdrpn_core.evaluation.methods import MethodAnswer, oracle_box, random_box
+from sdrpn_core.evaluation.prediction_rows import regions_of
+from sdrpn_core.evaluation.results import summarize
+from sdrpn_core.evaluation.speed import BatchTime, Timings
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
-from sdrpn_core.methods import MethodAnswer, oracle_box, random_box
-from sdrpn_core.prediction_rows import regions_of
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.regions import crop_regions
 from sdrpn_core.report import ArtifactLine, ReportData
 from sdrpn_core.report.gallery import answered_examples
-from sdrpn_core.results import summarize
 from sdrpn_core.rpn.config import FORMAT_VERSION, RpnConfig, ValidationSummary
 from sdrpn_core.rpn.data import DatasetSizes
 from sdrpn_core.rpn.threshold import Calibration, CellQuality
-from sdrpn_core.speed import BatchTime, Timings
 
 GRID = GridShape(24, 24)
 SINK_CELL = (1, 22)

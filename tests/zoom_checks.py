@@ -12,7 +12,7 @@ from data_contracts.label_settings import RegionSettings
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.zoom_answers import ZoomAnswer
+from sdrpn_core.zoom.answers import ZoomAnswer
 
 EVERY_REGION = RegionSettings(
     blur_sigma=None,

@@ -8,10 +8,10 @@ from data_contracts.base import Settings
 from data_contracts.enums import QuestionKind
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import HeadSelection
+from sdrpn_core.attention.sinks import sink_map
 from sdrpn_core.calibration.examples import AttentionMaps
 from sdrpn_core.calibration.scoring import Mask
 from sdrpn_core.pseudo_labels import denoising_steps
-from sdrpn_core.sinks import sink_map
 
 
 class StepScore(Settings):

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdrpn_core.extraction import Request
-from sdrpn_core.generation import image_columns, pad_left, prefill
+from sdrpn_core.attention.extraction import Request
+from sdrpn_core.attention.sinks import rms_normalised
+from sdrpn_core.decoding.generation import image_columns, pad_left, prefill
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.sinks import rms_normalised
 
 
 @torch.inference_mode()

@@ -18,13 +18,13 @@ from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind
 from data_contracts.errors import SdrpnError
 from data_contracts.sink_rules import Heads, HiddenSignal, SinkDimensions, SinkHiddenNorm
-from sdrpn_core.extraction import Request, capture_attention
+from sdrpn_core.attention.extraction import Request, capture_attention
+from sdrpn_core.evaluation.roi_quality import true_cells, true_coverage
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.reference.backgrounds import photograph_folder
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX
-from sdrpn_core.roi_quality import true_cells, true_coverage
 
 _TOUCH = 0.05
 """Share of a cell that a true box must cover to touch it."""

@@ -10,6 +10,7 @@ from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import HeadSelection
+from sdrpn_core.attention.sinks import sink_map
 from sdrpn_core.calibration.examples import AttentionMaps
 from sdrpn_core.calibration.heads import SelectionStep, select_heads_by_kind
 from sdrpn_core.calibration.scoring import LabelCounts, LabelQuality, LabelScorer, grouped
@@ -22,7 +23,6 @@ from sdrpn_core.calibration.unsupervised import (
     select_unsupervised,
 )
 from sdrpn_core.pseudo_labels import make_pseudo_labels
-from sdrpn_core.sinks import sink_map
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.sink_rules import HiddenSignal, SinkHiddenNorm
+from sdrpn_core.attention.sinks import sink_map
 from sdrpn_core.calibration.examples import AttentionMaps
 from sdrpn_core.calibration.label_search import LabelChoice
 from sdrpn_core.calibration.scoring import Head, LabelScorer, head_set
 from sdrpn_core.calibration.sink_search import SinkScore, search_sinks
-from sdrpn_core.sinks import sink_map
 
 _PEAK_RATIO = 1.5
 """Attention to a planted sink, as a multiple of the head's strongest cell."""

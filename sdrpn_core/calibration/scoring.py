@@ -18,9 +18,9 @@ from data_contracts.base import Settings
 from data_contracts.enums import RoiLabel
 from data_contracts.label_settings import LabelSettings
 from data_contracts.sink_rules import Heads, SinkRule
+from sdrpn_core.attention.sinks import sink_map
 from sdrpn_core.calibration.examples import AttentionMaps
 from sdrpn_core.pseudo_labels import foreground_cells, make_pseudo_labels
-from sdrpn_core.sinks import sink_map
 
 Head = tuple[int, int]
 """(layer, head)."""

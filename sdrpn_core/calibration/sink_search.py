@@ -24,6 +24,7 @@ from data_contracts.sink_rules import (
     SinkSignal,
     SinkTerm,
 )
+from sdrpn_core.attention.sinks import sink_map
 from sdrpn_core.calibration.examples import AttentionMaps
 from sdrpn_core.calibration.scoring import (
     Head,
@@ -33,7 +34,6 @@ from sdrpn_core.calibration.scoring import (
     Mask,
     mean_map,
 )
-from sdrpn_core.sinks import sink_map
 
 
 class SinkScore(Settings):

@@ -24,14 +24,14 @@ from transformers import (
 )
 
 from data_contracts.profiles import FamilyDefaults, ModelProfile
-from sdrpn_core.attention_capture import ATTENTION_NAME, AttentionRecorder
-from sdrpn_core.attention_kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
+from sdrpn_core.attention.capture import ATTENTION_NAME, AttentionRecorder
+from sdrpn_core.attention.kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
+from sdrpn_core.decoding.step_pool import StepPool
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.profile_checks import check_profile
 from sdrpn_core.models.prompts import ImageFeatures, Prompt, lay_out
-from sdrpn_core.step_pool import StepPool
 
 
 class LayerObserver(Protocol):

@@ -11,13 +11,13 @@ from PIL import Image
 
 from data_contracts.enums import Method
 from data_contracts.label_settings import LabelSettings
-from sdrpn_core.changed_answers import covers_true_box
+from sdrpn_core.evaluation.changed_answers import covers_true_box
+from sdrpn_core.evaluation.prediction_rows import letterbox_of, map_of, padded_size
+from sdrpn_core.evaluation.roi_quality import box_quality
 from sdrpn_core.geometry import BoxXYXY
-from sdrpn_core.prediction_rows import letterbox_of, map_of, padded_size
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 from sdrpn_core.regions import Region
 from sdrpn_core.report.data import Example, GivenAnswer, Outcome
-from sdrpn_core.roi_quality import box_quality
 
 Row = Mapping[str, Any]
 LoadImage = Callable[[str], Image.Image]

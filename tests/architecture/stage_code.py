@@ -13,7 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sdrpn_core import calibration, evaluation, extraction, pseudo_labels, records, training
+from sdrpn_core import calibration, pseudo_labels, records, training
+from sdrpn_core.attention import extraction
+from sdrpn_core.evaluation import harness
 from sdrpn_core.interop import published_labels
 from tasks import recipes
 from tests.architecture.source_tree import Source, sources
@@ -85,7 +87,7 @@ STAGES: dict[str, StageCode] = {
             "sdrpn_core.models.loading",
         ),
         extraction.STAGE_VERSION,
-        "sdrpn_core/extraction.py STAGE_VERSION",
+        "sdrpn_core/attention/extraction.py STAGE_VERSION",
     ),
     "import-labels": StageCode(
         ("tasks.import_labels",),
@@ -107,16 +109,20 @@ STAGES: dict[str, StageCode] = {
     ),
     "evaluate": StageCode(
         ("tasks.evaluate", "tasks.sources.documents", "sdrpn_core.models.loading"),
-        evaluation.STAGE_VERSION,
-        "sdrpn_core/evaluation.py STAGE_VERSION",
+        harness.STAGE_VERSION,
+        "sdrpn_core/evaluation/harness.py STAGE_VERSION",
     ),
     "results": StageCode(
-        ("tasks.document_table", "sdrpn_core.results", "sdrpn_core.speed"),
+        ("tasks.document_table", "sdrpn_core.evaluation.results", "sdrpn_core.evaluation.speed"),
         recipes.RESULTS_VERSION,
         "tasks/recipes.py RESULTS_VERSION",
     ),
     "table": StageCode(
-        ("tasks.benchmark_table", "sdrpn_core.comparison", "sdrpn_core.report.comparison"),
+        (
+            "tasks.benchmark_table",
+            "sdrpn_core.evaluation.comparison",
+            "sdrpn_core.report.comparison",
+        ),
         recipes.TABLE_VERSION,
         "tasks/recipes.py TABLE_VERSION",
     ),

@@ -18,7 +18,7 @@ from data_contracts.enums import Stage, ZoomDecision
 from data_contracts.json_lines import json_lines
 from sdrpn_core.geometry import BoxXYXY, Letterbox
 from sdrpn_core.regions import Region
-from sdrpn_core.zoom_answers import ZoomAnswer
+from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.artifacts.admin import committed_artifacts
 from tasks.artifacts.store import ArtifactStore
 from tasks.predict import draw_overlay, shown_lines

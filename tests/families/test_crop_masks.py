@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdrpn_core.first_stage import first_stage
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.zoom.first_stage import first_stage
+from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.families.conftest import QUESTIONS, Loaded
 
 

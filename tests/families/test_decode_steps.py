@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sdrpn_core.decoding import Decoding, Step
-from sdrpn_core.first_stage import first_stage
-from sdrpn_core.fixed_step import FixedStep, StepShape, can_be_fixed
-from sdrpn_core.growing_step import GrowingStep
+from sdrpn_core.decoding.fixed_step import FixedStep, StepShape, can_be_fixed
+from sdrpn_core.decoding.growing_step import GrowingStep
+from sdrpn_core.decoding.state import Decoding, Step
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.zoom.first_stage import first_stage
+from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.families.conftest import QUESTIONS, Loaded
 
 NUM_STEPS = 5
@@ -58,7 +58,7 @@ def test_growing_past_the_first_room_changes_nothing(
 ) -> None:
     one, other = starts(loaded, images, crops, withdraw_image=False)
     expected = logits_of(GrowingStep(loaded.adapter, one, NUM_STEPS), one)
-    monkeypatch.setattr("sdrpn_core.cache_layers._ROOM_AT_ONCE", 2)
+    monkeypatch.setattr("sdrpn_core.decoding.cache_layers._ROOM_AT_ONCE", 2)
     grown = logits_of(GrowingStep(loaded.adapter, other, NUM_STEPS), other)
     torch.testing.assert_close(grown, expected, atol=0, rtol=0)
 

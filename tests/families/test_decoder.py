@@ -6,8 +6,8 @@ from PIL import Image
 from torch import Tensor
 
 from data_contracts.enums import QuestionKind
-from sdrpn_core.extraction import Request, capture_attention, extract_attention
-from sdrpn_core.generation import pad_left, prefill
+from sdrpn_core.attention.extraction import Request, capture_attention, extract_attention
+from sdrpn_core.decoding.generation import pad_left, prefill
 from sdrpn_core.models.prompts import Prompt
 from tests.families.conftest import QUESTIONS, Loaded
 

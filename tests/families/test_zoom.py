@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sdrpn_core.first_stage import FirstStage, first_stage
-from sdrpn_core.generation import answer_plain, greedy_decode
+from sdrpn_core.decoding.generation import answer_plain, greedy_decode
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.zoom.first_stage import FirstStage, first_stage
+from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.families.conftest import QUESTIONS, Loaded
 from tests.zoom_checks import EVERY_REGION, check_batched_equals_alone
 

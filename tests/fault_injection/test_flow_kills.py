@@ -26,8 +26,8 @@ from data_contracts.enums import Method, Stage
 from data_contracts.results import Speed
 from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingChanges
+from sdrpn_core.evaluation.speed import Timings
 from sdrpn_core.models.profiles import load_profile
-from sdrpn_core.speed import Timings
 from tasks.artifacts.admin import list_artifacts
 from tasks.artifacts.keys import file_name
 from tasks.artifacts.store import ArtifactStore

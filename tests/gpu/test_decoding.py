@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdrpn_core import step_pool
-from sdrpn_core.decoding import Decoding
-from sdrpn_core.fixed_step import FixedStep, StepShape
-from sdrpn_core.generation import pad_left, prefill
-from sdrpn_core.growing_step import GrowingStep
+from sdrpn_core.decoding import step_pool
+from sdrpn_core.decoding.fixed_step import FixedStep, StepShape
+from sdrpn_core.decoding.generation import pad_left, prefill
+from sdrpn_core.decoding.growing_step import GrowingStep
+from sdrpn_core.decoding.state import Decoding
+from sdrpn_core.decoding.step_pool import StepPool
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.step_pool import StepPool
 from tests.families.registry import FAMILY_MODELS
 from tests.zoom_checks import random_images, random_pipeline
 
@@ -57,7 +57,7 @@ def test_graphs_equal_steps_one_by_one(
         step.load(start)
         assert torch.equal(logits_of(step, start), replayed), "the second answer differs"
         with monkeypatch.context() as patch:
-            patch.setattr("sdrpn_core.fixed_step._STEPS_BEFORE_CAPTURE", 10**6)
+            patch.setattr("sdrpn_core.decoding.fixed_step._STEPS_BEFORE_CAPTURE", 10**6)
             plain = FixedStep(adapter, start, step.shape)
             plain.load(start)
             assert torch.equal(logits_of(plain, start), replayed)

@@ -14,15 +14,15 @@ from data_contracts.enums import ExtractionStatus, Method, QuestionKind
 from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
+from sdrpn_core.attention.conversation_layout import Conversation, Turn
+from sdrpn_core.attention.extraction import ExtractedAttention, Request, extract_attention
+from sdrpn_core.attention.teacher_forcing import extract_from_answers
 from sdrpn_core.benchmarks import Document
-from sdrpn_core.conversation_layout import Conversation, Turn
-from sdrpn_core.evaluation import Evaluator
-from sdrpn_core.extraction import ExtractedAttention, Request, extract_attention
+from sdrpn_core.evaluation.harness import Evaluator
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
-from sdrpn_core.teacher_forcing import extract_from_answers
 from sdrpn_core.training import train_rpn
 from tests.families.registry import FAMILY_MODELS
 from tests.rpn_scenes import randomly_labelled

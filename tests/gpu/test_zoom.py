@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.first_stage import first_stage
-from sdrpn_core.generation import pad_left, prefill
+from sdrpn_core.decoding.generation import pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.second_stage import second_stage_prefill
+from sdrpn_core.zoom.first_stage import first_stage
+from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]

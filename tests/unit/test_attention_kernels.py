@@ -12,14 +12,14 @@ from transformers.modeling_flash_attention_utils import _pad_input, _unpad_input
 from transformers.utils import is_flash_attn_2_available, is_torch_cuda_available
 from transformers.utils.import_utils import _package_distribution_mapping
 
-from sdrpn_core.attention_kernels import (
+from sdrpn_core.attention.kernels import (
     FLASH,
     SDPA,
     CausalKeys,
     choose_kernel,
     flash_is_usable,
 )
-from sdrpn_core.masks import attention_mask
+from sdrpn_core.decoding.masks import attention_mask
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 

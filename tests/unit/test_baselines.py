@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.baselines import (
+from sdrpn_core.evaluation.baselines import (
     centred_box,
     random_crop_box,
     raw_attention_regions,

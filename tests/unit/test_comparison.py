@@ -18,7 +18,7 @@ from data_contracts.results import (
     RoiResult,
 )
 from sdrpn_core.benchmarks.paper import MAIN_FIGURES, PAPER_MODELS, paper_figure
-from sdrpn_core.comparison import compare
+from sdrpn_core.evaluation.comparison import compare
 from sdrpn_core.report.comparison import (
     speed_accuracy_charts,
     threshold_charts,

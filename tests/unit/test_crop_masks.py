@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from data_contracts.label_settings import REGION_PRESETS, RegionSettings
-from sdrpn_core.crop_masks import masked_crop
 from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.regions import Region, crop_regions
+from sdrpn_core.zoom.crop_masks import masked_crop
 
 CELL = 20
 """Pixels per cell of the images here."""

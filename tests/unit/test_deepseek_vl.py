@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_contracts.enums import ZoomDecision
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.generation import greedy_decode, pad_left, prefill
+from sdrpn_core.decoding.generation import greedy_decode, pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import FAMILIES, load_adapter

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdrpn_core.encoded_images import batches_by_image, encoded_batches
 from sdrpn_core.images import UnreadableImage
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.threads import in_threads, made_ahead
+from sdrpn_core.zoom.encoded_images import batches_by_image, encoded_batches
 from tests.patience import LeftInCycle, done_in_time
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_images, random_pipeline

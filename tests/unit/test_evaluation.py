@@ -15,20 +15,20 @@ from data_contracts.enums import Method, QuestionKind
 from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import SceneSource
+from sdrpn_core.attention.prompt_attention import prompt_attention
 from sdrpn_core.benchmarks import Document, UnknownBenchmark, known_benchmarks, score
-from sdrpn_core.evaluation import Evaluator
+from sdrpn_core.evaluation.harness import Evaluator
+from sdrpn_core.evaluation.methods import Answerer, oracle_box, random_box
+from sdrpn_core.evaluation.prediction_rows import regions_of
+from sdrpn_core.evaluation.speed import Timings
+from sdrpn_core.evaluation.vicrop import general_question, most_grounding_layer
 from sdrpn_core.geometry import BoxXYXY
-from sdrpn_core.methods import Answerer, oracle_box, random_box
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.prediction_rows import regions_of
-from sdrpn_core.prompt_attention import prompt_attention
 from sdrpn_core.regions import Region
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.speed import Timings
-from sdrpn_core.vicrop import general_question, most_grounding_layer
 from tests.tiny_models import tiny_llava
 
 SIZES = [(60, 40), (40, 60), (50, 50), (90, 30), (64, 64)]

@@ -5,9 +5,9 @@ import pytest
 
 from data_contracts.enums import ZoomDecision
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.gate import decide_zoom
 from sdrpn_core.geometry import BoxXYXY, Letterbox
 from sdrpn_core.regions import Region
+from sdrpn_core.zoom.gate import decide_zoom
 
 PLAIN = RegionSettings(
     blur_sigma=None, threshold_is_peak_ratio=True, min_box_side=1, max_box_area_ratio=0.5

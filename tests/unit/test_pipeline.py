@@ -11,9 +11,7 @@ import pytest
 from PIL import Image
 
 from data_contracts.enums import ZoomDecision
-from sdrpn_core.crop_masks import masked_crop
-from sdrpn_core.decoding import Decoding
-from sdrpn_core.first_stage import FirstStage
+from sdrpn_core.decoding.state import Decoding
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages
@@ -22,8 +20,10 @@ from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import make_scene
-from sdrpn_core.second_stage import second_stage_prefill
-from sdrpn_core.zoom_answers import TextPiece, ZoomAnswer
+from sdrpn_core.zoom.answers import TextPiece, ZoomAnswer
+from sdrpn_core.zoom.crop_masks import masked_crop
+from sdrpn_core.zoom.first_stage import FirstStage
+from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
 
@@ -131,7 +131,7 @@ def test_streaming_does_not_time_whoever_takes_the_pieces(
     """A slow reader's waiting was counted as decoding."""
     now = [0.0]  # only the reader takes time
     monkeypatch.setattr(
-        "sdrpn_core.zoom_answers.time", SimpleNamespace(perf_counter=lambda: now[0])
+        "sdrpn_core.zoom.answers.time", SimpleNamespace(perf_counter=lambda: now[0])
     )
     pieces = []
     for piece in random_pipeline(adapter).stream(images, QUESTIONS, max_new_tokens=4):

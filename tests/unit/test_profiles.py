@@ -12,9 +12,9 @@ from data_contracts.profiles import (
     SquareGrid,
     UncalibratedProfile,
 )
+from sdrpn_core.evaluation.vicrop import most_grounding_layer
 from sdrpn_core.models.loading import FAMILIES
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
-from sdrpn_core.vicrop import most_grounding_layer
 from tasks.extract_attention import attention_recipe
 
 NAMES = packaged_profiles()

@@ -12,7 +12,6 @@ from PIL import Image
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile
 from data_contracts.settings_files import ConfigError
-from sdrpn_core.first_stage import first_stage
 from sdrpn_core.interop.published_checkpoint import Overrides, read_published_rpn
 from sdrpn_core.interop.tensor_folder import ForeignCheckpointError
 from sdrpn_core.models.loading import load_adapter
@@ -21,6 +20,7 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CARD
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.parameters import network_state
+from sdrpn_core.zoom.first_stage import first_stage
 from tasks.foreign_checkpoints import import_checkpoint
 from tests.mixes import write_image
 from tests.published import (

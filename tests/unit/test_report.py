@@ -15,8 +15,8 @@ from data_contracts import registry
 from data_contracts.enums import Method, RoiLabel
 from data_contracts.method_names import METHOD_NAMES
 from data_contracts.results import Results
+from sdrpn_core.evaluation.prediction_rows import crops_of
 from sdrpn_core.geometry import BoxXYXY, Letterbox
-from sdrpn_core.prediction_rows import crops_of
 from sdrpn_core.regions import Region
 from sdrpn_core.report import Example, GivenAnswer, Outcome, ReportData, render_report
 from sdrpn_core.report.charts import Bar, Series, bar_chart, line_chart, ticks

@@ -11,7 +11,7 @@ from data_contracts import registry
 from data_contracts.enums import Method
 from data_contracts.label_settings import LabelSettings
 from data_contracts.results import MethodSpeed, Results
-from sdrpn_core.results import label_quality, summarize
+from sdrpn_core.evaluation.results import label_quality, summarize
 
 # A 100 x 50 picture on a 4 x 4 grid of a 100 x 100 canvas: cells of 25 pixels, the picture in
 # rows 1 and 2 (pad_top 25).

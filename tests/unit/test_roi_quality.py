@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
-from sdrpn_core.roi_quality import (
+from sdrpn_core.evaluation.roi_quality import (
     EMPTY_MASK_QUALITY,
     box_quality,
     mask_quality,
@@ -15,6 +14,7 @@ from sdrpn_core.roi_quality import (
     true_cells,
     true_coverage,
 )
+from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 
 IMAGE = (100, 100)
 GRID = GridShape(10, 10)

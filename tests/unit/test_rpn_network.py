@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from data_contracts.profiles import ModelProfile, RpnShape
-from sdrpn_core.masks import attention_mask
+from sdrpn_core.decoding.masks import attention_mask
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.llava import LlavaAdapter

@@ -3,7 +3,7 @@
 import pytest
 
 from data_contracts.enums import Method
-from sdrpn_core.speed import BatchTime, Timings
+from sdrpn_core.evaluation.speed import BatchTime, Timings
 
 
 def measured(*batches: dict[Method, tuple[int, float]]) -> Timings:

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from sdrpn_core import step_pool
-from sdrpn_core.decoding import Decoding
-from sdrpn_core.fixed_step import FixedStep, StepShape, can_be_fixed
-from sdrpn_core.generation import pad_left, prefill
-from sdrpn_core.growing_step import GrowingStep
+from sdrpn_core.decoding import step_pool
+from sdrpn_core.decoding.fixed_step import FixedStep, StepShape, can_be_fixed
+from sdrpn_core.decoding.generation import pad_left, prefill
+from sdrpn_core.decoding.growing_step import GrowingStep
+from sdrpn_core.decoding.state import Decoding
+from sdrpn_core.decoding.step_pool import StepPool
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.step_pool import StepPool
 from tests.patience import LeftInCycle, done_in_time
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_images

@@ -19,12 +19,12 @@ from data_contracts.sink_rules import (
     SinkRule,
     SinkTerm,
 )
-from sdrpn_core.conversation_layout import Conversation, Turn
-from sdrpn_core.extraction import Request, extract_attention
+from sdrpn_core.attention.conversation_layout import Conversation, Turn
+from sdrpn_core.attention.extraction import Request, extract_attention
+from sdrpn_core.attention.teacher_forcing import extract_from_answers
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.teacher_forcing import extract_from_answers
 from tests.tiny_models import tiny_llava
 
 NEXT_TURN = "</s> USER: {question} ASSISTANT:"

@@ -10,18 +10,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_contracts.enums import Method
-from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.prompt_attention import attention_gradient, pixel_gradient, prompt_attention
-from sdrpn_core.vicrop import (
+from sdrpn_core.attention.prompt_attention import (
+    attention_gradient,
+    pixel_gradient,
+    prompt_attention,
+)
+from sdrpn_core.evaluation.vicrop import (
     TILE_HEIGHT,
     block_mean,
     detail_mask,
     importance_maps,
     tile_boxes,
 )
+from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.loading import load_adapter
 from tests.tiny_models import tiny_llava
 from tests.tiny_qwen import tiny_qwen2_5_vl
 

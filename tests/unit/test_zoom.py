@@ -12,16 +12,16 @@ from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
-from sdrpn_core import cache_rows
-from sdrpn_core.cache_rows import CachePart
-from sdrpn_core.first_stage import first_stage
-from sdrpn_core.generation import answer_plain, greedy_decode, pad_left, prefill
+from sdrpn_core.decoding import cache_rows
+from sdrpn_core.decoding.cache_rows import CachePart
+from sdrpn_core.decoding.generation import answer_plain, greedy_decode, pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.second_stage import PASS_COST_COLUMNS, second_stage_prefill, similar_lengths
+from sdrpn_core.zoom.first_stage import first_stage
+from sdrpn_core.zoom.second_stage import PASS_COST_COLUMNS, second_stage_prefill, similar_lengths
 from tests.tiny_models import tiny_llava
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]

@@ -24,11 +24,15 @@ from scipy import ndimage
 
 from data_contracts.enums import Method, QuestionKind
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.baselines import relative_attention
+from sdrpn_core.attention.prompt_attention import (
+    attention_gradient,
+    pixel_gradient,
+    prompt_attention,
+)
+from sdrpn_core.evaluation.baselines import relative_attention
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
-from sdrpn_core.prompt_attention import attention_gradient, pixel_gradient, prompt_attention
 
 GENERAL_PROMPT = "Write a general description of the image."
 """ViCrop's question about nothing in particular."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from data_contracts.sink_rules import HiddenSignal
-from sdrpn_core.attention_capture import GroupedAttentionRecorder
-from sdrpn_core.conversation_layout import (
+from sdrpn_core.attention.capture import GroupedAttentionRecorder
+from sdrpn_core.attention.conversation_layout import (
     Conversation,
     PlacedAnswer,
     TurnProblem,
@@ -22,7 +22,7 @@ from sdrpn_core.conversation_layout import (
     lay_out_turns,
     text_tokens,
 )
-from sdrpn_core.extraction import (
+from sdrpn_core.attention.extraction import (
     CapturedBatch,
     CapturedHeads,
     ExtractedAttention,
@@ -30,11 +30,11 @@ from sdrpn_core.extraction import (
     union_of_heads,
     union_of_hidden_signals,
 )
-from sdrpn_core.generation import Response, image_columns, pad_left
-from sdrpn_core.masks import attention_mask
+from sdrpn_core.attention.sinks import HiddenRecorder
+from sdrpn_core.decoding.generation import Response, image_columns, pad_left
+from sdrpn_core.decoding.masks import attention_mask
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
-from sdrpn_core.sinks import HiddenRecorder
 
 
 @torch.inference_mode()

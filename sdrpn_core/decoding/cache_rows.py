@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from transformers import Cache
 
-from sdrpn_core.decoding import LayerSpan
+from sdrpn_core.decoding.state import LayerSpan
 
 
 def fork(cache: Cache, rows: Tensor) -> Cache:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from sdrpn_core.cache_rows import first_columns, fork
-from sdrpn_core.generation import PromptBatch, image_columns, pad_left
+from sdrpn_core.decoding.cache_rows import first_columns, fork
+from sdrpn_core.decoding.generation import PromptBatch, image_columns, pad_left
+from sdrpn_core.decoding.masks import attention_mask
 from sdrpn_core.geometry import GridShape
-from sdrpn_core.masks import attention_mask
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 from sdrpn_core.rpn.network import RegionProposalNetwork

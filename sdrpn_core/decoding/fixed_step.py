@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from sdrpn_core.attention_kernels import SDPA
-from sdrpn_core.cache_layers import FixedLayer
-from sdrpn_core.decoding import Decoding
-from sdrpn_core.graph_recording import clear_up, record
+from sdrpn_core.attention.kernels import SDPA
+from sdrpn_core.decoding.cache_layers import FixedLayer
+from sdrpn_core.decoding.graph_recording import clear_up, record
+from sdrpn_core.decoding.state import Decoding
 
 if TYPE_CHECKING:  # an adapter owns a pool of steps
     from sdrpn_core.models.base import ModelAdapter

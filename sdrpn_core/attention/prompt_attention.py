@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdrpn_core.attention_capture import AttentionRecorder
-from sdrpn_core.generation import image_columns, pad_left
-from sdrpn_core.masks import attention_mask
+from sdrpn_core.attention.capture import AttentionRecorder
+from sdrpn_core.decoding.generation import image_columns, pad_left
+from sdrpn_core.decoding.masks import attention_mask
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 

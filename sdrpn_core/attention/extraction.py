@@ -15,12 +15,12 @@ from torch import Tensor
 from data_contracts.enums import ExtractionStatus, QuestionKind
 from data_contracts.profiles import ModelProfile
 from data_contracts.sink_rules import Heads, HiddenSignal, SinkHiddenNorm
-from sdrpn_core.attention_capture import AttentionRecorder
-from sdrpn_core.generation import Response, greedy_decode, image_columns, pad_left, prefill
+from sdrpn_core.attention.capture import AttentionRecorder
+from sdrpn_core.attention.sinks import HiddenRecorder, relative_norm, sink_map
+from sdrpn_core.decoding.generation import Response, greedy_decode, image_columns, pad_left, prefill
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
-from sdrpn_core.sinks import HiddenRecorder, relative_norm, sink_map
 
 STAGE_VERSION = 2
 

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from data_contracts.enums import ZoomDecision
-from sdrpn_core.decoding import Decoding
-from sdrpn_core.gate import Zoom
-from sdrpn_core.generation import Response, decode_steps, make_response
+from sdrpn_core.decoding.generation import Response, decode_steps, make_response
+from sdrpn_core.decoding.state import Decoding
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.regions import Region
+from sdrpn_core.zoom.gate import Zoom
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from data_contracts.results import ChangedAnswers
-from sdrpn_core.prediction_rows import Row, crops_of, true_boxes_of
-from sdrpn_core.roi_quality import box_quality
+from sdrpn_core.evaluation.prediction_rows import Row, crops_of, true_boxes_of
+from sdrpn_core.evaluation.roi_quality import box_quality
 
 RIGHT = 0.5
 """Least score of an answer that counts as right."""

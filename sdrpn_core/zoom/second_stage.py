@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from sdrpn_core.cache_rows import CachePart, fork, join, take_layers
-from sdrpn_core.decoding import Decoding, LayerSpan
-from sdrpn_core.first_stage import FirstStage
-from sdrpn_core.generation import PromptBatch, last_position, pad_left
-from sdrpn_core.masks import attention_mask
+from sdrpn_core.decoding.cache_rows import CachePart, fork, join, take_layers
+from sdrpn_core.decoding.generation import PromptBatch, last_position, pad_left
+from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.decoding.state import Decoding, LayerSpan
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
+from sdrpn_core.zoom.first_stage import FirstStage
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sdrpn_core.attention_capture import AttentionRecorder
-from sdrpn_core.attention_kernels import SDPA
-from sdrpn_core.cache_layers import with_room
-from sdrpn_core.decoding import Decoding
-from sdrpn_core.masks import attention_mask
+from sdrpn_core.attention.capture import AttentionRecorder
+from sdrpn_core.attention.kernels import SDPA
+from sdrpn_core.decoding.cache_layers import with_room
+from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.decoding.state import Decoding
 
 if TYPE_CHECKING:  # an adapter owns a pool of steps
     from sdrpn_core.models.base import ModelAdapter

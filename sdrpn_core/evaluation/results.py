@@ -21,18 +21,18 @@ from data_contracts.results import (
     RoiResult,
     Withdrawal,
 )
-from sdrpn_core.changed_answers import changed_answers
-from sdrpn_core.geometry import BoxXYXY
-from sdrpn_core.label_purity import label_purity
-from sdrpn_core.prediction_rows import Row, crops_of, letterbox_of, map_of, padded_size
-from sdrpn_core.pseudo_labels import denoising_steps
-from sdrpn_core.roi_quality import (
+from sdrpn_core.evaluation.changed_answers import changed_answers
+from sdrpn_core.evaluation.label_purity import label_purity
+from sdrpn_core.evaluation.prediction_rows import Row, crops_of, letterbox_of, map_of, padded_size
+from sdrpn_core.evaluation.roi_quality import (
     EMPTY_MASK_QUALITY,
     box_quality,
     mask_quality,
     points_inside,
     summarize_boxes,
 )
+from sdrpn_core.geometry import BoxXYXY
+from sdrpn_core.pseudo_labels import denoising_steps
 from sdrpn_core.statistics import (
     Scores,
     difference_interval,

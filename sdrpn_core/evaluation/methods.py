@@ -26,22 +26,22 @@ from PIL import Image
 from data_contracts.configs import EvaluationConfig
 from data_contracts.enums import Method
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.baselines import (
+from sdrpn_core.attention.extraction import ExtractedAttention, Request, extract_attention
+from sdrpn_core.benchmarks import Document
+from sdrpn_core.decoding.generation import answer_plain
+from sdrpn_core.evaluation.baselines import (
     random_crop_box,
     raw_attention_regions,
     vicrop_box,
 )
-from sdrpn_core.benchmarks import Document
-from sdrpn_core.crop_masks import masked_crops
-from sdrpn_core.extraction import ExtractedAttention, Request, extract_attention
-from sdrpn_core.generation import answer_plain
+from sdrpn_core.evaluation.vicrop import importance_maps, most_grounding_layer
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.regions import Region
-from sdrpn_core.vicrop import importance_maps, most_grounding_layer
+from sdrpn_core.zoom.crop_masks import masked_crops
 
 DEFAULT_CROP_SIDE_RATIO = 1 / 3
 """Random crops of documents without a true box: share of each side of the image."""

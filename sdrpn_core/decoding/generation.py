@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdrpn_core.attention_capture import AttentionRecorder
-from sdrpn_core.decoding import Decoding, LayerSpan
-from sdrpn_core.masks import attention_mask
+from sdrpn_core.attention.capture import AttentionRecorder
+from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.decoding.state import Decoding, LayerSpan
 from sdrpn_core.models.base import LayerObserver, ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 

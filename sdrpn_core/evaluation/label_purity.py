@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_contracts.results import PurityPoint
-from sdrpn_core.prediction_rows import Row, grid_of, letterbox_of, map_of, true_boxes_of
-from sdrpn_core.roi_quality import true_cells
+from sdrpn_core.evaluation.prediction_rows import Row, grid_of, letterbox_of, map_of, true_boxes_of
+from sdrpn_core.evaluation.roi_quality import true_cells
 
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of a map's maximum; the paper's label thresholds are 0.1 and 0.2."""

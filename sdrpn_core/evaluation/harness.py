@@ -17,10 +17,10 @@ from PIL import Image
 from data_contracts.configs import EvaluationConfig
 from data_contracts.enums import Method
 from sdrpn_core.benchmarks import Document, score
-from sdrpn_core.methods import Answerer, MethodAnswer
+from sdrpn_core.evaluation.methods import Answerer, MethodAnswer
+from sdrpn_core.evaluation.speed import BatchTime
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.speed import BatchTime
 
 STAGE_VERSION = 6
 """Raise when the same model, documents and settings give other answers or scores."""

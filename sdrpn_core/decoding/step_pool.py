@@ -9,11 +9,11 @@ from weakref import WeakSet
 
 import torch
 
-from sdrpn_core.attention_capture import AttentionRecorder
-from sdrpn_core.decoding import Decoding, Step
-from sdrpn_core.fixed_step import FixedStep, StepShape, can_be_fixed, weights_read
-from sdrpn_core.graph_recording import give_back_cached_memory
-from sdrpn_core.growing_step import GrowingStep
+from sdrpn_core.attention.capture import AttentionRecorder
+from sdrpn_core.decoding.fixed_step import FixedStep, StepShape, can_be_fixed, weights_read
+from sdrpn_core.decoding.graph_recording import give_back_cached_memory
+from sdrpn_core.decoding.growing_step import GrowingStep
+from sdrpn_core.decoding.state import Decoding, Step
 
 if TYPE_CHECKING:  # an adapter owns a pool
     from sdrpn_core.models.base import ModelAdapter

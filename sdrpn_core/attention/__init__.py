@@ -1,0 +1,1 @@
+"""What the frozen model attends to: read-out, extraction, sinks."""
