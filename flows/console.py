@@ -85,6 +85,7 @@ class ProgressDisplay:
             unit=(part or _UNITS.get(stage, "shards")) if is_counting else "",
             is_part=bool(part),
             is_even=stage is not Stage.CALIBRATE,
+            uncounted_end="reused",  # a stage that has something to make tells of none of it first
         )
 
     def show(
@@ -96,6 +97,7 @@ class ProgressDisplay:
         unit: str,
         is_part: bool = False,
         is_even: bool = True,
+        uncounted_end: str = "done",
     ) -> None:
         """Show how far any work has come.
 
@@ -106,13 +108,14 @@ class ProgressDisplay:
             unit: in the plural; empty as long as nothing is counted.
             is_part: with its last unit, the work is not done.
             is_even: its units take about as long as each other.
+            uncounted_end: what a log is told at the end if nothing was counted before it.
 
         Raises:
             KeyboardInterrupt: if a Ctrl-C was lost on the way here.
         """
         raise_lost_interrupt()
         if not self._console.is_terminal:
-            self._lines.tell(name, num_done, num_units, unit, is_part, is_even)
+            self._lines.tell(name, num_done, num_units, unit, is_part, is_even, uncounted_end)
             return
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=num_units)
@@ -131,13 +134,15 @@ class _Work:
     first: tuple[float, int] = (0.0, 0)
     """When units were first told of, and how many were done then: perhaps by an earlier run."""
     last: tuple[float, int] = (0.0, 0)
+    is_counted: bool = False
+    """Whether anything ever was."""
 
     def count(self, num_done: int, num_units: int | None, unit: str) -> None:
         """Take in how many units are done."""
         now = (time.monotonic(), num_done)
         if unit != self.unit:
             self.unit, self.first = unit, now
-        self.num_units, self.last = num_units, now
+        self.num_units, self.last, self.is_counted = num_units, now, True
 
     def line(self) -> str:
         """What it is at."""
@@ -145,20 +150,18 @@ class _Work:
         spent = _duration(now - self.began)
         if not self.unit:
             return f"running for {spent}"
-        if self.num_units is None:
-            return f"{self.last[1]} {self.unit} after {spent}"
-        told = f"{self.last[1]} of {self.num_units} {self.unit} after {spent}"
-        left = self._seconds_left(now, self.num_units)
+        told = f"{_progress(self.last[1], self.num_units, self.unit)} after {spent}"
+        left = self._seconds_left(now)
         return told if left is None else f"{told}, about {_duration(left)} left"
 
-    def _seconds_left(self, now: float, num_units: int) -> float | None:
+    def _seconds_left(self, now: float) -> float | None:
         """At the speed so far; None where nothing is known of it."""
         (first_time, num_first), (last_time, num_last) = self.first, self.last
-        if num_last <= num_first or not self.is_even:
+        if self.num_units is None or num_last <= num_first or not self.is_even:
             return None
         each = (last_time - first_time) / (num_last - num_first)
         # Of the units that are left, only the first may be partly done.
-        return max((num_units - num_last) * each - min(now - last_time, each), 0.0)
+        return max((self.num_units - num_last) * each - min(now - last_time, each), 0.0)
 
 
 class _Lines:
@@ -188,16 +191,19 @@ class _Lines:
         unit: str,
         is_part: bool,
         is_even: bool,
+        uncounted_end: str,
     ) -> None:
         with self._lock:
             work = self._running.setdefault(name, _Work(time.monotonic(), is_even))
             if unit and (num_units is None or num_done < num_units):
+                if num_done and not work.is_counted and not is_part:
+                    self._print(f"{name}: goes on from {_progress(num_done, num_units, unit)}")
                 work.count(num_done, num_units, unit)
             elif not unit or is_part:
                 work.unit = ""
             else:
                 del self._running[name]
-                self._print(f"{name}: done")
+                self._print(f"{name}: {'done' if work.is_counted else uncounted_end}")
 
     def _tell_now_and_then(self) -> None:
         while not self._stopped.wait(self._seconds_between):
@@ -207,6 +213,10 @@ class _Lines:
 
     def _print(self, line: str) -> None:
         say(line, self._console)
+
+
+def _progress(num_done: int, num_units: int | None, unit: str) -> str:
+    return f"{num_done} {unit}" if num_units is None else f"{num_done} of {num_units} {unit}"
 
 
 def _duration(seconds: float) -> str:

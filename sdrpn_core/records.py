@@ -74,6 +74,14 @@ def image_path(record: object) -> str | None:
         return None
 
 
+def num_later_turns(record: object) -> int:
+    """Human turns after a record's first; 0 if its turns cannot be read."""
+    try:
+        return len(_turns(record)) - 1
+    except _Unusable:
+        return 0
+
+
 def build_records(
     records: Iterable[object],
     source: str,

@@ -18,7 +18,7 @@ from data_contracts.configs import RecordsConfig
 from data_contracts.enums import RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.sources import EvaluationSource
-from sdrpn_core.records import build_records, image_path, skipped
+from sdrpn_core.records import build_records, image_path, num_later_turns, skipped
 from tasks import recipes
 from tasks.artifacts.store import ArtifactStore
 from tasks.row_ranges import shard_range
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _RECORDS_AT_ONCE = 1024
 _OVER_SUBSET = "skipped.over_max_records"
 """Statistic of usable rows that a subset leaves out; limits are about all rows."""
+_LATER_TURN = "later_turn"
 _FAILURES = (
     RecordStatus.MALFORMED,
     RecordStatus.NO_QUESTION,
@@ -103,6 +104,11 @@ def _build(
         open_source_file(store, mix["uri"], mix["sha256"], folder) as file,
     ):
         skips = _add_records(rows, read_records(file, mix["uri"]), images, source, settings)
+    if num_later := skips[_LATER_TURN]:
+        logger.warning(
+            f"source {source.name!r}: {num_later} questions are later turns and not asked; "
+            "`records: {turns: all}` asks them too"
+        )
     num_rows = rows.settle(settings.max_records, keep_repeats=source.selection.repeats)
     _require_usable(rows.counts, lambda: rows.examples, source.name, settings)
     return rows, num_rows, skips
@@ -115,7 +121,7 @@ def _add_records(
     source: EvaluationSource,
     settings: RecordsConfig,
 ) -> Counter[str]:
-    """Add the rows of every record that is wanted; returns how many are not, by reason."""
+    """Add the rows of every record that is wanted; returns what is left out, by reason."""
     skips: Counter[str] = Counter()
     while batch := list(islice(records, _RECORDS_AT_ONCE)):
         found = images.files({path for record in batch if (path := image_path(record))})
@@ -127,6 +133,8 @@ def _add_records(
             else:
                 skips[why] += 1
         rows.add(build_records(wanted, source.name, settings, found))
+        if settings.turns == "first" and (num_later := sum(map(num_later_turns, wanted))):
+            skips[_LATER_TURN] += num_later
     return skips
 
 

@@ -70,7 +70,7 @@ def test_during_extraction(config: Path, tmp_path: Path, workers: int, to_all: b
     assert process.returncode == 130, told
     assert not list(extraction.glob("*/manifest.json"))
     usual = re.compile(
-        r": (done|\d+ of \d+ \w+ after .* min( left)?|running for .* min)$"
+        r": (done|reused|\d+ of \d+ \w+ after .* min( left)?|running for .* min)$"
         r"|^tasks.build_jsonl: source "
     )
     assert [line for line in told.splitlines() if not usual.search(line)] == [

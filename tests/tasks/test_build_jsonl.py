@@ -38,6 +38,27 @@ def test_rows_and_their_statistics(store: ArtifactStore, tmp_path: Path):
         assert row["kind"] == {"gqa": "natural", "ocr_vqa": "textual"}[row["dataset"]]
 
 
+def test_later_turns_that_are_left_out_are_told(
+    memory_store: ArtifactStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Of a mix with ten questions per image, nine tenths were left out without a word."""
+    write_image(tmp_path / "images/a.png")
+    record = mix_record("one", "a.png")
+    later = [{"from": "human", "value": question} for question in ("and ?", "or ?")]
+    records = [{**record, "conversations": [*record["conversations"], *later]}]
+    (tmp_path / "mix.json").write_text(json.dumps([*records, mix_record("t", None)]))
+    source = LlavaMixSource(name="m", records=f"{tmp_path}/mix.json", images=f"{tmp_path}/images")
+    ref = build(memory_store, source)
+    assert memory_store.manifest(ref).statistics["skipped.later_turn"] == 2
+    assert caplog.messages == [
+        "source 'm': 2 questions are later turns and not asked; "
+        "`records: {turns: all}` asks them too"
+    ]
+    every = build(memory_store, source, turns="all")
+    assert memory_store.manifest(every).statistics["status.ok"] == 3
+    assert len(caplog.messages) == 1
+
+
 def test_shards_hold_every_row_once_in_order(file_store: ArtifactStore, tmp_path: Path):
     source = write_small_mix(tmp_path, num_images=20)
     whole = file_store.read_frame(build(file_store, source))

@@ -117,6 +117,27 @@ def test_a_short_stage_is_one_line():
     assert text(console) == "train-rpn: done\n"
 
 
+def test_what_an_earlier_run_left_is_told_at_once():
+    """A training that took its last 100 steps within half a minute looked as if it had run whole,
+    and a stage of which nothing was made said what one says that was."""
+    console = log()
+    with ProgressDisplay(console) as display:
+        for num_done in (300, 350, 400):
+            display(Stage.TRAIN_RPN, "", num_done, 400, "")
+        display(Stage.DOWNLOAD, "mix", 0, None, "")
+        for num_done in (2, 9):
+            display(Stage.DOWNLOAD, "mix", num_done, 9, "MiB of a.zip")
+        display(Stage.DOWNLOAD, "mix", 1, 1, "")
+        display(Stage.REPORT, "", 0, None, "")
+        display(Stage.REPORT, "", 1, 1, "")
+    assert text(console).splitlines() == [
+        "train-rpn: goes on from 300 of 400 steps",
+        "train-rpn: done",
+        "download mix: done",
+        "report: reused",
+    ]
+
+
 def test_a_terminal_shows_bars_and_no_lines():
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     with ProgressDisplay(console, seconds_between_lines=0.001) as display:
