@@ -58,8 +58,7 @@ def show_plan(console: Console, config: PipelineConfig, runtime: RuntimeConfig) 
 def _summary(plan: RunPlan, config: PipelineConfig, runtime: RuntimeConfig) -> list[str]:
     """Disk, time and money in lines; what cannot be known makes a figure a lower bound."""
     lines = [
-        f"to fetch: {'at least ' * bool(plan.unknown_files)}{size_text(plan.fetch_bytes)} to "
-        f"{plan.downloads_folder}",
+        f"to fetch: {_to_fetch(plan)} to {plan.downloads_folder}",
         *_rewriting_lines(plan),
         f"to store: {_about(plan)} {size_text(plan.store_bytes)} in {runtime.store}"
         f"{_not_counted(config)}",
@@ -71,6 +70,13 @@ def _summary(plan: RunPlan, config: PipelineConfig, runtime: RuntimeConfig) -> l
     ]
     lines += [f"first: {problem}" for problem in plan.problems]
     return lines + _silence(plan) + _unknown_state(plan)
+
+
+def _to_fetch(plan: RunPlan) -> str:
+    size = size_text(plan.fetch_bytes)
+    if not plan.unknown_files:
+        return size
+    return f"at least {size}" if plan.fetch_bytes else "nobody says how much"
 
 
 def _about(plan: RunPlan) -> str:

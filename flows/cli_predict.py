@@ -91,7 +91,7 @@ def predict(
         _predict_many(setup, image, question, output, overlay, max_new_tokens, how.batch_size)
         return
     if question is None or not question.strip():
-        raise ConfigError("give a QUESTION to ask about the image")
+        raise ConfigError("give a QUESTION to ask about the image, or many in a .jsonl file")
     if output is not None:
         raise ConfigError("--output is for many questions: use --json, or a .jsonl of questions")
     if overlay is not None:

@@ -27,6 +27,7 @@ def announce_downloads(
     Raises:
         NoAnswer: if a server does not answer.
         DownloadError: if all files together do not fit on the disk.
+        ModelError: if the device is not there that would work with them, hours later.
     """
     if not sources:
         return
@@ -37,6 +38,7 @@ def announce_downloads(
     if waiting:
         on_downloads(waiting)
         require_room(waiting, execution.runtime)
+        execution.require_device()
 
 
 def file_row(file: PlannedFile, *, whole_digest: bool = False) -> dict[str, Any]:

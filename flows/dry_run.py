@@ -68,6 +68,9 @@ class LookingExecution(Execution):
         """See ``Execution``."""
         return function(*inputs)
 
+    def require_device(self) -> None:
+        """See ``Execution``; nothing is run."""
+
     def _whole(
         self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]
     ) -> StageOutcome:

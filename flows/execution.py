@@ -34,6 +34,9 @@ PlanRecipe = Callable[..., Recipe]
 MakeShard = Callable[..., ShardData]
 """(StageRun, recipe, shard index, *inputs) -> shard."""
 
+_ALWAYS_THERE = ("auto", "cpu")
+"""Devices that are not worth waiting for torch."""
+
 
 class WorkerLost(SdrpnError):
     """A worker process ended without an answer."""
@@ -94,6 +97,10 @@ class Execution(ABC):
     @abstractmethod
     def ask(self, stage: Stage, label: str, function: Callable[..., T], *inputs: Any) -> T:
         """Find out something that a stage's beginning depends on, which makes no artifact."""
+
+    @abstractmethod
+    def require_device(self) -> None:
+        """Check that the runtime's device is there, if it is known on which machine stages run."""
 
     def is_forced(self, stage: Stage) -> bool:
         """Whether the stage is to be made anew."""
@@ -161,6 +168,17 @@ class LocalExecution(Execution):
     def _tell_begun(self, stage: Stage, label: str) -> None:
         """It may be long before the stage can count anything."""
         self._on_progress(stage, label, 0, None, "")
+
+    def require_device(self) -> None:
+        """See ``Execution``.
+
+        Raises:
+            ModelError: if this machine does not have it.
+        """
+        if self.runtime.device_map is None and self.runtime.device not in _ALWAYS_THERE:
+            from tasks.models import require_device
+
+            require_device(self.runtime.device)
 
     def ask(self, stage: Stage, label: str, function: Callable[..., T], *inputs: Any) -> T:
         """See ``Execution``."""

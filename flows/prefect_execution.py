@@ -49,6 +49,9 @@ class PrefectExecution(Execution):
         answer: T = _task(function, stage, label)(*inputs)
         return answer
 
+    def require_device(self) -> None:
+        """See ``Execution``; tasks may run on machines with other devices than this one."""
+
     def _whole(
         self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]
     ) -> StageOutcome:

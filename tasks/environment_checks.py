@@ -120,5 +120,5 @@ def _hub(runtime: RuntimeConfig) -> Check:
     endpoint, problem = ask_hub(runtime.downloads)
     if problem is not None:
         remedy = "check the network, HF_ENDPOINT and `hf auth login`; local sources work without"
-        return Check("hub", "warning", f"{endpoint} {problem}", remedy)
+        return Check("hub", "warning", f"{endpoint}: {problem}", remedy)
     return Check("hub", "ok", endpoint)

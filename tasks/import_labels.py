@@ -176,7 +176,9 @@ def _rejects_recipe(attention: Recipe) -> Recipe:
 def _read_file(store: ArtifactStore, uri: str) -> bytes:
     try:
         return store.read_uri(absolute_uri(uri))
-    except (FileNotFoundError, IsADirectoryError):
+    except IsADirectoryError:
+        raise ImportFailed(f"{uri}: is a folder; give the paths of its label pickles") from None
+    except FileNotFoundError:
         raise ImportFailed(f"{uri}: no such file; give the path of a label pickle") from None
 
 

@@ -14,7 +14,7 @@ from data_contracts.profiles import ModelProfile
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
+from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile, resolve_device
 from sdrpn_core.models.profiles import load_profile
 from tasks.storage.storage import Storage
 
@@ -111,6 +111,21 @@ def adapter_for(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
     """The loaded model; later calls in the same process load nothing while weights stay the same,
     even if the profile has changed: it may have been calibrated meanwhile."""
     return _loaded.adapter(model, runtime)
+
+
+def require_device(device: str) -> None:
+    """Check that this machine has a device; a GPU is not woken: workers may want all its memory.
+
+    Raises:
+        ModelError: if it does not.
+    """
+    import torch
+
+    kind, _, number = device.partition(":")
+    is_number = number.isdigit() or not number
+    if kind == "cuda" and is_number and int(number or 0) < torch.cuda.device_count():
+        return
+    resolve_device(device)
 
 
 def release_model() -> None:

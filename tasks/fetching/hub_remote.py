@@ -96,6 +96,8 @@ def is_cached(model: HubModel, path: str) -> bool:
 def ask_hub(settings: DownloadSettings) -> tuple[str, str | None]:
     """Whether the hub answers: its address, and what is wrong if something is."""
     api = HfApi()
+    if constants.HF_HUB_OFFLINE:
+        return api.endpoint, "is not asked, as HF_HUB_OFFLINE is set"
     try:
         with _explained():
             api.repo_info(_ANY_DATASET, repo_type="dataset", timeout=settings.connect_timeout)

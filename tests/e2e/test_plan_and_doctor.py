@@ -6,6 +6,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+import torch
 import yaml
 from huggingface_hub import HfFileSystem
 from PIL import Image
@@ -96,6 +97,28 @@ def test_dry_run_where_a_server_is_silent(server: FileServer, tmp_path: Path):
         "Unavailable\n",
     ):
         assert text in result.output, text
+
+
+def test_dry_run_where_all_servers_are_silent(server: FileServer, tmp_path: Path):
+    """At least 0.0 MiB were to be fetched."""
+    config = write_config(tmp_path, server)
+    for file in server.files.values():
+        file.behave = lambda number, wanted: Answer(status=503)
+    result = sdrpn("run", "--dry-run", "--config", config, "--store", tmp_path / "store")
+    assert "\nto fetch: nobody says how much to " in result.output
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 7, reason="the device is there")
+def test_a_device_that_is_not_there_is_missed_before_anything_is_fetched(
+    server: FileServer, tmp_path: Path
+):
+    """Hours of downloads came first."""
+    config, runtime = write_config(tmp_path, server), write_runtime(tmp_path)
+    arguments = ("--config", config, "--runtime", runtime, "--device", "cuda:7")
+    result = sdrpn("stage", "merge-labels", *arguments)
+    assert result.exit_code == 1
+    assert "error: device 'cuda:7' cannot be used" in result.stderr
+    assert {w for file in server.files.values() for w in file.requests} == {"bytes=0-0"}
 
 
 def test_long_reasons_stood_in_the_column_of_sizes(server: FileServer, tmp_path: Path):
@@ -271,6 +294,15 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(server: FileServer, tmp_pa
     assert checks["hub"]["state"] == "warning"  # the server has no such data set
     assert "HF_ENDPOINT" in checks["hub"]["remedy"]
     assert not any((tmp_path / "store").glob("*"))
+
+
+def test_doctor_where_the_hub_is_not_to_be_asked(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It said that the hub did not answer, for another data set's sake."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    result = sdrpn("doctor", "--store", tmp_path / "store")
+    assert f"{server.root}: is not asked, as HF_HUB_OFFLINE is set" in result.output
 
 
 def test_doctor_fails_where_no_run_can_work(server: FileServer, tmp_path: Path):

@@ -156,6 +156,7 @@ def test_a_missing_file_and_two_of_one_name(file_store: ArtifactStore, tmp_path:
     settings = published(tmp_path, [llava_row(0)])
     for files, message in (
         ((f"{tmp_path}/no.pkl",), "no such file"),
+        ((f"{tmp_path}",), "is a folder"),
         (settings.files * 2, "the same name"),
     ):
         with pytest.raises(ImportFailed, match=message):
