@@ -22,6 +22,7 @@ from tasks.rpn_files import stored_checkpoint
 from tasks.shard_statistics import num_usable, status_statistic
 from tasks.sources.files import load_image
 from tasks.stage import FileShard, StageRun, run_stage
+from tasks.training_warnings import training_warnings
 
 REPORT_NAME = "report.html"
 
@@ -128,6 +129,8 @@ def _facts(
                 f"rate: {recipe.learning_rate:g}, loss: {recipe.loss.type}",
             )
         )
+        label_set = store.manifest(inputs.label_set)
+        facts += [("Warning", text) for text in training_warnings(label_set, recipe)]
     if inputs.calibration is not None:
         facts.append(("Profile", f"{profile.source} ({inputs.calibration})"))
     return facts

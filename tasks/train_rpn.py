@@ -7,7 +7,7 @@ from functools import partial
 import polars as pl
 from PIL import Image
 
-from data_contracts.artifact import ArtifactRef, Manifest, Recipe
+from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import ModelConfig
 from data_contracts.enums import LabelStatus, Stage
 from data_contracts.label_settings import RegionSettings
@@ -18,16 +18,11 @@ from sdrpn_core.training import train_rpn as train
 from tasks import recipes
 from tasks.artifacts.store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
-from tasks.shard_statistics import status_statistic
 from tasks.sources.files import load_image
 from tasks.stage import StageRun
 from tasks.training_reuse import earlier_training
+from tasks.training_warnings import training_warnings
 from tasks.work_progress import WorkProgress, run_working_stage
-
-FEW_LABELS = 500
-"""Below, the RPN of the built-in model was clearly worse (README)."""
-FEW_STEPS = 10
-"""Below, most steps are warm-up: a recipe for many labels meets few."""
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +62,9 @@ def _train(
     writer = run.store.writer(recipe)
     trained = None if run.force else earlier_training(run.store, recipe)
     latest = None if trained else writer.latest_checkpoint()
-    _warn_of_few(run.store.manifest(label_set), settings)
+    progress.goes_on_from(latest[0] if latest else 0)
+    for warning in training_warnings(run.store.manifest(label_set), settings):
+        log.warning("%s", warning)
     checkpoint = train(
         adapter_for(model, run.runtime),
         training_examples(run.store, label_set),
@@ -84,29 +81,6 @@ def _train(
         trained=trained,
     )
     return checkpoint.to_files()
-
-
-def _warn_of_few(label_set: Manifest, settings: TrainingConfig) -> None:
-    name = status_statistic(LabelStatus.OK.value)
-    num_labelled = int(label_set.statistics.get(name, 0))
-    if num_labelled < FEW_LABELS:
-        log.warning(
-            "only %d labels to train on (of %d questions): an RPN trained on fewer than %d misses "
-            "many regions; add questions",
-            num_labelled,
-            label_set.num_rows,
-            FEW_LABELS,
-        )
-    num_steps = settings.about_num_steps(num_labelled)
-    if num_steps < FEW_STEPS:
-        log.warning(
-            "fewer than %d training steps (about %d) hardly change an RPN: lower "
-            "training.batch_size (%d) or raise training.num_epochs (%d)",
-            FEW_STEPS,
-            num_steps,
-            settings.batch_size,
-            settings.num_epochs,
-        )
 
 
 def _tell_step(progress: WorkProgress, metrics: Metrics) -> None:

@@ -48,16 +48,28 @@ class WorkProgress:
         """Prepare; ``tell`` is told (stage, steps done, steps)."""
         self._stage = stage.value
         self._tell = tell
+        self._begins_at = 0
         self._num_steps: int | None = None
+        self._is_making = False
+
+    def goes_on_from(self, num_done: int) -> None:
+        """Steps that an earlier run did, if the work is to begin after them."""
+        self._begins_at = num_done
 
     def of_work(self, num_done: int, num_steps: int) -> None:
-        """Pass a step of the work on."""
+        """Pass a step of the work on, and before the first one where it begins."""
+        if self._num_steps is None and self._begins_at < num_steps:
+            self._tell(self._stage, self._begins_at, num_steps)
         self._num_steps = num_steps
         if num_done < num_steps:
             self._tell(self._stage, num_done, num_steps)
 
     def of_files(self, stage: str, num_done: int, num_files: int | None) -> None:
         """Pass the end on; before, how many steps there are is for the work to say."""
-        if num_done == num_files:
-            total = self._num_steps or num_files
-            self._tell(stage, total, total)
+        if num_done != num_files:
+            self._is_making = True
+            return
+        total = self._num_steps or num_files
+        if self._is_making and self._num_steps is None:  # work that had no steps left
+            self._tell(stage, 0, total)
+        self._tell(stage, total, total)

@@ -127,7 +127,9 @@ STAGES: dict[str, StageCode] = {
         "tasks/recipes.py TABLE_VERSION",
     ),
     "report": StageCode(
-        ("tasks.report",), recipes.REPORT_VERSION, "tasks/recipes.py REPORT_VERSION"
+        ("tasks.report", "tasks.training_warnings"),
+        recipes.REPORT_VERSION,
+        "tasks/recipes.py REPORT_VERSION",
     ),
 }
 

@@ -65,6 +65,12 @@ def test_run_ends_with_a_results_table_and_a_report(first: FirstRun):
     assert all(item.is_committed for item in list_artifacts(first.store))
 
 
+def test_the_report_warns_of_few_labels_too(first: FirstRun):
+    """Whoever was handed the page did not learn that its RPN was trained on next to nothing."""
+    page = Path(first.summary["report"]).read_text(encoding="utf-8")
+    assert re.search(r"only \d+ labels to train on .*; add questions", page)
+
+
 def test_report_is_copied_where_it_is_asked_for(first: FirstRun, tmp_path: Path):
     copied = sdrpn("report", *first.options, "--output", tmp_path / "out" / "page.html")
     assert copied.exit_code == 0, copied.output

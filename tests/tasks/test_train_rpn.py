@@ -18,7 +18,8 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.models import profile_of
 from tasks.recipes import CHECKPOINT_FILES
 from tasks.rpn_files import stored_checkpoint
-from tasks.train_rpn import FEW_LABELS, FEW_STEPS, train_rpn
+from tasks.train_rpn import train_rpn
+from tasks.training_warnings import FEW_LABELS, FEW_STEPS
 from tests.artifacts import stage_run
 from tests.pipelines import write_tiny_pipeline
 
@@ -48,7 +49,7 @@ def test_progress_is_told_in_steps_only(
     train_rpn(run, label_set, config.model, training, config.regions)
     num_steps = told[0][2]
     assert num_steps >= 3
-    assert told == [(Stage.TRAIN_RPN.value, step, num_steps) for step in range(1, num_steps + 1)]
+    assert told == [(Stage.TRAIN_RPN.value, step, num_steps) for step in range(num_steps + 1)]
 
 
 def test_few_labels_are_warned_of_once(
@@ -95,14 +96,14 @@ def test_other_regions_take_the_weights_and_choose_a_threshold(
     second = train(file_store, others, none)
     assert train(untouched, others, anew) == second != first
     assert steps == anew
-    assert none == [len(CHECKPOINT_FILES)], "it takes no step, and tells of its files only"
+    assert none == [0, len(CHECKPOINT_FILES)], "it takes no step, and tells of its files only"
     files = stored_checkpoint(file_store, second).to_files()
     assert files == stored_checkpoint(untouched, second).to_files()
     assert files[CONFIG] != stored_checkpoint(file_store, first).to_files()[CONFIG]
     assert f"{first} was trained for other regions" in caplog.text
     forced = stage_run(file_store, on_progress=lambda stage, step, n: none.append(step), force=True)
     train_rpn(forced, label_set, config.model, training_of(config), others)
-    assert none == [len(CHECKPOINT_FILES), *steps], "made anew is trained anew"
+    assert none == [0, len(CHECKPOINT_FILES), *steps], "made anew is trained anew"
 
 
 def test_of_several_trained_rpns_a_sound_one_is_taken(
@@ -121,7 +122,7 @@ def test_of_several_trained_rpns_a_sound_one_is_taken(
     weights.write_bytes(bytes(weights.stat().st_size))
     told.clear()
     train(4)
-    assert told == [len(CHECKPOINT_FILES)]
+    assert told == [0, len(CHECKPOINT_FILES)]
 
 
 def test_a_damaged_rpn_is_no_reason_to_stop(

@@ -1,0 +1,30 @@
+"""What a training has too little of to come out well."""
+
+from data_contracts.artifact import Manifest
+from data_contracts.enums import LabelStatus
+from data_contracts.training import TrainingConfig
+from tasks.shard_statistics import status_statistic
+
+FEW_LABELS = 500
+"""Below, the RPN of the built-in model was clearly worse (README)."""
+FEW_STEPS = 10
+"""Below, most steps are warm-up: a recipe for many labels meets few."""
+
+
+def training_warnings(label_set: Manifest, settings: TrainingConfig) -> list[str]:
+    """One sentence for each, with the remedy."""
+    num_labelled = int(label_set.statistics.get(status_statistic(LabelStatus.OK.value), 0))
+    num_steps = settings.about_num_steps(num_labelled)
+    found = []
+    if num_labelled < FEW_LABELS:
+        found.append(
+            f"only {num_labelled} labels to train on (of {label_set.num_rows} questions): an RPN "
+            f"trained on fewer than {FEW_LABELS} misses many regions; add questions"
+        )
+    if num_steps < FEW_STEPS:
+        found.append(
+            f"fewer than {FEW_STEPS} training steps (about {num_steps}) hardly change an RPN: "
+            f"lower training.batch_size ({settings.batch_size}) or raise training.num_epochs "
+            f"({settings.num_epochs})"
+        )
+    return found
