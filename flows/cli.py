@@ -205,7 +205,7 @@ def _execute_stages(
         from flows.cli_plan import show_downloads
         from flows.console import ProgressDisplay
         from flows.execution import LocalExecution
-        from flows.wiring import run_pipeline
+        from flows.run import run_pipeline
     with ProgressDisplay(err) as display:
         execution = LocalExecution(runtime, {until} if force else (), display)
         show = partial(show_downloads, err)

@@ -57,7 +57,7 @@ def promote(
         from flows.console import ProgressDisplay
         from flows.execution import LocalExecution
         from flows.label_gate import Gate
-        from flows.wiring import run_pipeline
+        from flows.run import run_pipeline
     with interruptible(kept_in(how.store)), ProgressDisplay(err) as display:
         execution = LocalExecution(how, (), display)
         gate = Gate(allowed, _show, force)

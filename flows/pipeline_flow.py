@@ -17,7 +17,7 @@ from flows.earlier_run import parameters_of
 from flows.label_gate import Gate
 from flows.outcome import RunOutcome
 from flows.prefect_execution import PrefectExecution
-from flows.wiring import run_pipeline
+from flows.run import run_pipeline
 from tasks.planning.files import PlannedFile
 
 

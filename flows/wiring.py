@@ -14,25 +14,21 @@ from data_contracts.enums import Method, Stage
 from data_contracts.label_settings import LabelSettings
 from data_contracts.settings_files import ConfigError
 from data_contracts.sources import EvaluationSource, Source
-from flows.downloads import OnDownloads, announce_downloads, nobody
 from flows.execution import Execution
-from flows.label_gate import Gate
-from flows.outcome import RunOutcome
-from tasks.benchmark_table import TableInputs, read_table, table_uris, write_table
+from tasks.benchmark_table import TableInputs, write_table
 from tasks.build_jsonl import build_jsonl
-from tasks.calibrate import calibrate_profile, calibrated, page_uri
+from tasks.calibrate import calibrate_profile, calibrated
 from tasks.download import download
 from tasks.evaluate import (
     make_prediction_shard,
     predictions_recipe,
-    read_results,
     summarize_predictions,
 )
 from tasks.extract_attention import attention_recipe, make_attention_shard
 from tasks.make_labels import make_labels
 from tasks.merge_labels import merge_labels
 from tasks.models import pinned, profile_of
-from tasks.report import ReportInputs, report_uri, write_report
+from tasks.report import ReportInputs, write_report
 from tasks.sources.benchmark_files import evaluation_label, settings_for
 from tasks.train_rpn import train_rpn
 
@@ -40,53 +36,6 @@ S = TypeVar("S")
 
 _OF_TRAINING = (Stage.EXTRACT_ATTENTION, Stage.MAKE_LABELS, Stage.MERGE_LABELS, Stage.TRAIN_RPN)
 """What these make needs nothing of the evaluation."""
-BEFORE_LABEL_SET = tuple(Stage)[: tuple(Stage).index(Stage.MERGE_LABELS)]
-
-
-def run_pipeline(
-    config: PipelineConfig,
-    execution: Execution,
-    until: Stage = Stage.REPORT,
-    gate: Gate | None = None,
-    on_downloads: OnDownloads = nobody,
-) -> RunOutcome:
-    """Run every stage that ``until`` needs, and it; committed artifacts are not made again.
-
-    Args:
-        config: what to compute.
-        execution: how to.
-        until: last stage.
-        gate: promotes the label set once it is made, or stops the run; None for no promotion.
-        on_downloads: shown what is still to be fetched, before anything is.
-
-    Raises:
-        ConfigError: if ``until`` is a stage that the config does not have, or comes before the
-            labels that are to be promoted.
-        DownloadError: if what is to be fetched cannot be had, or does not fit on the disk.
-    """
-    if gate is not None and until in BEFORE_LABEL_SET:
-        raise ConfigError(f"labels cannot be promoted at {until.value}: go on to merge-labels")
-    execution.store.check_writable()
-    pipeline = Pipeline(config, execution)
-    announce_downloads(pipeline.sources(until), execution, on_downloads)
-    promotion = None if gate is None else gate(execution.store, config.name, pipeline.label_set())
-    pipeline.make(until)
-    store = execution.store
-    evaluations = pipeline.evaluations() if pipeline.is_made(Stage.EVALUATE) else ()
-    tables = {e.source.name: read_results(store, pipeline.results(e)) for e in evaluations}
-    table = pipeline.table() if pipeline.is_made(Stage.EVALUATE) else None
-    report = pipeline.report() if pipeline.is_made(Stage.REPORT) else None
-    calibration = pipeline.calibration() if pipeline.is_made(Stage.CALIBRATE) else None
-    return RunOutcome(
-        stages=tuple(execution.outcomes),
-        results=tables.pop(evaluations[0].source.name) if evaluations else None,
-        benchmarks=tables,
-        comparison=None if table is None else read_table(store, table),
-        table_uris=() if table is None else table_uris(store, table),
-        report_uri=None if report is None else report_uri(store, report),
-        calibration_uri=None if calibration is None else page_uri(store, calibration),
-        promotion=promotion,
-    )
 
 
 class Pipeline:

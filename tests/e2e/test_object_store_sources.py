@@ -22,7 +22,7 @@ from data_contracts.runtime import DownloadSettings, RuntimeConfig
 from data_contracts.sources import ImageArchive, LlavaMixSource, SceneSource, Selection
 from data_contracts.training import TrainingChanges
 from flows.execution import LocalExecution
-from flows.wiring import run_pipeline
+from flows.run import run_pipeline
 from tasks.artifacts.admin import list_artifacts
 from tasks.artifacts.store import ArtifactStore
 from tasks.sources.scene_files import write_scenes

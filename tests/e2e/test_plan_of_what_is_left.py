@@ -16,7 +16,7 @@ from data_contracts.runtime import RuntimeConfig
 from flows.dry_run import plan_run
 from flows.execution import LocalExecution
 from flows.outcome import RunOutcome
-from flows.wiring import run_pipeline
+from flows.run import run_pipeline
 from tasks.models import release_model
 from tasks.planning.run_plan import RunPlan
 from tasks.planning.stages import PlannedStage

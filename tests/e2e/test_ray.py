@@ -11,8 +11,8 @@ from data_contracts.enums import Stage
 from data_contracts.runtime import RaySettings, RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from flows.execution import LocalExecution
+from flows.run import run_pipeline
 from flows.task_runners import shard_runner
-from flows.wiring import run_pipeline
 from tasks.artifacts.admin import list_artifacts
 from tasks.artifacts.store import ArtifactStore
 from tests.architecture.source_tree import CHECKOUT

@@ -10,7 +10,7 @@ from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
 from flows.execution import LocalExecution
 from flows.outcome import RunOutcome
-from flows.wiring import run_pipeline
+from flows.run import run_pipeline
 from tasks.artifacts.store import ArtifactStore
 from tasks.models import profile_of
 from tests.pipelines import write_tiny_pipeline

@@ -16,7 +16,7 @@ from typing import TypeVar
 # Imported here so that the clean server has them and processes start in no time.
 import flows.console
 import flows.execution
-import flows.wiring  # noqa: F401
+import flows.run  # noqa: F401
 from flows.cli import app
 from tasks.storage.storage import Storage
 from tests.fault_injection.processes import CONTEXT
