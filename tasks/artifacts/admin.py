@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import Stage
-from tasks.artifacts.errors import CorruptArtifact, RecipeMismatch
+from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.keys import receipt_name
 from tasks.artifacts.store import ArtifactStore
 from tasks.storage.stored_objects import StoredObject
 from tasks.storage.waiting_threads import in_parallel
@@ -91,12 +92,15 @@ def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
     Raises:
         ArtifactNotFound: if nothing is stored at its address.
     """
-    recipe = store.read_document(ref, "recipe.json", Recipe)
-    if recipe is None or store.is_committed(ref):
-        manifest = store.manifest(ref)
+    manifest = _manifest(store, ref)
+    if manifest is not None:
         facts = {"is_committed": True, "num_rows": manifest.num_rows}
         return {"ref": str(ref), **facts, **manifest.model_dump(mode="json")}
-    missing = store.writer(recipe).missing()
+    recipe = _recipe(store, ref)
+    if recipe is None:
+        raise ArtifactNotFound(f"{store.storage.uri(ref.prefix)}: nothing is stored there")
+    receipts = store.receipts(recipe)
+    missing = [index for index, receipt in enumerate(receipts) if receipt is None]
     return {
         "ref": str(ref),
         "is_committed": False,
@@ -140,43 +144,82 @@ def _refs(store: ArtifactStore, stage: Stage) -> Iterator[ArtifactRef]:
 
 
 def _summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | None:
+    """What is known of an artifact; None of what another process has discarded meanwhile, or left
+    in an interrupted discard (garbage collection sees that)."""
     try:
-        return _sound_summary(store, ref)
-    except (CorruptArtifact, RecipeMismatch) as error:
-        return ArtifactSummary(
-            ref=ref,
-            is_committed=False,
-            num_done=0,
-            num_shards=0,
-            num_rows=0,
-            created_at=max(stored.modified for stored in store.storage.find(ref.prefix)),
-            stage_version=0,
-            schema_id="",
-            problem=str(error),
-        )
-
-
-def _sound_summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | None:
-    manifest = store.manifest(ref) if store.is_committed(ref) else None
-    recipe = manifest.recipe if manifest else store.read_document(ref, "recipe.json", Recipe)
-    if recipe is None:
-        return None  # what an interrupted discard leaves; garbage collection sees it
-    if manifest:
-        shards = list(manifest.shards)
-        created_at = datetime.fromisoformat(manifest.provenance.created_at)
-    else:
-        shards = store.writer(recipe).finished()
-        created_at = max(stored.modified for stored in store.storage.find(ref.prefix))
+        manifest = _manifest(store, ref)
+        if manifest is None:
+            return _unfinished_summary(store, ref)
+    except CorruptArtifact as error:
+        return _damaged_summary(store, ref, error)
     return ArtifactSummary(
         ref=ref,
-        is_committed=manifest is not None,
+        is_committed=True,
+        num_done=manifest.recipe.num_shards,
+        num_shards=manifest.recipe.num_shards,
+        num_rows=manifest.num_rows,
+        created_at=datetime.fromisoformat(manifest.provenance.created_at),
+        stage_version=manifest.recipe.stage_version,
+        schema_id=manifest.recipe.schema_id,
+    )
+
+
+def _unfinished_summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | None:
+    recipe = _recipe(store, ref)
+    if recipe is None:
+        return None
+    shards = [shard for shard in store.receipts(recipe) if shard is not None]
+    written_at = _last_write(store, ref)
+    if written_at is None:
+        return None
+    return ArtifactSummary(
+        ref=ref,
+        is_committed=False,
         num_done=len(shards),
         num_shards=recipe.num_shards,
         num_rows=sum(shard.num_rows for shard in shards),
-        created_at=created_at,
+        created_at=written_at,
         stage_version=recipe.stage_version,
         schema_id=recipe.schema_id,
     )
+
+
+def _damaged_summary(
+    store: ArtifactStore, ref: ArtifactRef, error: CorruptArtifact
+) -> ArtifactSummary | None:
+    written_at = _last_write(store, ref)
+    if written_at is None:
+        return None
+    return ArtifactSummary(
+        ref=ref,
+        is_committed=False,
+        num_done=0,
+        num_shards=0,
+        num_rows=0,
+        created_at=written_at,
+        stage_version=0,
+        schema_id="",
+        problem=str(error),
+    )
+
+
+def _manifest(store: ArtifactStore, ref: ArtifactRef) -> Manifest | None:
+    try:
+        return store.manifest(ref)
+    except ArtifactNotFound:
+        return None
+
+
+def _recipe(store: ArtifactStore, ref: ArtifactRef) -> Recipe | None:
+    """Of an artifact that is not committed; nobody who only looks may claim its address."""
+    recipe = store.read_document(ref, "recipe.json", Recipe)
+    if recipe is not None and recipe.ref != ref:
+        raise store.corrupt(ref, "recipe.json", f"is the recipe of {recipe.ref}")
+    return recipe
+
+
+def _last_write(store: ArtifactStore, ref: ArtifactRef) -> datetime | None:
+    return max((stored.modified for stored in store.storage.find(ref.prefix)), default=None)
 
 
 def _garbage(
@@ -187,7 +230,7 @@ def _garbage(
 ) -> Garbage | None:
     objects = store.storage.find(ref.prefix)
     try:
-        manifest = store.manifest(ref) if store.is_committed(ref) else None
+        manifest = _manifest(store, ref)
     except CorruptArtifact as error:
         log.warning("left alone: %s", error)
         return None
@@ -214,7 +257,7 @@ def _is_needed(name: str, committed: set[str]) -> bool:
 
 
 def _committed_names(manifest: Manifest) -> set[str]:
-    receipts = {f"receipts/{shard.index:05d}.json" for shard in manifest.shards}
+    receipts = {receipt_name(shard.index) for shard in manifest.shards}
     return {"recipe.json", "manifest.json"} | receipts | {shard.key for shard in manifest.shards}
 
 

@@ -27,10 +27,11 @@ from data_contracts.artifact import ArtifactRef, Manifest, Recipe, ShardEntry
 from data_contracts.registry import empty_frame
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.frame_codec import decode_frame, read_groups
-from tasks.artifacts.keys import digest, file_name, manifest_key
+from tasks.artifacts.keys import digest, file_name, manifest_key, receipt_name
 from tasks.artifacts.writer import ArtifactWriter
 from tasks.storage.scratch_folders import copied, scratch_folder
 from tasks.storage.storage import Storage
+from tasks.storage.waiting_threads import in_parallel
 
 D = TypeVar("D", bound=BaseModel)
 
@@ -90,6 +91,18 @@ class ArtifactStore:
             RecipeMismatch: if its address holds another recipe.
         """
         return ArtifactWriter(self, recipe)
+
+    def receipts(self, recipe: Recipe) -> list[ShardEntry | None]:
+        """The receipt of each shard, in order; None for those still to be made.
+
+        Raises:
+            CorruptArtifact: if one cannot be read.
+        """
+
+        def receipt(index: int) -> ShardEntry | None:
+            return self.read_document(recipe.ref, receipt_name(index), ShardEntry)
+
+        return in_parallel(receipt, range(recipe.num_shards))
 
     def read_frame(self, ref: ArtifactRef, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """All rows of a tabular artifact, in shard order."""

@@ -58,11 +58,8 @@ class ArtifactWriter:
 
     def missing(self) -> list[int]:
         """Indexes of the shards that have no receipt."""
-        return [index for index, entry in enumerate(self._receipts()) if entry is None]
-
-    def finished(self) -> list[ShardEntry]:
-        """Receipts of the shards that are done, in order."""
-        return [entry for entry in self._receipts() if entry]
+        receipts = self._store.receipts(self.recipe)
+        return [index for index, entry in enumerate(receipts) if entry is None]
 
     def put_frame(
         self,
@@ -217,11 +214,8 @@ class ArtifactWriter:
     def _create(self, name: str, document: BaseModel) -> None:
         self._storage.create(f"{self.ref.prefix}/{name}", _encoded(document))
 
-    def _receipts(self) -> list[ShardEntry | None]:
-        return in_parallel(self.receipt, range(self.recipe.num_shards))
-
     def _checked_shards(self) -> tuple[ShardEntry, ...]:
-        receipts = self._receipts()
+        receipts = self._store.receipts(self.recipe)
         if missing := [str(index) for index, entry in enumerate(receipts) if entry is None]:
             some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise StoreError(

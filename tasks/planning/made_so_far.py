@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-from data_contracts.artifact import ArtifactRef, Manifest, Recipe, ShardEntry
+from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import Stage
 from tasks.artifacts.checkpoints import latest_step
-from tasks.artifacts.keys import receipt_name
 from tasks.artifacts.store import ArtifactStore
-from tasks.storage.waiting_threads import in_parallel
 from tasks.training_reuse import trained_for_other_regions
 
 
@@ -51,14 +49,9 @@ def begun(store: ArtifactStore, recipe: Recipe) -> MadeSoFar:
     has_weights = is_rpn and bool(trained_for_other_regions(store, recipe))
     if store.read_document(recipe.ref, "recipe.json", Recipe) is None:
         return MadeSoFar(recipe.num_shards, has_weights=has_weights)
-
-    def receipt(index: int) -> ShardEntry | None:
-        return store.read_document(recipe.ref, receipt_name(index), ShardEntry)
-
-    receipts = in_parallel(receipt, range(recipe.num_shards))
     return MadeSoFar(
         num_shards=recipe.num_shards,
-        num_done=sum(entry is not None for entry in receipts),
+        num_done=sum(entry is not None for entry in store.receipts(recipe)),
         last_step=latest_step(store.storage, recipe.ref.prefix),
         has_weights=has_weights,
     )

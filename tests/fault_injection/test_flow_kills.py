@@ -144,7 +144,8 @@ def attempt(config: Path, store: ArtifactStore, hold: Hold | None) -> Attempt:
     finished = {
         (str(recipe.ref), entry.index)
         for recipe in known
-        for entry in store.writer(recipe).finished()
+        for entry in store.receipts(recipe)
+        if entry is not None
     }
     committed = {str(recipe.ref) for recipe in known if store.is_committed(recipe.ref)}
     run = execute(command(config, store), hold)

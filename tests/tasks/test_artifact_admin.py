@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from data_contracts.artifact import ArtifactRef
+from data_contracts.artifact import ArtifactRef, Manifest, Recipe, ShardEntry
 from data_contracts.enums import Stage
 from tasks.artifacts.admin import (
     collect_garbage,
@@ -13,7 +13,7 @@ from tasks.artifacts.admin import (
     list_artifacts,
     stored_bytes,
 )
-from tasks.artifacts.errors import ArtifactNotFound
+from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.store import ArtifactStore
 from tasks.stage import run_stage
 from tests.artifacts import (
@@ -29,6 +29,28 @@ from tests.artifacts import (
 def keys_of(store: ArtifactStore, ref: ArtifactRef) -> list[str]:
     """Every object of an artifact, below its prefix."""
     return [o.key.removeprefix(f"{ref.prefix}/") for o in store.storage.find(ref.prefix)]
+
+
+class StoreThatLosesWhatItReads(ArtifactStore):
+    """Another process discards what the download stage made, as soon as one looks at it."""
+
+    discards_before: bool = False
+
+    def manifest(self, ref: ArtifactRef) -> Manifest:
+        if ref.stage is not Stage.DOWNLOAD:
+            return super().manifest(ref)
+        if self.discards_before:
+            self.discard(ref)
+        try:
+            return super().manifest(ref)
+        except CorruptArtifact:
+            self.discard(ref)
+            raise
+
+    def receipts(self, recipe: Recipe) -> list[ShardEntry | None]:
+        found = super().receipts(recipe)
+        self.discard(recipe.ref)
+        return found
 
 
 NEVER = timedelta(days=1)
@@ -66,6 +88,31 @@ class TestListing:
 
     def test_an_empty_store_lists_nothing(self, store: ArtifactStore) -> None:
         assert list_artifacts(store) == []
+
+    def test_looking_writes_nothing(self, store: ArtifactStore) -> None:
+        """A listing began anew what another process had discarded meanwhile."""
+        store.writer(source_recipe(2)).put_frame(0, source_frame(0))
+        looking = StoreThatLosesWhatItReads(store.root, store.storage.storage_options)
+        assert list_artifacts(looking) == []
+        assert list_artifacts(store) == []
+        assert not store.storage.find("download")
+
+    @pytest.mark.parametrize("of", ["committed", "unfinished", "damaged"])
+    def test_what_another_process_discards_meanwhile_is_left_out(
+        self, memory_store: ArtifactStore, of: str
+    ) -> None:
+        """Somebody's --force ended a run that looked for attention to use again."""
+        writer = memory_store.writer(source_recipe(1))
+        writer.put_frame(0, source_frame(0))
+        if of == "committed":
+            writer.commit()
+        elif of == "damaged":
+            memory_store.storage.put(f"{writer.ref.prefix}/manifest.json", b"{}")
+        run_stage(stage_run(memory_store), files_recipe(1), make_file_shard)
+        looking = StoreThatLosesWhatItReads(memory_store.root)
+        looking.discards_before = of == "committed"
+        (report,) = list_artifacts(looking)
+        assert report.ref.stage is Stage.REPORT
 
     def test_describe(self, memory_store: ArtifactStore) -> None:
         writer = memory_store.writer(source_recipe(2, seed=3))
