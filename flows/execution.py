@@ -158,12 +158,12 @@ class LocalExecution(Execution):
             )
         self._on_progress = on_progress or (lambda *progress: None)
 
-    def _progress(self, stage: Stage, label: str) -> OnProgress:
+    def _run(self, stage: Stage, label: str) -> StageRun:
         def tell(of: str, num_done: int, num_units: int | None) -> None:
             part = "" if of == stage.value else of
             self._on_progress(stage, label, num_done, num_units, part)
 
-        return tell
+        return stage_run(self.runtime, self.is_forced(stage), tell)
 
     def _tell_begun(self, stage: Stage, label: str) -> None:
         """It may be long before the stage can count anything."""
@@ -188,17 +188,13 @@ class LocalExecution(Execution):
         self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]
     ) -> StageOutcome:
         self._tell_begun(stage, label)
-        progress = self._progress(stage, label)
-        return run_whole(
-            stage, label, function, self.runtime, self.is_forced(stage), inputs, progress
-        )
+        return run_whole(stage, label, function, self._run(stage, label), inputs)
 
     def _begin(
         self, stage: Stage, label: str, plan: PlanRecipe, inputs: Sequence[Any]
     ) -> tuple[Recipe, list[int] | None]:
         self._tell_begun(stage, label)
-        progress = self._progress(stage, label)
-        return begin(plan, self.runtime, self.is_forced(stage), inputs, progress)
+        return begin(plan, self._run(stage, label), inputs)
 
     def _make_shards(
         self,
@@ -236,20 +232,23 @@ class LocalExecution(Execution):
         finish(recipe, self.runtime)
 
 
+def stage_run(
+    runtime: RuntimeConfig, force: bool = False, on_progress: OnProgress | None = None
+) -> StageRun:
+    """Where and how a stage runs; one that is tried again keeps it."""
+    store = ArtifactStore(runtime.store, runtime.storage_options)
+    if on_progress is None:
+        return StageRun(store, runtime, force)
+    return StageRun(store, runtime, force, on_progress)
+
+
 def run_whole(
-    stage: Stage,
-    label: str,
-    function: Whole,
-    runtime: RuntimeConfig,
-    force: bool,
-    inputs: Sequence[Any],
-    on_progress: OnProgress,
+    stage: Stage, label: str, function: Whole, run: StageRun, inputs: Sequence[Any]
 ) -> StageOutcome:
     """Run a stage's function and time it."""
     start = time.perf_counter()
     started: list[Recipe] = []
-    run = replace(_stage_run(runtime, force, on_progress), on_start=started.append)
-    ref = function(run, *inputs)
+    ref = function(replace(run, on_start=started.append), *inputs)
     return StageOutcome(
         stage=stage,
         label=label,
@@ -260,14 +259,9 @@ def run_whole(
 
 
 def begin(
-    plan: PlanRecipe,
-    runtime: RuntimeConfig,
-    force: bool,
-    inputs: Sequence[Any],
-    on_progress: OnProgress,
+    plan: PlanRecipe, run: StageRun, inputs: Sequence[Any]
 ) -> tuple[Recipe, list[int] | None]:
     """Plan a sharded stage: its recipe, and the shards to make (None if it is committed)."""
-    run = _stage_run(runtime, force, on_progress)
     recipe = plan(run, *inputs)
     return recipe, begin_stage(run, recipe)
 
@@ -281,7 +275,7 @@ def make_one(
     inputs: Sequence[Any],
 ) -> None:
     """Make one shard, in whatever process this is; ``force`` keeps it from taking over old rows."""
-    run = _stage_run(runtime, force)
+    run = stage_run(runtime, force)
 
     def make_whole(index: int) -> ShardData:
         data = make(run, recipe, index, *inputs)
@@ -293,13 +287,4 @@ def make_one(
 
 def finish(recipe: Recipe, runtime: RuntimeConfig) -> None:
     """Commit a sharded stage."""
-    finish_stage(_stage_run(runtime), recipe)
-
-
-def _stage_run(
-    runtime: RuntimeConfig, force: bool = False, on_progress: OnProgress | None = None
-) -> StageRun:
-    store = ArtifactStore(runtime.store, runtime.storage_options)
-    if on_progress is None:
-        return StageRun(store, runtime, force)
-    return StageRun(store, runtime, force, on_progress)
+    finish_stage(stage_run(runtime), recipe)

@@ -19,7 +19,6 @@ from prefect.logging import get_run_logger
 
 from data_contracts.artifact import Recipe
 from data_contracts.enums import Stage
-from data_contracts.runtime import RuntimeConfig
 from flows.execution import (
     Execution,
     MakeShard,
@@ -29,6 +28,7 @@ from flows.execution import (
     finish,
     make_one,
     run_whole,
+    stage_run,
 )
 from flows.outcome import StageOutcome
 from flows.task_runners import shard_runner
@@ -55,17 +55,23 @@ class PrefectExecution(Execution):
     def _whole(
         self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]
     ) -> StageOutcome:
-        outcome: StageOutcome = _task(_run_whole, stage, label)(
-            stage, label, function, self.runtime, self.is_forced(stage), inputs
-        )
+        run = stage_run(self.runtime, self.is_forced(stage), ProgressReport(stage, label))
+
+        def attempt() -> StageOutcome:  # again and again, of the same run
+            return run_whole(stage, label, function, run, inputs)
+
+        outcome: StageOutcome = _task(attempt, stage, label)()
         return outcome
 
     def _begin(
         self, stage: Stage, label: str, plan: PlanRecipe, inputs: Sequence[Any]
     ) -> tuple[Recipe, list[int] | None]:
-        planned: tuple[Recipe, list[int] | None] = _task(_begin, stage, f"{label} plan")(
-            plan, self.runtime, self.is_forced(stage), inputs
-        )
+        run = stage_run(self.runtime, self.is_forced(stage))
+
+        def attempt() -> tuple[Recipe, list[int] | None]:
+            return begin(plan, run, inputs)
+
+        planned: tuple[Recipe, list[int] | None] = _task(attempt, stage, f"{label} plan")()
         return planned
 
     def _make_shards(
@@ -148,21 +154,3 @@ def _task(function: Callable[..., Any], stage: Stage, label: str) -> Any:
 def _may_go_away(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     error = state.data
     return isinstance(error, BaseException) and is_transient(error)
-
-
-def _run_whole(
-    stage: Stage,
-    label: str,
-    function: Whole,
-    runtime: RuntimeConfig,
-    force: bool,
-    inputs: Sequence[Any],
-) -> StageOutcome:
-    report = ProgressReport(stage, label)
-    return run_whole(stage, label, function, runtime, force, inputs, report)
-
-
-def _begin(
-    plan: PlanRecipe, runtime: RuntimeConfig, force: bool, inputs: Sequence[Any]
-) -> tuple[Recipe, list[int] | None]:
-    return begin(plan, runtime, force, inputs, lambda stage, num_done, num_units: None)

@@ -85,6 +85,9 @@ class StageRun:
     finished; what a stage never tells of was committed before."""
     only_looks: bool = False
     """Nothing is made, fetched or written: what is not there is ``NotMade``."""
+    discarded: set[ArtifactRef] = field(default_factory=set)
+    """What ``force`` has discarded so far: a run that is tried again, after a hiccup, goes on from
+    what it has made since."""
 
 
 def run_stage(run: StageRun, recipe: Recipe, make_shard: MakeShard) -> ArtifactRef:
@@ -106,8 +109,9 @@ def begin_stage(run: StageRun, recipe: Recipe) -> list[int] | None:
         RecipeMismatch: if the artifact's address holds another recipe.
         NotMade: if it is not committed and the run only looks.
     """
-    if run.force and not run.only_looks:
+    if run.force and not run.only_looks and recipe.ref not in run.discarded:
         run.store.discard(recipe.ref)
+        run.discarded.add(recipe.ref)
     elif _is_soundly_committed(run.store, recipe.ref):
         run.on_progress(recipe.stage.value, recipe.num_shards, recipe.num_shards)
         return None

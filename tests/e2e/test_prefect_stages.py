@@ -1,4 +1,4 @@
-"""Downloads inside real Prefect flows: announced and checked before, reported while at work."""
+"""Stages inside real Prefect flows: downloads announced and reported, hiccups that cost little."""
 
 import hashlib
 import json
@@ -23,6 +23,9 @@ from flows.pipeline_flow import sdrpn
 from tasks.artifacts.store import ArtifactStore
 from tasks.download import download
 from tasks.fetching.remote import DownloadError
+from tasks.stage import FrameShard, StageRun, run_stage
+from tasks.storage.errors import StoreUnreachable
+from tests.artifacts import make_source_shard, source_recipe, stage_run
 from tests.e2e.prefect_server import PrefectServer, prefect_server
 from tests.file_server import QUICK, Answer, FileServer, file_server
 
@@ -120,3 +123,28 @@ def test_progress_of_a_long_download_is_reported(
 
     ref = ArtifactRef.parse(one_download())
     assert ArtifactStore(runtime.store).is_committed(ref)
+
+
+def test_a_forced_stage_goes_on_after_a_hiccup(prefect: PrefectServer, tmp_path: Path) -> None:
+    """Each attempt discarded what the last one had made: a forced training began at step 0."""
+    store = ArtifactStore(str(tmp_path / "store"))
+    run_stage(stage_run(store), source_recipe(3), make_source_shard)
+    made: list[int] = []
+
+    def make(run: StageRun) -> ArtifactRef:
+        def make_shard(index: int) -> FrameShard:
+            made.append(index)
+            if made.count(2) == 1 and index == 2:
+                raise StoreUnreachable("the bucket does not answer")
+            return make_source_shard(index)
+
+        return run_stage(run, source_recipe(3), make_shard)
+
+    @flow(name="forced")
+    def forced() -> str:
+        runtime = RuntimeConfig(store=store.root)
+        execution = prefect_execution.PrefectExecution(runtime, {Stage.DOWNLOAD})
+        return str(execution.whole(Stage.DOWNLOAD, make, label="m"))
+
+    assert store.is_committed(ArtifactRef.parse(forced()))
+    assert made == [0, 1, 2, 2]
