@@ -246,5 +246,5 @@ def print_table(console: Console, title: str, rows: list[dict[str, Any]]) -> Non
 
 
 def _is_figure(text: str) -> bool:
-    bare = text.removeprefix("about ").removeprefix("at least ")
+    bare = text.removeprefix("about ").removeprefix("at least ").removeprefix("at most ")
     return not bare or bare == "unknown" or bare.lstrip("+-< ")[:1].isdigit()

@@ -29,7 +29,7 @@ from tasks.make_labels import make_labels
 from tasks.merge_labels import merge_labels
 from tasks.models import pinned, profile_of
 from tasks.report import ReportInputs, write_report
-from tasks.sources.benchmark_files import evaluation_label, settings_for
+from tasks.sources.benchmark_files import TABLE_LABEL, evaluation_label, settings_for
 from tasks.train_rpn import train_rpn
 
 S = TypeVar("S")
@@ -313,9 +313,9 @@ class Pipeline:
         )
         model = profile_of(self._config.model).name
         return self._once(
-            (Stage.EVALUATE, "table"),
+            (Stage.EVALUATE, TABLE_LABEL),
             lambda: self._execution.whole(
-                Stage.EVALUATE, write_table, inputs, model, evaluation, label="table"
+                Stage.EVALUATE, write_table, inputs, model, evaluation, label=TABLE_LABEL
             ),
         )
 

@@ -27,7 +27,7 @@ from data_contracts.configs import EvaluationConfig
 from data_contracts.enums import Method
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.attention.extraction import ExtractedAttention, Request, extract_attention
-from sdrpn_core.benchmarks import Document
+from sdrpn_core.benchmarks import Document, UnusableDocument
 from sdrpn_core.decoding.generation import answer_plain
 from sdrpn_core.evaluation.baselines import (
     random_crop_box,
@@ -257,7 +257,8 @@ def oracle_box(document: Document, image_size: tuple[int, int], padding_ratio: f
     """The true box with a margin on each side, inside the image.
 
     Raises:
-        ValueError: if the document has no true box, or it lies outside the image.
+        ValueError: if the document has no true box.
+        UnusableDocument: if it lies outside the image.
     """
     box = document.true_box
     if box is None:
@@ -267,7 +268,10 @@ def oracle_box(document: Document, image_size: tuple[int, int], padding_ratio: f
     grown = BoxXYXY(box.x0 - margin_x, box.y0 - margin_y, box.x1 + margin_x, box.y1 + margin_y)
     inside = grown.intersection(image)
     if inside.area <= 0:
-        raise ValueError(f"true box {tuple(box)} of {document.question_id} is outside its image")
+        raise UnusableDocument(
+            f"{document.image_uri}: the true box {tuple(box)} of {document.question!r} is outside "
+            f"the image, which has {image_size[0]} x {image_size[1]} pixels; mend the boxes"
+        )
     return inside
 
 

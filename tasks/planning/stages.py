@@ -35,7 +35,7 @@ from tasks.planning.sizes import (
 )
 from tasks.recipes import CALIBRATION_FILES, CHECKPOINT_FILES, IMAGES_PER_SHARD, TABLE_FILES
 from tasks.shard_statistics import status_statistic
-from tasks.sources.benchmark_files import evaluation_label
+from tasks.sources.benchmark_files import TABLE_LABEL, evaluation_label
 
 _TRAIN_SECONDS = 0.38
 """One question, one epoch, LLaVA-1.5-7B on an A6000: 152k in 4 hours on 4 of them (the paper)."""
@@ -219,7 +219,7 @@ class _Planner:
             return at_its_own
         number_of_all = total(self._numbers[source.name] for source in sources)
         files = _Work(whole_bytes=ALL_RESULTS_BYTES)
-        table = self._stage(Stage.EVALUATE, "table", number_of_all, len(TABLE_FILES), files)
+        table = self._stage(Stage.EVALUATE, TABLE_LABEL, number_of_all, len(TABLE_FILES), files)
         return [*at_its_own, *swept, table]
 
     def _report(self, number: NumQuestions) -> PlannedStage:

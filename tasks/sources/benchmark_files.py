@@ -79,6 +79,10 @@ def settings_for(settings: EvaluationConfig, source: EvaluationSource) -> Evalua
     return settings.model_copy(update=own)
 
 
+TABLE_LABEL = "all benchmarks"
+"""What the table of all evaluations is called; no source can be, as their names have no spaces."""
+
+
 def evaluation_label(source: str, threshold: float | None) -> str:
     """What an evaluation of a source is called, with a region threshold or with the RPN's own."""
     return source if threshold is None else f"{source} at {threshold:g}"
@@ -158,12 +162,14 @@ def _rows(spec: TaskSpec, found: BenchmarkFiles, fetcher: Fetcher) -> Iterator[d
         with _opened(found.storage, file.key, fetcher) as data:
             try:
                 parquet = pq.ParquetFile(data)
-            except (OSError, pa.ArrowInvalid) as error:
+                columns = [name for name in parquet.schema_arrow.names if name in wanted]
+                for batch in parquet.iter_batches(batch_size=ROWS_PER_READ, columns=columns):
+                    yield from batch.to_pylist()
+            except (ConnectionError, TimeoutError):
+                raise
+            except (OSError, pa.ArrowException) as error:
                 uri = found.storage.uri(file.key)
                 raise BenchmarkFilesError(f"{uri}: cannot be read as Parquet ({error})") from error
-            columns = [name for name in parquet.schema_arrow.names if name in wanted]
-            for batch in parquet.iter_batches(batch_size=ROWS_PER_READ, columns=columns):
-                yield from batch.to_pylist()
 
 
 @contextmanager

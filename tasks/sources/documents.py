@@ -1,6 +1,6 @@
 """From questions to documents: what a source says beside them (true boxes, a benchmark's rows)."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import polars as pl
@@ -14,6 +14,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.sources.benchmark_files import DOCUMENTS_NAME
 from tasks.sources.downloaded_files import BOXES_NAME, IMAGES_FOLDER
 from tasks.sources.files import read_source_file
+from tasks.sources.mix_boxes import MixBox, parse_boxes
 
 Row = dict[str, Any]
 
@@ -32,13 +33,17 @@ class SourceDocuments:
         self._benchmark = benchmark
         lines = _lines(store, files, DOCUMENTS_NAME)
         self._rows: Mapping[str, Row] = {row["source_id"]: row for row in lines}
-        boxes = _lines(store, files, BOXES_NAME)
-        digests = _image_digests(store, files, {row["image"] for row in boxes})
-        # Rows that name no source id are meant for every question of their image and turn.
-        self._boxes: Mapping[tuple[str, int, str | None], Row] = {
-            (digests[row["image"]], row["turn"], row.get("source_id")): row
-            for row in boxes
-            if row["image"] in digests
+        boxes = [
+            box
+            for uri, data in _contents(store, files, BOXES_NAME)
+            for box in parse_boxes(data, uri)
+        ]
+        digests = _image_digests(store, files, {box.image for box in boxes})
+        # Boxes that name no source id are meant for every question of their image and turn.
+        self._boxes: Mapping[tuple[str, int, str | None], MixBox] = {
+            (digests[box.image], box.turn, box.source_id): box
+            for box in boxes
+            if box.image in digests
         }
 
     def document(self, question: Mapping[str, Any]) -> Document:
@@ -56,8 +61,8 @@ class SourceDocuments:
             question=question["question"],
             answers=tuple(question["answers"]),
             kind=QuestionKind(question["kind"]),
-            category=str(known.get("layout", "")) if known else "",
-            true_box=BoxXYXY(*known["box"]) if known else None,
+            category=known.layout if known else "",
+            true_box=BoxXYXY(*known.box) if known else None,
         )
 
     def _of_benchmark(self, question: Mapping[str, Any], row: Row) -> Document:
@@ -94,8 +99,11 @@ def _image_digests(store: ArtifactStore, files: ArtifactRef, names: Set[str]) ->
 
 def _lines(store: ArtifactStore, files: ArtifactRef, name: str) -> list[Row]:
     """Rows of a JSON Lines file beside the records; none if the source has no such file."""
+    return [row for _, data in _contents(store, files, name) for row in json_lines(data)]
+
+
+def _contents(store: ArtifactStore, files: ArtifactRef, name: str) -> Iterator[tuple[str, bytes]]:
+    """Address and bytes of a file beside the records, if the source has it."""
     documents = store.read_shard_frame(files, 0).filter(pl.col("path") == name)
     for file in documents.iter_rows(named=True):
-        data = read_source_file(store, file["uri"], file["sha256"])
-        return json_lines(data)
-    return []
+        yield file["uri"], read_source_file(store, file["uri"], file["sha256"])

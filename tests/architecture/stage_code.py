@@ -108,7 +108,12 @@ STAGES: dict[str, StageCode] = {
         "sdrpn_core/training.py STAGE_VERSION",
     ),
     "evaluate": StageCode(
-        ("tasks.evaluate", "tasks.sources.documents", "sdrpn_core.models.loading"),
+        (
+            "tasks.evaluate",
+            "tasks.sources.documents",
+            "tasks.sources.mix_boxes",
+            "sdrpn_core.models.loading",
+        ),
         harness.STAGE_VERSION,
         "sdrpn_core/evaluation/harness.py STAGE_VERSION",
     ),

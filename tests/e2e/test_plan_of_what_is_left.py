@@ -20,6 +20,7 @@ from flows.run import run_pipeline
 from tasks.models import release_model
 from tasks.planning.run_plan import RunPlan
 from tasks.planning.stages import PlannedStage
+from tasks.sources.benchmark_files import TABLE_LABEL
 from tests.e2e.command_line import FirstRun, first_run, sdrpn
 from tests.pipelines import write_tiny_pipeline
 
@@ -152,7 +153,7 @@ def test_before_anything_is_made_everything_is_left(finished: FirstRun, tmp_path
         (Stage.TRAIN_RPN, ""),
         (Stage.EVALUATE, "held_out"),
         (Stage.EVALUATE, "held_out at 0.2"),
-        (Stage.EVALUATE, "table"),
+        (Stage.EVALUATE, TABLE_LABEL),
         (Stage.REPORT, ""),
     ]
 
@@ -252,7 +253,7 @@ def test_answers_without_their_results_need_no_gpu(finished: FirstRun, store: Pa
     plan = plan_in(store, finished.config)
     left = {(stage.stage, stage.source) for stage in plan.stages} - done(plan)
     assert left == {
-        *((Stage.EVALUATE, name) for name in ("held_out", "held_out at 0.2", "table")),
+        *((Stage.EVALUATE, name) for name in ("held_out", "held_out at 0.2", TABLE_LABEL)),
         (Stage.REPORT, ""),
     }
     assert plan.gpu_hours == 0

@@ -7,13 +7,13 @@ import pytest
 
 from data_contracts.configs import RecordsConfig
 from data_contracts.enums import BenchmarkTask
-from data_contracts.sources import BenchmarkSource
+from data_contracts.sources import BenchmarkSource, LlavaMixSource
 from sdrpn_core.benchmarks.tasks import TASKS
 from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.extract_attention import usable_questions
-from tasks.sources.benchmark_files import BenchmarkFilesError
+from tasks.sources.benchmark_files import TABLE_LABEL, BenchmarkFilesError
 from tasks.sources.documents import SourceDocuments, benchmark_rows
 from tests.artifacts import stage_run
 from tests.benchmark_tables import rows, write_table
@@ -104,3 +104,21 @@ def test_a_file_that_is_not_parquet_is_named(file_store: ArtifactStore, tmp_path
     source = BenchmarkSource(task=BenchmarkTask.POPE, files=str(tmp_path))
     with pytest.raises(BenchmarkFilesError, match=r"test-00000.*cannot be read as Parquet"):
         download(stage_run(file_store), source)
+
+
+def test_a_file_that_is_damaged_in_its_middle_is_named(memory_store: ArtifactStore, tmp_path: Path):
+    """Its first pages were read, and the next one ended the run with an error of the library's."""
+    folder = write_table(tmp_path, BenchmarkTask.VSTAR, 3)
+    for file in Path(folder).rglob("*.parquet"):
+        data = bytearray(file.read_bytes())
+        data[8 : len(data) // 2] = bytes(len(data) // 2 - 8)
+        file.write_bytes(data)
+    source = BenchmarkSource(task=BenchmarkTask.VSTAR, files=str(folder))
+    with pytest.raises(BenchmarkFilesError, match=r"\.parquet: cannot be read as Parquet"):
+        download(stage_run(memory_store), source)
+
+
+def test_no_source_can_be_called_as_the_table_of_all_is():
+    """A source named "table" took its place."""
+    with pytest.raises(ValueError, match="should match pattern"):
+        LlavaMixSource(name=TABLE_LABEL, records="r.json", images="i")

@@ -30,6 +30,7 @@ from tasks.fetching.transient import is_transient
 from tasks.planning.files import PlannedFile, planned_files, require_room, waiting_files
 from tasks.planning.model_files import PlannedModel
 from tasks.planning.run_plan import RunPlan
+from tasks.sources.benchmark_files import TABLE_LABEL
 from tasks.sources.record_stream import SourceError
 from tests.benchmark_tables import write_table
 from tests.file_server import QUICK, Answer, FileServer, file_server
@@ -243,7 +244,7 @@ def test_every_stage_is_planned_in_the_order_of_the_run(tmp_path: Path):
         ("train-rpn", ""),
         ("evaluate", "held_out"),
         ("evaluate", "pope"),
-        ("evaluate", "table"),
+        ("evaluate", TABLE_LABEL),
         ("report", ""),
     ]
 
@@ -256,7 +257,7 @@ def test_every_threshold_of_a_sweep_is_one_more_evaluation_by_one_method(tmp_pat
         scenes(tmp_path, methods=methods, threshold_sweep=swept_by), runtime_at(tmp_path)
     )
     hours = {stage.source: stage.gpu_hours for stage in swept.stages if stage.stage == "evaluate"}
-    names = ["held_out", "pope", *(f"{name} at {x:g}" for name, x in SWEPT), "table"]
+    names = ["held_out", "pope", *(f"{name} at {x:g}" for name, x in SWEPT), TABLE_LABEL]
     assert list(hours) == names
     for name, threshold in SWEPT:
         assert hours[f"{name} at {threshold:g}"] == pytest.approx((hours[name] or 0) / 3)
