@@ -153,7 +153,7 @@ def report(
     if output is not None and outcome.report_uri is not None:
         from tasks.artifacts.store import ArtifactStore
 
-        page = ArtifactStore(how.store, how.storage_options).read_uri(outcome.report_uri)
+        page = ArtifactStore.of(how).read_uri(outcome.report_uri)
         write_file(output, page)
         say(f"copied to {output}")
 

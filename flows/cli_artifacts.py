@@ -145,4 +145,4 @@ def _open(store: str | None, runtime: Path | None) -> "ArtifactStore":
     from tasks.artifacts.store import ArtifactStore
 
     settings = runtime_settings(runtime, store=store)
-    return ArtifactStore(settings.store, settings.storage_options)
+    return ArtifactStore.of(settings)

@@ -150,7 +150,7 @@ def export(
         from tasks.foreign_checkpoints import export_checkpoint
 
         names = export_checkpoint(
-            ArtifactStore(how.store, how.storage_options),
+            ArtifactStore.of(how),
             rpn,
             model,
             output,

@@ -83,7 +83,7 @@ def history(
 
     how = runtime_settings(runtime, store=store)
     name = pipeline_config(config).name
-    found = promotions(ArtifactStore(how.store, how.storage_options), name)
+    found = promotions(ArtifactStore.of(how), name)
     print_table(
         out,
         f"Promoted labels of {name}",

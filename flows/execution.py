@@ -56,7 +56,7 @@ class Execution(ABC):
             ConfigError: if the workers could not share the store.
         """
         self.runtime = runtime
-        self.store = ArtifactStore(runtime.store, runtime.storage_options)
+        self.store = ArtifactStore.of(runtime)
         if (runtime.num_workers > 1 or runtime.ray) and not self.store.is_shared:
             raise ConfigError(
                 f"store {runtime.store} lives in the memory of one process, so each worker would "
@@ -236,7 +236,7 @@ def stage_run(
     runtime: RuntimeConfig, force: bool = False, on_progress: OnProgress | None = None
 ) -> StageRun:
     """Where and how a stage runs; one that is tried again keeps it."""
-    store = ArtifactStore(runtime.store, runtime.storage_options)
+    store = ArtifactStore.of(runtime)
     if on_progress is None:
         return StageRun(store, runtime, force)
     return StageRun(store, runtime, force, on_progress)

@@ -13,7 +13,7 @@ from typing import Any
 from data_contracts.artifact import canonical_json
 from data_contracts.json_lines import text_lines
 from data_contracts.settings_files import ConfigError
-from tasks.storage.addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri, folder_and_name
 from tasks.storage.storage import Storage
 
 PARTS_SUFFIX = ".parts"
@@ -57,7 +57,7 @@ class AnswerFiles:
         Raises:
             ConfigError: if the output belongs to another request, or was changed.
         """
-        root, _, name = absolute_uri(output).rpartition("/")
+        root, name = folder_and_name(absolute_uri(output))
         at_root = storage.elsewhere(root)
         _claim(at_root, name, request, output)
         finished = _finished_lines(at_root, name, num_asked, output)

@@ -10,7 +10,7 @@ from data_contracts.base import Settings
 from data_contracts.json_lines import text_lines
 from data_contracts.settings_files import ConfigError, parse_settings
 from tasks.artifacts.store import ArtifactStore
-from tasks.storage.addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri, folder_and_name
 
 _QUESTIONS_SUFFIX = ".jsonl"
 
@@ -56,7 +56,7 @@ def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[A
     ]
     if not rows:
         raise ConfigError(f"{image}: holds no questions")
-    folder = address.rpartition("/")[0]
+    folder, _ = folder_and_name(address)
     return [row.model_copy(update={"image": _resolved(row.image, folder)}) for row in rows]
 
 

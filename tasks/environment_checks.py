@@ -4,7 +4,9 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
 
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
@@ -14,7 +16,7 @@ from tasks.fetching.hub_remote import ask_hub
 from tasks.storage.errors import StoreError
 
 _GIB = 1 << 30
-_NEEDED = {"torch": (2, 6), "transformers": (5, 5), "polars": (1, 20), "prefect": (3, 8)}
+_SHOWN = ("torch", "transformers", "polars", "prefect")
 _WANTED_MEMORY_GIB = 16
 _WANTED_DISK_GIB = 60
 _WANTED_GPU_GIB = 20
@@ -50,25 +52,31 @@ def _python() -> Check:
 
 
 def _packages() -> Check:
-    found, wrong = [], []
-    for name, needed in _NEEDED.items():
-        try:
-            installed = version(name)
-        except PackageNotFoundError:
-            wrong.append(name)
-            continue
-        found.append(f"{name} {installed}")
-        numbers = tuple(int(part) for part in installed.split(".")[:2] if part.isdigit())
-        if numbers < needed:
-            wrong.append(f"{name}>={'.'.join(str(part) for part in needed)}")
+    """Whether what this project was installed for is there, in the versions that it asks for."""
+    found = ", ".join(f"{name} {_installed(name) or 'missing'}" for name in _SHOWN)
+    wrong = [f"{needed.name}{needed.specifier}" for needed in _needed() if not _is_met(needed)]
     if wrong:
-        return Check(
-            "packages",
-            "error",
-            ", ".join(found),
-            f"pip install {' '.join(repr(name) for name in wrong)}",
-        )
-    return Check("packages", "ok", ", ".join(found))
+        remedy = f"pip install {' '.join(repr(text) for text in wrong)}"
+        return Check("packages", "error", found, remedy)
+    return Check("packages", "ok", found)
+
+
+def _needed() -> list[Requirement]:
+    """What the installation asks for, without extras."""
+    listed = [Requirement(line) for line in requires("sdrpn") or ()]
+    return [one for one in listed if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
+def _is_met(needed: Requirement) -> bool:
+    installed = _installed(needed.name)
+    return installed is not None and needed.specifier.contains(installed, prereleases=True)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _gpu() -> Check:
@@ -108,7 +116,7 @@ def _disk(runtime: RuntimeConfig) -> Check:
 
 def _store(runtime: RuntimeConfig) -> Check:
     try:
-        ArtifactStore(runtime.store, runtime.storage_options).check_writable()
+        ArtifactStore.of(runtime).check_writable()
     except StoreError as error:
         return Check("store", "error", runtime.store, str(error))
     except (SdrpnError, OSError) as error:

@@ -51,7 +51,7 @@ class PredictSetup:
         """
         if dtype is not None:
             resolve_dtype(dtype)
-        store = ArtifactStore(runtime.store, runtime.storage_options)
+        store = ArtifactStore.of(runtime)
         return cls(store, rpn, model, crop_tokens, withdraw_image, dtype, runtime)
 
     @cache  # noqa: B019 - one setup lives as long as the command

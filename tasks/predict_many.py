@@ -21,7 +21,7 @@ from tasks.answer_files import AnswerFiles, is_refused, num_refused
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.predict import draw_overlay, read_image, rounded_boxes
-from tasks.storage.addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri, folder_and_name
 from tasks.storage.storage import Storage
 
 ROWS_PER_PART = 32
@@ -45,7 +45,7 @@ def check_outputs(store: ArtifactStore, output: str, overlays: Path | None) -> N
         ConfigError: if the output is a folder, or the pictures' folder is called like a picture.
         StoreError: naming the folder and the remedy.
     """
-    root, _, name = absolute_uri(output).rpartition("/")
+    root, name = folder_and_name(absolute_uri(output))
     if not name or Path(output).is_dir():
         raise ConfigError(f"--output {output}: is a folder; name a file, such as answers.jsonl")
     store.storage.elsewhere(root).check_writable()

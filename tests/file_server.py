@@ -35,6 +35,7 @@ class Answer:
     """Close the connection after so many bytes of the body."""
     stall: bool = False
     """Send half of the body, then nothing."""
+    stall_seconds: float = 5.0
     corrupt: bool = False
     """Flip the bytes of the body."""
     wait: Callable[[], object] = lambda: None
@@ -198,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.stall:
                 self.wfile.write(body[: len(body) // 2])
                 self.wfile.flush()
-                self.files.released.wait(5)
+                self.files.released.wait(answer.stall_seconds)
                 self.close_connection = True
             elif answer.drop_after is not None:
                 self.wfile.write(body[: answer.drop_after])

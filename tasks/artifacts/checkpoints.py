@@ -72,7 +72,8 @@ def _load(storage: Storage, folder: str) -> dict[str, bytes]:
 def _steps(storage: Storage, prefix: str) -> list[int]:
     """Steps that have a folder, highest first."""
     names = storage.folders(f"{prefix}/checkpoints")
-    return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
+    steps = (name.removeprefix("step-") for name in names)
+    return sorted((int(step) for step in steps if step.isdigit()), reverse=True)
 
 
 def _remove(storage: Storage, folder: str) -> None:

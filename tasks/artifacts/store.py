@@ -18,13 +18,14 @@ back after writing and the stored one is what counts.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import polars as pl
 from pydantic import BaseModel, ValidationError
 
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe, ShardEntry
 from data_contracts.registry import empty_frame
+from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.frame_codec import decode_frame, read_groups
 from tasks.artifacts.keys import digest, file_name, manifest_key, receipt_name
@@ -44,6 +45,11 @@ class ArtifactStore:
 
     def __init__(self, root: str, storage_options: Mapping[str, Any] | None = None) -> None:
         self.storage = Storage(root, storage_options)
+
+    @classmethod
+    def of(cls, runtime: RuntimeConfig) -> Self:
+        """The store that a run works in."""
+        return cls(runtime.store, runtime.storage_options)
 
     @property
     def root(self) -> str:

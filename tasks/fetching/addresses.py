@@ -16,7 +16,7 @@ from tasks.fetching.hub_remote import hub_remote
 from tasks.fetching.remote import DownloadError, NoAnswer, Remote, Unavailable
 from tasks.fetching.storage_remote import StorageRemote
 from tasks.fetching.transient import is_transient
-from tasks.storage.addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri, folder_and_name
 from tasks.storage.errors import StoreError
 from tasks.storage.storage import Storage
 
@@ -45,7 +45,7 @@ def opener(store: Storage, settings: DownloadSettings) -> OpenRemote:
             return HttpRemote(uri, settings)
         if scheme == "hf":
             return hub_remote(uri, settings)
-        root, _, name = uri.rpartition("/")
+        root, name = folder_and_name(uri)
         try:
             return StorageRemote(store.elsewhere(root), name)
         except StoreError as error:

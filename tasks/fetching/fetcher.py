@@ -8,7 +8,6 @@ first byte and after the last.
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,11 @@ from tasks.fetching.remote import (
     RemoteInfo,
     Unavailable,
 )
+from tasks.storage.waiting_threads import in_parallel
 
 logger = logging.getLogger(__name__)
 
 _MAX_RESTARTS = 3
-_SECONDS_BETWEEN_REPORTS = 1.0
 OpenRemote = Callable[[str], Remote]
 """URI -> its remote; may raise ``Hiccup`` and ``Unavailable``."""
 OnBytes = Callable[[int, int | None], None]
@@ -199,11 +198,12 @@ class _Fetch:
         self._on_bytes(self._num_here, info.num_bytes)
         try:
             self._fetch_missing(remote, info, pace, partial)
-        except (FileChanged, RangesIgnored):
-            partial.discard()
-            raise
-        finally:
+        except Exception as error:
             partial.close()
+            if isinstance(error, FileChanged | RangesIgnored):
+                partial.discard()
+            raise
+        partial.close()  # not after a Ctrl-C: connections may be writing still
         try:
             sha256 = self._verified(partial.path, remote, info)
         except (_WrongBytes, FileChanged):
@@ -215,20 +215,17 @@ class _Fetch:
     def _fetch_missing(
         self, remote: Remote, info: RemoteInfo, pace: Pace, partial: PartialFile
     ) -> None:
-        with ThreadPoolExecutor(self._settings.num_connections) as pool:
-            pending = {
-                pool.submit(self._fetch_or_stop, remote, info, pace, partial, start, stop)
-                for start, stop in partial.missing()
-            }
-            try:
-                while pending:
-                    done, pending = wait(pending, _SECONDS_BETWEEN_REPORTS, FIRST_COMPLETED)
-                    self._on_bytes(self._num_here, info.num_bytes)
-                    for future in done:
-                        future.result()
-            finally:
-                pace.stopped.set()  # after the last part, or to end the others when one fails
-                pool.shutdown(cancel_futures=True)
+        def fetch(part: tuple[int, int]) -> None:
+            self._fetch_or_stop(remote, info, pace, partial, *part)
+
+        def report() -> None:
+            self._on_bytes(self._num_here, info.num_bytes)
+
+        try:
+            in_parallel(fetch, partial.missing(), self._settings.num_connections, report)
+            report()
+        finally:
+            pace.stopped.set()  # after the last part, or to end the others when one fails
 
     def _fetch_or_stop(self, remote: Remote, info: RemoteInfo, pace: Pace, *part: Any) -> None:
         """Fetch a part; failing for good ends the other connections too."""

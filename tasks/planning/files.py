@@ -139,7 +139,7 @@ def _planned(item: WantedFile, runtime: RuntimeConfig, allow_silence: bool) -> P
         return _described(item, kept.num_bytes, kept.sha256)
     if item.problem is not None:
         return _unknown(item, folder, item.problem)
-    store = ArtifactStore(runtime.store, runtime.storage_options).storage
+    store = ArtifactStore.of(runtime).storage
     try:
         info = describe(file, opener(store, runtime.downloads), runtime.downloads)
     except DownloadError as error:

@@ -78,7 +78,7 @@ def wanted_files(
     Raises:
         SdrpnError: if a file on this machine's disk does not exist, or a listing cannot be had.
     """
-    store = ArtifactStore(runtime.store, runtime.storage_options)
+    store = ArtifactStore.of(runtime)
     folder = downloads_folder(runtime)
 
     def of_source(source: EvaluationSource) -> list[WantedFile]:

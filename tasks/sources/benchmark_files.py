@@ -29,7 +29,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import must_be_fetched
 from tasks.sources.parts import Fetcher
 from tasks.sources.true_box_files import read_true_boxes
-from tasks.storage.addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri, folder_and_name
 from tasks.storage.storage import Storage
 from tasks.storage.stored_objects import StoredObject
 
@@ -118,7 +118,7 @@ def _list(
     store: ArtifactStore, root: str, spec: TaskSpec
 ) -> tuple[Storage, tuple[StoredObject, ...]]:
     absolute = absolute_uri(root)
-    parent, _, name = absolute.rstrip("/").rpartition("/")
+    parent, name = folder_and_name(absolute.rstrip("/"))
     storage = store.storage.elsewhere(parent)
     if name.endswith(".parquet"):
         return storage, tuple(storage.describe([name]).values())

@@ -13,6 +13,7 @@ from tasks.fetching.kept_files import FetchedFile
 from tasks.sources.archives import UnsafeArchive, archive_kind, members
 from tasks.sources.parts import Fetcher, plain_archive
 from tasks.sources.record_stream import SourceError
+from tasks.storage.addresses import folder_and_name
 from tasks.storage.storage import Storage
 
 
@@ -70,7 +71,7 @@ def open_archive(fetcher: Fetcher, store: Storage, place: ImageArchive, copy: bo
 
 def _in_place(store: Storage, uri: str) -> Archive | None:
     """The archive where it lies; None if it has no random access."""
-    root, _, key = str(local_file(uri) or uri).rpartition("/")
+    root, key = folder_and_name(str(local_file(uri) or uri))
     storage = store.elsewhere(root)
     found = storage.describe_one(key)
     if found is None:

@@ -11,7 +11,7 @@ from data_contracts.errors import SdrpnError
 from data_contracts.json_lines import json_lines
 from sdrpn_core.benchmarks.true_boxes import TrueBoxes, parse_true_boxes
 from tasks.artifacts.store import ArtifactStore
-from tasks.storage.addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri, folder_and_name
 
 COLUMNS = ("question_id", "dataset_id", "image", "question", "box", "bbox", "bboxs")
 
@@ -53,7 +53,7 @@ def _rows(store: ArtifactStore, uri: str) -> Iterator[dict[str, Any]]:
 
 def _annotations(store: ArtifactStore, folder: str) -> Iterator[dict[str, Any]]:
     """V*: beside each image a JSON file of the same name; questions have ids in a list."""
-    parent, _, name = folder.rstrip("/").rpartition("/")
+    parent, name = folder_and_name(folder.rstrip("/"))
     storage = store.storage.elsewhere(parent)
     keys = {file.key.removeprefix(f"{name}/"): file.key for file in storage.find(name)}
     listed = keys.get("test_questions.jsonl")

@@ -11,6 +11,12 @@ def absolute_uri(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
+def folder_and_name(uri: str) -> tuple[str, str]:
+    """What lies at an absolute address as a root and a key below it."""
+    folder, _, name = uri.rpartition("/")
+    return folder or "/", name
+
+
 def absolute_root(root: str) -> str:
     """The root such that it means the same in every process, whatever its working directory.
 

@@ -44,9 +44,11 @@ def scratch_folder() -> Iterator[Path]:
         with _full_disk_explained(folder.parent):
             yield folder
     finally:
-        with contextlib.suppress(FileNotFoundError):  # whoever cleans up there was faster
-            shutil.rmtree(folder)
-        os.close(descriptor)
+        try:
+            with contextlib.suppress(FileNotFoundError):  # whoever cleans up there was faster
+                shutil.rmtree(folder)
+        finally:
+            os.close(descriptor)
 
 
 def copied(source: BinaryIO, path: Path) -> tuple[str, int]:

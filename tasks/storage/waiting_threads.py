@@ -14,8 +14,15 @@ T = TypeVar("T")
 _NUM_THREADS = 16
 
 
-def in_parallel(function: Callable[[A], T], arguments: Iterable[A]) -> list[T]:
+def in_parallel(
+    function: Callable[[A], T],
+    arguments: Iterable[A],
+    num_threads: int = _NUM_THREADS,
+    on_look: Callable[[], None] = lambda: None,
+) -> list[T]:
     """Apply a function that mostly waits to many arguments; results in their order.
+
+    ``on_look`` is called now and then meanwhile, in the caller's thread.
 
     The first failure is raised once the calls under way have ended; no others begin. An interrupt
     does not wait for them, and nor does the end of the process: a server may be silent for minutes.
@@ -39,13 +46,14 @@ def in_parallel(function: Callable[[A], T], arguments: Iterable[A]) -> list[T]:
                 future.set_exception(error)
 
     # Threads of an executor would hold up the end of the process.
-    threads = [Thread(target=work, daemon=True) for _ in futures[:_NUM_THREADS]]
+    threads = [Thread(target=work, daemon=True) for _ in futures[:num_threads]]
     try:
         for thread in threads:
             thread.start()
         for thread in threads:
             while thread.is_alive():  # a join without a limit might not let Ctrl-C through
                 thread.join(SECONDS_BETWEEN_LOOKS)
+                on_look()
     finally:
         waiting.clear()
     return [future.result() for future in futures]

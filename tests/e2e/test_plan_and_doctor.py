@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import HfFileSystem
 from PIL import Image
 
+from tasks import environment_checks
 from tests.e2e.command_line import sdrpn
 from tests.file_server import QUICK, Answer, FileServer, file_server
 
@@ -294,6 +295,20 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(server: FileServer, tmp_pa
     assert checks["hub"]["state"] == "warning"  # the server has no such data set
     assert "HF_ENDPOINT" in checks["hub"]["remedy"]
     assert not any((tmp_path / "store").glob("*"))
+
+
+def test_doctor_asks_for_what_the_project_does(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It had a list of its own, which was content with a torch that the project refuses."""
+    real = environment_checks.version
+    monkeypatch.setattr(
+        environment_checks, "version", lambda name: "2.7.1" if name == "torch" else real(name)
+    )
+    result = sdrpn("doctor", "--store", tmp_path / "store")
+    assert result.exit_code == 1
+    assert "error: packages: pip install 'torch>=2.8'" in result.output
+    assert "torch 2.7.1" in result.output
 
 
 def test_doctor_where_the_hub_is_not_to_be_asked(

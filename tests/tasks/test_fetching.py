@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -127,6 +128,23 @@ def test_dropped_connections_go_on_where_they_broke(server: FileServer, tmp_path
 
 def test_silent_server_counts_as_a_lost_connection(server: FileServer, tmp_path: Path):
     server.add("/a.zip", DATA, behave=lambda number, wanted: Answer(stall=number == 3))
+    assert_right(get(tmp_path, at(server, "/a.zip")))
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_does_not_wait_for_silent_connections(server: FileServer, tmp_path: Path):
+    """It waited for each as long as the server may be silent."""
+
+    def behave(number: int, wanted: str) -> Answer:
+        if number == 8:  # no connection is left that is not silent
+            main = threading.main_thread().ident or 0
+            threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT)).start()
+        return Answer(stall=number > 4, stall_seconds=600.0)
+
+    served = server.add("/a.zip", DATA, behave=behave)
+    with pytest.raises(KeyboardInterrupt):
+        get(tmp_path, at(server, "/a.zip"), read_timeout=600.0)
+    served.behave = lambda number, wanted: Answer()
     assert_right(get(tmp_path, at(server, "/a.zip")))
 
 
