@@ -26,7 +26,7 @@ def extension(schema_id: str) -> str:
     return ".jsonl" if schema_id in _JSONL_SCHEMAS else ".parquet"
 
 
-def encode_frame(frame: pl.DataFrame, schema_id: str, *, keep_order: bool = False) -> bytes:
+def encode_frame(frame: pl.DataFrame, schema_id: str) -> bytes:
     """Check rows against their contract and write them, sorted by primary key.
 
     Raises:
@@ -34,7 +34,7 @@ def encode_frame(frame: pl.DataFrame, schema_id: str, *, keep_order: bool = Fals
     """
     rows = validate(frame, schema_id)
     key = schema_for(schema_id).primary_key()
-    if key and not keep_order:
+    if key:
         rows = rows.sort(key)
     if schema_id in _JSONL_SCHEMAS:
         # The text of ``canonical_json``, as a test holds, at a tenth of its time.

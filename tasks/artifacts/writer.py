@@ -67,15 +67,13 @@ class ArtifactWriter:
         frame: pl.DataFrame,
         statistics: Mapping[str, float] | None = None,
         measurements: Mapping[str, Sequence[float]] | None = None,
-        *,
-        keep_order: bool = False,
     ) -> ShardEntry:
         """Check and write one shard of rows; returns its receipt (an earlier one if there is).
 
         Raises:
             ContractError: if rows break the contract of the recipe's schema.
         """
-        data = encode_frame(frame, self.recipe.schema_id, keep_order=keep_order)
+        data = encode_frame(frame, self.recipe.schema_id)
         key = self._frame_key(index, digest(data))
         return self._put(index, key, data, frame.height, statistics, measurements)
 
@@ -109,14 +107,13 @@ class ArtifactWriter:
         name: str,
         data: bytes,
         *,
-        num_rows: int = 0,
         statistics: Mapping[str, float] | None = None,
     ) -> ShardEntry:
         """Write one file of an artifact made of files; returns its receipt."""
         if self.recipe.schema_id != FILES_SCHEMA:
             raise ValueError(f"{self.recipe.schema_id} holds rows: use put_frame")
         key = f"files/{digest(data)[:12]}/{name}"
-        return self._put(index, key, data, num_rows, statistics)
+        return self._put(index, key, data, 0, statistics)
 
     def put_blob(self, data: bytes, suffix: str = "") -> str:
         """Keep bytes that rows point at; returns their URI, relative to the store's root.

@@ -89,9 +89,6 @@ class _Work:
     """Of the work, what is left of an RPN that was trained for other regions: validation."""
 
 
-_NO_WORK = _Work()
-
-
 def planned_stages(
     config: PipelineConfig,
     by_source: Mapping[str, Sequence[PlannedFile]],
@@ -251,7 +248,7 @@ class _Planner:
         )
 
     def _sharded(
-        self, kind: Stage, source: EvaluationSource, per_shard: int, work: _Work = _NO_WORK
+        self, kind: Stage, source: EvaluationSource, per_shard: int, work: _Work
     ) -> PlannedStage:
         number = self._numbers[source.name]
         return self._stage(kind, source.name, number, _num_shards(number, per_shard), work)
@@ -262,7 +259,7 @@ class _Planner:
         source: str,
         number: NumQuestions,
         num_shards: int | None,
-        work: _Work = _NO_WORK,
+        work: _Work,
     ) -> PlannedStage:
         """A stage as far as it is made, with the work that is left.
 

@@ -307,12 +307,6 @@ def test_bytes_do_not_depend_on_row_order_or_chunks(schema_id: str) -> None:
     assert encode_frame(chunks, schema_id) == encode_frame(rows, schema_id)
 
 
-def test_row_order_can_be_kept() -> None:
-    backwards = frame_of("source_file.v1", VALID["source_file.v1"][::-1])
-    data = encode_frame(backwards, "source_file.v1", keep_order=True)
-    assert_frame_equal(decode_frame(data, "source_file.v1"), backwards)
-
-
 def test_records_are_json_lines_that_people_can_read() -> None:
     text = encode_frame(frame_of("qa_record.v1", VALID["qa_record.v1"]), "qa_record.v1").decode()
     first, second, end = text.split("\n")

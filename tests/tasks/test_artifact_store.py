@@ -112,7 +112,7 @@ class TestWritingAndReading:
     def test_files_are_found_by_name(self, store: ArtifactStore) -> None:
         writer = store.writer(files_recipe(2))
         writer.put_bytes(0, "metrics.json", b'{"loss": 0.5}')
-        writer.put_bytes(1, "pictures/a.png", b"png", num_rows=3)
+        writer.put_bytes(1, "pictures/a.png", b"png")
         writer.commit()
         assert store.file_names(writer.ref) == ["metrics.json", "pictures/a.png"]
         assert store.read_file(writer.ref, "metrics.json") == b'{"loss": 0.5}'
