@@ -13,8 +13,9 @@ import httpx
 from data_contracts.errors import one_line
 from data_contracts.runtime import DownloadSettings
 from tasks.fetching.remote import FileChanged, Hiccup, RangesIgnored, RemoteInfo, Unavailable
+from tasks.storage.transport_errors import may_pass
 
-_BUSY = {202, 408, 421, 425, 429, 500, 502, 503, 504}
+_IN_THE_MAKING = 202
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _PACKED = (".gz", ".tgz")
 """Some servers call these encoded, and mean the file itself."""
@@ -154,7 +155,7 @@ class HttpRemote:
 
 def _require_success(response: httpx.Response) -> None:
     status = response.status_code
-    if status in _BUSY:
+    if status == _IN_THE_MAKING or may_pass(status):
         reason = f"the server answers {status} {response.reason_phrase}"
         raise Hiccup(reason, retry_after(response.headers))
     is_range = "Range" in response.request.headers

@@ -16,7 +16,7 @@ from data_contracts.errors import one_line
 from data_contracts.runtime import DownloadSettings
 from tasks.fetching.http_remote import HttpRemote, retry_after
 from tasks.fetching.remote import Hiccup, RemoteInfo, Unavailable
-from tasks.storage.transport_errors import is_client_error, is_transport_error
+from tasks.storage.transport_errors import is_client_error, is_transport_error, may_pass
 
 _URI = re.compile(
     r"hf://(?:(?P<kind>datasets|spaces)/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?/(?P<path>.+)"
@@ -132,7 +132,7 @@ def _meaning(error: Exception) -> Exception:
             "no such repository or revision on the hub, or it is gated: accept its terms, then "
             "`hf auth login`"
         )
-    if status is not None and 400 <= status < 500 and status not in (408, 429):
+    if status is not None and status >= 400 and not may_pass(status):
         return Unavailable(f"the hub refuses it (HTTP {status}); check access with `sdrpn doctor`")
     headers = getattr(response, "headers", {})
     return Hiccup(f"the hub does not answer ({error})", retry_after(headers))

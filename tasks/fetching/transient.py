@@ -5,7 +5,7 @@ import socket
 import ssl
 
 from tasks.fetching.remote import NoAnswer
-from tasks.storage.transport_errors import is_transport_error
+from tasks.storage.transport_errors import is_transport_error, may_pass
 
 _PERMANENT = (
     FileNotFoundError,
@@ -38,7 +38,6 @@ _DRIVERS = (
     "requests",
 )
 _MISTAKES = ("Credential", "Profile", "Validation")
-_TRY_AGAIN = (408, 429)
 
 
 def is_transient(error: BaseException | None) -> bool:
@@ -55,7 +54,7 @@ def _known(error: BaseException) -> bool | None:
     """Whether an error itself says that it may go away; None if its cause is to be asked."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(status, int) and status >= 400:
-        return status >= 500 or status in _TRY_AGAIN
+        return may_pass(status)
     if is_transport_error(error):
         return True
     is_driver = type(error).__module__.partition(".")[0] in _DRIVERS

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_contracts.errors import SdrpnError, one_line
-from tasks.storage.transport_errors import is_transport_error
+from tasks.storage.transport_errors import is_transport_error, may_pass
 
 _ALIASES = {"gcs": "gs", "s3a": "s3"}
 _CREDENTIALS = {
@@ -20,7 +20,6 @@ _ENDPOINTS = {
 }
 _SETTINGS = {"hf": "HF_ENDPOINT and HF_TOKEN"}
 _DENIED = (401, 403)
-_PASSING = (408, 429, 500, 502, 503, 504)
 _BROKEN_OFF = ("ServerDisconnectedError", "ClientPayloadError")
 
 
@@ -88,7 +87,7 @@ def _status(error: Any) -> int:
 def _of_status(status: int, detail: str) -> OSError | None:
     if status in _DENIED:
         return PermissionError(detail)
-    return ConnectionError(detail) if status in _PASSING else None
+    return ConnectionError(detail) if may_pass(status) else None
 
 
 def explain(error: Exception, root: str) -> str:

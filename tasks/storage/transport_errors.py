@@ -1,7 +1,7 @@
-"""Failures of the HTTP client below a driver, told apart alike for every version of it.
+"""Failures of HTTP, told apart alike for every service and every version of the client.
 
-The hub's client raises them as they are, and which client that is depends on its version: they are
-known by their packages and names, so that none of them need be installed.
+The hub's library raises those of its HTTP client as they are, and which client that is depends on
+its version: they are known by their packages and names, so that none of them need be installed.
 """
 
 import re
@@ -10,6 +10,13 @@ _CLIENTS = re.compile(r"http(x|core)\d*")
 _PASSING = {"TransportError", "NetworkError", "TimeoutException", "ProtocolError", "ProxyError"}
 _MISTAKES = {"UnsupportedProtocol", "LocalProtocolError"}
 """Also the transport's, but what was asked for is wrong."""
+_NOT_IMPLEMENTED = 501
+_TRY_AGAIN = (408, 421, 425, 429)
+
+
+def may_pass(status: int) -> bool:
+    """Whether a request that was refused so may succeed when it is made again."""
+    return status in _TRY_AGAIN or (status >= 500 and status != _NOT_IMPLEMENTED)
 
 
 def is_client_error(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ from data_contracts.errors import SdrpnError
 from tasks.fetching.remote import DownloadError, NoAnswer
 from tasks.fetching.transient import is_transient
 from tasks.sources.archives import NotRewritten
+from tasks.storage.transport_errors import may_pass
 
 
 def answer(status: int) -> httpx.Response:
@@ -96,3 +97,14 @@ def test_what_may_go_away(error: Exception):
 )
 def test_what_stays(error: Exception):
     assert not is_transient(error)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [((408, 421, 425, 429, 500, 502, 503, 504, 507), True), ((400, 403, 404, 410, 501), False)],
+)
+def test_every_service_is_asked_again_after_the_same_refusals(
+    statuses: tuple[int, ...], expected: bool
+):
+    """Four lists said which, and none of them the same."""
+    assert {may_pass(status) for status in statuses} == {expected}
