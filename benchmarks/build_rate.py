@@ -24,10 +24,10 @@ from data_contracts.configs import RecordsConfig
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
-from tasks.fetching.partial_file import digest_file
-from tasks.stage import StageRun
+from tasks.storage.digests import digest_file
 
 T = TypeVar("T")
 

@@ -18,10 +18,10 @@ from benchmarks.build_rate import in_own_process, peak_mib
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.merge_labels import merge_labels
 from tasks.shard_statistics import dataset_statistic, status_statistic
-from tasks.stage import StageRun
 
 ROWS_PER_SHARD = 2048
 

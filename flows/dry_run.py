@@ -17,12 +17,12 @@ from data_contracts.runtime import RuntimeConfig
 from flows.execution import Execution, MakeShard, PlanRecipe, Whole
 from flows.outcome import StageOutcome
 from flows.wiring import Pipeline
+from tasks.artifacts.stage import NotMade, StageRun, begin_stage
 from tasks.fetching.transient import is_transient
 from tasks.planning.made_so_far import MadeSoFar, begun, committed
 from tasks.planning.model_files import pinned_as_planned
 from tasks.planning.run_plan import Answers, RunPlan, ask_servers, impatient, planned_run
 from tasks.planning.unread_sources import unread_sources
-from tasks.stage import NotMade, StageRun, begin_stage
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from data_contracts.settings_files import ConfigError
 from flows.interrupts import raise_lost_interrupt
 from flows.outcome import StageOutcome
 from flows.worker_processes import in_processes
+from tasks.artifacts.stage import ShardData, StageRun, begin_stage, finish_stage, run_shard
 from tasks.artifacts.store import ArtifactStore
-from tasks.stage import ShardData, StageRun, begin_stage, finish_stage, run_shard
 
 T = TypeVar("T")
 

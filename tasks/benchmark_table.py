@@ -9,10 +9,10 @@ from data_contracts.configs import EvaluationConfig
 from sdrpn_core.evaluation.comparison import compare
 from sdrpn_core.report.comparison import to_html, to_latex, to_markdown
 from tasks import recipes
+from tasks.artifacts.stage import FileShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.evaluate import read_results
 from tasks.rpn_files import stored_checkpoint
-from tasks.stage import FileShard, StageRun, run_stage
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME, LATEX_NAME = recipes.TABLE_FILES
 

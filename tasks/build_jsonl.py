@@ -20,15 +20,15 @@ from data_contracts.errors import SdrpnError
 from data_contracts.sources import EvaluationSource
 from sdrpn_core.records import build_records, image_path, num_later_turns, skipped
 from tasks import recipes
+from tasks.artifacts.row_ranges import shard_range
+from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
-from tasks.row_ranges import shard_range
 from tasks.shard_statistics import status_statistic
 from tasks.sources.downloaded_files import RECORDS_NAME
 from tasks.sources.files import open_source_file
 from tasks.sources.images import SourceImages, source_images
 from tasks.sources.record_buckets import RecordBuckets, buckets_for
 from tasks.sources.record_stream import read_records
-from tasks.stage import FrameShard, StageRun, run_stage
 from tasks.storage.scratch_folders import scratch_folder
 
 logger = logging.getLogger(__name__)

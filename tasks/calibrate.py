@@ -27,9 +27,9 @@ from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.calibration.tables import Rows, tables
 from sdrpn_core.models.loading import load_adapter, resolve_dtype
 from tasks import recipes
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
-from tasks.stage import StageRun
 from tasks.work_progress import WorkProgress, run_working_stage
 
 log = logging.getLogger(__name__)

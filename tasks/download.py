@@ -17,8 +17,9 @@ from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.sources import BenchmarkSource, EvaluationSource, SceneSource
 from sdrpn_core.images import UnreadableImage, decode_image
 from tasks import recipes
+from tasks.artifacts.row_ranges import image_range
+from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.writer import ArtifactWriter
-from tasks.row_ranges import image_range
 from tasks.shard_statistics import NUM_RECORDS
 from tasks.sources.access import Forbidden, Gone, read_source
 from tasks.sources.benchmark_files import DOCUMENTS_NAME, find_benchmark, write_benchmark
@@ -33,7 +34,6 @@ from tasks.sources.image_places import archive_addresses, keep_archive
 from tasks.sources.parts import Fetcher
 from tasks.sources.scene_files import write_scenes
 from tasks.sources.survey import SurveyedSource, named_documents, survey
-from tasks.stage import FrameShard, StageRun, run_stage
 from tasks.storage.byte_ranges import DamagedArchive
 from tasks.storage.scratch_folders import scratch_folder
 from tasks.storage.waiting_threads import in_parallel

@@ -26,6 +26,7 @@ from sdrpn_core.evaluation.speed import Timings
 from sdrpn_core.images import UnreadableImage
 from sdrpn_core.pipeline import ZoomPipeline
 from tasks import recipes
+from tasks.artifacts.stage import FileShard, FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.document_table import document_table
 from tasks.extract_attention import usable_questions
@@ -33,7 +34,6 @@ from tasks.models import adapter_for, model_identity
 from tasks.rpn_files import stored_checkpoint
 from tasks.sources.documents import SourceDocuments, benchmark_rows
 from tasks.sources.files import load_image
-from tasks.stage import FileShard, FrameShard, StageRun, run_stage
 
 RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = recipes.RESULTS_FILES
 

@@ -18,15 +18,15 @@ from data_contracts.registry import empty_frame
 from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.attention.extraction import Request, extract_attention
 from tasks import recipes
+from tasks.artifacts.row_ranges import overlapping, shard_range
+from tasks.artifacts.stage import FrameShard, StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.attention_reuse import earlier_rows
 from tasks.attention_rows import Row, attention_row, unreadable_row
 from tasks.given_responses import given_rows
 from tasks.models import adapter_for, model_identity, profile_of
 from tasks.opened_images import opened_batches
-from tasks.row_ranges import overlapping, shard_range
 from tasks.shard_statistics import num_usable, status_statistic
-from tasks.stage import FrameShard, StageRun
 
 
 class TooManyFailures(SdrpnError):

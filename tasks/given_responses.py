@@ -23,12 +23,12 @@ from sdrpn_core.attention.conversation_layout import Conversation, Turn
 from sdrpn_core.attention.teacher_forcing import extract_from_answers
 from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks.artifacts.frame_codec import decode_frame
+from tasks.artifacts.row_ranges import shard_range
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.attention_rows import Row, attention_row, unreadable_row
 from tasks.models import adapter_for
 from tasks.opened_images import opened_batches
-from tasks.row_ranges import shard_range
-from tasks.stage import StageRun
 
 _SCHEMA_ID = "qa_record.v1"
 _GIVEN = "dataset, source_id, image_uri, kind"

@@ -3,7 +3,6 @@
 Rows that cannot be used go to a second artifact, ``import_reject.v1``, each with its reason.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -21,11 +20,12 @@ from data_contracts.registry import empty_frame
 from sdrpn_core.interop import published_labels
 from sdrpn_core.interop.plain_pickle import load_plain
 from sdrpn_core.interop.published_labels import BadRow, PublishedRow, attention_row, read_row
+from tasks.artifacts.row_ranges import shard_range
+from tasks.artifacts.stage import FrameShard, StageRun, begin_stage, finish_stage, run_shard
 from tasks.artifacts.store import ArtifactStore
-from tasks.row_ranges import shard_range
 from tasks.shard_statistics import status_statistic
-from tasks.stage import FrameShard, StageRun, begin_stage, finish_stage, run_shard
 from tasks.storage.addresses import absolute_uri
+from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 from tasks.storage.waiting_threads import in_parallel
 
@@ -134,7 +134,7 @@ def _look_over(store: ArtifactStore, settings: PublishedLabels) -> _Import:
     entries: list[_Entry] = []
     for uri in settings.files:
         data = _read_file(store, uri)
-        digests.append(hashlib.sha256(data).hexdigest())
+        digests.append(digest(data))
         entries += _entries(load_plain(data, uri), uri, settings)
     _mark_repeated(entries)
     found = images.describe(sorted({entry.row.image for entry in entries if entry.row is not None}))
@@ -153,7 +153,7 @@ def _look_over(store: ArtifactStore, settings: PublishedLabels) -> _Import:
             "name": settings.name,
             "datasets": {name: kind.value for name, kind in settings.datasets.items()},
             "default_kind": settings.default_kind.value,
-            "images": hashlib.sha256(canonical_json(versions).encode()).hexdigest(),
+            "images": digest(canonical_json(versions).encode()),
             # Rows name images that stay in place, so where they are is part of the content.
             "images_uri": images.root.rstrip("/"),
         },

@@ -12,8 +12,8 @@ from data_contracts.label_settings import LabelSettings
 from data_contracts.registry import empty_frame
 from sdrpn_core.pseudo_labels import PseudoLabels, make_pseudo_labels
 from tasks import recipes
+from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.shard_statistics import dataset_statistic, status_statistic
-from tasks.stage import FrameShard, StageRun, run_stage
 
 Row = dict[str, Any]
 

@@ -13,9 +13,9 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import LabelStatus
 from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks import recipes
+from tasks.artifacts.stage import FrameStreamShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.shard_statistics import datasets_of, status_statistic
-from tasks.stage import FrameStreamShard, StageRun, run_stage
 
 _COUNTS = ("num_foreground", "num_background", "num_ignore")
 _INDEXED = ("question_id", "dataset", "status", *_COUNTS)

@@ -1,6 +1,5 @@
 """Many questions with the zoom: answers as JSONL, part by part, so that a stopped run can go on."""
 
-import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +21,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.predict import draw_overlay, read_image, rounded_boxes
 from tasks.storage.addresses import absolute_uri, folder_and_name
+from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 
 ROWS_PER_PART = 32
@@ -60,7 +60,7 @@ def check_outputs(store: ArtifactStore, output: str, overlays: Path | None) -> N
 def rpn_digest(checkpoint: RpnCheckpoint) -> str:
     """Digest of an RPN's weights and settings."""
     files = checkpoint.to_files()
-    return hashlib.sha256(files[CONFIG] + files[WEIGHTS]).hexdigest()
+    return digest(files[CONFIG] + files[WEIGHTS])
 
 
 def answer_many(
@@ -129,7 +129,7 @@ def _request(pipeline: ZoomPipeline, asked: Sequence[Asked]) -> dict[str, str | 
     questions = canonical_json([row.model_dump() for row in asked])
     profile = pipeline.adapter.profile
     return {
-        "questions": hashlib.sha256(questions.encode()).hexdigest(),
+        "questions": digest(questions.encode()),
         "model": profile.model_id,
         "revision": profile.revision,
         "dtype": str(pipeline.adapter.dtype).removeprefix("torch."),

@@ -16,12 +16,12 @@ from sdrpn_core.report import ArtifactLine, Example, ReportData, render_report
 from sdrpn_core.report.gallery import answered_examples, label_example
 from sdrpn_core.rpn.config import RpnConfig
 from tasks import recipes
+from tasks.artifacts.stage import FileShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.evaluate import read_results
 from tasks.rpn_files import stored_checkpoint
 from tasks.shard_statistics import num_usable, status_statistic
 from tasks.sources.files import load_image
-from tasks.stage import FileShard, StageRun, run_stage
 from tasks.training_warnings import training_warnings
 
 REPORT_NAME = "report.html"

@@ -16,10 +16,10 @@ from sdrpn_core.rpn.data import TrainingExample
 from sdrpn_core.training import Metrics
 from sdrpn_core.training import train_rpn as train
 from tasks import recipes
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
 from tasks.sources.files import load_image
-from tasks.stage import StageRun
 from tasks.training_reuse import earlier_training
 from tasks.training_warnings import training_warnings
 from tasks.work_progress import WorkProgress, run_working_stage

@@ -6,7 +6,7 @@ from functools import cache
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import Stage
-from tasks.stage import FileShard, StageRun, run_stage
+from tasks.artifacts.stage import FileShard, StageRun, run_stage
 
 
 def run_working_stage(

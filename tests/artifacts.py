@@ -7,8 +7,8 @@ import polars as pl
 from data_contracts.artifact import Recipe
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
+from tasks.artifacts.stage import FileShard, FrameShard, StageRun
 from tasks.artifacts.store import ArtifactStore
-from tasks.stage import FileShard, FrameShard, StageRun
 
 
 def source_recipe(num_shards: int = 3, **config: object) -> Recipe:

@@ -4,12 +4,12 @@ Files are named by content and the checkpoint's own manifest, with their digests
 so a half-written checkpoint does not exist and saving a step again never mixes two savings.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ValidationError
 
+from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class _Damaged(Exception):
 def save_checkpoint(storage: Storage, prefix: str, step: int, files: Mapping[str, bytes]) -> None:
     """Write a checkpoint below an artifact's prefix and drop all but the latest two."""
     folder = _folder(prefix, step)
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    digests = {name: digest(data) for name, data in files.items()}
     for name, data in files.items():
         storage.put(_file_key(folder, digests[name], name), data)
     manifest = _CheckpointManifest(step=step, sha256=digests)
@@ -58,9 +58,9 @@ def _load(storage: Storage, folder: str) -> dict[str, bytes]:
     files = {}
     try:
         text = storage.read(f"{folder}/manifest.json")
-        for name, digest in _CheckpointManifest.model_validate_json(text).sha256.items():
-            files[name] = storage.read(_file_key(folder, digest, name))
-            if hashlib.sha256(files[name]).hexdigest() != digest:
+        for name, sha256 in _CheckpointManifest.model_validate_json(text).sha256.items():
+            files[name] = storage.read(_file_key(folder, sha256, name))
+            if digest(files[name]) != sha256:
                 raise _Damaged(f"{name} does not have its digest")
     except FileNotFoundError as error:
         raise _Damaged("it is incomplete") from error
@@ -86,5 +86,5 @@ def _folder(prefix: str, step: int) -> str:
     return f"{prefix}/checkpoints/step-{step:08d}"
 
 
-def _file_key(folder: str, digest: str, name: str) -> str:
-    return f"{folder}/{digest[:12]}/{name}"
+def _file_key(folder: str, sha256: str, name: str) -> str:
+    return f"{folder}/{sha256[:12]}/{name}"

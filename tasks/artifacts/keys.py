@@ -1,7 +1,5 @@
 """Names of an artifact's objects, below its prefix in the store."""
 
-import hashlib
-
 from data_contracts.artifact import ArtifactRef
 
 FILES_SCHEMA = "files"
@@ -20,8 +18,3 @@ def manifest_key(ref: ArtifactRef) -> str:
 def receipt_name(index: int) -> str:
     """Name of a shard's receipt."""
     return f"receipts/{index:05d}.json"
-
-
-def digest(data: bytes) -> str:
-    """What content-named objects are named by."""
-    return hashlib.sha256(data).hexdigest()

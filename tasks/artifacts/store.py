@@ -28,8 +28,9 @@ from data_contracts.registry import empty_frame
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.frame_codec import decode_frame, read_groups
-from tasks.artifacts.keys import digest, file_name, manifest_key, receipt_name
+from tasks.artifacts.keys import file_name, manifest_key, receipt_name
 from tasks.artifacts.writer import ArtifactWriter
+from tasks.storage.digests import digest
 from tasks.storage.scratch_folders import copied, scratch_folder
 from tasks.storage.storage import Storage
 from tasks.storage.waiting_threads import in_parallel

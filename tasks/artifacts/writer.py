@@ -17,9 +17,9 @@ from data_contracts.artifact import Manifest, Recipe, ShardEntry
 from tasks.artifacts.checkpoints import load_latest_checkpoint, save_checkpoint
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact, RecipeMismatch
 from tasks.artifacts.frame_codec import encode_frame, extension, write_frames
-from tasks.artifacts.keys import FILES_SCHEMA, digest, file_name, manifest_key, receipt_name
+from tasks.artifacts.keys import FILES_SCHEMA, file_name, manifest_key, receipt_name
 from tasks.artifacts.provenance import collect_provenance
-from tasks.fetching.partial_file import digest_file
+from tasks.storage.digests import digest, digest_file
 from tasks.storage.errors import StoreError
 from tasks.storage.scratch_folders import scratch_folder
 from tasks.storage.waiting_threads import in_parallel

@@ -19,7 +19,6 @@ from tasks.fetching.partial_file import (
     Note,
     Origin,
     PartialFile,
-    digest_file,
     publish,
     write_from_start,
 )
@@ -33,6 +32,7 @@ from tasks.fetching.remote import (
     RemoteInfo,
     Unavailable,
 )
+from tasks.storage.digests import digest_file
 from tasks.storage.waiting_threads import in_parallel
 
 logger = logging.getLogger(__name__)

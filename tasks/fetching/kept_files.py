@@ -1,12 +1,12 @@
 """Files that earlier fetches left: which there are, and whether they are still what is wanted."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_contracts.sources import RemoteFile
 from tasks.fetching.partial_file import bytes_on_disk, note_of
 from tasks.fetching.remote import RemoteInfo
+from tasks.storage.digests import digest
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ def local_path(file: RemoteFile, folder: Path) -> Path:
     """Where a file is kept once it is here."""
     name = file.uri.rstrip("/").rpartition("/")[2].partition("?")[0] or "file"
     plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[-80:]
-    return folder / f"{hashlib.sha256(file.uri.encode()).hexdigest()[:12]}-{plain}"
+    return folder / f"{digest(file.uri.encode())[:12]}-{plain}"
 
 
 def kept_file(file: RemoteFile, folder: Path) -> FetchedFile | None:

@@ -5,7 +5,6 @@ Stopped at any point, what the journal names is on disk, because data is flushed
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import threading
@@ -15,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.storage.local_disk import sync
-
-_READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -165,15 +162,6 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_READ_BYTES):
-            total.update(data)
-    return total.hexdigest()
 
 
 def _note_path(path: Path) -> Path:

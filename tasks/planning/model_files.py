@@ -10,12 +10,12 @@ from data_contracts.configs import ModelConfig
 from data_contracts.runtime import DownloadSettings
 from sdrpn_core.models.hub import local_folder
 from sdrpn_core.models.loading import is_commit, model_source
+from tasks.artifacts.stage import NotMade
 from tasks.fetching.addresses import free_bytes
 from tasks.fetching.hub_remote import HubModel, ask_model, hub_cache, is_cached
 from tasks.fetching.remote import Hiccup, Unavailable
 from tasks.models import pinned, profile_of
 from tasks.planning.files import PlannedFile
-from tasks.stage import NotMade
 
 _FORMATS = (("model", "safetensors"), ("pytorch_model", "bin"))
 """What transformers looks for, in this order; each in one piece, then in several."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from data_contracts.sources import RemoteFile
 from tasks.fetching.addresses import local_file
 from tasks.fetching.kept_files import earlier_copy
-from tasks.fetching.partial_file import digest_file
 from tasks.planning.wanted_files import Rewriting, WantedFile
+from tasks.storage.digests import digest_file
 
 READ_LIMIT = 16 << 30
 """Bytes that are read only to tell what is there already; about a minute from a disk."""

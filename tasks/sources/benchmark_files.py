@@ -7,7 +7,6 @@ Layout of the folder::
     documents.jsonl               exact prompt, answers, category and scoring columns of each row
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from tasks.fetching.addresses import must_be_fetched
 from tasks.sources.parts import Fetcher
 from tasks.sources.true_box_files import read_true_boxes
 from tasks.storage.addresses import absolute_uri, folder_and_name
+from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 from tasks.storage.stored_objects import StoredObject
 
@@ -65,7 +65,7 @@ class BenchmarkFiles:
             "task": source.task.value,
             "max_documents": source.max_documents,
             "files": listing,
-            "boxes": hashlib.sha256(json.dumps(self.boxes.to_json()).encode()).hexdigest(),
+            "boxes": digest(json.dumps(self.boxes.to_json()).encode()),
         }
 
 

@@ -1,7 +1,6 @@
 """What is published in a form that cannot be read in ranges is rewritten once, beside the fetched
 files: which conversions there are, and where what they write is kept."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from data_contracts.artifact import canonical_json
 from data_contracts.sources import ParquetSource, VisualCotSource
+from tasks.storage.digests import digest
 
 _VERSION = 2
 """Raise when a conversion writes other files."""
@@ -31,7 +31,7 @@ class Conversion:
             digests: SHA-256 of the given files, in their order.
         """
         key = canonical_json([_VERSION, self.name, list(digests), dict(self.settings)])
-        return downloads / f"{hashlib.sha256(key.encode()).hexdigest()}-{self.name}"
+        return downloads / f"{digest(key.encode())}-{self.name}"
 
     def was_ever_made(self, downloads: Path) -> bool:
         """Whether files of any digests were rewritten so; tells without reading them."""

@@ -4,7 +4,6 @@ Files are blobs of the artifact, except images that stay where they are; either 
 their digests.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import polars as pl
 
 from tasks.artifacts.writer import ArtifactWriter
 from tasks.fetching.kept_files import FetchedFile
+from tasks.storage.digests import digest
 
 RECORDS_NAME = "records.json"
 BOXES_NAME = "boxes.jsonl"
@@ -32,8 +32,7 @@ def row_in_place(path: str, uri: str, data: bytes) -> dict[str, Any]:
         uri: the address.
         data: what it holds.
     """
-    digest = hashlib.sha256(data).hexdigest()
-    return {"path": path, "uri": uri, "num_bytes": len(data), "sha256": digest}
+    return {"path": path, "uri": uri, "num_bytes": len(data), "sha256": digest(data)}
 
 
 def kept_row(writer: ArtifactWriter, path: str, data: bytes) -> dict[str, Any]:

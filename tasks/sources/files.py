@@ -1,6 +1,5 @@
 """Reading downloaded files, wherever they lie: always the bytes that were downloaded."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from data_contracts.errors import SdrpnError
 from sdrpn_core.images import UnreadableImage, decode_image
 from tasks.artifacts.store import ArtifactStore
 from tasks.storage.byte_ranges import DamagedArchive
+from tasks.storage.digests import digest
 from tasks.storage.scratch_folders import copied
 
 
@@ -34,7 +34,7 @@ def read_source_file(store: ArtifactStore, uri: str, sha256: str | None) -> byte
         data = store.read_uri(uri)
     except FileNotFoundError as error:
         raise ChangedFile(f"{uri}: gone since it was downloaded; run `sdrpn run` again") from error
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+    if sha256 is not None and digest(data) != sha256:
         raise ChangedFile(f"{uri}: changed since it was downloaded; run `sdrpn run` again")
     return data
 

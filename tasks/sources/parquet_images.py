@@ -1,6 +1,5 @@
 """Parquet rows with image bytes -> records and one tar of images, row group by row group."""
 
-import hashlib
 import io
 import json
 import tarfile
@@ -17,6 +16,7 @@ from sdrpn_core.records import PROBLEM
 from sdrpn_core.source_formats import mix_record
 from tasks.sources.archives import add_member
 from tasks.sources.record_stream import SourceError
+from tasks.storage.digests import digest
 
 _ROWS_AT_ONCE = 64
 
@@ -48,7 +48,7 @@ def _convert(files: Sequence[Path], source: ParquetSource, folder: Path) -> None
                 path = None
                 if data is not None:
                     # Named by content, so that ids do not depend on the row's position.
-                    path = f"{source.name}/{hashlib.sha256(data).hexdigest()[:32]}"
+                    path = f"{source.name}/{digest(data)[:32]}"
                 line = json.dumps(_record(row, path, source))
             except _Unusable as problem:
                 line = json.dumps(_reject(row, str(problem), source))
@@ -74,7 +74,7 @@ def _record(row: Mapping[str, Any], path: str | None, source: ParquetSource) -> 
 
 def _reject(row: Mapping[str, Any], problem: str, source: ParquetSource) -> dict[str, Any]:
     # All of the row decides its id, as in other records that cannot be read.
-    content = hashlib.sha256(repr(sorted(row.items())).encode("utf-8", "replace")).hexdigest()
+    content = digest(repr(sorted(row.items())).encode("utf-8", "replace"))
     return {"id": _given_id(row, source), PROBLEM: problem, "row": content}
 
 

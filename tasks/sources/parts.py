@@ -26,6 +26,7 @@ from data_contracts.sources import (
     remote_file,
 )
 from sdrpn_core.source_formats import visual_cot_box, visual_cot_record
+from tasks.artifacts.stage import NotMade, StageRun
 from tasks.fetching.addresses import (
     downloads_folder,
     local_file,
@@ -35,14 +36,14 @@ from tasks.fetching.addresses import (
 )
 from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.kept_files import FetchedFile, earlier_copy, kept_file, missing_bytes
-from tasks.fetching.partial_file import digest_file, exclusive
+from tasks.fetching.partial_file import exclusive
 from tasks.fetching.remote import DownloadError
 from tasks.sources import conversions
 from tasks.sources.archives import archive_kind, gunzip_tar
 from tasks.sources.conversions import Conversion
 from tasks.sources.parquet_images import convert_parquet
 from tasks.sources.record_stream import SourceError, read_records
-from tasks.stage import NotMade, StageRun
+from tasks.storage.digests import digest_file
 
 logger = logging.getLogger(__name__)
 

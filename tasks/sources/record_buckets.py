@@ -23,7 +23,7 @@ import pyarrow as pa
 from data_contracts.enums import RecordStatus
 from data_contracts.registry import empty_frame
 from sdrpn_core.records import Row, repeated_id
-from tasks.row_ranges import overlapping
+from tasks.artifacts.row_ranges import overlapping
 from tasks.sources.frame_buckets import FrameBuckets
 
 _SCHEMA_ID = "qa_record.v1"

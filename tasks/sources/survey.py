@@ -1,11 +1,11 @@
 """What a source consists of, found out before anything of it is copied into the store."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 from data_contracts.sources import FileSource, ImageArchive, ImageFolder, Selection
 from sdrpn_core.records import image_path
+from tasks.artifacts.stage import StageRun
 from tasks.fetching.kept_files import FetchedFile
 from tasks.sources.access import read_source
 from tasks.sources.benchmark_files import DOCUMENTS_NAME
@@ -14,7 +14,7 @@ from tasks.sources.image_places import Archive, Folder, open_archive, served_els
 from tasks.sources.mix_boxes import parse_boxes
 from tasks.sources.parts import Documents, Fetcher, documents
 from tasks.sources.record_stream import SourceError, read_records
-from tasks.stage import StageRun
+from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 
 
@@ -113,4 +113,4 @@ def _is_chosen(path: str, selection: Selection) -> bool:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return digest(text.encode("utf-8", "surrogateescape"))

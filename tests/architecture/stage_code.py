@@ -144,11 +144,9 @@ KEEPS_BYTES = (
     "tasks.fetching.",
     "tasks.models",
     "tasks.recipes",
-    "tasks.row_ranges",
     "tasks.rpn_files",
     "tasks.shard_statistics",
     "tasks.sources.files",
-    "tasks.stage",
     "tasks.storage.",
     "tasks.work_progress",
 )

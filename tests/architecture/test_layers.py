@@ -24,6 +24,12 @@ PLACES = {
 """Where files and artifacts are read and written, where models and where data come from."""
 
 
+STAGES = "the modules of tasks itself"
+TASK_PACKAGES = ("storage", "fetching", "artifacts", "sources", STAGES, "planning")
+"""From the bottom up."""
+PACKAGES = {f"tasks.{name}" for name in TASK_PACKAGES}
+
+
 def violations(source: Source, forbidden: set[str]) -> list[str]:
     return [
         f"{source.path}:{line} imports {name}"
@@ -36,6 +42,23 @@ def violations(source: Source, forbidden: set[str]) -> list[str]:
 def test_imports_point_down_only(layer: str):
     above = set(LAYERS[LAYERS.index(layer) + 1 :]) | {"tests", "benchmarks"}
     assert [v for source in sources(layer) for v in violations(source, above)] == []
+
+
+def test_packages_of_tasks_stand_on_each_other_in_order():
+    """Stages stand on what they share, and plans look at them all."""
+
+    def floor(module: str) -> int:
+        package = module.split(".")[1] if module.count(".") > 1 else STAGES
+        return TASK_PACKAGES.index(package if package in TASK_PACKAGES else STAGES)
+
+    modules = {source.module for source in sources("tasks")}
+    found = [
+        f"{source.path}:{line} imports {name}"
+        for source in sources("tasks")
+        for line, name in source.imports()
+        if name in modules and name not in PACKAGES and floor(name) > floor(source.module)
+    ]
+    assert found == []
 
 
 def test_flows_wire_tasks_and_never_reach_into_the_core():

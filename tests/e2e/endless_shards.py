@@ -17,7 +17,7 @@ from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
 from flows.console import ProgressDisplay
 from flows.execution import LocalExecution, PlanRecipe
-from tasks.stage import FrameShard, StageRun
+from tasks.artifacts.stage import FrameShard, StageRun
 from tests.artifacts import source_recipe
 
 NUM_SHARDS = 4

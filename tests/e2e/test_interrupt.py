@@ -20,7 +20,7 @@ from data_contracts.runtime import RuntimeConfig
 from flows.cli import app
 from flows.execution import LocalExecution
 from flows.interrupts import interrupts_heard
-from tasks.stage import FrameShard, StageRun
+from tasks.artifacts.stage import FrameShard, StageRun
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import make_source_shard, source_recipe
 from tests.pipelines import write_tiny_pipeline

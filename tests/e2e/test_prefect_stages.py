@@ -20,10 +20,10 @@ from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource, RemoteFile
 from flows import prefect_execution
 from flows.pipeline_flow import sdrpn
+from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.download import download
 from tasks.fetching.remote import DownloadError
-from tasks.stage import FrameShard, StageRun, run_stage
 from tasks.storage.errors import StoreUnreachable
 from tests.artifacts import make_source_shard, source_recipe, stage_run
 from tests.e2e.prefect_server import PrefectServer, prefect_server

@@ -6,8 +6,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tasks.artifacts.stage import FileShard, FrameShard, run_stage
 from tasks.artifacts.store import ArtifactStore
-from tasks.stage import FileShard, FrameShard, run_stage
 from tests.artifacts import files_recipe, make_source_shard, source_recipe, stage_run
 
 # Processes fork from a clean server that has these imports, so starting one takes milliseconds.

@@ -18,9 +18,9 @@ import pytest
 
 from data_contracts.artifact import ShardEntry
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.stage import FileShard, FrameShard, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.writer import ArtifactWriter
-from tasks.stage import FileShard, FrameShard, run_stage
 from tests.artifacts import files_recipe, make_source_shard, source_recipe, stage_run
 from tests.fault_injection.faults import (
     Fault,

@@ -14,8 +14,8 @@ from tasks.artifacts.admin import (
     stored_bytes,
 )
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.stage import run_stage
 from tasks.artifacts.store import ArtifactStore
-from tasks.stage import run_stage
 from tests.artifacts import (
     files_recipe,
     make_file_shard,

@@ -13,8 +13,8 @@ from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.registry import ContractError
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact, RecipeMismatch
 from tasks.artifacts.provenance import code_version
+from tasks.artifacts.stage import begin_stage, finish_stage, run_shard, run_stage
 from tasks.artifacts.store import ArtifactStore
-from tasks.stage import begin_stage, finish_stage, run_shard, run_stage
 from tasks.storage.errors import StoreError
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import (

@@ -11,10 +11,10 @@ from data_contracts.enums import QuestionKind
 from data_contracts.profiles import ModelProfile, UncalibratedProfile
 from sdrpn_core.calibration.profile_file import profile_yaml
 from tasks import recipes
+from tasks.artifacts.stage import FileShard, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.calibrate import calibrated
 from tasks.models import model_identity
-from tasks.stage import FileShard, run_stage
 from tests.artifacts import stage_run
 from tests.tiny_models import tiny_llava
 

@@ -13,6 +13,7 @@ from data_contracts.enums import BenchmarkTask
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import BenchmarkSource, RemoteFile
 from sdrpn_core.benchmarks.tasks import TASKS
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.download import download
 from tasks.fetching.addresses import downloads_folder, opener
@@ -20,7 +21,6 @@ from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.hub_remote import ask_hub, hub_remote
 from tasks.fetching.remote import DownloadError, Unavailable
 from tasks.planning.files import waiting_files
-from tasks.stage import StageRun
 from tasks.storage.storage import Storage
 from tests.benchmark_tables import write_table
 from tests.file_server import QUICK, Answer, FileServer, file_server

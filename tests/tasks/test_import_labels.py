@@ -9,11 +9,11 @@ from data_contracts.interop import PublishedLabels
 from data_contracts.label_settings import LabelSettings
 from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.pseudo_labels import make_pseudo_labels
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.import_labels import ImportFailed, import_labels, import_summary
 from tasks.make_labels import make_labels
 from tasks.merge_labels import merge_labels
-from tasks.stage import StageRun
 from tests.mixes import write_image
 from tests.published import Row, llava_row, qwen_row, write_pickle, write_row_images
 

@@ -7,9 +7,9 @@ import huggingface_hub.constants
 import pytest
 
 from data_contracts.configs import ModelConfig
+from tasks.artifacts.stage import NotMade
 from tasks.models import pinned
 from tasks.planning.model_files import PlannedModel, pinned_as_planned, planned_model
-from tasks.stage import NotMade
 from tests.file_server import QUICK, FileServer, file_server
 
 COMMIT = "a" * 40

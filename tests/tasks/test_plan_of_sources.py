@@ -24,6 +24,7 @@ from data_contracts.sources import (
     VisualCotSource,
 )
 from flows.dry_run import plan_run
+from tasks.artifacts.stage import NotMade, StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
@@ -31,7 +32,6 @@ from tasks.fetching.addresses import downloads_folder
 from tasks.planning.files import planned_files, waiting_files
 from tasks.planning.run_plan import RunPlan
 from tasks.planning.stages import PlannedStage
-from tasks.stage import NotMade, StageRun
 from tests.benchmark_tables import write_table
 from tests.file_server import QUICK, Answer, FileServer, file_server
 from tests.mixes import write_image

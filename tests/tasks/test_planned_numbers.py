@@ -17,6 +17,7 @@ from data_contracts.sources import (
     Source,
 )
 from flows.dry_run import plan_run
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
@@ -26,7 +27,6 @@ from tasks.planning.questions import Certainty
 from tasks.planning.sizes import RowBytes
 from tasks.planning.stages import PlannedStage
 from tasks.shard_statistics import num_usable
-from tasks.stage import StageRun
 from tests.file_server import QUICK, file_server
 from tests.mixes import mix_record, write_image
 from tests.tasks.test_sources import parquet

@@ -10,7 +10,7 @@ from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
 from sdrpn_core.models.profiles import load_profile
 from tasks import recipes
-from tasks.row_ranges import overlapping, shard_range
+from tasks.artifacts.row_ranges import overlapping, shard_range
 
 
 def test_scene_identity_is_its_settings_not_its_name():

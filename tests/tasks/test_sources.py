@@ -28,6 +28,7 @@ from data_contracts.sources import (
 )
 from flows.dry_run import plan_run
 from sdrpn_core.records import build_records
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
@@ -38,7 +39,6 @@ from tasks.sources.files import load_image
 from tasks.sources.parquet_images import convert_parquet
 from tasks.sources.parts import Fetcher, documents
 from tasks.sources.record_stream import SourceError, read_records
-from tasks.stage import StageRun
 from tests.bad_corpora import GOOD, encoded
 from tests.file_server import QUICK, FileServer, file_server
 from tests.mixes import mix_record

@@ -14,9 +14,9 @@ import gcsfs
 import numpy as np
 import pytest
 
+from tasks.artifacts.stage import run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.transient import is_transient
-from tasks.stage import run_stage
 from tasks.storage.errors import StoreError, StoreUnreachable
 from tasks.storage.storage import Storage
 from tasks.storage.waiting_threads import in_parallel
