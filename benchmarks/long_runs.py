@@ -25,7 +25,7 @@ from sdrpn_core.attention.extraction import Request, extract_attention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import resolve_device
 from sdrpn_core.rpn.data import TrainingExample
-from sdrpn_core.training import train_rpn
+from sdrpn_core.rpn.training import train_rpn
 
 QUESTION = "what is the small red word ?"
 GRID = 24

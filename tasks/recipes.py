@@ -17,10 +17,11 @@ from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.profiles import ModelProfile
 from data_contracts.sources import BenchmarkSource, SceneSource, Selection
 from data_contracts.training import TrainingConfig
-from sdrpn_core import calibration, pseudo_labels, records, training
+from sdrpn_core import calibration, pseudo_labels, records
 from sdrpn_core.attention import extraction
 from sdrpn_core.benchmarks.tasks import TASKS
 from sdrpn_core.evaluation import harness
+from sdrpn_core.rpn import training
 from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS
 from sdrpn_core.rpn.config import recipe_settings
 from tasks.shard_statistics import NUM_RECORDS, datasets_of, num_usable

@@ -13,8 +13,8 @@ from data_contracts.enums import LabelStatus, Stage
 from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.rpn.data import TrainingExample
-from sdrpn_core.training import Metrics
-from sdrpn_core.training import train_rpn as train
+from sdrpn_core.rpn.training import Metrics
+from sdrpn_core.rpn.training import train_rpn as train
 from tasks import recipes
 from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore

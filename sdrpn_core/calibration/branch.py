@@ -19,7 +19,7 @@ from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.calibration.examples import CalibrationExample
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.rpn.data import TrainingExample
-from sdrpn_core.training import train_rpn
+from sdrpn_core.rpn.training import train_rpn
 
 _CACHE_BYTES = 4 * 2**30
 

@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sdrpn_core import calibration, pseudo_labels, records, training
+from sdrpn_core import calibration, pseudo_labels, records
 from sdrpn_core.attention import extraction
 from sdrpn_core.evaluation import harness
 from sdrpn_core.interop import published_labels
+from sdrpn_core.rpn import training
 from tasks import recipes
 from tests.architecture.source_tree import Source, sources
 
@@ -105,7 +106,7 @@ STAGES: dict[str, StageCode] = {
     "train-rpn": StageCode(
         ("tasks.train_rpn", "tasks.training_reuse", "sdrpn_core.models.loading"),
         training.STAGE_VERSION,
-        "sdrpn_core/training.py STAGE_VERSION",
+        "sdrpn_core/rpn/training.py STAGE_VERSION",
     ),
     "evaluate": StageCode(
         (

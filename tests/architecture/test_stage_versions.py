@@ -32,7 +32,7 @@ def test_code_and_version_are_as_recorded(stage: str):
 def test_the_code_of_a_stage_is_what_its_adapter_reaches():
     reached = modules_of(STAGES["make-labels"].roots)
     assert {"tasks.make_labels", "sdrpn_core.pseudo_labels", "sdrpn_core.geometry"} <= reached
-    assert "sdrpn_core.training" not in reached
+    assert "sdrpn_core.rpn.training" not in reached
 
 
 def test_every_module_that_a_stage_reaches_is_watched_or_decides_nothing():

@@ -20,7 +20,7 @@ from sdrpn_core.benchmarks.tasks import TASKS
 from sdrpn_core.images import decode_image
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
-from sdrpn_core.training import train_rpn
+from sdrpn_core.rpn.training import train_rpn
 from tasks.rpn_files import save_checkpoint
 from tests.architecture.source_tree import CHECKOUT
 from tests.benchmark_tables import rows, write_table

@@ -14,7 +14,7 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.training import train_rpn
+from sdrpn_core.rpn.training import train_rpn
 from sdrpn_core.zoom.first_stage import first_stage
 from tests.families.conftest import QUESTIONS, Loaded
 from tests.rpn_scenes import randomly_labelled

@@ -16,7 +16,7 @@ import torch
 from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.training import train_rpn
+from sdrpn_core.rpn.training import train_rpn
 from tests.rpn_scenes import bright_patch_examples, loader
 from tests.tiny_models import tiny_llava
 

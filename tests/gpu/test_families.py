@@ -23,7 +23,7 @@ from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
-from sdrpn_core.training import train_rpn
+from sdrpn_core.rpn.training import train_rpn
 from tests.families.registry import FAMILY_MODELS
 from tests.rpn_scenes import randomly_labelled
 from tests.zoom_checks import random_images, random_pipeline

@@ -19,7 +19,7 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS, CheckpointError
 from sdrpn_core.rpn.config import RpnConfig
 from sdrpn_core.rpn.model_card import render_model_card
-from sdrpn_core.training import train_rpn
+from sdrpn_core.rpn.training import train_rpn
 from tasks.rpn_files import save_checkpoint
 from tests.rpn_scenes import bright_patch_examples, loader
 from tests.tiny_models import tiny_llava

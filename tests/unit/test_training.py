@@ -20,7 +20,7 @@ from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS
 from sdrpn_core.rpn.data import TrainingError, TrainingExample, split_examples
 from sdrpn_core.rpn.features import FrozenPrefix
 from sdrpn_core.rpn.resume import PARAMETERS
-from sdrpn_core.training import learning_rate, train_rpn
+from sdrpn_core.rpn.training import learning_rate, train_rpn
 from tests.rpn_scenes import bright_patch_examples, curve, loader
 from tests.tiny_models import tiny_llava
 

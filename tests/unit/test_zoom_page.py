@@ -8,7 +8,7 @@ import pytest
 from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.training import train_rpn
+from sdrpn_core.rpn.training import train_rpn
 from tasks.rpn_files import save_checkpoint
 from tests.architecture.source_tree import CHECKOUT
 from tests.rpn_scenes import bright_patch_examples, loader
