@@ -21,16 +21,18 @@ def nobody(files: Sequence[PlannedFile]) -> None:
 
 def announce_downloads(
     sources: Sequence[EvaluationSource], execution: Execution, on_downloads: OnDownloads
-) -> None:
+) -> bool:
     """Show what is still to be fetched, if anything is, and check that all of it fits.
+
+    Returns:
+        Whether anything is.
 
     Raises:
         NoAnswer: if a server does not answer.
         DownloadError: if all files together do not fit on the disk.
-        ModelError: if the device is not there that would work with them, hours later.
     """
     if not sources:
-        return
+        return False
     force = execution.is_forced(Stage.DOWNLOAD)
     waiting = execution.ask(
         Stage.DOWNLOAD, "plan", waiting_files, sources, execution.runtime, force
@@ -38,7 +40,7 @@ def announce_downloads(
     if waiting:
         on_downloads(waiting)
         require_room(waiting, execution.runtime)
-        execution.require_device()
+    return bool(waiting)
 
 
 def file_row(file: PlannedFile, *, whole_digest: bool = False) -> dict[str, Any]:

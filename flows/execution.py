@@ -237,9 +237,9 @@ def stage_run(
 ) -> StageRun:
     """Where and how a stage runs; one that is tried again keeps it."""
     store = ArtifactStore.of(runtime)
-    if on_progress is None:
-        return StageRun(store, runtime, force)
-    return StageRun(store, runtime, force, on_progress)
+    # What a Ctrl-C cut short, and a library then dropped, may look like a damaged image.
+    run = StageRun(store, runtime, force, before_keeping=raise_lost_interrupt)
+    return run if on_progress is None else replace(run, on_progress=on_progress)
 
 
 def run_whole(
@@ -276,13 +276,7 @@ def make_one(
 ) -> None:
     """Make one shard, in whatever process this is; ``force`` keeps it from taking over old rows."""
     run = stage_run(runtime, force)
-
-    def make_whole(index: int) -> ShardData:
-        data = make(run, recipe, index, *inputs)
-        raise_lost_interrupt()  # what a Ctrl-C cut short may look like a damaged image
-        return data
-
-    run_shard(run, recipe, index, make_whole)
+    run_shard(run, recipe, index, lambda i: make(run, recipe, i, *inputs))
 
 
 def finish(recipe: Recipe, runtime: RuntimeConfig) -> None:

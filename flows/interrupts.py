@@ -18,12 +18,13 @@ _is_heard = False
 
 @contextlib.contextmanager
 def interrupts_heard() -> Iterator[None]:
-    """End the block with KeyboardInterrupt after a Ctrl-C, whatever came of it on the way.
+    """End a block that fails after a Ctrl-C with KeyboardInterrupt, whatever came of it on the way.
 
-    A block within another one answers for its own. Where the process has a handler of Ctrl-C
-    already (Prefect's, a test's), that one is left in its place.
+    A block within another one answers for its own. One that comes to its end has done its work.
+    Where the process has a handler of Ctrl-C already, that one is left in its place.
     """
     global _is_heard
+    before = _is_heard
     with _handled():
         try:
             yield
@@ -32,20 +33,47 @@ def interrupts_heard() -> Iterator[None]:
                 raise KeyboardInterrupt from error
             raise
         finally:
-            _is_heard = False
+            _is_heard = before
 
 
 def raise_lost_interrupt() -> None:
-    """Raise the KeyboardInterrupt that was dropped, if one was: for loops that take long."""
-    if _is_heard:
+    """Raise the KeyboardInterrupt that was dropped, if one was: for loops that take long.
+
+    Python raises none in other threads than the main one, so nothing is cut short there.
+    """
+    if _is_heard and _is_main():
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back for a moment; processes that are started meanwhile never see it.
+
+    A terminal sends it to workers too, which would each print a traceback of its own, or never end.
+    """
+    held: list[int] = []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the new processes
+    if _is_main():  # here the mask is not enough: other threads take the signal for this one
+        handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if _is_main():
+            signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _is_main() -> bool:
+    """Whether this is the thread that has the handlers of signals."""
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextlib.contextmanager
 def _handled() -> Iterator[None]:
     before, tell = signal.getsignal(signal.SIGINT), sys.unraisablehook
-    is_main = threading.current_thread() is threading.main_thread()  # no other may set a handler
-    if not is_main or before is not signal.default_int_handler:
+    if not _is_main() or before is not signal.default_int_handler:
         yield
         return
 

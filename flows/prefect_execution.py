@@ -30,6 +30,7 @@ from flows.execution import (
     run_whole,
     stage_run,
 )
+from flows.interrupts import interrupts_held
 from flows.outcome import StageOutcome
 from flows.task_runners import shard_runner
 from tasks.fetching.transient import is_transient
@@ -85,20 +86,21 @@ class PrefectExecution(Execution):
     ) -> None:
         report = ProgressReport(stage, label)
         with shard_runner(self.runtime) as runner:
-            futures = [
-                runner.submit(
-                    _task(make_one, stage, f"{label} {index + 1} of {recipe.num_shards}"),
-                    {
-                        "recipe": recipe,
-                        "index": index,
-                        "make": make,
-                        "runtime": self.runtime,
-                        "force": self.is_forced(stage),
-                        "inputs": inputs,
-                    },
-                )
-                for index in missing
-            ]
+            with interrupts_held():  # the workers are started here
+                futures = [
+                    runner.submit(
+                        _task(make_one, stage, f"{label} {index + 1} of {recipe.num_shards}"),
+                        {
+                            "recipe": recipe,
+                            "index": index,
+                            "make": make,
+                            "runtime": self.runtime,
+                            "force": self.is_forced(stage),
+                            "inputs": inputs,
+                        },
+                    )
+                    for index in missing
+                ]
             num_done = recipe.num_shards - len(missing)
             for future in as_completed(futures):
                 future.result()

@@ -7,7 +7,7 @@ from flows.downloads import OnDownloads, announce_downloads, nobody
 from flows.execution import Execution
 from flows.label_gate import Gate
 from flows.outcome import RunOutcome
-from flows.wiring import Pipeline
+from flows.wiring import Pipeline, needs_model
 from tasks.benchmark_table import read_table, table_uris
 from tasks.calibrate import page_uri
 from tasks.evaluate import read_results
@@ -36,12 +36,14 @@ def run_pipeline(
         ConfigError: if ``until`` is a stage that the config does not have, or comes before the
             labels that are to be promoted.
         DownloadError: if what is to be fetched cannot be had, or does not fit on the disk.
+        ModelError: before anything is fetched, if the model or its device cannot be had.
     """
     if gate is not None and until in _BEFORE_LABEL_SET:
         raise ConfigError(f"labels cannot be promoted at {until.value}: go on to merge-labels")
     execution.store.check_writable()
     pipeline = Pipeline(config, execution)
-    announce_downloads(pipeline.sources(until), execution, on_downloads)
+    if announce_downloads(pipeline.sources(until), execution, on_downloads) and needs_model(until):
+        execution.require_device()  # hours of downloads would delay it
     promotion = None if gate is None else gate(execution.store, config.name, pipeline.label_set())
     pipeline.make(until)
     store = execution.store

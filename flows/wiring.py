@@ -38,6 +38,11 @@ _OF_TRAINING = (Stage.EXTRACT_ATTENTION, Stage.MAKE_LABELS, Stage.MERGE_LABELS, 
 """What these make needs nothing of the evaluation."""
 
 
+def needs_model(stage: Stage) -> bool:
+    """Whether a stage, or one before it, runs the model; calibration looks for it by itself."""
+    return stage not in (Stage.CALIBRATE, Stage.DOWNLOAD, Stage.BUILD_JSONL)
+
+
 class Pipeline:
     """The stages of one configuration; each runs at most once."""
 
@@ -93,7 +98,7 @@ class Pipeline:
             ModelError: before anything is fetched, if the model cannot be had.
             UncalibratedProfile: likewise, if calibration did not find what the questions need.
         """
-        if stage not in (Stage.CALIBRATE, Stage.DOWNLOAD, Stage.BUILD_JSONL):
+        if needs_model(stage):
             # Hours of downloads would delay what is wrong with the model or the label settings.
             _ = self._label_settings
         sources = self._config.sources

@@ -1,13 +1,12 @@
 """Work in processes that end at once on Ctrl-C."""
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import active_children, get_context
 from typing import Any
+
+from flows.interrupts import interrupts_held
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 """A wait without a limit may let Ctrl-C through only when it ends: some libraries (polars) replace
@@ -37,7 +36,7 @@ def in_processes(
     others = set(active_children())
     with ProcessPoolExecutor(num_processes, get_context("spawn")) as pool:
         try:
-            with _interrupts_held():
+            with interrupts_held():
                 futures = [pool.submit(function, *job) for job in jobs]
             _wait(pool, futures, on_done)
         except KeyboardInterrupt:
@@ -62,24 +61,3 @@ def _wait(
         while not all(future.done() for future in futures):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         raise
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment; processes that are started meanwhile never see it.
-
-    A terminal sends it to workers too, which would each print a traceback of its own.
-    """
-    held: list[int] = []
-    is_main = threading.current_thread() is threading.main_thread()  # no other has the handler
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the new processes
-    if is_main:  # here the mask is not enough: other threads take the signal for this one
-        handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if is_main:
-            signal.signal(signal.SIGINT, handler)
-        if held:
-            signal.raise_signal(signal.SIGINT)

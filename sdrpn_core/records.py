@@ -7,6 +7,7 @@ position, so ids survive reordering and growing of the source.
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -66,6 +67,10 @@ class _Turn(NamedTuple):
     answers: tuple[str, ...]
 
 
+LATER_TURN = "later_turn"
+"""What is counted of questions that are not their record's first."""
+
+
 def image_path(record: object) -> str | None:
     """Path of a record's image below the images folder; None if it names none that is usable."""
     try:
@@ -74,19 +79,12 @@ def image_path(record: object) -> str | None:
         return None
 
 
-def num_later_turns(record: object) -> int:
-    """Human turns after a record's first; 0 if its turns cannot be read."""
-    try:
-        return len(_turns(record)) - 1
-    except _Unusable:
-        return 0
-
-
 def build_records(
     records: Iterable[object],
     source: str,
     settings: RecordsConfig,
     files: Mapping[str, SourceFile],
+    left_out: Counter[str] | None = None,
 ) -> list[Row]:
     """Turn source records into rows of ``qa_record.v1``, in their order.
 
@@ -96,8 +94,10 @@ def build_records(
         source: dataset name of records whose image lies in no folder.
         settings: turns to take, kinds.
         files: image path as in the records -> the downloaded file.
+        left_out: counts ``LATER_TURN``: what could be asked if ``settings`` took all turns.
     """
-    return [row for record in records for row in _rows_of(record, source, settings, files)]
+    later = Counter[str]() if left_out is None else left_out
+    return [row for record in records for row in _rows_of(record, source, settings, files, later)]
 
 
 def skipped(record: object, selection: Selection, files: Mapping[str, SourceFile]) -> str | None:
@@ -128,7 +128,11 @@ def repeated_id(first_id: str, occurrence: int) -> str:
 
 
 def _rows_of(
-    record: object, source: str, settings: RecordsConfig, files: Mapping[str, SourceFile]
+    record: object,
+    source: str,
+    settings: RecordsConfig,
+    files: Mapping[str, SourceFile],
+    left_out: Counter[str],
 ) -> Iterator[Row]:
     row: Row = {
         "dataset": source,
@@ -154,7 +158,9 @@ def _rows_of(
     image = files.get(path)
     if image is not None:
         row |= {"image_uri": image.uri, "image_sha256": image.sha256}
-    for turn in turns[:1] if settings.turns == "first" else turns:
+    taken = 1 if settings.turns == "first" else len(turns)
+    left_out[LATER_TURN] += sum(_problem(turn, image, path) is None for turn in turns[taken:])
+    for turn in turns[:taken]:
         asked = {"turn": turn.number, "question": turn.question, "answers": list(turn.answers)}
         yield _finish({**row, **asked}, path, _problem(turn, image, path))
 

@@ -18,7 +18,7 @@ from data_contracts.configs import RecordsConfig
 from data_contracts.enums import RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.sources import EvaluationSource
-from sdrpn_core.records import build_records, image_path, num_later_turns, skipped
+from sdrpn_core.records import LATER_TURN, build_records, image_path, skipped
 from tasks import recipes
 from tasks.artifacts.row_ranges import shard_range
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 _RECORDS_AT_ONCE = 1024
 _OVER_SUBSET = "skipped.over_max_records"
 """Statistic of usable rows that a subset leaves out; limits are about all rows."""
-_LATER_TURN = "later_turn"
 _FAILURES = (
     RecordStatus.MALFORMED,
     RecordStatus.NO_QUESTION,
@@ -104,7 +103,7 @@ def _build(
         open_source_file(store, mix["uri"], mix["sha256"], folder) as file,
     ):
         skips = _add_records(rows, read_records(file, mix["uri"]), images, source, settings)
-    if num_later := skips[_LATER_TURN]:
+    if num_later := skips[LATER_TURN]:
         logger.warning(
             f"source {source.name!r}: {num_later} questions are later turns and not asked; "
             "`records: {turns: all}` asks them too"
@@ -132,10 +131,8 @@ def _add_records(
                 wanted.append(record)
             else:
                 skips[why] += 1
-        rows.add(build_records(wanted, source.name, settings, found))
-        if settings.turns == "first" and (num_later := sum(map(num_later_turns, wanted))):
-            skips[_LATER_TURN] += num_later
-    return skips
+        rows.add(build_records(wanted, source.name, settings, found, skips))
+    return +skips
 
 
 def _recheck(

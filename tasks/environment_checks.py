@@ -12,7 +12,7 @@ from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, free_bytes
-from tasks.fetching.hub_remote import ask_hub
+from tasks.fetching.hub_remote import ask_hub, is_offline
 from tasks.storage.errors import StoreError
 
 _GIB = 1 << 30
@@ -125,6 +125,9 @@ def _store(runtime: RuntimeConfig) -> Check:
 
 
 def _hub(runtime: RuntimeConfig) -> Check:
+    if is_offline():
+        remedy = "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE to use more than its cache holds"
+        return Check("hub", "warning", "is not to be asked (offline mode)", remedy)
     endpoint, problem = ask_hub(runtime.downloads)
     if problem is not None:
         remedy = "check the network, HF_ENDPOINT and `hf auth login`; local sources work without"

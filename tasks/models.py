@@ -122,8 +122,8 @@ def require_device(device: str) -> None:
     import torch
 
     kind, _, number = device.partition(":")
-    is_number = number.isdigit() or not number
-    if kind == "cuda" and is_number and int(number or 0) < torch.cuda.device_count():
+    index = 0 if device == "cuda" else int(number) if number.isdigit() else None
+    if kind == "cuda" and index is not None and index < torch.cuda.device_count():
         return
     resolve_device(device)
 

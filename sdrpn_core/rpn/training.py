@@ -100,8 +100,7 @@ def train_rpn(
     identity = trainer.identity()
     if resume is not None:
         trainer.progress = unpack(resume, trainer.network, trainer.optimizer, identity)
-        # A warning, so that it shows without --debug: the log would else begin in the middle.
-        log.warning("training goes on from step %d of %d", trainer.step, trainer.num_steps)
+        log.info("training goes on from step %d of %d", trainer.step, trainer.num_steps)
     else:
         trainer.progress = Progress(0, identity, ())
         trainer.report(trainer.validate(epoch=0))

@@ -68,6 +68,10 @@ def _ignore_start(recipe: Recipe) -> None:
     """Tell nobody."""
 
 
+def _check_nothing() -> None:
+    """Keep every shard."""
+
+
 @dataclass(frozen=True)
 class StageRun:
     """Where and how stages run; nothing here changes what they make."""
@@ -83,6 +87,8 @@ class StageRun:
     on_start: Callable[[Recipe], None] = _ignore_start
     """Called with the recipe of an artifact that is not committed yet, before it is made or
     finished; what a stage never tells of was committed before."""
+    before_keeping: Callable[[], None] = _check_nothing
+    """Called when a shard has been made; what it raises keeps the shard out of the store."""
     only_looks: bool = False
     """Nothing is made, fetched or written: what is not there is ``NotMade``."""
     discarded: set[ArtifactRef] = field(default_factory=set)
@@ -138,7 +144,11 @@ def _is_soundly_committed(store: ArtifactStore, ref: ArtifactRef) -> bool:
 def run_shard(run: StageRun, recipe: Recipe, index: int, make_shard: MakeShard) -> ShardEntry:
     """Make and store one shard, or return the receipt it already has."""
     writer = run.store.writer(recipe)
-    return writer.receipt(index) or _put(writer, index, make_shard(index))
+    if earlier := writer.receipt(index):
+        return earlier
+    shard = make_shard(index)
+    run.before_keeping()
+    return _put(writer, index, shard)
 
 
 def finish_stage(run: StageRun, recipe: Recipe) -> ArtifactRef:

@@ -93,11 +93,14 @@ def is_cached(model: HubModel, path: str) -> bool:
     return isinstance(try_to_load_from_cache(model.repo, path, revision=model.commit), str)
 
 
+def is_offline() -> bool:
+    """Whether the environment says that the hub is not to be asked."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def ask_hub(settings: DownloadSettings) -> tuple[str, str | None]:
     """Whether the hub answers: its address, and what is wrong if something is."""
     api = HfApi()
-    if constants.HF_HUB_OFFLINE:
-        return api.endpoint, "is not asked, as HF_HUB_OFFLINE is set"
     try:
         with _explained():
             api.repo_info(_ANY_DATASET, repo_type="dataset", timeout=settings.connect_timeout)

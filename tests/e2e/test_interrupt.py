@@ -8,19 +8,20 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from data_contracts.artifact import Recipe
+from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
 from flows.cli import app
 from flows.execution import LocalExecution
 from flows.interrupts import interrupts_heard
-from tasks.artifacts.stage import FrameShard, StageRun
+from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import make_source_shard, source_recipe
 from tests.pipelines import write_tiny_pipeline
@@ -152,21 +153,38 @@ def test_during_calibration(
     ]
 
 
-def test_a_shard_that_a_lost_ctrl_c_may_have_cut_short_is_not_kept(tmp_path: Path):
-    def make(run: StageRun, recipe: Recipe, index: int) -> FrameShard:
+@pytest.mark.parametrize("is_sharded", [True, False])
+def test_a_shard_that_a_lost_ctrl_c_may_have_cut_short_is_not_kept(
+    tmp_path: Path, is_sharded: bool
+):
+    def make_shard(index: int) -> FrameShard:
         if index == 1:
             with suppress(KeyboardInterrupt):
                 interrupt()
         return make_source_shard(index)
 
+    def make_one(run: StageRun, recipe: Recipe, index: int) -> FrameShard:
+        return make_shard(index)
+
+    def make_whole(run: StageRun) -> ArtifactRef:
+        return run_stage(run, source_recipe(3), make_shard)
+
     execution = LocalExecution(RuntimeConfig(store=str(tmp_path)))
+    run = (
+        partial(execution.sharded, Stage.DOWNLOAD, lambda run: source_recipe(3), make_one)
+        if is_sharded
+        else partial(execution.whole, Stage.DOWNLOAD, make_whole)
+    )
     with pytest.raises(KeyboardInterrupt), interrupts_heard():
-        execution.sharded(Stage.DOWNLOAD, lambda run: source_recipe(num_shards=3), make)
+        run()
     assert len(list(tmp_path.glob("*/*/receipts/*"))) == 1
 
 
-def test_anywhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tasks.sources.scene_files.write_scenes", interrupt)
+@pytest.mark.parametrize("interrupted", [interrupt, interrupt_polars])
+def test_anywhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: Callable[..., None]
+):
+    monkeypatch.setattr("tasks.sources.scene_files.write_scenes", interrupted)
     result = CliRunner().invoke(app, ["scenes", str(tmp_path / "demo")])
     assert result.exit_code == 130
     assert result.stderr.splitlines() == ["interrupted"]

@@ -3,10 +3,16 @@
 import hashlib
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from prefect import flow
 from prefect.artifacts import Artifact
@@ -25,9 +31,11 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.download import download
 from tasks.fetching.remote import DownloadError
 from tasks.storage.errors import StoreUnreachable
+from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import make_source_shard, source_recipe, stage_run
 from tests.e2e.prefect_server import PrefectServer, prefect_server
 from tests.file_server import QUICK, Answer, FileServer, file_server
+from tests.pipelines import write_tiny_pipeline
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -148,3 +156,29 @@ def test_a_forced_stage_goes_on_after_a_hiccup(prefect: PrefectServer, tmp_path:
 
     assert store.is_committed(ArtifactRef.parse(forced()))
     assert made == [0, 1, 2, 2]
+
+
+def test_ctrl_c_ends_a_run_with_worker_processes(prefect: PrefectServer, tmp_path: Path) -> None:
+    """A terminal sends it to the workers too: they printed tracebacks, and the run hung."""
+    settings = write_tiny_pipeline(tmp_path, num_images=60)
+    extraction = settings.extraction.with_changes(rows_per_shard=1)
+    settings = settings.model_copy(update={"extraction": extraction})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    store = tmp_path / "store"
+    arguments = ("run", "--config", tmp_path / "config.yaml", "--store", store, "--workers", 2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        cwd=CHECKOUT,
+        env=prefect.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(store.glob("extract-attention/*/receipts/*.json")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)  # without end: pytest has a limit
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130, told
+    assert f"interrupted: what is finished is kept in {store}" in told

@@ -2,7 +2,9 @@
 
 import io
 import re
+import signal
 import time
+from contextlib import suppress
 
 import pytest
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.console import Console
 from data_contracts.enums import Stage
 from flows.cli_base import say
 from flows.console import ProgressDisplay, _Work
+from flows.interrupts import interrupts_heard
 
 
 def log() -> Console:
@@ -136,6 +139,25 @@ def test_what_an_earlier_run_left_is_told_at_once():
         "download mix: done",
         "report: reused",
     ]
+
+
+def test_a_ctrl_c_that_was_lost_ends_what_tells_of_its_progress():
+    def work() -> None:
+        with interrupts_heard(), ProgressDisplay(log()) as display:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            display.show("answering", 1, 2, unit="questions")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def test_work_that_is_no_stage_is_done_and_never_reused():
+    console = log()
+    with ProgressDisplay(console) as display:
+        display.show("answering", 0, None, unit="")
+        display.show("answering", 2, 2, unit="questions")
+    assert text(console) == "answering: done\n"
 
 
 def test_a_terminal_shows_bars_and_no_lines():

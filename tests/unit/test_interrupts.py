@@ -1,5 +1,6 @@
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -76,6 +77,58 @@ def test_ctrl_c_that_nobody_could_be_told_of_is_not_printed(untold: list[type[Ba
     assert not untold
     InterruptedAtItsEnd()
     assert untold == [KeyboardInterrupt]
+
+
+def test_what_another_thread_makes_is_whole():
+    """A shard that Prefect's thread had made was thrown away."""
+    heard: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            raise_lost_interrupt()
+        except KeyboardInterrupt as error:
+            heard.append(error)
+
+    def in_a_thread() -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    do(dropped_ctrl_c, in_a_thread)
+    assert not heard
+
+
+def test_in_other_threads_the_handler_is_left_in_its_place():
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            do(lambda: None)
+        except ValueError as error:  # what Python says of handlers that other threads set
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failed
+
+
+def test_what_was_lost_before_an_inner_block_is_not_forgotten_in_it():
+    def fail() -> None:
+        raise TypeError
+
+    with pytest.raises(KeyboardInterrupt):
+        do(dropped_ctrl_c, lambda: do(lambda: None), fail)
+
+
+def test_errors_that_nobody_can_be_told_of_are_told_as_ever(untold: list[type[BaseException]]):
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError
+
+    with pytest.raises(KeyboardInterrupt):
+        do(Broken, dropped_ctrl_c, Broken, raise_lost_interrupt)
+    assert untold == [ValueError, ValueError]
 
 
 def test_other_errors_stay_what_they_are():

@@ -1,5 +1,6 @@
 """RPN training on a tiny model: it learns, and how the work is cut up changes nothing."""
 
+import logging
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -233,7 +234,8 @@ def test_a_resumed_training_says_where_it_goes_on(
     saved: dict[int, dict[str, bytes]] = {}
     train(adapter, dataset, save_checkpoint=saved.__setitem__)
     assert "goes on" not in caplog.text
-    train(adapter, dataset, resume=saved[10])
+    with caplog.at_level(logging.INFO):
+        train(adapter, dataset, resume=saved[10])
     assert "training goes on from step 10 of 15" in caplog.text
 
 
