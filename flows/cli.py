@@ -94,6 +94,10 @@ def run(
         runtime, store=store, device=device, batch_size=batch_size, num_workers=workers
     )
     if dry_run:
+        if json_file is not None:
+            raise ConfigError(
+                "--json is the summary of a run, and --dry-run makes none: leave one out"
+            )
         from flows.cli_plan import show_plan
 
         show_plan(out, settings, how)
@@ -198,8 +202,9 @@ def _execute_stages(
     config: PipelineConfig, runtime: RuntimeConfig, until: Stage, force: bool
 ) -> RunOutcome:
     if runs_under_prefect():
-        from flows.pipeline_flow import sdrpn
+        from flows.pipeline_flow import require_server, sdrpn
 
+        require_server()
         return sdrpn(config=config, runtime=runtime, stage=until, force=force)
     with err.status("loading"):
         from flows.cli_plan import show_downloads

@@ -8,7 +8,7 @@ import typer
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.settings_files import load_settings, parse_settings
 from flows.cli_base import BatchSizeOption, DeviceOption, err, interruptible, out, say
-from flows.output_files import folder_option
+from flows.output_files import new_folder_option
 
 _STUDY = {"exhaustive_heads": 3, "planted_sinks": True}
 
@@ -21,7 +21,7 @@ def calibrate(
             "--out",
             help="Folder for profile and evidence.",
             show_default=False,
-            callback=folder_option,
+            callback=new_folder_option,
         ),
     ],
     num_scenes: Annotated[

@@ -58,12 +58,13 @@ def folder_option(option: typer.CallbackParam, path: Path) -> Path:
 
 
 def new_folder_option(option: typer.CallbackParam, path: Path) -> Path:
-    """Callback of arguments that name a folder to make, or an empty one.
+    """Callback of what names a folder to make, or an empty one.
 
     Raises:
         ConfigError: if there is something in it, which is left as it is.
     """
-    name = option.opts[0].upper()
+    given = option.opts[0]
+    name = given if given.startswith("-") else given.upper()
     check_folder(path, name)
     if path.exists() and any(path.iterdir()):
         raise ConfigError(f"{name} {path}: is not empty; name a new folder, or empty it yourself")

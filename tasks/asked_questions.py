@@ -4,7 +4,7 @@ import glob
 import json
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from data_contracts.base import Settings
 from data_contracts.json_lines import text_lines
@@ -16,7 +16,9 @@ _QUESTIONS_SUFFIX = ".jsonl"
 
 
 class Asked(Settings):
-    """One line of a questions file."""
+    """One line of a questions file; what else it says (an answer, a split) is not read."""
+
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 
     image: str = Field(min_length=1)
     """Path or URI; relative paths start from the questions file."""

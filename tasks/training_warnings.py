@@ -12,10 +12,12 @@ FEW_STEPS = 10
 
 
 def training_warnings(label_set: Manifest, settings: TrainingConfig) -> list[str]:
-    """One sentence for each, with the remedy."""
+    """One sentence for each, with the remedy; none without labels, which is an error."""
     num_labelled = int(label_set.statistics.get(status_statistic(LabelStatus.OK.value), 0))
     num_steps = settings.about_num_steps(num_labelled)
-    found = []
+    found: list[str] = []
+    if num_labelled == 0:
+        return found
     if num_labelled < FEW_LABELS:
         found.append(
             f"only {num_labelled} labels to train on (of {label_set.num_rows} questions): an RPN "

@@ -1,1 +1,1 @@
-"""``lmms_eval --model sdrpn``: the zoom pipeline as a model of an unmodified lmms-eval."""
+"""``lmms-eval --model sdrpn``: the zoom pipeline as a model of an unmodified lmms-eval."""

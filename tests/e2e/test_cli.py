@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import Result
 
 from data_contracts.artifact import ArtifactRef
@@ -328,3 +329,29 @@ def test_scenes_go_into_a_folder_of_their_own(tmp_path: Path):
     assert after == before
     (tmp_path / "empty").mkdir()
     assert sdrpn("scenes", tmp_path / "empty", "--num-images", 1).exit_code == 0
+
+
+def test_a_prefect_server_that_is_down_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """142 lines of a traceback ended with the address."""
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        result = sdrpn("report", "--store", tmp_path / "store")
+    assert result.exit_code == 2
+    assert "error: no Prefect server answers at http://127.0.0.1:9/api" in result.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_summary_of_a_run_that_is_none_is_refused(tmp_path: Path):
+    """--json was ignored."""
+    result = sdrpn("run", "--dry-run", "--store", tmp_path, "--json", tmp_path / "summary.json")
+    assert result.exit_code == 2
+    assert "--dry-run makes none" in result.stderr
+
+
+def test_calibration_replaces_nobodys_files(tmp_path: Path):
+    """It wrote its calibration.md over the one of a documentation, after minutes of work."""
+    (tmp_path / "calibration.md").write_text("mine")
+    result = sdrpn("calibrate", "--model", "reference", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert f"--out {tmp_path}: is not empty" in result.stderr
+    assert (tmp_path / "calibration.md").read_text() == "mine"

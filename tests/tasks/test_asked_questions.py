@@ -35,12 +35,20 @@ def test_only_newlines_end_a_line_of_questions(tmp_path: Path):
     assert read_asked(ArtifactStore(f"{tmp_path}/store"), f"{tmp_path}/q.jsonl", None) == asked
 
 
+def test_files_of_questions_as_people_have_them(tmp_path: Path):
+    """A number for an id, or an answer beside the question, was refused."""
+    row = {"image": "/a.png", "question": "what ?", "id": 7, "answers": ["a"], "split": "val"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    asked = read_asked(ArtifactStore(f"{tmp_path}/store"), f"{tmp_path}/q.jsonl", None)
+    assert asked == [Asked(image="/a.png", question="what ?", id="7")]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("{", "line 1: not JSON"),
         ('{"image": "a.png"}', "line 1: key 'question' is missing"),
-        ('{"image": "a", "question": "b", "n": 1}', "key 'n' is not known"),
+        ('{"image": "a", "question": ""}', "line 1: key 'question'"),
         ("", "holds no questions"),
     ],
 )
