@@ -65,6 +65,7 @@ def main(
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s"
     )
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
 
 
 @app.command()

@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from sdrpn_core.models.errors import ModelError
 
-_OR_DIRECTORY = "or give the path of a local copy as model_id"
+_OR_DIRECTORY = "or give the path of a local copy instead"
 
 
 def local_folder(source: str, revision: str | None) -> Path | None:
@@ -117,7 +117,7 @@ def _hub_reason(cause: BaseException, source: str, revision: str | None) -> str 
             )
         case RepositoryNotFoundError():
             return (
-                f"is not on the hub at {constants.ENDPOINT}, or is private: check model_id; log in "
+                f"is not on the hub at {constants.ENDPOINT}, or is private: check its name; log in "
                 f"with `hf auth login` or set HF_TOKEN if it is private, {_OR_DIRECTORY}"
             )
         case OfflineModeIsEnabled() | LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
@@ -135,7 +135,7 @@ def _hub_reason(cause: BaseException, source: str, revision: str | None) -> str 
         case HfHubHTTPError():
             return f"cannot be had from the hub ({_first_line(cause)}): try again later"
         case HFValidationError():
-            return "is neither a directory nor a hub id (`owner/name`): check model_id"
+            return "is neither a directory nor a hub id (`owner/name`): check its name"
     return None
 
 

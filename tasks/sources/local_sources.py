@@ -41,6 +41,8 @@ def _require_files(addresses: Sequence[FileAddress]) -> None:
         uri = remote_file(address).uri
         path = local_file(uri)
         # A pattern's files are listed, and missed, elsewhere.
+        if path is not None and path.is_dir():
+            raise SourceError(f"{uri}: is a folder; name a file in it")
         if path is not None and "*" not in uri and not path.is_file():
             raise SourceError(f"{uri}: no such file; check the source's URI")
 

@@ -190,7 +190,7 @@ def test_files_that_fit_one_by_one_must_fit_together(tmp_path: Path):
     [
         ({"records": "{here}/no.json"}, r"no.json: no such file; check the source's URI"),
         ({"records": "file://{here}/no.json"}, r"no.json: no such file; check the source's URI"),
-        ({"records": "{here}"}, r"no such file; check the source's URI"),
+        ({"records": "{here}"}, r"is a folder; name a file in it"),
         ({"boxes": "{here}/boxes.jsonl"}, r"boxes.jsonl: no such file"),
         ({"images": "{here}/images"}, r"images: no such folder; check `--images`"),
         ({"images": [{"type": "archive", "file": "{here}/i.zip"}]}, r"i.zip: no such file"),

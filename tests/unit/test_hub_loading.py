@@ -129,7 +129,7 @@ def test_models_that_the_hub_does_not_give(outcomes: Outcomes) -> None:
     assert_says(
         outcomes.online["missing"],
         f"model 'lab/nowhere' is not on the hub at {hub}, or is private",
-        "check model_id",
+        "check its name",
     )
 
 
