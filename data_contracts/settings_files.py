@@ -1,5 +1,6 @@
 """Settings read from files, and what is wrong with them said in one line."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from data_contracts import base
 from data_contracts.base import S
 from data_contracts.errors import SdrpnError
+from data_contracts.json_lines import text_lines
 
 
 class ConfigError(SdrpnError, ValueError):
@@ -53,6 +55,31 @@ def parse_settings(kind: type[S], data: object, origin: str) -> S:
         found = [dict(problem) for problem in error.errors()]
         problems = "; ".join(_describe(one) for one in found if not _follows(one, found))
         raise ConfigError(f"{origin}: {problems}") from None
+
+
+def parse_lines(kind: type[S], data: bytes, origin: str) -> list[S]:
+    """Validate JSON Lines, each line as one settings model; blank ones are none.
+
+    Raises:
+        ConfigError: one line that names ``origin``, the line and every wrong key.
+    """
+    try:
+        lines = text_lines(data)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{origin}: not UTF-8 text ({error}); save it as UTF-8") from None
+    return [
+        _parse_line(kind, line, f"{origin} line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def _parse_line(kind: type[S], line: str, origin: str) -> S:
+    try:
+        plain = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: not JSON ({error}); one object per line") from None
+    return parse_settings(kind, plain, origin)
 
 
 _ELSEWHERE = {

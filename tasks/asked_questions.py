@@ -1,14 +1,12 @@
 """What is to be asked about many images: a file of questions, or one about all that match."""
 
 import glob
-import json
 from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
 from data_contracts.base import Settings
-from data_contracts.json_lines import text_lines
-from data_contracts.settings_files import ConfigError, parse_settings
+from data_contracts.settings_files import ConfigError, parse_lines
 from tasks.artifacts.store import ArtifactStore
 from tasks.storage.addresses import absolute_uri, folder_and_name
 
@@ -48,26 +46,14 @@ def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[A
         raise ConfigError(f"{image} holds the questions already: leave QUESTION out")
     address = absolute_uri(image)
     try:
-        lines = text_lines(store.read_uri(address))
+        data = store.read_uri(address)
     except FileNotFoundError:
         raise ConfigError(f"{image}: no such file; check the path") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{image}: not UTF-8 text ({error}); save it as UTF-8") from None
-    rows = [
-        _parse_line(line, f"{image} line {n}") for n, line in enumerate(lines, 1) if line.strip()
-    ]
+    rows = parse_lines(Asked, data, image)
     if not rows:
         raise ConfigError(f"{image}: holds no questions")
     folder, _ = folder_and_name(address)
     return [row.model_copy(update={"image": _resolved(row.image, folder)}) for row in rows]
-
-
-def _parse_line(line: str, origin: str) -> Asked:
-    try:
-        plain = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{origin}: not JSON ({error}); one object per line") from None
-    return parse_settings(Asked, plain, origin)
 
 
 def _resolved(image: str, folder: str) -> str:

@@ -62,7 +62,9 @@ def _packages() -> Check:
 
 
 def _needed() -> list[Requirement]:
-    """What the installation asks for, without extras."""
+    """What the installation asks for, without extras; itself, if it is not installed."""
+    if _installed("sdrpn") is None:
+        return [Requirement("sdrpn")]
     listed = [Requirement(line) for line in requires("sdrpn") or ()]
     return [one for one in listed if one.marker is None or one.marker.evaluate({"extra": ""})]
 

@@ -121,11 +121,9 @@ def require_device(device: str) -> None:
     """
     import torch
 
-    kind, _, number = device.partition(":")
-    index = 0 if device == "cuda" else int(number) if number.isdigit() else None
-    if kind == "cuda" and index is not None and index < torch.cuda.device_count():
-        return
-    resolve_device(device)
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if device not in gpus and not (device == "cuda" and gpus):
+        resolve_device(device)
 
 
 def release_model() -> None:

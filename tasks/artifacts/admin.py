@@ -99,12 +99,10 @@ def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
     recipe = _recipe(store, ref)
     if recipe is None:
         raise ArtifactNotFound(f"{store.storage.uri(ref.prefix)}: nothing is stored there")
-    receipts = store.receipts(recipe)
-    missing = [index for index, receipt in enumerate(receipts) if receipt is None]
     return {
         "ref": str(ref),
         "is_committed": False,
-        "missing_shards": missing,
+        "missing_shards": store.missing(recipe),
         "recipe": recipe.model_dump(mode="json"),
     }
 

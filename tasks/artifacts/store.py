@@ -17,6 +17,7 @@ back after writing and the stored one is what counts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -99,17 +100,21 @@ class ArtifactStore:
         """
         return ArtifactWriter(self, recipe)
 
-    def receipts(self, recipe: Recipe) -> list[ShardEntry | None]:
-        """The receipt of each shard, in order; None for those still to be made.
+    def receipt(self, ref: ArtifactRef, index: int) -> ShardEntry | None:
+        """Receipt of a finished shard, or None if it is still to be made.
 
         Raises:
-            CorruptArtifact: if one cannot be read.
+            CorruptArtifact: if it cannot be read.
         """
+        return self.read_document(ref, receipt_name(index), ShardEntry)
 
-        def receipt(index: int) -> ShardEntry | None:
-            return self.read_document(recipe.ref, receipt_name(index), ShardEntry)
+    def receipts(self, recipe: Recipe) -> list[ShardEntry | None]:
+        """The receipts of all shards, in order."""
+        return in_parallel(partial(self.receipt, recipe.ref), range(recipe.num_shards))
 
-        return in_parallel(receipt, range(recipe.num_shards))
+    def missing(self, recipe: Recipe) -> list[int]:
+        """Indexes of the shards that have no receipt."""
+        return [index for index, entry in enumerate(self.receipts(recipe)) if entry is None]
 
     def read_frame(self, ref: ArtifactRef, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """All rows of a tabular artifact, in shard order."""

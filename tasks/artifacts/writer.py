@@ -54,12 +54,11 @@ class ArtifactWriter:
 
     def receipt(self, index: int) -> ShardEntry | None:
         """Receipt of a finished shard, or None if it is still to be made."""
-        return self._store.read_document(self.ref, receipt_name(index), ShardEntry)
+        return self._store.receipt(self.ref, index)
 
     def missing(self) -> list[int]:
         """Indexes of the shards that have no receipt."""
-        receipts = self._store.receipts(self.recipe)
-        return [index for index, entry in enumerate(receipts) if entry is None]
+        return self._store.missing(self.recipe)
 
     def put_frame(
         self,

@@ -8,13 +8,14 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import QuestionKind
 from data_contracts.json_lines import json_lines
+from data_contracts.settings_files import parse_lines
 from sdrpn_core.benchmarks import Document
 from sdrpn_core.geometry import BoxXYXY
 from tasks.artifacts.store import ArtifactStore
 from tasks.sources.benchmark_files import DOCUMENTS_NAME
 from tasks.sources.downloaded_files import BOXES_NAME, IMAGES_FOLDER
 from tasks.sources.files import read_source_file
-from tasks.sources.mix_boxes import MixBox, parse_boxes
+from tasks.sources.mix_boxes import MixBox
 
 Row = dict[str, Any]
 
@@ -36,7 +37,7 @@ class SourceDocuments:
         boxes = [
             box
             for uri, data in _contents(store, files, BOXES_NAME)
-            for box in parse_boxes(data, uri)
+            for box in parse_lines(MixBox, data, uri)
         ]
         digests = _image_digests(store, files, {box.image for box in boxes})
         # Boxes that name no source id are meant for every question of their image and turn.

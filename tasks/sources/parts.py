@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data_contracts.settings_files import parse_lines
 from data_contracts.sources import (
     FileAddress,
     FileSource,
@@ -41,6 +42,7 @@ from tasks.fetching.remote import DownloadError
 from tasks.sources import conversions
 from tasks.sources.archives import archive_kind, gunzip_tar
 from tasks.sources.conversions import Conversion
+from tasks.sources.mix_boxes import MixBox
 from tasks.sources.parquet_images import convert_parquet
 from tasks.sources.record_stream import SourceError, read_records
 from tasks.storage.digests import digest_file
@@ -165,15 +167,23 @@ def documents(fetcher: Fetcher, source: FileSource) -> Documents:
 
     Raises:
         DownloadError, SourceError: if something cannot be had or read.
+        ConfigError: if a true box cannot be one.
     """
     match source:
         case LlavaMixSource():
-            boxes = None if source.boxes is None else fetcher.get(source.boxes)
+            boxes = None if source.boxes is None else _boxes(fetcher, source.boxes)
             return Documents(fetcher.get(source.records), boxes, image_places(source.images))
         case VisualCotSource():
             return _visual_cot(fetcher, source)
         case ParquetSource():
             return _parquet(fetcher, source)
+
+
+def _boxes(fetcher: Fetcher, address: FileAddress) -> FetchedFile:
+    """True boxes; looked through at once, as nobody uses them before evaluation."""
+    file = fetcher.get(address)
+    parse_lines(MixBox, file.path.read_bytes(), remote_file(address).uri)
+    return file
 
 
 def image_places(images: str | tuple[ImagePlace, ...]) -> tuple[ImagePlace, ...]:

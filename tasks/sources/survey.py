@@ -11,7 +11,6 @@ from tasks.sources.access import read_source
 from tasks.sources.benchmark_files import DOCUMENTS_NAME
 from tasks.sources.downloaded_files import BOXES_NAME, RECORDS_NAME
 from tasks.sources.image_places import Archive, Folder, open_archive, served_elsewhere
-from tasks.sources.mix_boxes import parse_boxes
 from tasks.sources.parts import Documents, Fetcher, documents
 from tasks.sources.record_stream import SourceError, read_records
 from tasks.storage.digests import digest
@@ -39,13 +38,12 @@ def survey(run: StageRun, source: FileSource) -> SurveyedSource:
     """Read the records and find out which version of which images there is.
 
     Raises:
-        SourceError: if the records or boxes cannot be read, or none of the images is there.
+        SourceError: if the records cannot be read, or none of the images is there.
+        ConfigError: if a true box cannot be one.
         DownloadError: if they cannot be fetched.
     """
     fetcher = Fetcher(run)
     parts = documents(fetcher, source)
-    if parts.boxes is not None:  # else they are looked at hours later
-        parse_boxes(parts.boxes.path.read_bytes(), str(parts.boxes.path))
     num_records, names = _named_images(parts.records, source.selection)
     store = run.store.storage
     folders: list[Folder] = []

@@ -3,8 +3,6 @@
 import hashlib
 from pathlib import Path
 
-_READ_BYTES = 1 << 20
-
 
 def digest(data: bytes) -> str:
     """Of bytes in memory."""
@@ -13,8 +11,5 @@ def digest(data: bytes) -> str:
 
 def digest_file(path: Path) -> str:
     """Of a file, read in pieces."""
-    total = hashlib.sha256()
     with path.open("rb") as file:
-        while data := file.read(_READ_BYTES):
-            total.update(data)
-    return total.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ import httpcore
 import httpx
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from gcsfs.retry import HttpError
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -21,11 +22,17 @@ from data_contracts.errors import SdrpnError
 from tasks.fetching.remote import DownloadError, NoAnswer
 from tasks.fetching.transient import is_transient
 from tasks.sources.archives import NotRewritten
+from tasks.storage.errors import as_os_error
 from tasks.storage.transport_errors import may_pass
 
 
 def answer(status: int) -> httpx.Response:
     return httpx.Response(status, request=httpx.Request("GET", "https://hub.example/file"))
+
+
+def of_bucket(status: int) -> OSError | None:
+    """What a store makes of a refusal of Google's."""
+    return as_os_error(HttpError({"code": status, "message": "refused"}))
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -107,4 +114,7 @@ def test_every_service_is_asked_again_after_the_same_refusals(
     statuses: tuple[int, ...], expected: bool
 ):
     """Four lists said which, and none of them the same."""
-    assert {may_pass(status) for status in statuses} == {expected}
+    for status in statuses:
+        assert may_pass(status) is expected
+        assert is_transient(HfHubHTTPError("refused", response=answer(status))) is expected
+        assert isinstance(of_bucket(status), ConnectionError) is expected
