@@ -1,6 +1,7 @@
-"""Tiny random Qwen2.5-VL and Qwen3-VL models of the stock classes, with the real chat markers."""
+"""Tiny random Qwen-VL models of the stock classes, with the real chat markers."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
@@ -50,6 +53,17 @@ IMAGES = ImageSettings(
 )
 
 
+def tiny_qwen2_vl(directory: Path) -> ModelProfile:
+    """A tower without windows; the decoder is that of Qwen2.5-VL."""
+    torch.manual_seed(0)
+    tower = {"depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 48, "patch_size": PATCH}
+    text = {"rope_parameters": _rotary([2, 2, 2], interleaved=False)}
+    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**_sizes(text, tower)))
+    processor = {"image_processor_type": "Qwen2VLImageProcessor"}
+    _save(model, directory, processor | {"min_pixels": 64, "max_pixels": 4096})
+    return qwen_profile("qwen2_vl", directory, Qwen2_5VlAdapter.defaults.prompt)
+
+
 def tiny_qwen2_5_vl(directory: Path) -> ModelProfile:
     """Window attention in the first tower layer, grouped keys, biases, sections of three axes."""
     torch.manual_seed(0)
@@ -68,7 +82,7 @@ def tiny_qwen2_5_vl(directory: Path) -> ModelProfile:
     model = Qwen2_5_VLForConditionalGeneration(config)
     processor = {"image_processor_type": "Qwen2VLImageProcessor"}
     _save(model, directory, processor | {"min_pixels": 64, "max_pixels": 4096})
-    return _profile("qwen2_5_vl", directory, Qwen2_5VlAdapter.defaults.prompt)
+    return qwen_profile("qwen2_5_vl", directory, Qwen2_5VlAdapter.defaults.prompt)
 
 
 def tiny_qwen3_vl(directory: Path) -> ModelProfile:
@@ -93,12 +107,12 @@ def tiny_qwen3_vl(directory: Path) -> ModelProfile:
         "size": {"shortest_edge": 64, "longest_edge": 4096},
     }
     _save(model, directory, processor)
-    return _profile("qwen3_vl", directory, Qwen3VlAdapter.defaults.prompt)
+    return qwen_profile("qwen3_vl", directory, Qwen3VlAdapter.defaults.prompt)
 
 
-def qwen_tokenizer() -> PreTrainedTokenizerFast:
+def qwen_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
     """Word-level tokenizer with Qwen's markers; it has no token to begin a text with."""
-    vocabulary = {word: index for index, word in enumerate([*SPECIAL, "<unk>", *WORDS])}
+    vocabulary = {word: index for index, word in enumerate([*special, "<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -106,7 +120,7 @@ def qwen_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         unk_token="<unk>",
-        additional_special_tokens=SPECIAL,
+        additional_special_tokens=list(special),
     )
 
 
@@ -154,7 +168,10 @@ def _save(model: PreTrainedModel, directory: Path, processor: dict[str, Any]) ->
     (directory / "preprocessor_config.json").write_text(json.dumps(processor | cut))
 
 
-def _profile(family: str, directory: Path, prompt: str) -> ModelProfile:
+def qwen_profile(
+    family: str, directory: Path, prompt: str, images: ImageSettings = IMAGES
+) -> ModelProfile:
+    """Profile of a tiny model with a decoder of Qwen's."""
     return ModelProfile(
         name=f"tiny-{family}",
         family=family,
@@ -162,7 +179,7 @@ def _profile(family: str, directory: Path, prompt: str) -> ModelProfile:
         num_layers=NUM_LAYERS,
         num_heads=NUM_HEADS,
         prompt=prompt,
-        images=IMAGES,
+        images=images,
         extraction_instructions={
             QuestionKind.NATURAL: ExtractionInstruction(
                 replaces="a blue", instruction="where is it"

@@ -1,14 +1,13 @@
 """How large a model's decoder and grid are: read from its configuration, without its weights."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from data_contracts.profiles import DynamicGrid, ModelProfile, SquareGrid
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
 from sdrpn_core.models.loading import model_source
+from sdrpn_core.models.square import square_canvas
 
 _HEAD_SIZE = 128
 _NUM_CELLS = 576
@@ -60,7 +59,7 @@ def model_dimensions(profile: ModelProfile) -> ModelDimensions:
         num_key_heads=int(text.num_key_value_heads),
         # Not every family's configuration has one, and it may be null.
         head_size=int(getattr(text, "head_dim", None) or text.hidden_size // num_heads),
-        num_cells=_num_cells(profile, config.vision_config.to_dict()),
+        num_cells=_num_cells(profile, config),
     )
 
 
@@ -73,16 +72,16 @@ def _usual(profile: ModelProfile) -> ModelDimensions:
         num_heads=profile.num_heads,
         num_key_heads=profile.num_heads,
         head_size=_HEAD_SIZE,
-        num_cells=_num_cells(profile, {}),
+        num_cells=_num_cells(profile, None),
     )
 
 
-def _num_cells(profile: ModelProfile, vision: Mapping[str, Any]) -> int:
+def _num_cells(profile: ModelProfile, config: PreTrainedConfig | None) -> int:
     match profile.images.labels:
         case SquareGrid(side=side):
             return side * side
         case DynamicGrid(max_cells=num_cells):
             return num_cells
-        case None if "image_size" in vision and "patch_size" in vision:
-            return int((int(vision["image_size"]) // int(vision["patch_size"])) ** 2)
+        case None if config is not None:
+            return square_canvas(config)[1].num_cells
     return _NUM_CELLS

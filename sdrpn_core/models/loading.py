@@ -23,6 +23,7 @@ from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
 from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
+from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
@@ -37,7 +38,9 @@ DeviceMap = str | Mapping[str, int | str]
 FAMILIES: dict[str, type[SquareAdapter] | type[Qwen2_5VlAdapter]] = {
     "deepseek_vl": DeepseekVlAdapter,
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
+    "internvl": InternVlAdapter,
     "llava": LlavaAdapter,
+    "qwen2_vl": Qwen2_5VlAdapter,
     "qwen2_5_vl": Qwen2_5VlAdapter,
     "qwen3_vl": Qwen3VlAdapter,
 }

@@ -1,4 +1,6 @@
-"""Qwen2.5-VL family: dynamic or square grids, window-attention tower, multimodal rotary positions.
+"""Qwen2-VL and Qwen2.5-VL: dynamic or square grids, multimodal rotary positions.
+
+The towers differ, Qwen2.5-VL's attends in windows, but that is the stock model's affair.
 
 A cell of the grid is a merged block of patches (2 x 2 patches of 14 pixels). Labels are made on a
 square grid of fixed size; answering may follow the image's shape. Positions have three axes (time,
@@ -42,7 +44,7 @@ MAX_ASPECT_RATIO = 100.0
 
 
 class Qwen2_5VlAdapter(ModelAdapter):
-    """Adapter of ``Qwen2_5_VLForConditionalGeneration``."""
+    """Adapter of ``Qwen2_5_VLForConditionalGeneration`` and ``Qwen2VLForConditionalGeneration``."""
 
     defaults = FamilyDefaults(
         prompt=(

@@ -11,7 +11,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.geometry import GridShape, Letterbox
@@ -22,7 +27,7 @@ from sdrpn_core.models.prompts import ImageFeatures
 
 
 class SquareAdapter(ModelAdapter):
-    """A family that sees each image padded to a square, on a grid of fixed size."""
+    """A family that sees each image as one square of fixed size, on a grid of fixed size."""
 
     def __init__(
         self,
@@ -32,10 +37,7 @@ class SquareAdapter(ModelAdapter):
         image_processor: BaseImageProcessor,
     ) -> None:
         super().__init__(model, tokenizer, profile, image_processor)
-        vision = model.config.vision_config
-        self.input_side = int(vision.image_size)
-        side = int(vision.image_size) // int(vision.patch_size)
-        self.grid = GridShape(side, side)
+        self.input_side, self.grid = square_canvas(model.config)
         self.fill = profile.images.fill or self.default_fill()
         if profile.images.labels or profile.images.answers:
             raise ModelError(
@@ -103,6 +105,19 @@ class SquareAdapter(ModelAdapter):
             grids=(grid,) * len(images),
             inputs=self.canvas_inputs(canvases),
         )
+
+
+def square_canvas(config: PreTrainedConfig) -> tuple[int, GridShape]:
+    """Side in pixels of the canvas that a configuration's tower sees, and its grid of tokens."""
+    vision = config.vision_config
+    side, patch_side = _side(vision.image_size), _side(vision.patch_size)
+    num_cells = round(side // patch_side * getattr(config, "downsample_ratio", 1.0))
+    return side, GridShape(num_cells, num_cells)
+
+
+def _side(size: int | Sequence[int]) -> int:
+    """Of a square, which some configurations give as (height, width)."""
+    return size if isinstance(size, int) else size[0]
 
 
 def averaged(tokens: Tensor, grid: GridShape, wanted: GridShape) -> Tensor:

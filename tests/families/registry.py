@@ -3,6 +3,7 @@
 A new family adds one entry to ``FAMILY_MODELS``; every test of this folder then runs on it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.square import SquareAdapter
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
+from tests.families.internvl import tiny_internvl
 from tests.tiny_models import tiny_llava
-from tests.tiny_qwen import tiny_qwen2_5_vl, tiny_qwen3_vl
+from tests.tiny_qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_vl
 
 Inputs = dict[str, Any]
 
@@ -94,6 +96,21 @@ def llava_grids(adapter: ModelAdapter, inputs: Inputs) -> list[GridShape]:
     return [GridShape(side, side)] * len(inputs["pixel_values"])
 
 
+def internvl_images(
+    adapter: ModelAdapter, images: Sequence[Image.Image], for_labels: bool
+) -> Inputs:
+    """One tile each, stretched to a square."""
+    del for_labels
+    inputs = adapter.image_processor(list(images), crop_to_patches=False, return_tensors="pt")
+    return {"pixel_values": inputs["pixel_values"]}
+
+
+def internvl_grids(adapter: ModelAdapter, inputs: Inputs) -> list[GridShape]:
+    """As many tokens a tile as the configuration says."""
+    side = math.isqrt(adapter.model.config.image_seq_length)
+    return [GridShape(side, side)] * len(inputs["pixel_values"])
+
+
 def square_cell_pixels(inputs: Inputs, grid: GridShape) -> Tensor:
     """Cells of a (1, 3, H, W) tensor."""
     return functional.adaptive_avg_pool2d(inputs["pixel_values"].mean(dim=1), grid)[0]
@@ -150,7 +167,11 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "deepseek_vl_hybrid": FamilyModel(
         tiny_deepseek_vl_hybrid, deepseek_images, llava_grids, square_cell_pixels
     ),
+    "internvl": FamilyModel(tiny_internvl, internvl_images, internvl_grids, square_cell_pixels),
     "llava": FamilyModel(tiny_llava, llava_images, llava_grids, square_cell_pixels),
+    "qwen2_vl": FamilyModel(
+        tiny_qwen2_vl, qwen_images, qwen_grids, qwen_cell_pixels, marks_images=True
+    ),
     "qwen2_5_vl": FamilyModel(
         tiny_qwen2_5_vl, qwen_images, qwen_grids, qwen_cell_pixels, marks_images=True
     ),

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from data_contracts.profiles import ModelProfile
+from sdrpn_core.models.loading import FAMILIES
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from tests.families.registry import FAMILY_MODELS
 
@@ -68,6 +69,7 @@ def render(outcomes: Outcomes) -> str:
         name = test.removeprefix("test_").replace("_", " ")
         cells = [_cell(outcomes.get((test, family), [])) for family in families]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", *(f"* `{family}`: {_in_a_line(family)}" for family in families)]
     lines += [
         "",
         "## Packaged profiles",
@@ -80,6 +82,11 @@ def render(outcomes: Outcomes) -> str:
         "own (`calibrate`); see [calibration.md](calibration.md).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _in_a_line(family: str) -> str:
+    """What a family is, as the module of its adapter begins."""
+    return (sys.modules[FAMILIES[family].__module__].__doc__ or "").splitlines()[0]
 
 
 def _profile_row(profile: ModelProfile) -> str:
@@ -105,7 +112,7 @@ def _cell(outcomes: list[str]) -> str:
 def main() -> None:
     """Run or collect the suite and write the page."""
     *options, file = sys.argv[1:] or [""]
-    if not file or options not in ([], [COLLECT]):
+    if not file or file.startswith("-") or options not in ([], [COLLECT]):
         sys.exit(f"usage: python -m tests.families.table [{COLLECT}] FILE")
     recorder = Recorder()
     code = pytest.main(["-q", *options, str(SUITE)], plugins=[recorder])

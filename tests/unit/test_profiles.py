@@ -18,7 +18,15 @@ from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from tasks.extract_attention import attention_recipe
 
 NAMES = packaged_profiles()
-UNCALIBRATED = ["deepseek-vl-1.3b", "deepseek-vl-7b", "qwen3-vl-4b", "qwen3-vl-8b"]
+UNCALIBRATED = [
+    "deepseek-vl-1.3b",
+    "deepseek-vl-7b",
+    "internvl3-8b",
+    "internvl3.5-8b",
+    "qwen2-vl-7b",
+    "qwen3-vl-4b",
+    "qwen3-vl-8b",
+]
 NATURAL, TEXTUAL = QuestionKind.NATURAL, QuestionKind.TEXTUAL
 SUFFIX = "Answer the question using a single word or phrase."
 

@@ -1,0 +1,88 @@
+"""Tiny random InternVL models, laid out on disk as the hub lays them: of version 3 and of 3.5."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+from data_contracts.profiles import ImageSettings, ModelProfile
+from sdrpn_core.models.internvl import InternVlAdapter
+from tests.tiny_models import WORDS
+from tests.tiny_qwen import NUM_HEADS, NUM_LAYERS, qwen_profile, qwen_tokenizer
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"]
+SIDE = 40
+"""Of the canvas in pixels; patches of 4, merged two by two, give a 5x5 grid."""
+
+
+def tiny_internvl(directory: Path) -> ModelProfile:
+    """As InternVL3: Qwen2's decoder."""
+    return _write(Qwen2Config(**_decoder()), directory)
+
+
+def tiny_internvl_qwen3(directory: Path) -> ModelProfile:
+    """As InternVL3.5: Qwen3's decoder, with normed queries and keys and a head size of its own."""
+    return _write(Qwen3Config(**_decoder(), head_dim=16), directory)
+
+
+def _decoder() -> dict[str, Any]:
+    return {
+        "vocab_size": len(SPECIAL) + 1 + len(WORDS),
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": NUM_LAYERS,
+        "num_attention_heads": NUM_HEADS,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.25,
+    }
+
+
+def _write(decoder: PreTrainedConfig, directory: Path) -> ModelProfile:
+    torch.manual_seed(0)
+    tower = InternVLVisionConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        attention_bias=True,
+        image_size=SIDE,
+        patch_size=4,
+        layer_scale_init_value=1.0,
+    )
+    config = InternVLConfig(
+        vision_config=tower,
+        text_config=decoder,
+        image_token_id=SPECIAL.index("<IMG_CONTEXT>"),
+        image_seq_length=25,
+        tie_word_embeddings=False,
+    )
+    model = InternVLForConditionalGeneration(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("bias", "cls_token", "position_embeddings")) or "norm" in name:
+            # Zeros and ones at initialisation, and nothing would tell whether they are used.
+            nn.init.normal_(parameter, mean=float(name.endswith("norm.weight")), std=0.2)
+    end = SPECIAL.index("<|im_end|>")
+    # A louder end token makes answers end at different lengths, as real ones do.
+    model.get_output_embeddings().weight.data[end] *= 2
+    model.generation_config.eos_token_id = end
+    model.generation_config.pad_token_id = SPECIAL.index("<|endoftext|>")
+    model.save_pretrained(directory)
+    qwen_tokenizer(SPECIAL).save_pretrained(directory)
+    GotOcr2ImageProcessorPil(
+        size={"height": SIDE, "width": SIDE},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    ).save_pretrained(directory)
+    prompt = InternVlAdapter.defaults.prompt
+    return qwen_profile("internvl", directory, prompt, ImageSettings())

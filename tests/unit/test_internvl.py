@@ -1,0 +1,79 @@
+"""InternVL adapters against the stock class fed by the stock image processor."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_contracts.profiles import ModelProfile
+from sdrpn_core.decoding.generation import greedy_decode, pad_left, prefill
+from sdrpn_core.models.internvl import MAX_ASPECT_RATIO, InternVlAdapter
+from sdrpn_core.models.loading import FAMILIES, load_adapter
+from sdrpn_core.models.profiles import load_profile
+from tests.families.internvl import SIDE, tiny_internvl, tiny_internvl_qwen3
+
+MAKERS = {"3": tiny_internvl, "3.5": tiny_internvl_qwen3}
+
+
+@pytest.fixture(scope="module", params=list(MAKERS))
+def adapter(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> InternVlAdapter:
+    make: Callable[[Path], ModelProfile] = MAKERS[request.param]
+    loaded = load_adapter(make(tmp_path_factory.mktemp("model")), device="cpu")
+    assert isinstance(loaded, InternVlAdapter)
+    return loaded
+
+
+def noise(width: int, height: int) -> Image.Image:
+    random = np.random.default_rng(0)
+    return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@torch.inference_mode()
+def test_generates_what_the_stock_model_does_from_the_stock_processor(
+    adapter: InternVlAdapter,
+) -> None:
+    """Two wide images, each one tile, between the markers that the stock processor writes."""
+    images, question = [noise(90, 60), noise(40, 70)], "what is the red word"
+    prompt = adapter.embed_prompt(question, adapter.encode_images(images))
+    (ours,) = greedy_decode(adapter, prefill(adapter, pad_left([prompt])), 8)
+    tile = f"<img>{'<IMG_CONTEXT>' * 25}</img>\n"
+    text = f"<|im_start|>user\n{tile}{tile}{question}<|im_end|>\n<|im_start|>assistant\n"
+    pixels = adapter.image_processor(images, crop_to_patches=False, return_tensors="pt")
+    stock = adapter.model.generate(
+        **adapter.tokenizer(text, return_tensors="pt", return_token_type_ids=False),
+        pixel_values=pixels["pixel_values"],
+        max_new_tokens=8,
+        do_sample=False,
+        suppress_tokens=[adapter.image_token_id],
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    start = stock.sequences.shape[1] - len(stock.logits)
+    theirs = [t for t in stock.sequences[0, start:].tolist() if t not in adapter.eos_ids]
+    assert list(ours.tokens) == theirs
+    first = prefill(adapter, pad_left([prompt])).logits[0]
+    kept = torch.isfinite(first)
+    assert torch.allclose(first[kept], stock.logits[0][0][kept], atol=1e-4)
+
+
+def test_images_fill_the_tile_unless_they_are_longer_than_a_row_of_tiles(
+    adapter: InternVlAdapter,
+) -> None:
+    wide, strip = adapter.letterbox((1200, 100)), adapter.letterbox((2400, 100))
+    assert (wide.canvas_width, wide.canvas_height, wide.pad_top) == (1200, 100, 0)
+    assert (strip.canvas_width, strip.canvas_height, strip.pad_top) == (2400, 200, 50)
+    assert strip.canvas_width / strip.canvas_height == MAX_ASPECT_RATIO
+    (features,) = adapter.encode_images([noise(300, 20)])
+    assert tuple(features.grid) == (5, 5)
+    assert adapter.pixels_seen(features) == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize("name", ["internvl3-8b", "internvl3.5-8b"])
+def test_packaged_prompt_is_the_family_s(name: str) -> None:
+    profile = load_profile(name)
+    assert FAMILIES[profile.family].defaults.prompt == profile.prompt
