@@ -49,7 +49,7 @@ def list_(
         if item.problem:
             say(f"damaged: {item.problem}", err, style="red")
     if not rows:
-        say("no artifacts")
+        say(f"no artifacts in {opened.root}")
         return
     say(
         f"together: {sum(sizes):,} bytes ({size_text(sum(sizes))}), images and resume points "
