@@ -1,20 +1,56 @@
 """Rows of ``attention_map.v1``: what extraction found for one question, or why it found nothing."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from data_contracts.enums import ExtractionStatus
 from sdrpn_core.attention.extraction import ExtractedAttention
 from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures
+from tasks.artifacts.store import ArtifactStore
+from tasks.opened_images import Row, Turns, opened_batches
 
-Row = dict[str, Any]
+Extract = Callable[
+    [Sequence[tuple[Turns, Image.Image]], Sequence[ImageFeatures]],
+    Sequence[Sequence[ExtractedAttention]],
+]
+"""(questions with their images, features of the images) -> what was found, by turn."""
 
 _CARRIED = ("question_id", "dataset", "kind", "image_uri", "image_sha256", "question", "answers")
 
 
-def attention_row(question: Row, found: ExtractedAttention) -> Row:
+def attention_rows(
+    store: ArtifactStore,
+    adapter: ModelAdapter,
+    asked: Sequence[Turns],
+    batch_size: int,
+    extract: Extract,
+) -> Iterator[Row]:
+    """One row for every question, whether its image can be read or not.
+
+    Args:
+        store: reads image URIs.
+        adapter: the frozen model.
+        asked: questions, those about one image together.
+        batch_size: images at a time.
+        extract: finds what is attended to.
+    """
+    with closing(opened_batches(store, adapter, asked, batch_size)) as batches:
+        for batch in batches:
+            for turns, reason in batch.unreadable:
+                yield from (_unreadable_row(turn, reason, adapter) for turn in turns)
+            if not batch.readable:
+                continue
+            found = extract(batch.readable, batch.encode(adapter))
+            for (turns, _), maps in zip(batch.readable, found, strict=True):
+                yield from (_attention_row(*pair) for pair in zip(turns, maps, strict=True))
+
+
+def _attention_row(question: Row, found: ExtractedAttention) -> Row:
     """What was extracted for a question."""
     box = found.letterbox
     return {name: question[name] for name in _CARRIED} | {
@@ -32,7 +68,7 @@ def attention_row(question: Row, found: ExtractedAttention) -> Row:
     }
 
 
-def unreadable_row(question: Row, reason: str, adapter: ModelAdapter) -> Row:
+def _unreadable_row(question: Row, reason: str, adapter: ModelAdapter) -> Row:
     """A question whose image cannot be read, and why."""
     sizes = ("grid_height", "grid_width", "image_width", "image_height")
     places = ("pad_left", "pad_top", "canvas_width", "canvas_height", "num_response_tokens")

@@ -5,10 +5,10 @@ Shards may be made by any number of processes; each loads the model once.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 
 import polars as pl
+from PIL import Image
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import ExtractionConfig, ModelConfig
@@ -16,16 +16,17 @@ from data_contracts.enums import ExtractionStatus, QuestionKind, RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.registry import empty_frame
 from data_contracts.runtime import RuntimeConfig
-from sdrpn_core.attention.extraction import Request, extract_attention
+from sdrpn_core.attention.extraction import ExtractedAttention, Request, extract_attention
+from sdrpn_core.models.prompts import ImageFeatures
 from tasks import recipes
 from tasks.artifacts.row_ranges import overlapping, shard_range
 from tasks.artifacts.stage import FrameShard, StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.attention_reuse import earlier_rows
-from tasks.attention_rows import Row, attention_row, unreadable_row
+from tasks.attention_rows import attention_rows
 from tasks.given_responses import given_rows
 from tasks.models import adapter_for, model_identity, profile_of
-from tasks.opened_images import opened_batches
+from tasks.opened_images import Row, Turns
 from tasks.shard_statistics import num_usable, status_statistic
 
 
@@ -98,29 +99,25 @@ def _extract(
     model: ModelConfig,
     settings: ExtractionConfig,
     runtime: RuntimeConfig,
-) -> Iterable[Row]:
+) -> Iterator[Row]:
     if not questions:
         return
     adapter = adapter_for(model, runtime)
-    batches = opened_batches(store, adapter, questions, lambda row: row, runtime.batch_size)
-    with closing(batches):
-        for batch in batches:
-            yield from (
-                unreadable_row(question, why, adapter) for question, why in batch.unreadable
-            )
-            if not batch.readable:
-                continue
-            found = extract_attention(
-                adapter,
-                [
-                    Request(image, q["question"], QuestionKind(q["kind"]))
-                    for q, image in batch.readable
-                ],
-                max_new_tokens=settings.max_new_tokens,
-                features=batch.encode(adapter),
-            )
-            for (question, _), maps in zip(batch.readable, found, strict=True):
-                yield attention_row(question, maps)
+
+    def extract(
+        batch: Sequence[tuple[Turns, Image.Image]], features: Sequence[ImageFeatures]
+    ) -> list[list[ExtractedAttention]]:
+        requests = [
+            Request(image, question["question"], QuestionKind(question["kind"]))
+            for (question,), image in batch
+        ]
+        found = extract_attention(
+            adapter, requests, max_new_tokens=settings.max_new_tokens, features=features
+        )
+        return [[maps] for maps in found]
+
+    asked = [[question] for question in questions]
+    yield from attention_rows(store, adapter, asked, runtime.batch_size, extract)
 
 
 def _require_readable(rows: Sequence[Row], settings: ExtractionConfig) -> None:

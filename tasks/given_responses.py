@@ -7,8 +7,7 @@ Questions are in the order of their ids, a conversation's turns anywhere among t
 sorts them once, on disk; then a share is read without the others, and memory holds one share.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
@@ -20,15 +19,17 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import QuestionKind, RecordStatus
 from sdrpn_core.attention.conversation_layout import Conversation, Turn
+from sdrpn_core.attention.extraction import ExtractedAttention
 from sdrpn_core.attention.teacher_forcing import extract_from_answers
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks.artifacts.frame_codec import decode_frame
 from tasks.artifacts.row_ranges import shard_range
 from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
-from tasks.attention_rows import Row, attention_row, unreadable_row
+from tasks.attention_rows import attention_rows
 from tasks.models import adapter_for
-from tasks.opened_images import opened_batches
+from tasks.opened_images import Row, Turns
 
 _SCHEMA_ID = "qa_record.v1"
 _GIVEN = "dataset, source_id, image_uri, kind"
@@ -92,31 +93,25 @@ def given_rows(
     if not found:
         return
     adapter = adapter_for(model, run.runtime)
-    batches = opened_batches(
-        run.store, adapter, found, lambda turns: turns[0], run.runtime.batch_size
-    )
-    with closing(batches):
-        for batch in batches:
-            for turns, reason in batch.unreadable:
-                yield from (unreadable_row(turn, reason, adapter) for turn in turns)
-            if not batch.readable:
-                continue
-            extracted = extract_from_answers(
-                adapter,
-                [_conversation(turns, image) for turns, image in batch.readable],
-                max_tokens=settings.max_conversation_tokens,
-                features=batch.encode(adapter),
-            )
-            for (turns, _), maps in zip(batch.readable, extracted, strict=True):
-                yield from (attention_row(*pair) for pair in zip(turns, maps, strict=True))
+
+    def extract(
+        batch: Sequence[tuple[Turns, Image.Image]], features: Sequence[ImageFeatures]
+    ) -> list[list[ExtractedAttention]]:
+        return extract_from_answers(
+            adapter,
+            [_conversation(turns, image) for turns, image in batch],
+            max_tokens=settings.max_conversation_tokens,
+            features=features,
+        )
+
+    yield from attention_rows(run.store, adapter, found, run.runtime.batch_size, extract)
 
 
-def _conversation(turns: Iterable[Row], image: Image.Image) -> Conversation:
-    rows = list(turns)
+def _conversation(turns: Turns, image: Image.Image) -> Conversation:
     return Conversation(
         image=image,
-        turns=tuple(Turn(row["question"], next(iter(row["answers"]), "")) for row in rows),
-        kind=QuestionKind(rows[0]["kind"]),
+        turns=tuple(Turn(turn["question"], next(iter(turn["answers"]), "")) for turn in turns),
+        kind=QuestionKind(turns[0]["kind"]),
     )
 
 

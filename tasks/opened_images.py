@@ -1,8 +1,8 @@
 """Images of questions, read and prepared for the vision tower while the model is at work."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from PIL import Image
 
@@ -16,15 +16,16 @@ from tasks.sources.files import load_image
 from tasks.storage.waiting_threads import in_parallel
 
 Row = dict[str, Any]
-T = TypeVar("T")
+Turns = Sequence[Row]
+"""Questions about one image, at least one."""
 
 
 @dataclass(frozen=True)
-class OpenedBatch(Generic[T]):
-    """Some of what was asked for, in order: what has an image, and what has none and why."""
+class OpenedBatch:
+    """Some of what was asked, in order: what has an image, and what has none and why."""
 
-    readable: list[tuple[T, Image.Image]]
-    unreadable: list[tuple[T, str]]
+    readable: list[tuple[Turns, Image.Image]]
+    unreadable: list[tuple[Turns, str]]
     prepared: PreparedImages | None
     """Of the images, as for labels; None of no images."""
 
@@ -34,35 +35,31 @@ class OpenedBatch(Generic[T]):
 
 
 def opened_batches(
-    store: ArtifactStore,
-    adapter: ModelAdapter,
-    items: Sequence[T],
-    row_of: Callable[[T], Row],
-    batch_size: int,
-) -> Generator[OpenedBatch[T], None, None]:
+    store: ArtifactStore, adapter: ModelAdapter, asked: Sequence[Turns], batch_size: int
+) -> Generator[OpenedBatch, None, None]:
     """Read images batch by batch, each batch while the last one is worked on.
 
     Args:
         store: reads image URIs.
         adapter: prepares the images.
-        items: questions, or what else has an image.
-        row_of: an item's row, with ``image_uri`` and ``image_sha256``.
-        batch_size: items at a time.
+        asked: questions, those about one image together; rows with ``image_uri`` and
+            ``image_sha256``.
+        batch_size: images at a time.
     """
 
-    def opened(batch: Sequence[T]) -> OpenedBatch[T]:
-        images = in_parallel(lambda item: _open(store, row_of(item)), batch)
+    def opened(batch: Sequence[Turns]) -> OpenedBatch:
+        images = in_parallel(lambda turns: _open(store, turns[0]), batch)
         found = list(zip(batch, images, strict=True))
-        readable = [(item, image) for item, image in found if isinstance(image, Image.Image)]
+        readable = [(turns, image) for turns, image in found if isinstance(image, Image.Image)]
         pictures = [image for _, image in readable]
         return OpenedBatch(
             readable,
-            [(item, reason) for item, reason in found if isinstance(reason, str)],
+            [(turns, reason) for turns, reason in found if isinstance(reason, str)],
             adapter.prepare_images(pictures, for_labels=True) if pictures else None,
         )
 
-    starts = range(0, len(items), batch_size)
-    return made_ahead(opened, (items[start : start + batch_size] for start in starts))
+    starts = range(0, len(asked), batch_size)
+    return made_ahead(opened, (asked[start : start + batch_size] for start in starts))
 
 
 def _open(store: ArtifactStore, row: Row) -> Image.Image | str:

@@ -36,11 +36,12 @@ def test_what_cannot_be_read_is_told_apart_and_the_others_are_as_encoded_now(
     (tmp_path / "1.png").write_bytes(b"no picture")
     for number in (3, 4):
         (tmp_path / f"{number}.png").unlink()
-    talks = [[row, {}] for row in rows]  # what has an image need not be a row
-    batches = list(opened_batches(file_store, adapter, talks, lambda talk: talk[0], 3))
-    assert [[item for item, _ in batch.readable] for batch in batches] == [[talks[0], talks[2]], []]
-    told = [(item, reason) for batch in batches for item, reason in batch.unreadable]
-    assert [item for item, _ in told] == [talks[1], talks[3], talks[4]]
+    asked = [[row, {}] for row in rows]  # the second turn's image is the first's
+    batches = list(opened_batches(file_store, adapter, asked, 3))
+    readable = [[turns for turns, _ in batch.readable] for batch in batches]
+    assert readable == [[asked[0], asked[2]], []]
+    told = [(turns, reason) for batch in batches for turns, reason in batch.unreadable]
+    assert [turns for turns, _ in told] == [asked[1], asked[3], asked[4]]
     assert all(reason for _, reason in told)
     pictures = [image for _, image in batches[0].readable]
     for found, expected in zip(
@@ -64,7 +65,8 @@ def test_the_next_batch_is_prepared_while_the_last_is_used(
         return prepare(images, for_labels=for_labels)
 
     monkeypatch.setattr(adapter, "prepare_images", told)
-    batches = opened_batches(file_store, adapter, questions(tmp_path, 3), lambda row: row, 1)
+    asked = [[question] for question in questions(tmp_path, 3)]
+    batches = opened_batches(file_store, adapter, asked, 1)
     with closing(batches):
         for number, batch in enumerate(batches):
             assert len(batch.readable) == 1
