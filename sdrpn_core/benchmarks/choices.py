@@ -16,7 +16,8 @@ from sdrpn_core.benchmarks.document import UnusableDocument, text_field
 NO_OPTION = "Z"
 """HR-Bench's letter for an answer that refuses to choose."""
 
-_VSTAR_OPTION = re.compile(r"\([A-D]\)\s*([^()]+?)(?=\s*\([A-D]\)|$)")
+# An option ends with its line: the sentence that asks for a letter follows the last one.
+_VSTAR_OPTION = re.compile(r"\([A-D]\)\s*([^()\n]+?)(?=\s*\([A-D]\)|\s*\n|\s*$)")
 # In this order; the first that matches anywhere decides.
 _VSTAR_LETTERS = (
     r"^([A-D])",

@@ -72,8 +72,8 @@ def _document(spec: TaskSpec, row: Mapping[str, Any], number: int) -> HubDocumen
 
 
 def _category(spec: TaskSpec, row: Mapping[str, Any]) -> str:
-    """A row that is in several categories gets a joint one."""
-    if spec.category_column is None or row.get(spec.category_column) is None:
+    """A row that is in several categories gets a joint one; one that is in none an empty one."""
+    if spec.category_column is None or not row.get(spec.category_column):
         return ""
     return ", ".join(texts_field(row, spec.category_column))
 

@@ -59,7 +59,7 @@ def parse_true_boxes(rows: Iterable[Mapping[str, Any]]) -> TrueBoxes:
     """Read rows of any of the formats.
 
     Questions that several rows ask in the same words about different places are left out where
-    nothing else tells them apart.
+    nothing else tells them apart. So are rows whose list of boxes is empty.
 
     Raises:
         ValueError: naming what is wrong with which row.
@@ -68,6 +68,8 @@ def parse_true_boxes(rows: Iterable[Mapping[str, Any]]) -> TrueBoxes:
     by_question: dict[tuple[str, str], Box] = {}
     ambiguous: set[tuple[str, str]] = set()
     for number, row in enumerate(rows):
+        if _has_no_box(row):
+            continue
         try:
             box = _box(row)
             own_id = row.get("question_id", row.get("dataset_id"))
@@ -75,11 +77,16 @@ def parse_true_boxes(rows: Iterable[Mapping[str, Any]]) -> TrueBoxes:
                 by_id[str(own_id)] = box
                 continue
             key = (_stem(str(row.get("image", ""))), _plain(str(row["question"])))
-        except (KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"row {number}: {error!r}") from error
         if by_question.setdefault(key, box) != box:
             ambiguous.add(key)
     return TrueBoxes(by_id, {k: box for k, box in by_question.items() if k not in ambiguous})
+
+
+def _has_no_box(row: Mapping[str, Any]) -> bool:
+    listed = row.get("bboxs", row.get("bbox"))
+    return isinstance(listed, Sequence) and not listed
 
 
 def _box(row: Mapping[str, Any]) -> Box:

@@ -32,7 +32,10 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
 from sdrpn_core.models.errors import ModelError
+from sdrpn_core.transport_errors import is_transport_error
 
+_EXPECTED = (OSError, ValueError, ImportError, SafetensorError)
+"""What a model that cannot be had raises, beside broken connections."""
 _OR_DIRECTORY = "or give the path of a local copy instead"
 
 
@@ -72,7 +75,9 @@ def explained(source: str, revision: str | None) -> Iterator[None]:
             f"model {source!r} does not fit into the GPU's memory: choose dtype bfloat16, or "
             "spread it over several GPUs with device_map: auto in the runtime settings"
         ) from error
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except Exception as error:
+        if not isinstance(error, _EXPECTED) and not is_transport_error(error):
+            raise
         raise ModelError(f"model {source!r} {_reason(error, source, revision)}") from error
 
 
@@ -134,6 +139,11 @@ def _hub_reason(cause: BaseException, source: str, revision: str | None) -> str 
             return None  # the error around it says which file, and files may be optional
         case HfHubHTTPError():
             return f"cannot be had from the hub ({_first_line(cause)}): try again later"
+        case _ if is_transport_error(cause):
+            return (
+                f"could not be fetched whole ({type(cause).__name__}: {_first_line(cause)}): check "
+                "the network and run again; files that are whole are kept"
+            )
         case HFValidationError():
             return "is neither a directory nor a hub id (`owner/name`): check its name"
     return None

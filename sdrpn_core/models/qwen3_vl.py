@@ -6,6 +6,7 @@ image's columns after the first decoder layers. The branch of the RPN must come 
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
@@ -28,7 +29,10 @@ class Qwen3VlAdapter(Qwen2_5VlAdapter):
 
     def _deepstack(self, output: Any, num_images: int) -> list[tuple[Tensor, ...]]:
         """One (C, d) tensor per tapped tower layer, for each image."""
-        return [
-            tuple(level[image] for level in output.deepstack_features)
-            for image in range(num_images)
+        cells = [len(tokens) for tokens in output.pooler_output]
+        # Up to transformers 5.17 a level is one tensor of all images' cells, later one per image.
+        levels = [
+            torch.split(level, cells) if isinstance(level, Tensor) else level
+            for level in output.deepstack_features
         ]
+        return [tuple(level[image] for level in levels) for image in range(num_images)]

@@ -12,8 +12,8 @@ import httpx
 
 from data_contracts.errors import one_line
 from data_contracts.runtime import DownloadSettings
+from sdrpn_core.transport_errors import may_pass
 from tasks.fetching.remote import FileChanged, Hiccup, RangesIgnored, RemoteInfo, Unavailable
-from tasks.storage.transport_errors import may_pass
 
 _IN_THE_MAKING = 202
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")

@@ -4,8 +4,8 @@ import errno
 import socket
 import ssl
 
+from sdrpn_core.transport_errors import is_transport_error, may_pass
 from tasks.fetching.remote import NoAnswer
-from tasks.storage.transport_errors import is_transport_error, may_pass
 
 _PERMANENT = (
     FileNotFoundError,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_contracts.errors import SdrpnError, one_line
-from tasks.storage.transport_errors import is_transport_error, may_pass
+from sdrpn_core.transport_errors import is_transport_error, may_pass
 
 _ALIASES = {"gcs": "gs", "s3a": "s3"}
 _CREDENTIALS = {

@@ -19,11 +19,11 @@ from huggingface_hub.errors import (
 )
 
 from data_contracts.errors import SdrpnError
+from sdrpn_core.transport_errors import may_pass
 from tasks.fetching.remote import DownloadError, NoAnswer
 from tasks.fetching.transient import is_transient
 from tasks.sources.archives import NotRewritten
 from tasks.storage.errors import as_os_error
-from tasks.storage.transport_errors import may_pass
 
 
 def answer(status: int) -> httpx.Response:
@@ -64,6 +64,7 @@ MISSING_KEY = ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
         httpx.ConnectError("no route"),
         httpx.ReadTimeout("timed out"),
         httpcore.ConnectTimeout("timed out"),
+        RuntimeError("Data processing error: CAS service error : Reqwest Error: timed out"),
         socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
         ssl.SSLError(1, "[SSL] record layer failure"),
         of_system(errno.EIO),

@@ -92,6 +92,18 @@ def test_oddities_are_published_and_not_strict(quirk: Quirk):
     assert published != pytest.approx(strict)
 
 
+def test_the_last_option_of_a_vstar_question_ends_with_its_line():
+    """The sentence that asks for a letter was taken for part of it, and the text never matched."""
+    text = (
+        "What is the glove made of?\n(A) rubber\n(B) cotton\n(C) kevlar\n(D) leather\n"
+        "Answer with the option's letter from the given choices directly."
+    )
+    document = {"question_id": 1, "text": text, "label": "D", "category": "direct_attributes"}
+    for prediction in ("leather", "Leather.", "(D) leather", "D"):
+        assert score("vstar_bench", prediction, document, "strict") == 1
+    assert score("vstar_bench", "kevlar", document, "strict") == 0
+
+
 def test_page_shows_the_present_tables():
     assert PAGE.read_text(encoding="utf-8") == page_with(tables()), (
         "run `python -m tests.oracles.benchmark_parity`"

@@ -97,6 +97,14 @@ def test_rows_become_documents_that_can_be_scored(spec: TaskSpec):
         assert [d.question_id for d in documents] == [str(row[spec.id_column]) for row in source]
 
 
+def test_a_row_in_no_category_can_still_be_asked():
+    spec = TASKS[BenchmarkTask.DOCVQA]
+    (row,) = rows(spec.task, 1)
+    for value in ([], None, ""):
+        (document,) = hub_documents(spec, [row | {"question_types": value}])
+        assert document.category == ""
+
+
 def test_base64_images_are_lmms_evals():
     row = rows(BenchmarkTask.HRBENCH_4K, 1)[0]
     [theirs] = hrbench_doc_to_visual(row)

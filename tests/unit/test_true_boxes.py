@@ -43,6 +43,14 @@ def test_a_question_about_two_places_has_no_box():
     assert parse_true_boxes(rows).find("1", "what?", "") is None
 
 
+@pytest.mark.parametrize("name", ["bbox", "bboxs"])
+def test_a_row_without_boxes_does_not_stop_the_others(name: str):
+    rows = [{"question": "What?", name: []}, {"question_id": "a", "box": [0, 0, 2, 2]}]
+    found = parse_true_boxes(rows)
+    assert found.find("1", "what?", "") is None
+    assert found.find("a", "", "") == (0, 0, 2, 2)
+
+
 def test_files_of_every_kind(memory_store: ArtifactStore, tmp_path: Path):
     row = {"question_id": "a", "box": [0, 0, 2, 2]}
     (tmp_path / "b.json").write_text(json.dumps([row]))
@@ -68,6 +76,7 @@ def test_files_of_every_kind(memory_store: ArtifactStore, tmp_path: Path):
         ('{"question_id": 1, "box": [0, 0, 0, 9]}', "row 0.*no area"),
         ('{"question_id": 1, "box": [0, 0, 9]}', "row 0"),
         ('{"question_id": 1}', "row 0.*bbox"),
+        ('{"question_id": 1, "bbox": [[]]}', "row 0"),
         ("nonsense", "no true boxes can be read"),
     ],
 )

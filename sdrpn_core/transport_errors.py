@@ -11,6 +11,9 @@ _PASSING = {"TransportError", "NetworkError", "TimeoutException", "ProtocolError
 _MISTAKES = {"UnsupportedProtocol", "LocalProtocolError"}
 """Also the transport's, but what was asked for is wrong."""
 _NOT_IMPLEMENTED = 501
+_XET = re.compile(r"\bCAS\b|Reqwest")
+"""How the errors of hf_xet, by which the hub's library fetches large files, read: they are plain
+``RuntimeError``."""
 _TRY_AGAIN = (408, 421, 425, 429)
 
 
@@ -26,6 +29,8 @@ def is_client_error(error: BaseException) -> bool:
 
 def is_transport_error(error: BaseException) -> bool:
     """Whether a connection could not be made, broke off or fell silent."""
+    if isinstance(error, RuntimeError) and _XET.search(str(error)):
+        return True
     names = {kind.__name__ for kind in type(error).__mro__ if _is_of_client(kind)}
     return bool(names & _PASSING) and not names & _MISTAKES
 

@@ -1,0 +1,25 @@
+"""What is Qwen3-VL's own: features of several depths, in either form that transformers gives."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
+from tests.tiny_qwen import tiny_qwen3_vl
+
+
+def test_deepstack_features_of_all_images_together_are_told_apart(tmp_path: Path) -> None:
+    """Up to transformers 5.17, every cell of an image got the first image's first feature."""
+    adapter = load_adapter(tiny_qwen3_vl(tmp_path), device="cpu")
+    assert isinstance(adapter, Qwen3VlAdapter)
+    tokens = (torch.zeros(2, 4), torch.zeros(3, 4))
+    joint = [torch.arange(20.0).reshape(5, 4), torch.arange(20.0, 40.0).reshape(5, 4)]
+    apart = [level.split([2, 3]) for level in joint]
+    for levels in (joint, apart):
+        output = SimpleNamespace(pooler_output=tokens, deepstack_features=levels)
+        first, second = adapter._deepstack(output, 2)
+        for depth, level in enumerate(joint):
+            assert torch.equal(first[depth], level[:2])
+            assert torch.equal(second[depth], level[2:])
