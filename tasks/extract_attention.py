@@ -5,7 +5,7 @@ Shards may be made by any number of processes; each loads the model once.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 from PIL import Image
@@ -17,6 +17,7 @@ from data_contracts.errors import SdrpnError
 from data_contracts.registry import empty_frame
 from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.attention.extraction import ExtractedAttention, Request, extract_attention
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
 from tasks import recipes
 from tasks.artifacts.row_ranges import overlapping, shard_range
@@ -99,9 +100,10 @@ def _extract(
     model: ModelConfig,
     settings: ExtractionConfig,
     runtime: RuntimeConfig,
-) -> Iterator[Row]:
+) -> list[Row]:
+    """Rows of these questions, in their order."""
     if not questions:
-        return
+        return []
     adapter = adapter_for(model, runtime)
 
     def extract(
@@ -116,8 +118,20 @@ def _extract(
         )
         return [[maps] for maps in found]
 
-    asked = [[question] for question in questions]
-    yield from attention_rows(store, adapter, asked, runtime.batch_size, extract)
+    asked = sorted(
+        ([question] for question in questions), key=lambda turns: _length(adapter, turns)
+    )
+    rows = attention_rows(store, adapter, asked, runtime.batch_size, extract)
+    by_id = {row["question_id"]: row for row in rows}
+    return [by_id[question["question_id"]] for question in questions]
+
+
+def _length(adapter: ModelAdapter, turns: Turns) -> int:
+    """Rank of an answer's expected length: a batch takes as many steps as its longest answer.
+
+    Only an instruction of the profile, say to list boxes, sets kinds of questions apart.
+    """
+    return int(QuestionKind(turns[0]["kind"]) in adapter.profile.extraction_instructions)
 
 
 def _require_readable(rows: Sequence[Row], settings: ExtractionConfig) -> None:
