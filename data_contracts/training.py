@@ -31,6 +31,11 @@ class MseLoss(Settings):
 RoiLoss = Annotated[BceLoss | FocalLoss | MseLoss, Field(discriminator="type")]
 
 
+MAX_HELD_OUT = 2000
+"""A rate measured on so many images has a standard error of about one percent; more would cost
+passes through the frozen layers, and training would miss them."""
+
+
 class _TrainingFields(Settings):
     """The keys of training settings."""
 
@@ -43,7 +48,7 @@ class _TrainingFields(Settings):
     max_grad_norm: float | None = Field(1.0, gt=0)
     loss: RoiLoss = BceLoss()
     validation_ratio: float = Field(0.1, gt=0, lt=1)
-    """Share of images held out of training to choose the region threshold."""
+    """Share of images held out of training to choose the region threshold; 2,000 at most."""
     checkpoint_every: int = Field(50, gt=0)
     """Optimiser steps between resume points."""
     seed: int = 0
@@ -52,9 +57,14 @@ class _TrainingFields(Settings):
 class TrainingConfig(_TrainingFields):
     """How an RPN is trained."""
 
+    def num_held_out(self, num_images: int) -> int:
+        """How many of some images are held out of training, at least one of two."""
+        wanted = min(round(self.validation_ratio * num_images), MAX_HELD_OUT)
+        return max(0, min(max(wanted, 1), num_images - 1))
+
     def about_num_steps(self, num_labelled: int) -> int:
         """Optimiser steps; not exact, as images are held out with all their questions."""
-        num_trained = round(num_labelled * (1 - self.validation_ratio))
+        num_trained = num_labelled - self.num_held_out(num_labelled)
         return self.num_epochs * max(1, num_trained // self.batch_size)
 
 

@@ -153,7 +153,7 @@ def split_examples(examples: Iterable[TrainingExample], config: TrainingConfig) 
             f"{num_images} of the images have labels, training needs at least 2: use more records "
             "or looser label settings"
         )
-    num_held_out = min(max(round(config.validation_ratio * num_images), 1), num_images - 1)
+    num_held_out = config.num_held_out(num_images)
     database.create_function("seeded_digest", 1, partial(_digest, config.seed), deterministic=True)
     database.execute(_HOLD_OUT, (num_held_out,))
     train = StoredExamples(database, "train", is_held_out=False)

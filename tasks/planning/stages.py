@@ -187,14 +187,16 @@ class _Planner:
         elif number.certainty is Certainty.COUNTED:
             number = NumQuestions(number.number, Certainty.ABOUT)
         settings = self._config.training_settings(profile_of(self._config.model))
-        num_steps = settings.about_num_steps(number.number or 0)
+        num_labelled = number.number or 0
+        num_steps = settings.about_num_steps(num_labelled)
+        validated = settings.num_held_out(num_labelled) / max(num_labelled, 1)
         made = self._made.get((Stage.TRAIN_RPN, ""), MadeSoFar())
         last_step = num_steps if made.has_weights else made.last_step or 0
         work = _Work(
             settings.num_epochs * _TRAIN_SECONDS,
             whole_bytes=self._rows.rpn(num_steps) + self._rows.resume_points(last_step, num_steps),
             num_steps=num_steps,
-            share_with_weights=settings.validation_ratio * _FROZEN_SHARE / settings.num_epochs,
+            share_with_weights=validated * _FROZEN_SHARE / settings.num_epochs,
         )
         return self._stage(Stage.TRAIN_RPN, "", number, len(CHECKPOINT_FILES), work)
 

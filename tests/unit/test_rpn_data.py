@@ -54,6 +54,14 @@ def test_stored_examples_are_a_sequence_of_what_was_given() -> None:
         train[len(train)]
 
 
+def test_a_large_data_set_holds_out_no_more_than_a_threshold_needs() -> None:
+    """A tenth of 152,000 questions was validated three times, and never trained on."""
+    config = TrainingConfig()
+    shares = {0: 0, 1: 0, 2: 1, 5: 1, 300: 30, 20_000: 2000, 152_000: 2000}
+    assert {number: config.num_held_out(number) for number in shares} == shares
+    assert config.about_num_steps(152_000) == 150_000 // config.batch_size
+
+
 def test_split_depends_on_neither_order_nor_other_images() -> None:
     first = split_examples(examples(), CONFIG)
     turned = split_examples(examples()[::-1], CONFIG)
