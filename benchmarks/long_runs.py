@@ -23,7 +23,7 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.attention.extraction import Request, extract_attention
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.loading import resolve_device
+from sdrpn_core.models.devices import resolve_device
 from sdrpn_core.rpn.data import TrainingExample
 from sdrpn_core.rpn.training import train_rpn
 

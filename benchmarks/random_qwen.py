@@ -18,7 +18,7 @@ from benchmarks.random_weights import random_weights
 from data_contracts.enums import QuestionKind
 from data_contracts.profiles import HeadSelection, ModelProfile
 from data_contracts.sink_rules import SinkLayerMean
-from sdrpn_core.models.loading import FAMILIES
+from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from tests.tiny_qwen import SPECIAL, qwen_tokenizer

@@ -34,8 +34,8 @@ from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, pr
 from sdrpn_core.attention.capture import ATTENTION_NAME
 from sdrpn_core.decoding.generation import answer_plain
 from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.devices import resolve_device
 from sdrpn_core.models.llava import LlavaAdapter
-from sdrpn_core.models.loading import resolve_device
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.zoom.encoded_images import batches_by_image, encoded_batches
 

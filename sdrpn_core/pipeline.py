@@ -21,12 +21,8 @@ from PIL import Image
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.decoding.generation import greedy_decode
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.loading import (
-    DeviceMap,
-    answering_dtype,
-    load_adapter,
-    resolve_device,
-)
+from sdrpn_core.models.devices import DeviceMap, answering_dtype, resolve_device
+from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork

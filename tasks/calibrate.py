@@ -25,7 +25,8 @@ from sdrpn_core.calibration import (
 from sdrpn_core.calibration.page import render_markdown, render_page
 from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.calibration.tables import Rows, tables
-from sdrpn_core.models.loading import load_adapter, resolve_dtype
+from sdrpn_core.models.devices import resolve_dtype
+from sdrpn_core.models.loading import load_adapter
 from tasks import recipes
 from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore

@@ -8,10 +8,10 @@ from data_contracts.settings_files import ConfigError
 from sdrpn_core.interop import naming
 from sdrpn_core.interop.merged_checkpoint import merge
 from sdrpn_core.interop.published_checkpoint import Overrides, read_published_rpn
-from sdrpn_core.interop.stock_model import load_stock_model
-from sdrpn_core.models.hub import quiet_transformers
+from sdrpn_core.models.hub import explained, quiet_transformers
 from sdrpn_core.models.loading import model_source
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
+from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from tasks.artifacts.store import ArtifactStore
 from tasks.rpn_files import find_checkpoint, save_checkpoint
@@ -90,7 +90,9 @@ def export_checkpoint(
     checkpoint = find_checkpoint(store, rpn)
     profile = checkpoint.config.profile
     source = model_source(model or profile.model_id)
-    stock = load_stock_model(source, None if model else profile.revision)
+    revision = None if model else profile.revision
+    with quiet_transformers(), explained(source, revision):
+        stock = load_stock_model(source, revision)
     merged = merge(stock.model, checkpoint)
     storage = Storage(str(out))
     names = []

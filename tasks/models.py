@@ -14,7 +14,8 @@ from data_contracts.profiles import ModelProfile
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile, resolve_device
+from sdrpn_core.models.devices import resolve_device
+from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile
 from tasks.storage.storage import Storage
 

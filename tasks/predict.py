@@ -10,7 +10,7 @@ from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.geometry import Letterbox
 from sdrpn_core.images import UnreadableImage, decode_image
-from sdrpn_core.models.loading import resolve_dtype
+from sdrpn_core.models.devices import resolve_dtype
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.report.overlay import draw_boxes, draw_heat_map, fade_hidden
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_contracts.artifact import canonical_json
 from data_contracts.settings_files import ConfigError
+from sdrpn_core.models.devices import dtype_name
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
@@ -132,7 +133,7 @@ def _request(pipeline: ZoomPipeline, asked: Sequence[Asked]) -> dict[str, str | 
         "questions": digest(questions.encode()),
         "model": profile.model_id,
         "revision": profile.revision,
-        "dtype": str(pipeline.adapter.dtype).removeprefix("torch."),
+        "dtype": dtype_name(pipeline.adapter.dtype),
         # "averaged": towers of fixed grids saw smaller crops before, and answered otherwise.
         "crop_tokens": pipeline.crop_tokens and f"{pipeline.crop_tokens}, averaged",
         # Only where it is: files begun before there was a choice go on.

@@ -11,8 +11,9 @@ from transformers import AutoConfig
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.calibration.examples import CalibrationError
+from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.hub import explained, quiet_transformers
-from sdrpn_core.models.loading import FAMILIES, model_source
+from sdrpn_core.models.loading import model_source
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
 
 

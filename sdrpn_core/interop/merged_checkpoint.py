@@ -18,6 +18,8 @@ from data_contracts.profiles import ModelProfile
 from sdrpn_core.interop import naming
 from sdrpn_core.interop.naming import PublishedFamily
 from sdrpn_core.interop.tensor_folder import CONFIG, INDEX, SINGLE
+from sdrpn_core.models.devices import dtype_name
+from sdrpn_core.models.profile_checks import size_mismatch
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.config import RpnConfig
 
@@ -101,13 +103,9 @@ def merge(model: PreTrainedModel, rpn: RpnCheckpoint) -> MergedCheckpoint:
 
 
 def _check_model(model: PreTrainedModel, profile: ModelProfile) -> None:
-    config = model.config.get_text_config(decoder=True)
-    found = (config.num_hidden_layers, config.num_attention_heads)
-    if found != (profile.num_layers, profile.num_heads):
-        raise MergeError(
-            f"the RPN is for {profile.num_layers} layers x {profile.num_heads} heads, the model "
-            f"has {found[0]} x {found[1]}: give the model it was trained for"
-        )
+    mismatch = size_mismatch(profile, model.config.get_text_config(decoder=True))
+    if mismatch is not None:
+        raise MergeError(f"the RPN {mismatch}: give the model it was trained for")
 
 
 def _base_tensors(model: PreTrainedModel, family: PublishedFamily) -> dict[str, Tensor]:
@@ -169,7 +167,7 @@ def _config(model: PreTrainedModel, rpn: RpnCheckpoint, family: PublishedFamily)
     config: dict[str, Any] = {
         "architectures": [family.architecture],
         "model_type": family.model_type,
-        "torch_dtype": str(model.dtype).removeprefix("torch."),
+        "torch_dtype": dtype_name(model.dtype),
         **{key: text[key] for key in _TEXT_KEYS if key in text},
         "tie_word_embeddings": _has_tied_head(model),
         "rope_theta": rope.get("rope_theta"),

@@ -16,9 +16,9 @@ from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.interop import naming
 from sdrpn_core.interop.published_layout import PublishedRpn, find_branch_layer, locate_rpn, refusal
 from sdrpn_core.interop.tensor_folder import CONFIG, TensorFolder
+from sdrpn_core.models.devices import dtype_name
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.config import FORMAT_VERSION, RpnConfig, read_config
-from sdrpn_core.rpn.parameters import torch_dtype_name
 
 _WEIGHTS = (
     *("input_layernorm.weight", "post_attention_layernorm.weight"),
@@ -76,7 +76,7 @@ def read_published_rpn(
             format_version=FORMAT_VERSION,
             profile=profile.model_copy(update={"rpn": shape}),
             shape=shape,
-            dtype=torch_dtype_name(state["scoring.q_proj.weight"].dtype),
+            dtype=dtype_name(state["scoring.q_proj.weight"].dtype),
             threshold=found.family.threshold if threshold is None else threshold,
             regions=overrides.regions or RegionSettings.preset(found.family.regions),
             imported=ImportedFrom(

@@ -1,100 +1,30 @@
-"""Loading a stock model and choosing its adapter by family."""
+"""The model that a profile names: where it lies, at which commit, and its adapter once loaded."""
 
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
 
-import torch
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoConfig
 from transformers.utils import is_accelerate_available
 
-from data_contracts.configs import Precision
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
-from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
+from sdrpn_core.models.devices import DeviceMap, resolve_device, resolve_dtype
 from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
-from sdrpn_core.models.internvl import InternVlAdapter
-from sdrpn_core.models.llava import LlavaAdapter
-from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
-from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
-from sdrpn_core.models.square import SquareAdapter
+from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.reference.model import reference_model_path
 
 log = logging.getLogger(__name__)
 
-DeviceMap = str | Mapping[str, int | str]
-"""Module -> device, or a rule for making such a map."""
-
-FAMILIES: dict[str, type[SquareAdapter] | type[Qwen2_5VlAdapter]] = {
-    "deepseek_vl": DeepseekVlAdapter,
-    "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
-    "internvl": InternVlAdapter,
-    "llava": LlavaAdapter,
-    "qwen2_vl": Qwen2_5VlAdapter,
-    "qwen2_5_vl": Qwen2_5VlAdapter,
-    "qwen3_vl": Qwen3VlAdapter,
-}
-"""Adapter by family; a family is named as its models' type in transformers."""
 REFERENCE = "reference"
-DTYPES: tuple[str, ...] = get_args(Precision)
-_CHOICE = f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def model_source(model_id: str) -> str:
     """Where a profile's model is loaded from: a hub id, or a directory."""
     return str(reference_model_path()) if model_id == REFERENCE else model_id
-
-
-def resolve_device(device: str) -> torch.device:
-    """``auto`` takes the first CUDA device where there is one, else the CPU.
-
-    Raises:
-        ModelError: if there is no such device.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"device {device!r} cannot be used ({reason}): choose auto, cpu, or cuda:N of a GPU "
-            "that `nvidia-smi` lists"
-        ) from error
-    return torch.device(device)
-
-
-def answering_dtype(trained: str, device: torch.device) -> str:
-    """Precision to answer in where the user names none: the RPN's own on a GPU, else float32.
-
-    Args:
-        trained: precision of the RPN's weights, which is that of the model it was trained beside.
-        device: where the model will run.
-    """
-    return trained if device.type == "cuda" else "float32"
-
-
-def resolve_dtype(dtype: str) -> torch.dtype:
-    """The torch dtype of a name.
-
-    Raises:
-        ModelError: if models do not run in it.
-    """
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is not known: choose {_CHOICE}")
-    resolved: torch.dtype = getattr(torch, dtype)
-    return resolved
 
 
 def is_commit(revision: str | None) -> bool:
@@ -139,24 +69,10 @@ def load_adapter(
     source = model_source(profile.model_id)
     with quiet_transformers(), explained(source, profile.revision):
         profile = _pinned(profile, source)
-        at = {"revision": profile.revision}
-        tokenizer = AutoTokenizer.from_pretrained(source, **at)
-        image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **at)
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            source,
-            dtype=precision,
-            device_map=device_map,
-            output_loading_info=True,
-            # Judged below, with a message that says more.
-            ignore_mismatched_sizes=True,
-            **at,
-        )
-        check_weights(source, report)
-        if target is not None:
-            model = model.to(target)
-        _check_placement(source, model)
+        stock = load_stock_model(source, profile.revision, dtype=precision, device_map=device_map)
+        model = stock.model if target is None else stock.model.to(target)
     log.info("loaded %s at %s in %s", profile.model_id, profile.revision or source, dtype)
-    return FAMILIES[profile.family](model, tokenizer, profile, image_processor)
+    return FAMILIES[profile.family](model, stock.tokenizer, profile, stock.image_processor)
 
 
 def pinned_profile(profile: ModelProfile) -> ModelProfile:
@@ -192,27 +108,3 @@ def _pinned(profile: ModelProfile, source: str) -> ModelProfile:
             folder.name,
         )
     return profile.model_copy(update={"revision": folder.name})
-
-
-def check_weights(source: str, report: Mapping[str, Any]) -> None:
-    """Refuse weights with holes: transformers would fill them with random numbers.
-
-    Raises:
-        ModelError: naming the first one.
-    """
-    for problem in ("missing_keys", "mismatched_keys"):
-        if names := sorted(str(key) for key in report[problem]):
-            raise ModelError(
-                f"model {source!r}: {len(names)} of its weights are "
-                f"{problem.removesuffix('_keys')} (first {names[0]}): the files are incomplete or "
-                "belong to another model; download or copy them anew"
-            )
-
-
-def _check_placement(source: str, model: PreTrainedModel) -> None:
-    """Refuse a token embedding that is not in memory: every prompt starts there."""
-    if model.get_input_embeddings().weight.is_meta:
-        raise ModelError(
-            f"model {source!r}: device_map puts the token embedding outside the devices' memory; "
-            "map it to a GPU or the CPU, or use more GPUs"
-        )

@@ -20,13 +20,9 @@ def check_profile(
     Raises:
         ModelError: naming what differs.
     """
-    found = (config.num_hidden_layers, config.num_attention_heads)
-    wanted = (profile.num_layers, profile.num_heads)
-    if found != wanted:
-        raise ModelError(
-            f"profile {profile.name!r} is for {wanted[0]} layers x {wanted[1]} heads, "
-            f"the model has {found[0]} x {found[1]}: choose its own profile"
-        )
+    mismatch = size_mismatch(profile, config)
+    if mismatch is not None:
+        raise ModelError(f"profile {profile.name!r} {mismatch}: choose its own profile")
     check_branch(profile, profile.rpn.branch_layer, num_deepstack_layers)
     hidden_size = config.hidden_size
     for kind, selection in profile.heads.items():
@@ -36,6 +32,24 @@ def check_profile(
                     f"profile {profile.name!r}: sink dimensions {signal.dimensions} of "
                     f"{kind.value} questions, the model has {hidden_size} dimensions"
                 )
+
+
+def size_mismatch(profile: ModelProfile, config: PreTrainedConfig) -> str | None:
+    """How a model's layers and heads differ from those of a profile.
+
+    Args:
+        profile: what is said of the model.
+        config: that of its decoder.
+
+    Returns:
+        The part of an error message that follows the name of what does not fit; None where the two
+        agree.
+    """
+    found = (config.num_hidden_layers, config.num_attention_heads)
+    wanted = (profile.num_layers, profile.num_heads)
+    if found == wanted:
+        return None
+    return f"is for {wanted[0]} layers x {wanted[1]} heads, the model has {found[0]} x {found[1]}"
 
 
 def check_branch(profile: ModelProfile, branch_layer: int, num_deepstack_layers: int) -> None:

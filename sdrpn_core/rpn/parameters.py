@@ -1,10 +1,8 @@
 """Parameters of an RPN by name: taken out of a network, put into one, and their digest."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 
-import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
@@ -42,8 +40,3 @@ def load_parameters(network: RegionProposalNetwork, state: Mapping[str, Tensor])
                 f"{tuple(value.shape)}; {_REMEDY}"
             )
     network.load_state_dict(dict(state))
-
-
-def torch_dtype_name(dtype: torch.dtype) -> str:
-    """``float32`` for ``torch.float32``."""
-    return re.sub(r"^torch\.", "", str(dtype))

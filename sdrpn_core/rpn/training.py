@@ -19,6 +19,7 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import RpnShape
 from data_contracts.training import TrainingConfig
 from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.devices import dtype_name
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.config import FORMAT_VERSION, RpnConfig, recipe_settings
 from sdrpn_core.rpn.data import (
@@ -37,7 +38,6 @@ from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.parameters import (
     load_parameters,
     network_state,
-    torch_dtype_name,
     weights_digest,
 )
 from sdrpn_core.rpn.resume import Progress, pack, unpack
@@ -166,7 +166,7 @@ class _Trainer:
         plain = {
             "stage_version": STAGE_VERSION,
             "profile": self.adapter.profile.identity(),
-            "dtype": torch_dtype_name(self.adapter.dtype),
+            "dtype": dtype_name(self.adapter.dtype),
             "config": recipe_settings(self.config),
             "shape": self.shape.model_dump(mode="json"),
             "examples": examples_digest(chain(self.split.train, self.split.validation)),
@@ -276,7 +276,7 @@ class _Trainer:
             format_version=FORMAT_VERSION,
             profile=self.adapter.profile.model_copy(update={"rpn": self.shape}),
             shape=self.shape,
-            dtype=torch_dtype_name(self.adapter.dtype),
+            dtype=dtype_name(self.adapter.dtype),
             threshold=tuned.threshold,
             regions=regions,
             score_calibration=tuned.score_calibration,

@@ -8,7 +8,7 @@ from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import SceneSource
-from sdrpn_core.models.loading import resolve_device
+from sdrpn_core.models.devices import resolve_device
 from sdrpn_core.reference.backgrounds import ScenesUnavailable, photograph_folder
 from tasks.fetching.addresses import downloads_folder, free_bytes
 from tasks.planning.files import PlannedFile, planned_files, unique_files

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.models.loading import FAMILIES
+from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from tests.families.registry import FAMILY_MODELS
 

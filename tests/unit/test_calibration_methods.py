@@ -28,7 +28,7 @@ from sdrpn_core.calibration.label_search import search_labels, search_unsupervis
 from sdrpn_core.calibration.planted import planted_sink_scores
 from sdrpn_core.calibration.scoring import LabelScorer, head_set, mean_map
 from sdrpn_core.calibration.unsupervised import elbow, massive_sinks, spatial_entropy
-from sdrpn_core.models.loading import FAMILIES
+from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 from tests.planted_attention import planted_maps, quiet_hidden_states

@@ -13,7 +13,8 @@ from data_contracts.profiles import ModelProfile
 from sdrpn_core.decoding.generation import greedy_decode, pad_left, prefill
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.loading import FAMILIES, load_adapter
+from sdrpn_core.models.families import FAMILIES
+from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.square import SquareAdapter
 from tests.families.deepseek import (

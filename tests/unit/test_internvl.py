@@ -10,8 +10,9 @@ from PIL import Image
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.decoding.generation import greedy_decode, pad_left, prefill
+from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.internvl import MAX_ASPECT_RATIO, InternVlAdapter
-from sdrpn_core.models.loading import FAMILIES, load_adapter
+from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from tests.families.internvl import SIDE, tiny_internvl, tiny_internvl_qwen3
 

@@ -14,8 +14,8 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.interop.merged_checkpoint import MergeError, merge
 from sdrpn_core.interop.published_checkpoint import Overrides, read_published_rpn
-from sdrpn_core.interop.stock_model import load_stock_model
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
@@ -62,7 +62,7 @@ def test_llava_is_written_as_it_is_published(
     published: Published, rpn: RpnCheckpoint, tmp_path: Path
 ) -> None:
     folder, profile, network = published
-    stock = load_stock_model(profile.model_id)
+    stock = load_stock_model(profile.model_id, None)
     out = write(tmp_path / "out", dict(merge(stock.model, rpn).files(20_000)))
     written = tensors_in(out)
     decoder = stock.model.get_decoder()
@@ -91,7 +91,7 @@ def test_import_of_an_export_is_the_same_rpn(
         config=rpn.config.model_copy(update={"dtype": "bfloat16", "threshold": 0.35}),
         state={name: value.bfloat16() for name, value in rpn.state.items()},
     )
-    stock = load_stock_model(published[1].model_id)
+    stock = load_stock_model(published[1].model_id, None)
     out = write(tmp_path / "out", dict(merge(stock.model, half).files(10**9)))
     assert (out / "model.safetensors").is_file()
     again = read_published_rpn(out, [], Overrides())
@@ -112,7 +112,7 @@ def test_what_is_given_with_an_export_replaces_that_and_nothing_else(
         "regions": RegionSettings(min_box_side=17),
     }
     ours = replace(rpn, config=rpn.config.model_copy(update=tuned))
-    stock = load_stock_model(published[1].model_id)
+    stock = load_stock_model(published[1].model_id, None)
     out = write(tmp_path / "out", dict(merge(stock.model, ours).files(10**9)))
     renamed = published[1].model_copy(update={"name": "mine", "prompt": "{images} {question}"})
     assert renamed.rpn == ours.config.shape

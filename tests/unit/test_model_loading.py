@@ -16,8 +16,10 @@ from data_contracts.enums import QuestionKind
 from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.attention.extraction import Request, capture_attention
 from sdrpn_core.models import loading
+from sdrpn_core.models.devices import DTYPES, dtype_name, resolve_dtype
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from tests.tiny_models import tiny_llava
 
@@ -120,6 +122,33 @@ def test_a_dtype_that_models_do_not_run_in(profile: ModelProfile, dtype: str) ->
         ModelError, match=f"^dtype '{dtype}' is not known: choose float32, bfloat16 or float16$"
     ):
         load_adapter(profile, device="cpu", dtype=dtype)
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_a_dtype_has_one_name(name: str) -> None:
+    assert dtype_name(resolve_dtype(name)) == name
+
+
+def test_a_stock_model_keeps_the_precision_that_it_is_stored_in(
+    profile: ModelProfile, tmp_path: Path
+) -> None:
+    load_stock_model(profile.model_id, None).model.bfloat16().save_pretrained(tmp_path)
+    for file in Path(profile.model_id).iterdir():
+        if not (tmp_path / file.name).exists():
+            shutil.copy(file, tmp_path)
+    stored, wanted = (
+        load_stock_model(str(tmp_path), None, **named).model
+        for named in ({}, {"dtype": torch.float32})
+    )
+    assert (stored.dtype, wanted.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_a_stock_model_with_holes_is_refused(profile: ModelProfile, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(profile.model_id, copy)
+    drop_a_weight(copy)
+    with pytest.raises(ModelError, match="1 of its weights are missing"):
+        load_stock_model(str(copy), None)
 
 
 def test_a_device_map_needs_accelerate(

@@ -13,7 +13,7 @@ from data_contracts.profiles import (
     UncalibratedProfile,
 )
 from sdrpn_core.evaluation.vicrop import most_grounding_layer
-from sdrpn_core.models.loading import FAMILIES
+from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from tasks.extract_attention import attention_recipe
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdrpn_core.models.devices import answering_dtype
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.loading import answering_dtype
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from tests.rpn_checkpoints import imported_checkpoint

@@ -1,0 +1,61 @@
+"""Where a model runs and in which precision, as settings name it and as torch does."""
+
+from collections.abc import Mapping
+from typing import get_args
+
+import torch
+
+from data_contracts.configs import Precision
+from sdrpn_core.models.errors import ModelError
+
+DeviceMap = str | Mapping[str, int | str]
+"""Module -> device, or a rule for making such a map."""
+
+DTYPES: tuple[str, ...] = get_args(Precision)
+_CHOICE = f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}"
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` takes the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        ModelError: if there is no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"device {device!r} cannot be used ({reason}): choose auto, cpu, or cuda:N of a GPU "
+            "that `nvidia-smi` lists"
+        ) from error
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """The torch dtype of a name.
+
+    Raises:
+        ModelError: if models do not run in it.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not known: choose {_CHOICE}")
+    resolved: torch.dtype = getattr(torch, dtype)
+    return resolved
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a torch dtype: ``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def answering_dtype(trained: str, device: torch.device) -> str:
+    """Precision to answer in where the user names none: the RPN's own on a GPU, else float32.
+
+    Args:
+        trained: precision of the RPN's weights, which is that of the model it was trained beside.
+        device: where the model will run.
+    """
+    return trained if device.type == "cuda" else "float32"

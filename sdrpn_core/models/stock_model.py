@@ -1,0 +1,97 @@
+"""A stock model with its tokenizer and image processor, as transformers loads them.
+
+This is the only place that asks transformers for a model's weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from sdrpn_core.models.devices import DeviceMap
+from sdrpn_core.models.errors import ModelError
+
+
+@dataclass(frozen=True)
+class StockModel:
+    """A model with what prepares its input."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: BaseImageProcessor
+
+
+def load_stock_model(
+    source: str,
+    revision: str | None,
+    *,
+    dtype: torch.dtype | Literal["auto"] = "auto",
+    device_map: DeviceMap | None = None,
+) -> StockModel:
+    """Load a model from the hub or a directory.
+
+    Errors of transformers and the hub pass through. Call this within ``hub.explained``, which turns
+    them into a ``ModelError`` about the revision that the user named, often not the one given here.
+
+    Args:
+        source: hub id or directory.
+        revision: branch, tag or commit; None is ``main``.
+        dtype: precision of the weights; ``auto`` keeps the one that they are stored in.
+        device_map: spreads the model over several devices; None leaves it on the CPU.
+
+    Raises:
+        ModelError: if weights are missing or of another shape, or the token embedding is not in
+            memory; says what to do.
+    """
+    at = {"revision": revision}
+    tokenizer = AutoTokenizer.from_pretrained(source, **at)
+    image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **at)
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        source,
+        dtype=dtype,
+        device_map=device_map,
+        output_loading_info=True,
+        # Judged below, with a message that says more.
+        ignore_mismatched_sizes=True,
+        **at,
+    )
+    _check_weights(source, report)
+    _check_placement(source, model)
+    return StockModel(model, tokenizer, image_processor)
+
+
+def _check_weights(source: str, report: Mapping[str, Any]) -> None:
+    """Refuse weights with holes: transformers would fill them with random numbers.
+
+    Raises:
+        ModelError: naming the first one.
+    """
+    for problem in ("missing_keys", "mismatched_keys"):
+        if names := sorted(str(key) for key in report[problem]):
+            raise ModelError(
+                f"model {source!r}: {len(names)} of its weights are "
+                f"{problem.removesuffix('_keys')} (first {names[0]}): the files are incomplete or "
+                "belong to another model; download or copy them anew"
+            )
+
+
+def _check_placement(source: str, model: PreTrainedModel) -> None:
+    """Refuse a token embedding that is not in memory: every prompt starts there.
+
+    Raises:
+        ModelError: if it is on disk.
+    """
+    if model.get_input_embeddings().weight.is_meta:
+        raise ModelError(
+            f"model {source!r}: device_map puts the token embedding outside the devices' memory; "
+            "map it to a GPU or the CPU, or use more GPUs"
+        )
