@@ -55,6 +55,10 @@ class ImageArchive(Settings):
 ImagePlace = Annotated[ImageFolder | ImageArchive, Field(discriminator="type")]
 
 
+def _image_places(images: str | tuple[ImagePlace, ...]) -> tuple[ImagePlace, ...]:
+    return (ImageFolder(uri=images),) if isinstance(images, str) else images
+
+
 class Selection(Settings):
     """Which records of a source are wanted; the others are counted but make no rows."""
 
@@ -89,6 +93,11 @@ class LlavaMixSource(Settings):
     """About how many are in the chosen folders, for the plan of a dry run; None goes by the size
     of the file."""
 
+    @property
+    def image_places(self) -> tuple[ImagePlace, ...]:
+        """The long form of ``images``: where to look for each image, in this order."""
+        return _image_places(self.images)
+
 
 class VisualCotSource(Settings):
     """Question-image-box triples as Visual-CoT publishes them: JSONL with ``question``, ``answer``,
@@ -103,6 +112,11 @@ class VisualCotSource(Settings):
     ``dataset``."""
     copy_images: bool = False
     selection: Selection = Selection()
+
+    @property
+    def image_places(self) -> tuple[ImagePlace, ...]:
+        """The long form of ``images``: where to look for each image, in this order."""
+        return _image_places(self.images)
 
 
 class ParquetSource(Settings):

@@ -31,9 +31,9 @@ from tasks.sources.downloaded_files import (
     row_in_place,
 )
 from tasks.sources.image_places import archive_addresses, keep_archive
-from tasks.sources.parts import Fetcher
 from tasks.sources.scene_files import write_scenes
-from tasks.sources.survey import SurveyedSource, named_documents, survey
+from tasks.sources.source_fetcher import Fetcher
+from tasks.sources.survey import SurveyedSource, files_beside_images, survey
 from tasks.storage.byte_ranges import DamagedArchive
 from tasks.storage.scratch_folders import scratch_folder
 from tasks.storage.waiting_threads import in_parallel
@@ -101,7 +101,7 @@ def _fetch(run: StageRun, recipe: Recipe, get_mix: Callable[[], SurveyedSource])
         mix = get_mix()
         writer = run.store.writer(recipe)
         if index == 0:
-            named = named_documents(mix.documents, mix.benchmark_rows)
+            named = files_beside_images(mix.local, mix.benchmark_rows)
             rows = [kept_file_row(writer, *item) for item in named.items()]
             return FrameShard(file_table(rows), {NUM_RECORDS: mix.num_records})
         names = [mix.names[i] for i in image_range(len(mix.names), recipe, index)]

@@ -32,7 +32,7 @@ from tasks.document_table import document_table
 from tasks.extract_attention import usable_questions
 from tasks.models import adapter_for, model_identity
 from tasks.rpn_files import stored_checkpoint
-from tasks.sources.documents import SourceDocuments, benchmark_rows
+from tasks.sources.evaluation_documents import SourceDocuments, benchmark_rows
 from tasks.sources.files import load_image
 
 RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = recipes.RESULTS_FILES

@@ -25,7 +25,6 @@ from sdrpn_core.models.dimensions import model_dimensions
 from tasks.artifacts.checkpoints import NUM_KEPT
 from tasks.models import profile_of
 from tasks.planning.files import PlannedFile
-from tasks.sources.parts import image_places
 
 ARTIFACT_BYTES = 2_500
 """Recipe and manifest."""
@@ -101,7 +100,7 @@ def copies_folders(source: EvaluationSource) -> bool:
     """Whether a source's download also holds images that no figure counts."""
     if not isinstance(source, LlavaMixSource | VisualCotSource) or not source.copy_images:
         return False
-    return any(isinstance(place, ImageFolder) for place in image_places(source.images))
+    return any(isinstance(place, ImageFolder) for place in source.image_places)
 
 
 class RowBytes:
@@ -173,6 +172,6 @@ def _is_archive(source: EvaluationSource, file: PlannedFile) -> bool:
     """Whether a file holds images of a mix: it is copied whole, or not at all."""
     if not isinstance(source, LlavaMixSource | VisualCotSource):
         return False
-    places = image_places(source.images)
+    places = source.image_places
     archives = (place for place in places if isinstance(place, ImageArchive))
     return file.uri in {remote_file(archive.file).uri for archive in archives}

@@ -20,7 +20,6 @@ from tasks.planning.files import PlannedFile
 from tasks.planning.made_so_far import MadeSoFar
 from tasks.planning.questions import sources_of
 from tasks.planning.rewriting import READ_LIMIT
-from tasks.sources.parts import image_places
 
 _GIB = 1 << 30
 
@@ -70,7 +69,7 @@ def _reason(source: EvaluationSource, files: Sequence[PlannedFile]) -> str | Non
     if num_read > READ_LIMIT:
         return f"{num_read / _GIB:.0f} GiB would have to be read"
     if not isinstance(source, ParquetSource):
-        for place in image_places(source.images):
+        for place in source.image_places:
             if isinstance(place, ImageFolder) and must_be_fetched(place.uri):
                 return f"{place.uri} would have to be asked for each image"
     return None

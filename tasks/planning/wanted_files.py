@@ -30,7 +30,6 @@ from tasks.sources.archives import archive_kind
 from tasks.sources.benchmark_files import find_benchmark
 from tasks.sources.conversions import Conversion
 from tasks.sources.local_sources import require_local
-from tasks.sources.parts import image_places
 from tasks.storage.storage import Storage
 from tasks.storage.waiting_threads import in_parallel
 
@@ -135,7 +134,7 @@ def _published_files(source: FileSource, store: ArtifactStore, downloads: Path) 
         files = [remote_file(address) for address in given]
         together = Rewriting(conversions.parquet(source), tuple(file.uri for file in files))
         return [WantedFile(source.name, file, True, together) for file in files]
-    places = [p for p in image_places(source.images) if isinstance(p, ImageArchive)]
+    places = [p for p in source.image_places if isinstance(p, ImageArchive)]
     return [*_texts(source), *(_archive(source, place, downloads) for place in places)]
 
 

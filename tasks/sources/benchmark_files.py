@@ -26,7 +26,7 @@ from sdrpn_core.benchmarks.tasks import TASKS, TaskSpec
 from sdrpn_core.benchmarks.true_boxes import TrueBoxes
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import must_be_fetched
-from tasks.sources.parts import Fetcher
+from tasks.sources.source_fetcher import Fetcher
 from tasks.sources.true_box_files import read_true_boxes
 from tasks.storage.addresses import absolute_uri, folder_and_name
 from tasks.storage.digests import digest

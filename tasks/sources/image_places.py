@@ -10,9 +10,11 @@ from data_contracts.sources import ImageArchive, ImageFolder, ImagePlace, remote
 from tasks.artifacts.writer import ArtifactWriter
 from tasks.fetching.addresses import local_file, must_be_fetched
 from tasks.fetching.kept_files import FetchedFile
-from tasks.sources.archives import UnsafeArchive, archive_kind, members
-from tasks.sources.parts import Fetcher, plain_archive
+from tasks.sources import conversions
+from tasks.sources.archives import UnsafeArchive, archive_kind, gunzip_tar, members
+from tasks.sources.local_sources import require_archive
 from tasks.sources.record_stream import SourceError
+from tasks.sources.source_fetcher import Fetcher, file_on_disk
 from tasks.storage.addresses import folder_and_name
 from tasks.storage.storage import Storage
 
@@ -43,13 +45,14 @@ def open_archive(fetcher: Fetcher, store: Storage, place: ImageArchive, copy: bo
         store: its options apply to addresses of its scheme.
         place: the archive.
         copy: it is to go into the store, so that a local file is needed.
+
+    Raises:
+        SourceError: if it does not exist, or is a folder or no archive.
+        DownloadError: if it cannot be fetched.
     """
+    require_archive(place)
     file = remote_file(place.file)
     path = local_file(file.uri)
-    if path is not None and path.is_dir():
-        raise SourceError(
-            f"{file.uri}: is a folder, not an archive; list it as {{type: folder, uri: ...}}"
-        )
     # A digest is checked by reading the whole file; without one, size and age tell versions apart.
     is_trusted = path is None or file.sha256 is None
     if not must_be_fetched(file.uri) and not copy and is_trusted:
@@ -57,7 +60,7 @@ def open_archive(fetcher: Fetcher, store: Storage, place: ImageArchive, copy: bo
         if found is not None:
             return found
     fetched = fetcher.get(place.file)
-    plain = plain_archive(fetcher, fetched, place)
+    plain = _plain_archive(fetcher, fetched, place)
     return Archive(
         uri=str(plain.path),
         shown=file.uri,
@@ -81,6 +84,19 @@ def _in_place(store: Storage, uri: str) -> Archive | None:
             return None
     identity = (uri, str(found.num_bytes), found.version)
     return Archive(storage.uri(key), uri, storage, key, identity, None)
+
+
+def _plain_archive(fetcher: Fetcher, file: FetchedFile, place: ImageArchive) -> FetchedFile:
+    """The archive itself, or a gzipped tar rewritten as a plain one."""
+    with file.path.open("rb") as archive:
+        if archive_kind(archive, remote_file(place.file).uri) != "tar.gz":
+            return file
+
+    def convert(folder: Path) -> None:
+        with file.path.open("rb") as packed, (folder / "images.tar").open("wb") as plain:
+            gunzip_tar(packed, file.num_bytes, plain, remote_file(place.file).uri)
+
+    return file_on_disk(fetcher.converted((file,), conversions.gunzip(), convert) / "images.tar")
 
 
 def archive_addresses(
@@ -149,8 +165,8 @@ class Folder:
         return canonical_json([[name, *facts] for name, facts in self.found.items()])
 
 
-def served_elsewhere(places: Collection[ImagePlace]) -> str:
-    """The places, for a message."""
+def joined_addresses(places: Collection[ImagePlace]) -> str:
+    """Addresses of the places with commas between them, for a message."""
     return ", ".join(
         place.uri if isinstance(place, ImageFolder) else remote_file(place.file).uri
         for place in places

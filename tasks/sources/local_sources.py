@@ -13,7 +13,6 @@ from data_contracts.sources import (
     remote_file,
 )
 from tasks.fetching.addresses import local_file
-from tasks.sources.parts import image_places
 from tasks.sources.record_stream import SourceError
 
 
@@ -29,11 +28,26 @@ def require_local(source: FileSource) -> None:
         return
     boxes = source.boxes if isinstance(source, LlavaMixSource) else None
     _require_files([file for file in (source.records, boxes) if file is not None])
-    places = image_places(source.images)
+    places = source.image_places
     for place in places:
         if isinstance(place, ImageArchive):
-            _require_archive(place)
+            require_archive(place)
     _require_a_folder(places)
+
+
+def require_archive(place: ImageArchive) -> None:
+    """Check that an archive on this machine's disk exists; it is not opened.
+
+    Raises:
+        SourceError: if it does not, or is a folder.
+    """
+    uri = remote_file(place.file).uri
+    path = local_file(uri)
+    if path is not None and path.is_dir():
+        raise SourceError(
+            f"{uri}: is a folder, not an archive; list it as {{type: folder, uri: ...}}"
+        )
+    _require_files((place.file,))
 
 
 def _require_files(addresses: Sequence[FileAddress]) -> None:
@@ -45,16 +59,6 @@ def _require_files(addresses: Sequence[FileAddress]) -> None:
             raise SourceError(f"{uri}: is a folder; name a file in it")
         if path is not None and "*" not in uri and not path.is_file():
             raise SourceError(f"{uri}: no such file; check the source's URI")
-
-
-def _require_archive(place: ImageArchive) -> None:
-    uri = remote_file(place.file).uri
-    path = local_file(uri)
-    if path is not None and path.is_dir():
-        raise SourceError(
-            f"{uri}: is a folder, not an archive; list it as {{type: folder, uri: ...}}"
-        )
-    _require_files((place.file,))
 
 
 def _require_a_folder(places: Sequence[ImagePlace]) -> None:

@@ -10,9 +10,10 @@ from tasks.fetching.kept_files import FetchedFile
 from tasks.sources.access import read_source
 from tasks.sources.benchmark_files import DOCUMENTS_NAME
 from tasks.sources.downloaded_files import BOXES_NAME, RECORDS_NAME
-from tasks.sources.image_places import Archive, Folder, open_archive, served_elsewhere
-from tasks.sources.parts import Documents, Fetcher, documents
+from tasks.sources.image_places import Archive, Folder, joined_addresses, open_archive
+from tasks.sources.local_records import LocalRecords, local_records
 from tasks.sources.record_stream import SourceError, read_records
+from tasks.sources.source_fetcher import Fetcher
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 
@@ -21,7 +22,7 @@ from tasks.storage.storage import Storage
 class SurveyedSource:
     """A source whose records were read, and whose images were looked for but not read."""
 
-    documents: Documents
+    local: LocalRecords
     num_records: int
     names: tuple[str, ...]
     """Images that the records name, sorted."""
@@ -43,32 +44,34 @@ def survey(run: StageRun, source: FileSource) -> SurveyedSource:
         DownloadError: if they cannot be fetched.
     """
     fetcher = Fetcher(run)
-    parts = documents(fetcher, source)
-    num_records, names = _named_images(parts.records, source.selection)
+    local = local_records(fetcher, source)
+    num_records, names = _named_images(local.records, source.selection)
     store = run.store.storage
     folders: list[Folder] = []
     archives: list[tuple[ImageArchive, Archive]] = []
-    for place in parts.places:
+    for place in local.places:
         if isinstance(place, ImageFolder):
             folders.append(read_source(place.uri, lambda p=place: Folder.look(store, p, names)))  # type: ignore[misc]
         else:
             archives.append((place, open_archive(fetcher, store, place, source.copy_images)))
     if names and not archives and not any(folder.found for folder in folders):
         raise SourceError(
-            f"{served_elsewhere(parts.places)}: holds none of the {len(names)} images that "
-            f"{parts.records.path} names (the first is {names[0]!r}); point `images` at the folder "
+            f"{joined_addresses(local.places)}: holds none of the {len(names)} images that "
+            f"{local.records.path} names (the first is {names[0]!r}); point `images` at the folder "
             "that these paths start from"
         )
     chosen = source.selection.folders
     return SurveyedSource(
-        documents=parts,
+        local=local,
         num_records=num_records,
         names=names,
         folders=tuple(folders),
         archives=tuple(archives),
         copies_images=source.copy_images,
         identity={
-            "documents": {name: file.sha256 for name, file in named_documents(parts, None).items()},
+            "documents": {
+                name: file.sha256 for name, file in files_beside_images(local, None).items()
+            },
             "folders": None if chosen is None else list(chosen),
             "images": [_digest(folder.identity) for folder in folders],
             "archives": [[place.folder, *archive.identity] for place, archive in archives],
@@ -78,11 +81,13 @@ def survey(run: StageRun, source: FileSource) -> SurveyedSource:
     )
 
 
-def named_documents(parts: Documents, benchmark_rows: FetchedFile | None) -> dict[str, FetchedFile]:
-    """The files beside the images, by their names in the table of files."""
+def files_beside_images(
+    local: LocalRecords, benchmark_rows: FetchedFile | None
+) -> dict[str, FetchedFile]:
+    """What a source has beside its images, by the files' names in the table of files."""
     named = {
-        RECORDS_NAME: parts.records,
-        BOXES_NAME: parts.boxes,
+        RECORDS_NAME: local.records,
+        BOXES_NAME: local.boxes,
         DOCUMENTS_NAME: benchmark_rows,
     }
     return {name: file for name, file in named.items() if file is not None}

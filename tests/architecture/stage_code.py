@@ -53,9 +53,10 @@ STAGES: dict[str, StageCode] = {
             "tasks.sources.conversions",
             "tasks.sources.downloaded_files",
             "tasks.sources.image_places",
+            "tasks.sources.local_records",
             "tasks.sources.parquet_images",
             "tasks.sources.access",
-            "tasks.sources.parts",
+            "tasks.sources.source_fetcher",
             "tasks.sources.survey",
             "tasks.sources.true_box_files",
         ),
@@ -111,7 +112,7 @@ STAGES: dict[str, StageCode] = {
     "evaluate": StageCode(
         (
             "tasks.evaluate",
-            "tasks.sources.documents",
+            "tasks.sources.evaluation_documents",
             "tasks.sources.mix_boxes",
             "sdrpn_core.models.loading",
         ),
@@ -148,6 +149,7 @@ KEEPS_BYTES = (
     "tasks.rpn_files",
     "tasks.shard_statistics",
     "tasks.sources.files",
+    "tasks.sources.local_sources",
     "tasks.storage.",
     "tasks.work_progress",
 )

@@ -12,7 +12,13 @@ from data_contracts.base import Settings
 from data_contracts.configs import EvaluationConfig, PipelineConfig, RuleName
 from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.settings_files import ConfigError
-from data_contracts.sources import LlavaMixSource, SceneSource
+from data_contracts.sources import (
+    ImageArchive,
+    ImageFolder,
+    LlavaMixSource,
+    SceneSource,
+    VisualCotSource,
+)
 from data_contracts.training import TrainingConfig
 from flows.config_files import load_config
 from sdrpn_core.benchmarks.scoring import known_benchmarks
@@ -276,3 +282,13 @@ def test_an_evaluation_takes_the_rpns_threshold_or_its_own() -> None:
     for chosen, expected in ((None, 0.6), (0.3, 0.3)):
         evaluation = EvaluationConfig(source=source, region_threshold=chosen)
         assert evaluation.threshold_beside(0.6) == expected
+
+
+@pytest.mark.parametrize("kind", [LlavaMixSource, VisualCotSource])
+def test_one_folder_of_images_is_a_list_of_one_place(
+    kind: type[LlavaMixSource] | type[VisualCotSource],
+):
+    short = kind(name="mix", records="records.json", images="pictures")
+    assert short.image_places == (ImageFolder(uri="pictures"),)
+    places = (ImageArchive(file="pictures.zip", folder="gqa"), ImageFolder(uri="elsewhere"))
+    assert short.model_copy(update={"images": places}).image_places == places

@@ -14,7 +14,7 @@ from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.extract_attention import usable_questions
 from tasks.sources.benchmark_files import TABLE_LABEL, BenchmarkFilesError
-from tasks.sources.documents import SourceDocuments, benchmark_rows
+from tasks.sources.evaluation_documents import SourceDocuments, benchmark_rows
 from tests.artifacts import stage_run
 from tests.benchmark_tables import rows, write_table
 

@@ -34,11 +34,12 @@ from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.fetching.remote import DownloadError
 from tasks.planning.files import planned_files, waiting_files
-from tasks.sources.documents import SourceDocuments
+from tasks.sources.evaluation_documents import SourceDocuments
 from tasks.sources.files import load_image
+from tasks.sources.local_records import local_records
 from tasks.sources.parquet_images import convert_parquet
-from tasks.sources.parts import Fetcher, documents
 from tasks.sources.record_stream import SourceError, read_records
+from tasks.sources.source_fetcher import Fetcher
 from tests.bad_corpora import GOOD, encoded
 from tests.file_server import QUICK, FileServer, file_server
 from tests.mixes import mix_record
@@ -446,8 +447,8 @@ def test_conversions_of_other_files_or_settings_are_not_reused(
     ]
     for columns in (("a_b", "c"), ("c", "a_b"), ("a_b",)):
         sources.append(sources[0].model_copy(update={"answer_columns": columns}))
-    made = [documents(fetcher, source).records.path for source in sources]
+    made = [local_records(fetcher, source).records.path for source in sources]
     assert len(set(made)) == len(sources)
     assert "old" in made[0].read_text()
     assert "new" in made[1].read_text()
-    assert [documents(fetcher, source).records.path for source in sources] == made
+    assert [local_records(fetcher, source).records.path for source in sources] == made

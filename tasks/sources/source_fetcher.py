@@ -1,32 +1,15 @@
-"""A source's documents as local files in one form: LLaVA records, true boxes, converted images.
+"""A run's way to the files of its sources: on this machine's disk, fetched, or rewritten there.
 
-What is published in another form (Visual-CoT's lines, Parquet with image bytes, a gzipped tar) is
-rewritten once, beside the fetched file, and found there the next time.
+A file that is fetched, or rewritten in another form, is kept in the folder for downloads and found
+there the next time.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from data_contracts.settings_files import parse_lines
-from data_contracts.sources import (
-    FileAddress,
-    FileSource,
-    ImageArchive,
-    ImageFolder,
-    ImagePlace,
-    LlavaMixSource,
-    ParquetSource,
-    RemoteFile,
-    VisualCotSource,
-    remote_file,
-)
-from sdrpn_core.source_formats import visual_cot_box, visual_cot_record
+from data_contracts.sources import FileAddress, RemoteFile, remote_file
 from tasks.artifacts.stage import NotMade, StageRun
 from tasks.fetching.addresses import (
     downloads_folder,
@@ -39,26 +22,13 @@ from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.kept_files import FetchedFile, earlier_copy, kept_file, missing_bytes
 from tasks.fetching.partial_file import exclusive
 from tasks.fetching.remote import DownloadError
-from tasks.sources import conversions
-from tasks.sources.archives import archive_kind, gunzip_tar
 from tasks.sources.conversions import Conversion
-from tasks.sources.mix_boxes import MixBox
-from tasks.sources.parquet_images import convert_parquet
-from tasks.sources.record_stream import SourceError, read_records
+from tasks.sources.record_stream import SourceError
 from tasks.storage.digests import digest_file
 
 logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Documents:
-    """What a source consists of, as far as it is needed to know which images it names."""
-
-    records: FetchedFile
-    boxes: FetchedFile | None
-    places: tuple[ImagePlace, ...]
 
 
 class Fetcher:
@@ -81,7 +51,7 @@ class Fetcher:
         file = remote_file(address)
         path = local_file(file.uri)
         if path is not None:
-            return _local(path, file.uri, file.sha256)
+            return file_on_disk(path, file.uri, file.sha256)
         known = kept_file(file, self.folder)
         if known is not None:
             return known
@@ -162,93 +132,23 @@ class Fetcher:
         return folder
 
 
-def documents(fetcher: Fetcher, source: FileSource) -> Documents:
-    """Fetch and convert what says which images a source has.
+def file_on_disk(path: Path, uri: str | None = None, sha256: str | None = None) -> FetchedFile:
+    """A file of this machine's disk with its digest.
+
+    Args:
+        path: where it is.
+        uri: how the settings name it, for messages; None if they do not.
+        sha256: the digest that it must have; None if it may have any.
 
     Raises:
-        DownloadError, SourceError: if something cannot be had or read.
-        ConfigError: if a true box cannot be one.
+        SourceError: if it does not exist, or has another digest.
     """
-    match source:
-        case LlavaMixSource():
-            boxes = None if source.boxes is None else _boxes(fetcher, source.boxes)
-            return Documents(fetcher.get(source.records), boxes, image_places(source.images))
-        case VisualCotSource():
-            return _visual_cot(fetcher, source)
-        case ParquetSource():
-            return _parquet(fetcher, source)
-
-
-def _boxes(fetcher: Fetcher, address: FileAddress) -> FetchedFile:
-    """True boxes; looked through at once, as nobody uses them before evaluation."""
-    file = fetcher.get(address)
-    parse_lines(MixBox, file.path.read_bytes(), remote_file(address).uri)
-    return file
-
-
-def image_places(images: str | tuple[ImagePlace, ...]) -> tuple[ImagePlace, ...]:
-    """The long form of a source's ``images``."""
-    return (ImageFolder(uri=images),) if isinstance(images, str) else images
-
-
-def plain_archive(fetcher: Fetcher, file: FetchedFile, place: ImageArchive) -> FetchedFile:
-    """The archive itself, or a gzipped tar rewritten as a plain one."""
-    with file.path.open("rb") as archive:
-        if archive_kind(archive, remote_file(place.file).uri) != "tar.gz":
-            return file
-
-    def convert(folder: Path) -> None:
-        with file.path.open("rb") as packed, (folder / "images.tar").open("wb") as plain:
-            gunzip_tar(packed, file.num_bytes, plain, remote_file(place.file).uri)
-
-    return _local(fetcher.converted((file,), conversions.gunzip(), convert) / "images.tar")
-
-
-def _visual_cot(fetcher: Fetcher, source: VisualCotSource) -> Documents:
-    lines = fetcher.get(source.records)
-    uri = remote_file(source.records).uri
-
-    def convert(folder: Path) -> None:
-        with (
-            lines.path.open("rb") as published,
-            (folder / "records.jsonl").open("w", encoding="utf-8") as records,
-            (folder / "boxes.jsonl").open("w", encoding="utf-8") as boxes,
-        ):
-            for number, line in enumerate(read_records(_binary(published), uri)):
-                record = visual_cot_record(line, number, source.image_folder)
-                records.write(f"{json.dumps(record)}\n")
-                if box := visual_cot_box(line, record):
-                    boxes.write(f"{json.dumps(box)}\n")
-
-    folder = fetcher.converted((lines,), conversions.visual_cot(source), convert)
-    return Documents(
-        _local(folder / "records.jsonl"),
-        _local(folder / "boxes.jsonl"),
-        image_places(source.images),
-    )
-
-
-def _parquet(fetcher: Fetcher, source: ParquetSource) -> Documents:
-    files = tuple(fetcher.get(found) for given in source.files for found in fetcher.matching(given))
-    convert = partial(convert_parquet, [file.path for file in files], source)
-    folder = fetcher.converted(files, conversions.parquet(source), convert)
-    images = folder / "images.tar"
-    archive = ImageArchive(file=RemoteFile(uri=str(images), sha256=digest_file(images)))
-    return Documents(_local(folder / "records.jsonl"), None, (archive,))
-
-
-def _local(path: Path, uri: str | None = None, sha256: str | None = None) -> FetchedFile:
     if not path.is_file():
         raise SourceError(f"{uri or path}: no such file; check the source's URI")
     digest = digest_file(path)
     if sha256 not in (None, digest):
         raise SourceError(f"{uri or path}: SHA-256 is {digest}, {sha256} expected; replace it")
     return FetchedFile(path, path.stat().st_size, digest)
-
-
-def _binary(file: Any) -> BinaryIO:
-    opened: BinaryIO = file
-    return opened
 
 
 def _part(uri: str) -> str:
