@@ -22,6 +22,7 @@ from benchmarks.generated_mix import image_tables, write_generated_mix
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import RecordsConfig
 from data_contracts.enums import Stage
+from data_contracts.registry import SchemaId
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource
 from tasks.artifacts.stage import StageRun
@@ -40,7 +41,7 @@ def prepare(folder: str, num_records: int) -> ArtifactRef:
     recipe = Recipe(
         stage=Stage.DOWNLOAD,
         stage_version=0,
-        schema_id="source_file.v2",
+        schema_id=SchemaId.SOURCE_FILE,
         config={"num_records": num_records},
         num_shards=1 + len(images),
     )

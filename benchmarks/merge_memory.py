@@ -17,6 +17,7 @@ import polars as pl
 from benchmarks.build_rate import in_own_process, peak_mib
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import Stage
+from data_contracts.registry import SchemaId
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
@@ -72,7 +73,7 @@ def write_labels(store: ArtifactStore, first: int, last: int, grid: int) -> Arti
     recipe = Recipe(
         stage=Stage.MAKE_LABELS,
         stage_version=0,
-        schema_id="pseudo_label.v2",
+        schema_id=SchemaId.PSEUDO_LABEL,
         config={"first": first, "last": last, "grid": grid},
         num_shards=len(starts),
     )

@@ -1,6 +1,9 @@
 """Schema ids, their contracts and their frozen fingerprints."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any
 
 import dataframely as dy
 import polars as pl
@@ -18,15 +21,32 @@ from data_contracts.schemas import (
     SourceFileV2,
 )
 
+
+class SchemaId(StrEnum):
+    """What an artifact's shards hold, as its recipe says."""
+
+    FILES = "files"
+    """Plain files, which no contract describes."""
+    SOURCE_FILE_V1 = "source_file.v1"
+    """Read but no longer written."""
+    SOURCE_FILE = "source_file.v2"
+    QA_RECORD = "qa_record.v1"
+    ATTENTION_MAP = "attention_map.v1"
+    IMPORT_REJECT = "import_reject.v1"
+    PSEUDO_LABEL = "pseudo_label.v2"
+    LABEL_SET = "label_set.v2"
+    PREDICTION = "prediction.v4"
+
+
 SCHEMAS: dict[str, type[dy.Schema]] = {
-    "source_file.v1": SourceFileV1,
-    "source_file.v2": SourceFileV2,
-    "qa_record.v1": QaRecordV1,
-    "attention_map.v1": AttentionMapV1,
-    "import_reject.v1": ImportRejectV1,
-    "pseudo_label.v2": PseudoLabelV2,
-    "label_set.v2": LabelSetV2,
-    "prediction.v4": PredictionV4,
+    SchemaId.SOURCE_FILE_V1: SourceFileV1,
+    SchemaId.SOURCE_FILE: SourceFileV2,
+    SchemaId.QA_RECORD: QaRecordV1,
+    SchemaId.ATTENTION_MAP: AttentionMapV1,
+    SchemaId.IMPORT_REJECT: ImportRejectV1,
+    SchemaId.PSEUDO_LABEL: PseudoLabelV2,
+    SchemaId.LABEL_SET: LabelSetV2,
+    SchemaId.PREDICTION: PredictionV4,
 }
 
 
@@ -81,6 +101,14 @@ def _broken_rules(error: Exception) -> str:
 def empty_frame(schema_id: str) -> pl.DataFrame:
     """A frame without rows that satisfies the contract."""
     return pl.DataFrame(schema_for(schema_id).create_empty())
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]], schema_id: str) -> pl.DataFrame:
+    """Rows as a frame with the contract's columns and types, which hold for no rows too.
+
+    The contract's rules are not checked, see ``validate``.
+    """
+    return pl.DataFrame(rows, schema=empty_frame(schema_id).schema)
 
 
 def fingerprint(schema_id: str) -> str:

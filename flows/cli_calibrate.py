@@ -61,7 +61,12 @@ def calibrate(
     settings = _settings(settings_file, options)
     with err.status("loading"):
         from flows.console import print_table
-        from tasks.calibrate import CalibrationModel, calibrate_model
+        from tasks.calibrate import (
+            PAGE_NAME,
+            PROFILE_NAME,
+            CalibrationModel,
+            calibrate_model,
+        )
     chosen = CalibrationModel(
         model_id=model,
         name=name,
@@ -75,8 +80,8 @@ def calibrate(
         found = calibrate_model(chosen, settings, folder, lambda line: say(line, err, style="dim"))
     for title, rows in found.items():
         print_table(out, title, rows)
-    say(f"profile: {folder / 'profile.yaml'}")
-    say(f"evidence: {folder / 'calibration.html'}")
+    say(f"profile: {folder / PROFILE_NAME}")
+    say(f"evidence: {folder / PAGE_NAME}")
 
 
 def _settings(file: Path | None, options: dict[str, Any]) -> CalibrationSettings:

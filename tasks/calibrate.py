@@ -35,8 +35,7 @@ from tasks.work_progress import WorkProgress, run_working_stage
 
 log = logging.getLogger(__name__)
 
-PROFILE_NAME = "profile.yaml"
-PAGE_NAME = "calibration.html"
+PROFILE_NAME, EVIDENCE_NAME, HEADS_NAME, MARKDOWN_NAME, PAGE_NAME = recipes.CALIBRATION_FILES
 _FOUND, _BRANCHES = "result.json", "branches.json"
 """Resume points: branch layers compared so far, and at last the whole result."""
 _DOUBTFUL_PRECISION = 0.5
@@ -202,13 +201,11 @@ def _make(folder: Path) -> None:
 
 
 def _files(result: CalibrationResult) -> dict[str, bytes]:
-    texts = (
-        profile_yaml(result.profile, COMMENT),
-        result.evidence.model_dump_json(indent=1) + "\n",
-        result.heat_map(),
-        render_markdown(result),
-        render_page(result),
-    )
-    return {
-        name: text.encode() for name, text in zip(recipes.CALIBRATION_FILES, texts, strict=True)
+    texts = {
+        PROFILE_NAME: profile_yaml(result.profile, COMMENT),
+        EVIDENCE_NAME: result.evidence.model_dump_json(indent=1) + "\n",
+        HEADS_NAME: result.heat_map(),
+        MARKDOWN_NAME: render_markdown(result),
+        PAGE_NAME: render_page(result),
     }
+    return {name: text.encode() for name, text in texts.items()}

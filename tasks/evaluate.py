@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import polars as pl
 from PIL import Image
 
 from data_contracts.artifact import ArtifactRef, Recipe
@@ -17,7 +16,7 @@ from data_contracts.base import Settings
 from data_contracts.configs import EvaluationConfig, ModelConfig
 from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import LabelSettings
-from data_contracts.registry import empty_frame
+from data_contracts.registry import frame_of
 from data_contracts.results import Results, Speed
 from sdrpn_core.evaluation.benchmark_figures import benchmark_figures
 from sdrpn_core.evaluation.harness import Evaluator
@@ -81,7 +80,7 @@ def make_prediction_shard(
         batch_size=run.runtime.batch_size,
         on_batch=timings.add,
     )
-    frame = pl.DataFrame(rows, schema=empty_frame(recipe.schema_id).schema)
+    frame = frame_of(rows, recipe.schema_id)
     return FrameShard(frame, measurements=timings.to_series())
 
 

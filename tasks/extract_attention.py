@@ -14,7 +14,7 @@ from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import ExtractionStatus, QuestionKind, RecordStatus
 from data_contracts.errors import SdrpnError
-from data_contracts.registry import empty_frame
+from data_contracts.registry import frame_of
 from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.attention.extraction import ExtractedAttention, Request, extract_attention
 from sdrpn_core.models.base import ModelAdapter
@@ -72,7 +72,7 @@ def make_attention_shard(
         new = [question for question in questions if question["question_id"] not in known]
         rows = [*known.values(), *_extract(run.store, new, model, settings, run.runtime)]
     _require_readable(rows, settings)
-    frame = pl.DataFrame(rows, schema=empty_frame(recipe.schema_id).schema)
+    frame = frame_of(rows, recipe.schema_id)
     statistics: Counter[str] = Counter(status_statistic(row["status"]) for row in rows)
     statistics["response_tokens"] = sum(row["num_response_tokens"] for row in rows)
     statistics["reused_rows"] = len(known)

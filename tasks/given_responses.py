@@ -18,6 +18,7 @@ from PIL import Image
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import QuestionKind, RecordStatus
+from data_contracts.registry import SchemaId
 from sdrpn_core.attention.conversation_layout import Conversation, Turn
 from sdrpn_core.attention.extraction import ExtractedAttention
 from sdrpn_core.attention.teacher_forcing import extract_from_answers
@@ -31,7 +32,6 @@ from tasks.attention_rows import attention_rows
 from tasks.models import adapter_for
 from tasks.opened_images import Row, Turns
 
-_SCHEMA_ID = "qa_record.v1"
 _GIVEN = "dataset, source_id, image_uri, kind"
 _TABLES = """
 CREATE TABLE question (
@@ -73,7 +73,7 @@ def conversations(
     share = shard_range(num_questions, num_shards, index)
     found = turns.execute(_SHARE, (share.start, share.stop)).fetchall()
     lines = "\n".join(record for _, record in found)
-    rows = decode_frame(lines.encode(), _SCHEMA_ID).iter_rows(named=True)
+    rows = decode_frame(lines.encode(), SchemaId.QA_RECORD).iter_rows(named=True)
     starts_and_rows = zip((start for start, _ in found), rows, strict=True)
     return [
         [row for _, row in pairs] for _, pairs in groupby(starts_and_rows, lambda pair: pair[0])

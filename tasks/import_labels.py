@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from data_contracts.artifact import ArtifactRef, Recipe, canonical_json
 from data_contracts.enums import ExtractionStatus, Stage
 from data_contracts.errors import SdrpnError
 from data_contracts.interop import PublishedLabels
-from data_contracts.registry import empty_frame
-from sdrpn_core.interop import published_labels
+from data_contracts.registry import SchemaId, frame_of
 from sdrpn_core.interop.plain_pickle import load_plain
 from sdrpn_core.interop.published_labels import BadRow, PublishedRow, attention_row, read_row
+from tasks import recipes
 from tasks.artifacts.row_ranges import shard_range
 from tasks.artifacts.stage import FrameShard, StageRun, begin_stage, finish_stage, run_shard
 from tasks.artifacts.store import ArtifactStore
@@ -105,7 +103,7 @@ class ImportSummary:
 def import_summary(store: ArtifactStore, attention: ArtifactRef) -> ImportSummary:
     """Rows imported and rejected."""
     manifest = store.manifest(attention)
-    rejects = _rejects_recipe(manifest.recipe).ref
+    rejects = recipes.import_rejects_recipe(manifest.recipe).ref
     reasons = Counter(_kind(reason) for reason in store.read_frame(rejects)["reason"])
     return ImportSummary(
         attention=attention,
@@ -130,11 +128,11 @@ def _look_over(store: ArtifactStore, settings: PublishedLabels) -> _Import:
     if len(set(names)) < len(names):
         raise ImportFailed("two of the files have the same name: rename one, or import it apart")
     images = store.storage.elsewhere(settings.images)
-    digests: list[str] = []
+    digests: dict[str, str] = {}
     entries: list[_Entry] = []
-    for uri in settings.files:
+    for name, uri in zip(names, settings.files, strict=True):
         data = _read_file(store, uri)
-        digests.append(digest(data))
+        digests[name] = digest(data)
         entries += _entries(load_plain(data, uri), uri, settings)
     _mark_repeated(entries)
     found = images.describe(sorted({entry.row.image for entry in entries if entry.row is not None}))
@@ -142,35 +140,14 @@ def _look_over(store: ArtifactStore, settings: PublishedLabels) -> _Import:
     if all(entry.row is None for entry in entries):
         raise ImportFailed(_nothing_usable(settings, entries))
     versions = [[name, item.num_bytes, item.version] for name, item in sorted(found.items())]
-    attention = Recipe(
-        stage=Stage.EXTRACT_ATTENTION,
-        stage_version=published_labels.STAGE_VERSION,
-        schema_id="attention_map.v1",
-        config={
-            "imported": "sd-rpn",
-            "files": digests,
-            "file_names": names,
-            "name": settings.name,
-            "datasets": {name: kind.value for name, kind in settings.datasets.items()},
-            "default_kind": settings.default_kind.value,
-            "images": digest(canonical_json(versions).encode()),
-            # Rows name images that stay in place, so where they are is part of the content.
-            "images_uri": images.root.rstrip("/"),
-        },
-        num_shards=-(-len(entries) // settings.rows_per_shard),
+    attention = recipes.imported_attention_recipe(
+        settings,
+        digests,
+        images_digest=digest(canonical_json(versions).encode()),
+        images_uri=images.root.rstrip("/"),
+        num_rows=len(entries),
     )
-    return _Import(settings, entries, images, attention, _rejects_recipe(attention))
-
-
-def _rejects_recipe(attention: Recipe) -> Recipe:
-    return Recipe(
-        stage=attention.stage,
-        stage_version=attention.stage_version,
-        schema_id="import_reject.v1",
-        config={},
-        inputs=(str(attention.ref),),
-        num_shards=attention.num_shards,
-    )
+    return _Import(settings, entries, images, attention, recipes.import_rejects_recipe(attention))
 
 
 def _read_file(store: ArtifactStore, uri: str) -> bytes:
@@ -257,8 +234,8 @@ def _shards(work: _Import, index: int) -> tuple[FrameShard, FrameShard]:
         NUM_REJECTED: len(rejects),
     }
     return (
-        FrameShard(pl.DataFrame(rows, schema=empty_frame("attention_map.v1").schema), counts),
-        FrameShard(pl.DataFrame(rejects, schema=empty_frame("import_reject.v1").schema)),
+        FrameShard(frame_of(rows, SchemaId.ATTENTION_MAP), counts),
+        FrameShard(frame_of(rejects, SchemaId.IMPORT_REJECT)),
     )
 
 

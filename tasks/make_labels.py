@@ -9,7 +9,7 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import ExtractionStatus, LabelStatus
 from data_contracts.label_settings import LabelSettings
-from data_contracts.registry import empty_frame
+from data_contracts.registry import frame_of
 from sdrpn_core.pseudo_labels import PseudoLabels, make_pseudo_labels
 from tasks import recipes
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
@@ -50,7 +50,7 @@ def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) 
             rows += _label(alike, settings)
         counts: Counter[str] = Counter(status_statistic(row["status"]) for row in rows)
         counts.update(dataset_statistic(row["dataset"]) for row in rows)
-        return FrameShard(pl.DataFrame(rows, schema=empty_frame(recipe.schema_id).schema), counts)
+        return FrameShard(frame_of(rows, recipe.schema_id), counts)
 
     return run_stage(run, recipe, make_shard)
 

@@ -13,14 +13,17 @@ from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.configs import EvaluationConfig, ExtractionConfig, RecordsConfig
 from data_contracts.enums import Stage
+from data_contracts.interop import PublishedLabels
 from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.profiles import ModelProfile
+from data_contracts.registry import SchemaId
 from data_contracts.sources import BenchmarkSource, SceneSource, Selection
 from data_contracts.training import TrainingConfig
 from sdrpn_core import calibration, pseudo_labels, records
 from sdrpn_core.attention import extraction
 from sdrpn_core.benchmarks.tasks import TASKS
 from sdrpn_core.evaluation import harness
+from sdrpn_core.interop import published_labels
 from sdrpn_core.rpn import training
 from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS
 from sdrpn_core.rpn.config import recipe_settings
@@ -65,7 +68,7 @@ def calibration_recipe(
     return Recipe(
         stage=Stage.CALIBRATE,
         stage_version=calibration.STAGE_VERSION,
-        schema_id="files",
+        schema_id=SchemaId.FILES,
         config={
             "model": dict(model),
             "profile": {k: v for k, v in profile.identity().items() if k != "source"},
@@ -86,7 +89,7 @@ def download_recipe(identity: Mapping[str, Any], num_images: int) -> Recipe:
     return Recipe(
         stage=Stage.DOWNLOAD,
         stage_version=DOWNLOAD_VERSION,
-        schema_id="source_file.v2",
+        schema_id=SchemaId.SOURCE_FILE,
         config=dict(identity),
         num_shards=1 + _num_shards(num_images, IMAGES_PER_SHARD),
     )
@@ -119,7 +122,7 @@ def records_recipe(
     return Recipe(
         stage=Stage.BUILD_JSONL,
         stage_version=records.STAGE_VERSION,
-        schema_id="qa_record.v1",
+        schema_id=SchemaId.QA_RECORD,
         config={
             "source": source_name,
             "selection": selection.model_dump(mode="json"),
@@ -157,10 +160,57 @@ def attention_recipe(
     return Recipe(
         stage=Stage.EXTRACT_ATTENTION,
         stage_version=extraction.STAGE_VERSION,
-        schema_id="attention_map.v1",
+        schema_id=SchemaId.ATTENTION_MAP,
         config={"model": dict(model), **length},
         inputs=(str(records_manifest.recipe.ref),),
         num_shards=_num_shards(num_usable(records_manifest), settings.rows_per_shard),
+    )
+
+
+def imported_attention_recipe(
+    settings: PublishedLabels,
+    files: Mapping[str, str],
+    images_digest: str,
+    images_uri: str,
+    num_rows: int,
+) -> Recipe:
+    """Attention that the authors of SD-RPN published with their labels.
+
+    Args:
+        settings: of the import.
+        files: name -> digest of each label pickle, in order.
+        images_digest: digest of the names, sizes and versions of the images.
+        images_uri: root that they are read from.
+        num_rows: rows of all files, those too that cannot be used.
+    """
+    return Recipe(
+        stage=Stage.EXTRACT_ATTENTION,
+        stage_version=published_labels.STAGE_VERSION,
+        schema_id=SchemaId.ATTENTION_MAP,
+        config={
+            "imported": "sd-rpn",
+            "files": list(files.values()),
+            "file_names": list(files),
+            "name": settings.name,
+            "datasets": {name: kind.value for name, kind in settings.datasets.items()},
+            "default_kind": settings.default_kind.value,
+            "images": images_digest,
+            # Rows name images that stay in place, so where they are is part of the content.
+            "images_uri": images_uri,
+        },
+        num_shards=_num_shards(num_rows, settings.rows_per_shard),
+    )
+
+
+def import_rejects_recipe(attention: Recipe) -> Recipe:
+    """Rows that an import could not use, shard by shard like the attention of the others."""
+    return Recipe(
+        stage=attention.stage,
+        stage_version=attention.stage_version,
+        schema_id=SchemaId.IMPORT_REJECT,
+        config={},
+        inputs=(str(attention.ref),),
+        num_shards=attention.num_shards,
     )
 
 
@@ -169,7 +219,7 @@ def labels_recipe(attention: Manifest, settings: LabelSettings) -> Recipe:
     return Recipe(
         stage=Stage.MAKE_LABELS,
         stage_version=pseudo_labels.STAGE_VERSION,
-        schema_id="pseudo_label.v2",
+        schema_id=SchemaId.PSEUDO_LABEL,
         config=settings.model_dump(mode="json"),
         inputs=(str(attention.recipe.ref),),
         num_shards=len(attention.shards),
@@ -181,7 +231,7 @@ def label_set_recipe(labels: Sequence[Manifest]) -> Recipe:
     return Recipe(
         stage=Stage.MERGE_LABELS,
         stage_version=MERGE_VERSION,
-        schema_id="label_set.v2",
+        schema_id=SchemaId.LABEL_SET,
         config={},
         inputs=tuple(str(manifest.recipe.ref) for manifest in labels),
         num_shards=len(datasets_of(labels)),
@@ -199,7 +249,7 @@ def training_recipe(
     return Recipe(
         stage=Stage.TRAIN_RPN,
         stage_version=training.STAGE_VERSION,
-        schema_id="files",
+        schema_id=SchemaId.FILES,
         config={
             "model": dict(model),
             "profile": profile.identity(),
@@ -229,7 +279,7 @@ def predictions_recipe(
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=harness.STAGE_VERSION,
-        schema_id="prediction.v4",
+        schema_id=SchemaId.PREDICTION,
         config={"model": dict(model), **identity},
         inputs=(str(records_manifest.recipe.ref), str(files), str(rpn)),
         num_shards=_num_shards(num_usable(records_manifest), settings.rows_per_shard),
@@ -243,7 +293,7 @@ def results_recipe(
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=RESULTS_VERSION,
-        schema_id="files",
+        schema_id=SchemaId.FILES,
         config={
             "num_bootstrap": settings.num_bootstrap,
             "seed": settings.seed,
@@ -268,7 +318,7 @@ def table_recipe(
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=TABLE_VERSION,
-        schema_id="files",
+        schema_id=SchemaId.FILES,
         config={"names": list(names), "model": model, "paper_model": settings.paper_model},
         inputs=tuple(str(ref) for ref in inputs),
         num_shards=len(TABLE_FILES),
@@ -285,7 +335,7 @@ def report_recipe(inputs: Sequence[ArtifactRef], config: Mapping[str, Any]) -> R
     return Recipe(
         stage=Stage.REPORT,
         stage_version=REPORT_VERSION,
-        schema_id="files",
+        schema_id=SchemaId.FILES,
         config=dict(config),
         inputs=tuple(str(ref) for ref in inputs),
         num_shards=1,

@@ -6,6 +6,7 @@ import polars as pl
 
 from data_contracts.artifact import Recipe
 from data_contracts.enums import Stage
+from data_contracts.registry import SchemaId
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.stage import FileShard, FrameShard, StageRun
 from tasks.artifacts.store import ArtifactStore
@@ -16,7 +17,7 @@ def source_recipe(num_shards: int = 3, **config: object) -> Recipe:
     return Recipe(
         stage=Stage.DOWNLOAD,
         stage_version=1,
-        schema_id="source_file.v1",
+        schema_id=SchemaId.SOURCE_FILE_V1,
         config=config,
         num_shards=num_shards,
     )
@@ -27,7 +28,7 @@ def files_recipe(num_shards: int = 2, **config: object) -> Recipe:
     return Recipe(
         stage=Stage.REPORT,
         stage_version=1,
-        schema_id="files",
+        schema_id=SchemaId.FILES,
         config=config,
         num_shards=num_shards,
     )

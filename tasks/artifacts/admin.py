@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import Stage
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
-from tasks.artifacts.keys import receipt_name
+from tasks.artifacts.keys import BLOBS, MANIFEST, RECIPE, receipt_name
 from tasks.artifacts.store import ArtifactStore
 from tasks.storage.stored_objects import StoredObject
 from tasks.storage.waiting_threads import in_parallel
@@ -210,9 +210,9 @@ def _manifest(store: ArtifactStore, ref: ArtifactRef) -> Manifest | None:
 
 def _recipe(store: ArtifactStore, ref: ArtifactRef) -> Recipe | None:
     """Of an artifact that is not committed; nobody who only looks may claim its address."""
-    recipe = store.read_document(ref, "recipe.json", Recipe)
+    recipe = store.read_document(ref, RECIPE, Recipe)
     if recipe is not None and recipe.ref != ref:
-        raise store.corrupt(ref, "recipe.json", f"is the recipe of {recipe.ref}")
+        raise store.corrupt(ref, RECIPE, f"is the recipe of {recipe.ref}")
     return recipe
 
 
@@ -250,13 +250,13 @@ def _garbage(
 
 
 def _is_needed(name: str, committed: set[str]) -> bool:
-    is_blob = name.startswith("blobs/") and not name.endswith(".partial")
+    is_blob = name.startswith(f"{BLOBS}/") and not name.endswith(".partial")
     return is_blob or name in committed
 
 
 def _committed_names(manifest: Manifest) -> set[str]:
     receipts = {receipt_name(shard.index) for shard in manifest.shards}
-    return {"recipe.json", "manifest.json"} | receipts | {shard.key for shard in manifest.shards}
+    return {RECIPE, MANIFEST} | receipts | {shard.key for shard in manifest.shards}
 
 
 def _item(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ValidationError
 
+from tasks.artifacts.keys import CHECKPOINTS, MANIFEST
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 
@@ -34,7 +35,7 @@ def save_checkpoint(storage: Storage, prefix: str, step: int, files: Mapping[str
     for name, data in files.items():
         storage.put(_file_key(folder, digests[name], name), data)
     manifest = _CheckpointManifest(step=step, sha256=digests)
-    storage.put(f"{folder}/manifest.json", manifest.model_dump_json(indent=2).encode())
+    storage.put(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
     for old in _steps(storage, prefix)[NUM_KEPT:]:
         _remove(storage, _folder(prefix, old))
 
@@ -57,7 +58,7 @@ def latest_step(storage: Storage, prefix: str) -> int | None:
 def _load(storage: Storage, folder: str) -> dict[str, bytes]:
     files = {}
     try:
-        text = storage.read(f"{folder}/manifest.json")
+        text = storage.read(f"{folder}/{MANIFEST}")
         for name, sha256 in _CheckpointManifest.model_validate_json(text).sha256.items():
             files[name] = storage.read(_file_key(folder, sha256, name))
             if digest(files[name]) != sha256:
@@ -71,19 +72,19 @@ def _load(storage: Storage, folder: str) -> dict[str, bytes]:
 
 def _steps(storage: Storage, prefix: str) -> list[int]:
     """Steps that have a folder, highest first."""
-    names = storage.folders(f"{prefix}/checkpoints")
+    names = storage.folders(f"{prefix}/{CHECKPOINTS}")
     steps = (name.removeprefix("step-") for name in names)
     return sorted((int(step) for step in steps if step.isdigit()), reverse=True)
 
 
 def _remove(storage: Storage, folder: str) -> None:
     keys = [stored.key for stored in storage.find(folder)]
-    storage.delete(sorted(keys, key=lambda key: not key.endswith("/manifest.json")))
+    storage.delete(sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST}")))
     storage.remove_empty_folders(folder)
 
 
 def _folder(prefix: str, step: int) -> str:
-    return f"{prefix}/checkpoints/step-{step:08d}"
+    return f"{prefix}/{CHECKPOINTS}/step-{step:08d}"
 
 
 def _file_key(folder: str, sha256: str, name: str) -> str:

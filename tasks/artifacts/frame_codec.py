@@ -13,9 +13,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_contracts.registry import empty_frame, schema_for, validate
+from data_contracts.registry import SchemaId, empty_frame, schema_for, validate
 
-_JSONL_SCHEMAS = {"qa_record.v1"}
+_JSONL_SCHEMAS = {SchemaId.QA_RECORD}
 """Texts and whole numbers only: of other numbers there are several ways to write the same one."""
 _ROWS_PER_GROUP = 1024
 _PARQUET = {"version": "2.6", "compression": "zstd", "compression_level": 3}

@@ -2,7 +2,13 @@
 
 from data_contracts.artifact import ArtifactRef
 
-FILES_SCHEMA = "files"
+RECIPE = "recipe.json"
+MANIFEST = "manifest.json"
+RECEIPTS = "receipts"
+CHECKPOINTS = "checkpoints"
+SHARDS = "shards"
+FILES = "files"
+BLOBS = "blobs"
 
 
 def file_name(key: str) -> str:
@@ -12,9 +18,9 @@ def file_name(key: str) -> str:
 
 def manifest_key(ref: ArtifactRef) -> str:
     """Where the commit record of an artifact is, below the store's root."""
-    return f"{ref.prefix}/manifest.json"
+    return f"{ref.prefix}/{MANIFEST}"
 
 
 def receipt_name(index: int) -> str:
     """Name of a shard's receipt."""
-    return f"receipts/{index:05d}.json"
+    return f"{RECEIPTS}/{index:05d}.json"

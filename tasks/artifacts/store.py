@@ -29,7 +29,17 @@ from data_contracts.registry import empty_frame
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.frame_codec import decode_frame, read_groups
-from tasks.artifacts.keys import file_name, manifest_key, receipt_name
+from tasks.artifacts.keys import (
+    BLOBS,
+    CHECKPOINTS,
+    FILES,
+    MANIFEST,
+    RECEIPTS,
+    SHARDS,
+    file_name,
+    manifest_key,
+    receipt_name,
+)
 from tasks.artifacts.writer import ArtifactWriter
 from tasks.storage.digests import digest
 from tasks.storage.scratch_folders import copied, scratch_folder
@@ -82,14 +92,14 @@ class ArtifactStore:
             ArtifactNotFound: if the artifact is not committed.
             CorruptArtifact: if the manifest is damaged or belongs to another artifact.
         """
-        manifest = self.read_document(ref, "manifest.json", Manifest)
+        manifest = self.read_document(ref, MANIFEST, Manifest)
         if manifest is None:
             raise ArtifactNotFound(
                 f"{self.storage.uri(ref.prefix)}: not committed; "
                 f"make it with `sdrpn stage {ref.stage.value}`"
             )
         if manifest.recipe.ref != ref:
-            raise self.corrupt(ref, "manifest.json", f"is the manifest of {manifest.recipe.ref}")
+            raise self.corrupt(ref, MANIFEST, f"is the manifest of {manifest.recipe.ref}")
         return manifest
 
     def writer(self, recipe: Recipe) -> ArtifactWriter:
@@ -179,7 +189,7 @@ class ArtifactStore:
         The manifest goes first, then receipts, then what they point at: stopped anywhere, readers
         see nothing and every receipt left still has its shard.
         """
-        order = ("manifest.json", "receipts", "checkpoints", "shards", "files", "blobs")
+        order = (MANIFEST, RECEIPTS, CHECKPOINTS, SHARDS, FILES, BLOBS)
         rank = {name: position for position, name in enumerate(order)}
 
         def position(key: str) -> int:

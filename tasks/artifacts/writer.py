@@ -14,10 +14,20 @@ import polars as pl
 from pydantic import BaseModel
 
 from data_contracts.artifact import Manifest, Recipe, ShardEntry
+from data_contracts.registry import SchemaId
 from tasks.artifacts.checkpoints import load_latest_checkpoint, save_checkpoint
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact, RecipeMismatch
 from tasks.artifacts.frame_codec import encode_frame, extension, write_frames
-from tasks.artifacts.keys import FILES_SCHEMA, file_name, manifest_key, receipt_name
+from tasks.artifacts.keys import (
+    BLOBS,
+    FILES,
+    MANIFEST,
+    RECIPE,
+    SHARDS,
+    file_name,
+    manifest_key,
+    receipt_name,
+)
 from tasks.artifacts.provenance import collect_provenance
 from tasks.storage.digests import digest, digest_file
 from tasks.storage.errors import StoreError
@@ -40,13 +50,13 @@ class ArtifactWriter:
 
     def _claim(self) -> None:
         """Put the recipe at its address, or check that the one there is ours."""
-        self._create("recipe.json", self.recipe)
+        self._create(RECIPE, self.recipe)
         try:
-            stored = self._store.read_document(self.ref, "recipe.json", Recipe)
+            stored = self._store.read_document(self.ref, RECIPE, Recipe)
         except CorruptArtifact as error:
             raise RecipeMismatch(str(error)) from error
         if stored != self.recipe:
-            uri = self._storage.uri(f"{self.ref.prefix}/recipe.json")
+            uri = self._storage.uri(f"{self.ref.prefix}/{RECIPE}")
             raise RecipeMismatch(
                 f"{uri}: holds another recipe than its address says; "
                 f"make it again with `sdrpn stage {self.ref.stage.value} --force`"
@@ -109,9 +119,9 @@ class ArtifactWriter:
         statistics: Mapping[str, float] | None = None,
     ) -> ShardEntry:
         """Write one file of an artifact made of files; returns its receipt."""
-        if self.recipe.schema_id != FILES_SCHEMA:
+        if self.recipe.schema_id != SchemaId.FILES:
             raise ValueError(f"{self.recipe.schema_id} holds rows: use put_frame")
-        key = f"files/{digest(data)[:12]}/{name}"
+        key = f"{FILES}/{digest(data)[:12]}/{name}"
         return self._put(index, key, data, 0, statistics)
 
     def put_blob(self, data: bytes, suffix: str = "") -> str:
@@ -120,14 +130,14 @@ class ArtifactWriter:
         Named by content. Write blobs before the shard whose rows name them; their digests belong
         in those rows, because the manifest does not list blobs.
         """
-        key = f"{self.ref.prefix}/blobs/{digest(data)}{suffix}"
+        key = f"{self.ref.prefix}/{BLOBS}/{digest(data)}{suffix}"
         if self._storage.size(key) != len(data):
             self._storage.put(key, data)
         return key
 
     def put_blob_file(self, path: Path, sha256: str, suffix: str = "", *, may_link: bool) -> str:
         """Like ``put_blob`` for a file of any size; see ``Storage.put_file`` on links."""
-        key = f"{self.ref.prefix}/blobs/{sha256}{suffix}"
+        key = f"{self.ref.prefix}/{BLOBS}/{sha256}{suffix}"
         if self._storage.size(key) != path.stat().st_size:
             self._storage.put_file(key, path, may_link=may_link)
         return key
@@ -159,7 +169,7 @@ class ArtifactWriter:
         if is_damaged:
             self._storage.put(manifest_key(self.ref), _encoded(manifest))
         else:
-            self._create("manifest.json", manifest)
+            self._create(MANIFEST, manifest)
         return self._store.manifest(self.ref)
 
     def save_checkpoint(self, step: int, files: Mapping[str, bytes]) -> None:
@@ -197,7 +207,7 @@ class ArtifactWriter:
 
     def _frame_key(self, index: int, digest: str) -> str:
         name = f"{index:05d}-of-{self.recipe.num_shards:05d}-{digest[:12]}"
-        return f"shards/{name}{extension(self.recipe.schema_id)}"
+        return f"{SHARDS}/{name}{extension(self.recipe.schema_id)}"
 
     def _receive(self, entry: ShardEntry) -> ShardEntry:
         """Give a stored shard its receipt, unless another writer's came first."""
@@ -226,7 +236,7 @@ class ArtifactWriter:
                 found = "is missing" if size is None else f"has {size} bytes"
                 problem = f"{found}, its receipt says {shard.num_bytes}"
                 raise self._store.corrupt(self.ref, shard.key, problem)
-        if self.recipe.schema_id == FILES_SCHEMA:
+        if self.recipe.schema_id == SchemaId.FILES:
             _check_unique([file_name(shard.key) for shard in shards])
         return shards
 

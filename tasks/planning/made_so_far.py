@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import Stage
 from tasks.artifacts.checkpoints import latest_step
+from tasks.artifacts.keys import RECIPE
 from tasks.artifacts.store import ArtifactStore
 from tasks.training_reuse import trained_for_other_regions
 
@@ -47,7 +48,7 @@ def begun(store: ArtifactStore, recipe: Recipe) -> MadeSoFar:
     """
     is_rpn = recipe.stage is Stage.TRAIN_RPN
     has_weights = is_rpn and bool(trained_for_other_regions(store, recipe))
-    if store.read_document(recipe.ref, "recipe.json", Recipe) is None:
+    if store.read_document(recipe.ref, RECIPE, Recipe) is None:
         return MadeSoFar(recipe.num_shards, has_weights=has_weights)
     return MadeSoFar(
         num_shards=recipe.num_shards,

@@ -21,12 +21,11 @@ import polars as pl
 import pyarrow as pa
 
 from data_contracts.enums import RecordStatus
-from data_contracts.registry import empty_frame
+from data_contracts.registry import SchemaId, empty_frame
 from sdrpn_core.records import Row, repeated_id
 from tasks.artifacts.row_ranges import overlapping
 from tasks.sources.frame_buckets import FrameBuckets
 
-_SCHEMA_ID = "qa_record.v1"
 _OK = RecordStatus.OK.value
 _DUPLICATE = RecordStatus.DUPLICATE.value
 _SOURCE_BYTES_PER_BUCKET = 1 << 23
@@ -50,7 +49,7 @@ class RecordBuckets:
             num_buckets: see ``buckets_for``.
         """
         folder.mkdir()
-        self._schema = empty_frame(_SCHEMA_ID).schema
+        self._schema = empty_frame(SchemaId.QA_RECORD).schema
         self._stored = _without_enums(self._schema)
         by_id = _leading_digits(num_buckets)
         by_content = pl.col("content") % num_buckets
@@ -114,7 +113,7 @@ class RecordBuckets:
             self._settled(bucket)[inside.start : inside.stop]
             for bucket, inside in overlapping(self._num_rows, wanted)
         ]
-        return pl.concat([empty_frame(_SCHEMA_ID), *parts])
+        return pl.concat([empty_frame(SchemaId.QA_RECORD), *parts])
 
     def _name(self, bucket: int, *, ask: bool) -> None:
         """Give every row of a bucket its final id; from now on a usable row stays where it is."""

@@ -10,8 +10,10 @@ from data_contracts.artifact import canonical_json
 from data_contracts.registry import (
     SCHEMAS,
     ContractError,
+    SchemaId,
     empty_frame,
     fingerprint,
+    frame_of,
     schema_for,
     split,
     validate,
@@ -212,9 +214,12 @@ FAULTS: dict[str, list[tuple[str, Row]]] = {
 }
 
 
-def frame_of(schema_id: str, rows: list[Row]) -> pl.DataFrame:
-    """Rows with the contract's types, not yet checked."""
-    return pl.DataFrame(rows, schema=empty_frame(schema_id).schema)
+def test_every_id_but_that_of_plain_files_has_a_contract():
+    assert set(SCHEMAS) == set(SchemaId) - {SchemaId.FILES}
+
+
+def test_no_rows_are_a_frame_with_the_contracts_columns(schema_id: str):
+    assert_frame_equal(frame_of([], schema_id), empty_frame(schema_id))
 
 
 @pytest.fixture(params=sorted(SCHEMAS))
@@ -228,7 +233,7 @@ def test_fingerprints_are_frozen() -> None:
 
 
 def test_valid_rows_pass_unchanged(schema_id: str) -> None:
-    frame = frame_of(schema_id, VALID[schema_id])
+    frame = frame_of(VALID[schema_id], schema_id)
     assert_frame_equal(validate(frame, schema_id), frame)
 
 
@@ -238,7 +243,7 @@ def test_valid_rows_pass_unchanged(schema_id: str) -> None:
 )
 def test_a_row_that_breaks_a_rule_is_caught_by_name(schema_id: str, rule: str, change: Row) -> None:
     good, other = VALID[schema_id]
-    frame = frame_of(schema_id, [good | change, other])
+    frame = frame_of([good | change, other], schema_id)
     valid, invalid, counts = split(frame, schema_id)
     assert counts.get(rule) == 1
     assert_frame_equal(valid, frame[1:])
@@ -256,20 +261,20 @@ def test_every_rule_has_a_row_that_breaks_it(schema_id: str) -> None:
 
 def test_nulls_are_caught_column_by_column(schema_id: str) -> None:
     for name, column in schema_for(schema_id).columns().items():
-        frame = frame_of(schema_id, [VALID[schema_id][0] | {name: None}])
+        frame = frame_of([VALID[schema_id][0] | {name: None}], schema_id)
         if not column.nullable:
             assert split(frame, schema_id)[2].get(f"{name}|nullability") == 1, name
 
 
 def test_repeated_keys_are_caught(schema_id: str) -> None:
     row = VALID[schema_id][0]
-    assert split(frame_of(schema_id, [row, row]), schema_id)[2]["primary_key"] == 2
+    assert split(frame_of([row, row], schema_id), schema_id)[2]["primary_key"] == 2
 
 
 def test_missing_column_is_named_in_one_line(schema_id: str) -> None:
     first, *_ = empty_frame(schema_id).columns
     with pytest.raises(ContractError, match=f"{schema_id}: .*{first}") as caught:
-        validate(frame_of(schema_id, VALID[schema_id]).drop(first), schema_id)
+        validate(frame_of(VALID[schema_id], schema_id).drop(first), schema_id)
     assert "\n" not in str(caught.value)
 
 
@@ -285,7 +290,7 @@ def test_unknown_schema_is_named() -> None:
 
 
 def test_round_trip_through_bytes(schema_id: str) -> None:
-    frame = frame_of(schema_id, VALID[schema_id])
+    frame = frame_of(VALID[schema_id], schema_id)
     assert_frame_equal(decode_frame(encode_frame(frame, schema_id), schema_id), frame)
 
 
@@ -295,20 +300,20 @@ def test_round_trip_of_no_rows(schema_id: str) -> None:
 
 
 def test_some_columns_can_be_read(schema_id: str) -> None:
-    frame = frame_of(schema_id, VALID[schema_id])
+    frame = frame_of(VALID[schema_id], schema_id)
     wanted = [frame.columns[-1], frame.columns[0]]
     read = decode_frame(encode_frame(frame, schema_id), schema_id, wanted)
     assert_frame_equal(read, frame.select(wanted))
 
 
 def test_bytes_do_not_depend_on_row_order_or_chunks(schema_id: str) -> None:
-    rows = frame_of(schema_id, VALID[schema_id])
+    rows = frame_of(VALID[schema_id], schema_id)
     chunks = pl.concat([rows[1:], rows[:1]], rechunk=False)
     assert encode_frame(chunks, schema_id) == encode_frame(rows, schema_id)
 
 
 def test_records_are_json_lines_that_people_can_read() -> None:
-    text = encode_frame(frame_of("qa_record.v1", VALID["qa_record.v1"]), "qa_record.v1").decode()
+    text = encode_frame(frame_of(VALID["qa_record.v1"], "qa_record.v1"), "qa_record.v1").decode()
     first, second, end = text.split("\n")
     assert first.startswith('{"answers":["one",""],"dataset":"ocr_vqa"')
     assert '"image_uri":null' in second
@@ -325,4 +330,4 @@ def test_records_of_any_text_are_canonical_json() -> None:
         for i, text in enumerate(texts)
     ]
     expected = "".join(f"{canonical_json(row)}\n" for row in rows)
-    assert encode_frame(frame_of("qa_record.v1", rows), "qa_record.v1") == expected.encode()
+    assert encode_frame(frame_of(rows, "qa_record.v1"), "qa_record.v1") == expected.encode()

@@ -4,7 +4,8 @@ import pytest
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.calibration import CalibrationSettings
-from data_contracts.enums import Stage
+from data_contracts.enums import QuestionKind, Stage
+from data_contracts.interop import PublishedLabels
 from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
@@ -40,6 +41,22 @@ def test_how_a_profile_would_train_is_no_part_of_its_identity():
     assert (len(trained), len(calibrated)) == (1, 1)
     changed = recipes.training_recipe(label_set, other.training, regions, profile, {})
     assert changed.ref not in trained
+
+
+def test_an_import_has_the_identity_that_it_always_had():
+    """Moving the recipe must not make anybody import again."""
+    settings = PublishedLabels(
+        files=("far/a.pkl", "b.pkl"),
+        images="images",
+        datasets={"gqa": QuestionKind.NATURAL},
+        default_kind=QuestionKind.TEXTUAL,
+        rows_per_shard=3,
+    )
+    files = {"a.pkl": "0" * 64, "b.pkl": "1" * 64}
+    attention = recipes.imported_attention_recipe(settings, files, "2" * 64, "/images", 7)
+    assert attention.num_shards == 3
+    assert attention.ref.artifact_id == "943660b7a6c28f9f2657"
+    assert recipes.import_rejects_recipe(attention).ref.artifact_id == "10b15438e76999609335"
 
 
 @pytest.mark.parametrize(
