@@ -1,9 +1,9 @@
 """Labels from the data set's own answers against labels from the model's, on generated scenes.
 
 Run from the repository root: ``python -m benchmarks.given_responses [--images 100]``. Prints, for
-the built-in model, precision and recall of the labels against the true boxes and questions per CPU
-second: with generated answers, with given answers turn by turn, and with given answers a whole
-conversation at a time. Times cover all but the vision tower, which all three share.
+the built-in model, touch precision and recall of the labels against the true boxes and questions
+per CPU second: with generated answers, with given answers turn by turn, and with given answers a
+whole conversation at a time. Times cover all but the vision tower, which all three share.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def measure(adapter, extract, batches):
         "questions": len(rows),
         "with_attention": final.num_samples,
         "labelled": final.num_labelled,
-        "precision": round(final.precision, 3),
+        "touch_precision": round(final.touch_precision, 3),
         "recall": round(final.recall, 3),
         "questions_per_cpu_second": round(len(rows) / seconds, 1),
     }

@@ -70,8 +70,9 @@ class CalibrationSettings(Settings):
     foreground_thresholds: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
     background_thresholds: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2)
     min_precision: float = Field(0.8, ge=0, le=1)
-    """Share of foreground cells that should be inside or touch the true box: foreground thresholds
-    that fall short are not considered if another one reaches it."""
+    """Least ``overlap_precision`` of labels: the share of foreground cells that are inside the true
+    box or that it covers noticeably. Foreground thresholds that fall short are not considered if
+    another one reaches it."""
     min_threshold_gain: float = Field(0.02, ge=0)
     """Least gain in label F1, on both halves, for leaving the paper's foreground threshold."""
 

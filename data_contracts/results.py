@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import ConfigDict, Field
+
 from data_contracts.base import Settings
 from data_contracts.enums import Method, ScoringMode
 
@@ -106,12 +108,17 @@ class Speed(Settings):
 class LabelStepResult(Settings):
     """Label quality after one denoising step, against true boxes; micro averages over cells."""
 
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
     step: str
     num_samples: int
     num_labelled: int
     """Samples with any foreground."""
-    precision: float | None
-    """Share of foreground cells that show any part of the true box."""
+    touch_precision: float | None = Field(
+        validation_alias="precision", serialization_alias="precision"
+    )
+    """Share of foreground cells that show any part of the true box; ``precision`` in JSON, as
+    ``results.v2`` has always called it."""
     centre_precision: float | None
     """Share of foreground cells whose centre is inside the true box: the strictest reading."""
     recall: float | None
@@ -192,7 +199,7 @@ class Results(Settings):
                 if r.recovered_share
             },
             "labels": {
-                "precision": final.precision if final else None,
+                "precision": final.touch_precision if final else None,
                 "recall": final.recall if final else None,
                 "steps": [step.model_dump() for step in self.labels],
             },

@@ -24,7 +24,7 @@ from sdrpn_core.calibration import (
 )
 from sdrpn_core.calibration.page import render_markdown, render_page
 from sdrpn_core.calibration.profile_file import profile_yaml
-from sdrpn_core.calibration.tables import Rows, tables
+from sdrpn_core.calibration.tables import MEASURES, Rows, tables
 from sdrpn_core.models.devices import resolve_dtype
 from sdrpn_core.models.loading import load_adapter
 from tasks import recipes
@@ -134,6 +134,7 @@ def calibrate_model(
     )
     for name, data in _files(result).items():
         (folder / name).write_bytes(data)
+    report(MEASURES)
     return tables(result)
 
 
@@ -170,7 +171,7 @@ def _found(
 
 
 def _warn(result: CalibrationResult) -> None:
-    precision = result.evidence.overall_quality.precision
+    precision = result.evidence.overall_quality.centre_precision
     if precision < _DOUBTFUL_PRECISION:
         log.warning(
             "calibration of %s: only %.2f of the cells that labels call foreground on unseen "

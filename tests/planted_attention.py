@@ -50,7 +50,7 @@ def planted_maps(
     return AttentionMaps(
         response=torch.from_numpy(maps),
         inside=inside,
-        touching=inside,
+        overlapping=inside,
         image_sizes=None,
         kinds=tuple(kinds),
         image_indices=np.arange(num_questions) // 2,

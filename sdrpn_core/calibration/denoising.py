@@ -20,8 +20,8 @@ class StepScore(Settings):
     kind: QuestionKind
     step: str
     """As of ``pseudo_labels.denoising_steps``."""
-    precision: float
-    """Share of foreground cells that are inside."""
+    centre_precision: float
+    """Share of foreground cells that are inside the true box by the centre rule."""
     recall: float
     """Share of inside cells that are foreground."""
     false_background: float
@@ -48,7 +48,7 @@ def score_denoising(
                 StepScore(
                     kind=kind,
                     step=step.name,
-                    precision=hits / max(int(step.foreground.sum()), 1),
+                    centre_precision=hits / max(int(step.foreground.sum()), 1),
                     recall=hits / max(int(inside.sum()), 1),
                     false_background=float(
                         np.count_nonzero(step.background & inside) / max(int(inside.sum()), 1)

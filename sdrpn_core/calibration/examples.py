@@ -26,8 +26,8 @@ from sdrpn_core.reference.backgrounds import photograph_folder
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX
 
-_TOUCH = 0.05
-"""Share of a cell that a true box must cover to touch it."""
+OVERLAP = 0.05
+"""Share of a cell that the true boxes must cover more than, for the cell to overlap with them."""
 
 Progress = Callable[[int, int], None]
 """Called with (questions done, questions in all)."""
@@ -55,9 +55,9 @@ class AttentionMaps:
     """(N, L, H, h, w) float32, mean over answer tokens."""
     inside: NDArray[np.bool_]
     """(N, h, w) cells of the true boxes, by the centre rule of ``roi_quality``."""
-    touching: NDArray[np.bool_]
-    """(N, h, w) cells that the true boxes cover noticeably: on small grids a cell whose centre
-    lies just outside still shows the object."""
+    overlapping: NDArray[np.bool_]
+    """(N, h, w) cells of which the true boxes cover more than ``OVERLAP``: on small grids a cell
+    whose centre lies just outside still shows the object."""
     image_sizes: NDArray[np.int64] | None
     """(N, 2) (width, height) of letterboxed images; None where no image was padded."""
     kinds: tuple[QuestionKind, ...]
@@ -201,8 +201,8 @@ def capture_maps(
     return AttentionMaps(
         response=torch.stack(responses),
         inside=np.stack([true_cells(boxes, letterbox, grid) for boxes, letterbox in truth]),
-        touching=np.stack(
-            [true_coverage(boxes, letterbox, grid) > _TOUCH for boxes, letterbox in truth]
+        overlapping=np.stack(
+            [true_coverage(boxes, letterbox, grid) > OVERLAP for boxes, letterbox in truth]
         ),
         image_sizes=_padded_sizes(letterboxes),
         kinds=tuple(example.request.kind for example in usable),

@@ -70,9 +70,9 @@ def _cell(score: HeadScore, x0: int, y0: int, cell: int) -> str:
     f1 = score.foreground.f1
     red, green, blue = (round(247 + (dark - 247) * f1) for dark in (8, 48, 107))
     title = (
-        f"layer {score.layer} head {score.head}: F1 {f1:.2f}, precision "
-        f"{score.foreground.precision:.2f}, recall {score.foreground.recall:.2f}, points inside "
-        f"{score.points_inside:.2f}, mass inside {score.mass_inside:.2f}"
+        f"layer {score.layer} head {score.head}: F1 {f1:.2f}, centre precision "
+        f"{score.foreground.centre_precision:.2f}, recall {score.foreground.recall:.2f}, "
+        f"points inside {score.points_inside:.2f}, mass inside {score.mass_inside:.2f}"
     )
     x, y = x0 + score.head * cell, y0 + score.layer * cell
     return (

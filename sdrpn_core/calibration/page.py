@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from sdrpn_core.calibration.evidence import CalibrationResult
 from sdrpn_core.calibration.profile_file import profile_yaml
-from sdrpn_core.calibration.tables import tables
+from sdrpn_core.calibration.tables import MEASURES, tables
 from sdrpn_core.report import pages
 
 
@@ -18,6 +18,7 @@ def render_page(result: CalibrationResult) -> str:
         title=f"Calibration of {result.profile.name}",
         facts=_facts(result),
         heat_map=Markup(result.heat_map()),
+        measures=MEASURES,
         tables=tables(result),
         chosen_by="true boxes" if evidence.settings.method == "boxes" else "attention alone",
         profile=profile_yaml(result.profile),
@@ -28,6 +29,7 @@ def render_markdown(result: CalibrationResult) -> str:
     """The same facts and tables, to be kept beside a profile or in a repository."""
     lines = [f"# Calibration of {result.profile.name}", ""]
     lines += [f"- {name}: {value}" for name, value in _facts(result)]
+    lines += ["", MEASURES]
     for title, rows in tables(result).items():
         lines += [
             "",
@@ -53,6 +55,6 @@ def _facts(result: CalibrationResult) -> list[tuple[str, str]]:
         ("Layers x heads", f"{profile.num_layers} x {profile.num_heads}"),
         ("Scenes", str(evidence.settings.num_scenes)),
         ("Questions used", f"{asked} of {asked + evidence.num_unusable}"),
-        ("Label precision, unseen scenes", f"{quality.precision:.3f}"),
-        ("Label recall, unseen scenes", f"{quality.recall:.3f}"),
+        ("Centre precision of labels, unseen scenes", f"{quality.centre_precision:.3f}"),
+        ("Recall of labels, unseen scenes", f"{quality.recall:.3f}"),
     ]

@@ -63,7 +63,7 @@ def sink_cells(maps: AttentionMaps, rng: np.random.Generator, count: int = 2) ->
     cells = np.zeros_like(maps.inside)
     for image in np.unique(maps.image_indices):
         rows = maps.image_indices == image
-        is_true = (maps.inside | maps.touching)[rows].any(axis=0).ravel()
+        is_true = (maps.inside | maps.overlapping)[rows].any(axis=0).ravel()
         chosen = rng.choice(np.flatnonzero(~is_true), size=count, replace=False)
         at = np.zeros(maps.grid.num_cells, dtype=np.bool_)
         at[chosen] = True

@@ -29,16 +29,17 @@ HeadSet = tuple[Head, ...]
 Mask = NDArray[np.bool_]
 
 
-_COUNTED = ("foreground", "background", "inside", "hits", "misses", "touches")
+_COUNTED = ("foreground", "background", "inside", "hits", "misses", "overlaps")
 
 
 class LabelQuality(Settings):
     """Agreement of labels with true boxes; 0 where undefined."""
 
-    precision: float
-    """Share of foreground cells that are inside."""
-    touch_precision: float
-    """Share of foreground cells that are inside or touch the true box."""
+    centre_precision: float
+    """Share of foreground cells that are inside the true box by the centre rule."""
+    overlap_precision: float
+    """Share of foreground cells that are inside, or that the true box covers noticeably (more than
+    ``examples.OVERLAP`` of the cell)."""
     recall: float
     """Share of inside cells that are foreground."""
     f1: float
@@ -62,19 +63,19 @@ class LabelCounts:
     """Foreground inside."""
     misses: NDArray[np.int64]
     """Background inside."""
-    touches: NDArray[np.int64]
-    """Foreground inside or touching."""
+    overlaps: NDArray[np.int64]
+    """Foreground inside or overlapping."""
 
     def quality(self, chosen: Mask) -> LabelQuality:
         """Quality over the chosen questions, (N,)."""
-        foreground, background, inside, hits, misses, touches = (
+        foreground, background, inside, hits, misses, overlaps = (
             int(getattr(self, name)[chosen].sum()) for name in _COUNTED
         )
         num_questions = int(chosen.sum())
         num_rejected = int((self.foreground[chosen] == 0).sum())
         return LabelQuality(
-            precision=hits / max(foreground, 1),
-            touch_precision=touches / max(foreground, 1),
+            centre_precision=hits / max(foreground, 1),
+            overlap_precision=overlaps / max(foreground, 1),
             recall=hits / max(inside, 1),
             f1=2 * hits / max(foreground + inside, 1),
             false_background=misses / max(inside, 1),
@@ -131,10 +132,10 @@ class LabelScorer:
 
     def _count(self, foreground: Mask, background: Mask) -> LabelCounts:
         inside = self.maps.inside
-        touching = inside | self.maps.touching
+        overlapping = inside | self.maps.overlapping
         cells = (
             *(foreground, background, inside),
-            *(foreground & inside, background & inside, foreground & touching),
+            *(foreground & inside, background & inside, foreground & overlapping),
         )
         return LabelCounts(self.maps.grid.num_cells, *(part.sum(axis=(1, 2)) for part in cells))
 

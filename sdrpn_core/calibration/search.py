@@ -36,7 +36,7 @@ from sdrpn_core.calibration.scoring import LabelScorer, score_heads
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.rpn.data import TrainingError
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raise when the same model and scenes give another profile or other evidence."""
 
 Report = Callable[[str], None]
@@ -139,8 +139,8 @@ def calibrate(
             "labels": chosen.labels,
             "rpn": chosen_shape(profile, branches, settings),
             "source": (
-                f"{source}; labels on unseen scenes: precision {quality.precision:.2f}, "
-                f"recall {quality.recall:.2f}"
+                f"{source}; labels on unseen scenes: centre precision "
+                f"{quality.centre_precision:.2f}, recall {quality.recall:.2f}"
             ),
         }
     )

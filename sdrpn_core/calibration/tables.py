@@ -17,6 +17,14 @@ from sdrpn_core.calibration.sink_search import SinkScore
 
 Rows = list[dict[str, str]]
 
+MEASURES = (
+    "Centre precision: the share of foreground cells whose centre is inside the true box; the "
+    "touch precision in the report of a run counts those that show any part of it. Recall: the "
+    "share of the cells inside the true box that are foreground. False background: the share of "
+    "the cells inside the true box that are background."
+)
+"""What the column headings mean that other pages use too."""
+
 
 def tables(result: CalibrationResult) -> dict[str, Rows]:
     """Title -> rows under their column names; tables without rows are left out."""
@@ -33,7 +41,7 @@ def tables(result: CalibrationResult) -> dict[str, Rows]:
             {
                 "questions": step.kind.value,
                 "up to": step.step,
-                "precision": f"{step.precision:.3f}",
+                "centre precision": f"{step.centre_precision:.3f}",
                 "recall": f"{step.recall:.3f}",
                 "false background": f"{step.false_background:.3f}",
             }
@@ -88,7 +96,7 @@ def _profile(result: CalibrationResult) -> Rows:
             "background": f"{labels.background_ratio_threshold:g}",
             "B": str(rpn.branch_layer),
             "R": str(rpn.depth),
-            "precision": f"{quality.precision:.3f}",
+            "centre precision": f"{quality.centre_precision:.3f}",
             "recall": f"{quality.recall:.3f}",
         }
         for kind, selection in result.profile.heads.items()
@@ -105,7 +113,7 @@ def _methods(methods: Sequence[MethodScore]) -> Rows:
             "foreground": " / ".join(
                 dict.fromkeys(f"{t:g}" for t in score.foreground_thresholds.values())
             ),
-            "precision": f"{score.unseen.precision:.3f}",
+            "centre precision": f"{score.unseen.centre_precision:.3f}",
             "recall": f"{score.unseen.recall:.3f}",
             "F1": f"{score.unseen.f1:.3f}",
         }
@@ -120,7 +128,7 @@ def _sink(score: SinkScore) -> dict[str, str]:
         "questions": score.kind.value,
         "rule": rule_text(score.rule),
         "sinks": f"{score.sink_ratio:.1%}",
-        "precision": f"{before.precision:.3f} -> {after.precision:.3f}",
+        "centre precision": f"{before.centre_precision:.3f} -> {after.centre_precision:.3f}",
         "recall": f"{before.recall:.3f} -> {after.recall:.3f}",
         "F1": f"{before.f1:.3f} -> {after.f1:.3f}",
         "kept": "yes" if score.is_kept else "",

@@ -106,7 +106,7 @@ def _better_foreground(
 
 
 def _precision(score: ThresholdScore) -> float:
-    return min(half.touch_precision for half in score.halves)
+    return min(half.overlap_precision for half in score.halves)
 
 
 def _f1(score: ThresholdScore) -> float:

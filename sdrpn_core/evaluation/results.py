@@ -257,7 +257,7 @@ def _label_step(name: str, samples: Sequence[tuple[Row, Any, Any]]) -> LabelStep
         step=name,
         num_samples=foreground.num_samples,
         num_labelled=labelled.num_samples,
-        precision=finite(foreground.precision),
+        touch_precision=finite(foreground.touch_precision),
         centre_precision=finite(foreground.centre_precision),
         recall=finite(foreground.recall),
         false_background=finite(background.centre_precision),

@@ -66,11 +66,11 @@ class MaskQuality:
     """Cells of the mask that show any part of the true boxes."""
 
     @property
-    def precision(self) -> float:
+    def touch_precision(self) -> float:
         """Share of the mask's cells that show any part of the true boxes.
 
-        Not the centre rule: on a coarse grid a small object lies across cells whose centres are
-        outside, and looking there is looking at the object.
+        The centre rule would be too strict: on a coarse grid a small object lies across cells whose
+        centres are outside, and looking there is looking at the object.
         """
         return _ratio(self.num_touching, self.num_selected)
 
@@ -104,9 +104,9 @@ def mask_quality(
 ) -> MaskQuality:
     """Compare a mask with the true boxes.
 
-    Foreground should have high precision and recall; for a *background* mask, ``precision`` is the
-    share of false background and should be near 0. Cells of pure padding are not counted, so free
-    background does not flatter.
+    Foreground should have high precision and recall; for a *background* mask, ``centre_precision``
+    is the share of false background and should be near 0. Cells of pure padding are not counted, so
+    free background does not flatter.
 
     Args:
         mask: (h, w) foreground or background cells of a label, or a thresholded map.

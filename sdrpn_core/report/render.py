@@ -174,7 +174,7 @@ def _result_charts(results: Results) -> dict[str, Markup]:
         for m in methods
         if (throughput := results.throughput(m)) is not None
     ]
-    steps = [step for step in results.labels if step.precision is not None]
+    steps = [step for step in results.labels if step.touch_precision is not None]
     return {
         "accuracy": _markup(
             bar_chart(accuracy, title=f"Accuracy on {results.benchmark} by method", maximum=1.0)
@@ -183,7 +183,7 @@ def _result_charts(results: Results) -> dict[str, Markup]:
         "labels": _markup(
             bar_chart(
                 [_step_bar(step, is_last=step is steps[-1]) for step in steps],
-                title="Label precision after each denoising step",
+                title="Touch precision of the labels after each denoising step",
                 maximum=1.0,
             )
         ),
@@ -202,7 +202,7 @@ def _accuracy_bar(method: Method, result: MethodResult) -> Bar:
 
 
 def _step_bar(step: LabelStepResult, *, is_last: bool) -> Bar:
-    value = step.precision or 0.0
+    value = step.touch_precision or 0.0
     short = {"threshold": "threshold", "padding": "+ padding", "sinks": "+ sinks"}
     label = short.get(step.step, f"+ {step.step}")
     return Bar(label, value, f"{percent(value)} %", style=0 if is_last else 1)

@@ -1,5 +1,6 @@
 """Calibration on planted attention, where the right answer is known, and on a tiny random model."""
 
+import re
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -26,6 +27,7 @@ from sdrpn_core.calibration.examples import AttentionMaps, capture_maps
 from sdrpn_core.calibration.heads import select_heads
 from sdrpn_core.calibration.label_search import LabelSearch
 from sdrpn_core.calibration.label_search import search_labels as search_scorer
+from sdrpn_core.calibration.page import render_markdown, render_page
 from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.calibration.scoring import (
     LabelQuality,
@@ -34,6 +36,7 @@ from sdrpn_core.calibration.scoring import (
     head_set,
     score_heads,
 )
+from sdrpn_core.calibration.tables import MEASURES
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
@@ -66,7 +69,7 @@ def test_planted_grounding_head_is_found() -> None:
     search = search_labels(maps)
     assert found_heads(search) == {TEXTUAL: [(3, 1)], NATURAL: [(3, 1)]}
     quality = unseen(maps, search)
-    assert quality.precision > 0.95
+    assert quality.centre_precision > 0.95
     assert quality.recall > 0.95
     scores = score_heads(LabelScorer(maps), search.choice.labels, maps.of_kind(TEXTUAL))
     best = max(scores, key=lambda score: score.foreground.f1)
@@ -125,14 +128,14 @@ def test_planted_sink_is_found_and_removed() -> None:
     }
     assert {score.kind for score in kept} == {TEXTUAL, NATURAL}
     for score in kept:
-        assert score.with_rule.precision > score.without.precision + 0.1
+        assert score.with_rule.centre_precision > score.without.centre_precision + 0.1
         assert score.question_dependence is not None
         assert score.question_dependence < 0.05
     assert search.choice.labels.sink_threshold == 1.0
     for labels in search.choice.training_labels(maps):
         assert all(labels[cell] != RoiLabel.FOREGROUND for cell in cells)
     steps = score_denoising(maps, search.choice.heads, search.choice.labels, maps.unseen)
-    precision = {(s.kind, s.step): s.precision for s in steps}
+    precision = {(s.kind, s.step): s.centre_precision for s in steps}
     assert precision[TEXTUAL, "sinks"] > precision[TEXTUAL, "padding"] + 0.1
 
 
@@ -180,7 +183,7 @@ def test_foreground_threshold_rises_where_labels_are_imprecise() -> None:
     maps = planted_maps(sharpness=0.4)
     search = search_labels(maps)
     assert search.choice.labels.foreground_ratio_threshold > 0.2
-    assert unseen(maps, search).touch_precision >= SETTINGS.min_precision
+    assert unseen(maps, search).overlap_precision >= SETTINGS.min_precision
 
 
 def test_search_is_deterministic() -> None:
@@ -278,6 +281,10 @@ def test_a_new_model_gets_a_profile_that_loads(tiny_model: str, tmp_path: Path) 
     assert result.profile.rpn.depth == 3
     assert len(result.evidence.head_scores[NATURAL]) == NUM_LAYERS * NUM_HEADS
     assert result.heat_map().count("<title>") == 2 * NUM_LAYERS * NUM_HEADS
+    for page in (render_page(result), render_markdown(result)):
+        assert MEASURES in page
+        assert "centre precision" in page
+        assert not re.search(r"(?<!centre )(?<!touch )precision", page, flags=re.IGNORECASE)
 
     path = tmp_path / "profile.yaml"
     path.write_text(profile_yaml(result.profile, "how it came about"), encoding="utf-8")

@@ -104,6 +104,19 @@ def test_threshold_and_calibration_are_called_what_they_are(html: str) -> None:
     assert ">Calibration error after Platt scaling</th><td>0.004<" in html
 
 
+def test_precision_of_labels_says_which_cells_count(report: ReportData, html: str) -> None:
+    """The page's "precision" counted cells that touch the box, calibration's those inside it."""
+    table = html.split("Label quality after each denoising step", 1)[1].split("</table>", 1)[0]
+    headings = re.findall(r'<th scope="col">([^<]*)</th>', table)
+    assert headings[:3] == ["Step", "Touch precision", "Centre precision"]
+    (results,) = report.results
+    last = results.labels[-1]
+    assert last.touch_precision != last.centre_precision
+    shown = [f"{100 * (value or 0):.1f}" for value in (last.touch_precision, last.centre_precision)]
+    assert re.findall("<td>([^<]*)</td>", table.split('class="ours"')[1])[:2] == shown
+    assert "Touch precision of the labels after each denoising step" in html
+
+
 def test_page_says_what_withdrawing_the_image_costs(report: ReportData, html: str) -> None:
     (results,) = report.results
     cost = results.withdrawal

@@ -158,9 +158,9 @@ def test_label_quality_step_by_step() -> None:
     steps = {step.step: step for step in label_quality([raw], SETTINGS)}
     assert list(steps) == ["threshold", "padding", "sinks", "ambiguity"]
     # Cells of pure padding are never counted, so masking them costs and gains nothing here.
-    assert steps["threshold"].precision == steps["padding"].precision == 0.5
-    assert steps["sinks"].precision == 1.0
-    assert steps["ambiguity"].precision == steps["ambiguity"].recall == 1.0
+    assert steps["threshold"].touch_precision == steps["padding"].touch_precision == 0.5
+    assert steps["sinks"].touch_precision == 1.0
+    assert steps["ambiguity"].touch_precision == steps["ambiguity"].recall == 1.0
     assert steps["ambiguity"].false_background == 0.0
 
 
@@ -227,6 +227,9 @@ def test_results_round_trip_and_summary_keys() -> None:
     assert results.speed == {}, "speed is not a function of the predictions"
     results = results.model_copy(update={"speed": speeds()})
     assert Results.model_validate_json(results.model_dump_json()) == results
+    stored = json.loads(results.model_dump_json())["labels"][0]
+    assert stored["precision"] == results.labels[0].touch_precision, "as all results.v2 have it"
+    assert "touch_precision" not in stored
     summary = json.loads(json.dumps(results.summary(), allow_nan=False))
     assert set(summary["accuracy"]) == {method.value for method in Method}
     assert summary["labels"]["precision"] == 1.0

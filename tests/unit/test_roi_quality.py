@@ -107,7 +107,7 @@ def test_mask_quality_of_a_worked_example():
     # True by centre: columns 2 (and not 3: its centre 35 is the open end), rows 3 and 4.
     assert (quality.num_true, quality.num_hits, quality.num_selected) == (2, 1, 3)
     # Cell (3, 3) shows half of its width of the box, but its centre is outside.
-    assert quality.precision == pytest.approx(2 / 3)
+    assert quality.touch_precision == pytest.approx(2 / 3)
     assert quality.centre_precision == pytest.approx(1 / 3)
     assert quality.recall == pytest.approx(1 / 2)
 
@@ -115,9 +115,9 @@ def test_mask_quality_of_a_worked_example():
 def test_perfect_empty_and_missing_masks():
     box = [BoxXYXY(20, 30, 40, 50)]
     perfect = mask_quality(true_cells(box, FLAT, GRID), box, FLAT)
-    assert (perfect.precision, perfect.recall) == (1, 1)
+    assert (perfect.touch_precision, perfect.recall) == (1, 1)
     empty = mask_quality(cells(), box, FLAT)
-    assert math.isnan(empty.precision)
+    assert math.isnan(empty.touch_precision)
     assert empty.recall == 0
     assert math.isnan(mask_quality(cells((0, 0)), [], FLAT).recall)
 
@@ -134,9 +134,9 @@ def test_qualities_add_up_to_the_micro_average():
     masks = [cells((3, 2)), cells((0, 0), (3, 3), (3, 2))]
     total = sum((mask_quality(mask, box, FLAT) for mask in masks), EMPTY_MASK_QUALITY)
     assert total.num_samples == 2
-    assert total.precision == pytest.approx(3 / 4)
+    assert total.touch_precision == pytest.approx(3 / 4)
     assert total.recall == pytest.approx(3 / 4)
-    assert math.isnan(EMPTY_MASK_QUALITY.precision)
+    assert math.isnan(EMPTY_MASK_QUALITY.touch_precision)
 
 
 # --- pointing
