@@ -16,6 +16,7 @@ from data_contracts.profiles import ModelProfile, UncalibratedProfile
 from data_contracts.settings_files import parse_settings
 from sdrpn_core.calibration import (
     CalibrationError,
+    CalibrationObserver,
     CalibrationResult,
     ComparedBranches,
     calibrate,
@@ -110,7 +111,7 @@ def calibrate_model(
     model: CalibrationModel,
     settings: CalibrationSettings,
     folder: Path,
-    report: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> dict[str, Rows]:
     """Calibrate, write the files of ``CALIBRATION_FILES`` into the folder, and return the findings
     as tables."""
@@ -130,11 +131,11 @@ def calibrate_model(
         settings,
         batch_size=model.batch_size,
         source=_source(model.model_id, settings),
-        report=report,
+        observer=CalibrationObserver(report=say),
     )
     for name, data in _files(result).items():
         (folder / name).write_bytes(data)
-    report(MEASURES)
+    say(MEASURES)
     return tables(result)
 
 
@@ -157,11 +158,13 @@ def _found(
         settings,
         batch_size=run.runtime.batch_size,
         source=_source(profile_of(model).model_id, settings),
-        report=log.info,
-        on_progress=progress.of_work,
         earlier=ComparedBranches.model_validate_json(kept[_BRANCHES]) if kept else None,
-        on_branches=lambda compared: writer.save_checkpoint(
-            len(compared.scores), {_BRANCHES: compared.model_dump_json().encode()}
+        observer=CalibrationObserver(
+            report=log.info,
+            on_progress=progress.of_work,
+            on_branches=lambda compared: writer.save_checkpoint(
+                len(compared.scores), {_BRANCHES: compared.model_dump_json().encode()}
+            ),
         ),
     )
     found = {_FOUND: result.model_dump_json().encode()}

@@ -8,13 +8,14 @@ from sdrpn_core.calibration.branch import ComparedBranches
 from sdrpn_core.calibration.draft import draft_profile
 from sdrpn_core.calibration.evidence import CalibrationEvidence, CalibrationResult
 from sdrpn_core.calibration.examples import CalibrationError, CalibrationExample, scene_examples
-from sdrpn_core.calibration.search import STAGE_VERSION, calibrate
+from sdrpn_core.calibration.search import STAGE_VERSION, CalibrationObserver, calibrate
 
 __all__ = [
     "STAGE_VERSION",
     "CalibrationError",
     "CalibrationEvidence",
     "CalibrationExample",
+    "CalibrationObserver",
     "CalibrationResult",
     "ComparedBranches",
     "calibrate",

@@ -18,7 +18,7 @@ from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind
 from data_contracts.errors import SdrpnError
 from data_contracts.sink_rules import Heads, HiddenSignal, SinkDimensions, SinkHiddenNorm
-from sdrpn_core.attention.extraction import Request, capture_attention
+from sdrpn_core.attention.extraction import CapturedBatch, Request, capture_attention
 from sdrpn_core.evaluation.roi_quality import true_cells, true_coverage
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
@@ -168,12 +168,7 @@ def capture_maps(
         CalibrationError: if no answer is usable or grids differ.
     """
     every_head = dict.fromkeys(range(adapter.profile.num_layers))
-    signals = hidden_signals(adapter.profile.num_layers, dimensions)
-    hidden: dict[HiddenSignal, list[Tensor]] = {signal: [] for signal in signals}
-    kept: list[int] = []
-    letterboxes: list[Letterbox] = []
-    responses: list[Tensor] = []
-    grids: set[GridShape] = set()
+    usable = _UsableAnswers(hidden_signals(adapter.profile.num_layers, dimensions))
     for start in range(0, len(examples), batch_size):
         batch = examples[start : start + batch_size]
         captured = capture_attention(
@@ -181,36 +176,67 @@ def capture_maps(
             [e.request for e in batch],
             every_head,
             max_new_tokens=max_new_tokens,
-            hidden=signals,
+            hidden=usable.signals,
         )
-        for row, answer in enumerate(captured.responses):
-            if answer.tokens and answer.is_finished:
-                grid = captured.grids[row]
-                grids.add(grid)
-                kept.append(start + row)
-                letterboxes.append(captured.letterboxes[row])
-                responses.append(_stacked(captured.response_attention, row, grid))
-                for signal in signals:
-                    hidden[signal].append(captured.hidden_map(signal, row))
+        usable.add(captured, start)
         if on_progress is not None:
             on_progress(start + len(batch), len(examples))
-    _check_usable(len(kept), len(examples), grids, max_new_tokens)
-    (grid,) = grids
-    usable = [examples[index] for index in kept]
-    truth = [(e.true_boxes, box) for e, box in zip(usable, letterboxes, strict=True)]
-    return AttentionMaps(
-        response=torch.stack(responses),
-        inside=np.stack([true_cells(boxes, letterbox, grid) for boxes, letterbox in truth]),
-        overlapping=np.stack(
-            [true_coverage(boxes, letterbox, grid) > OVERLAP for boxes, letterbox in truth]
-        ),
-        image_sizes=_padded_sizes(letterboxes),
-        kinds=tuple(example.request.kind for example in usable),
-        image_indices=np.array([example.image_index for example in usable]),
-        example_indices=np.array(kept),
-        num_unusable=len(examples) - len(kept),
-        hidden={signal: torch.stack(found) for signal, found in hidden.items()},
-    )
+    _check_usable(len(usable.indices), len(examples), set(usable.grids), max_new_tokens)
+    return usable.attention_maps(examples)
+
+
+class _UsableAnswers:
+    """Gathers what was captured of whole answers, batch by batch."""
+
+    def __init__(self, signals: Sequence[HiddenSignal]) -> None:
+        self.signals = signals
+        self.indices: list[int] = []
+        """Positions of the answered questions among the examples."""
+        self.grids: list[GridShape] = []
+        self._letterboxes: list[Letterbox] = []
+        self._responses: list[Tensor] = []
+        self._hidden: dict[HiddenSignal, list[Tensor]] = {signal: [] for signal in signals}
+
+    def add(self, captured: CapturedBatch, start: int) -> None:
+        """Keep the answers of a batch that are neither empty nor cut off.
+
+        Args:
+            captured: the batch.
+            start: position of its first question among the examples.
+        """
+        for row, answer in enumerate(captured.responses):
+            if not (answer.tokens and answer.is_finished):
+                continue
+            grid = captured.grids[row]
+            self.indices.append(start + row)
+            self.grids.append(grid)
+            self._letterboxes.append(captured.letterboxes[row])
+            self._responses.append(_stacked(captured.response_attention, row, grid))
+            for signal, maps in self._hidden.items():
+                maps.append(captured.hidden_map(signal, row))
+
+    def attention_maps(self, examples: Sequence[CalibrationExample]) -> AttentionMaps:
+        """All that was kept, with the true cells; grids must be equal.
+
+        Args:
+            examples: all that were asked.
+        """
+        grid = self.grids[0]
+        answered = [examples[index] for index in self.indices]
+        truth = [(e.true_boxes, box) for e, box in zip(answered, self._letterboxes, strict=True)]
+        return AttentionMaps(
+            response=torch.stack(self._responses),
+            inside=np.stack([true_cells(boxes, letterbox, grid) for boxes, letterbox in truth]),
+            overlapping=np.stack(
+                [true_coverage(boxes, letterbox, grid) > OVERLAP for boxes, letterbox in truth]
+            ),
+            image_sizes=_padded_sizes(self._letterboxes),
+            kinds=tuple(example.request.kind for example in answered),
+            image_indices=np.array([example.image_index for example in answered]),
+            example_indices=np.array(self.indices),
+            num_unusable=len(examples) - len(answered),
+            hidden={signal: torch.stack(found) for signal, found in self._hidden.items()},
+        )
 
 
 def hidden_signals(num_layers: int, dimensions: tuple[int, ...]) -> list[HiddenSignal]:

@@ -1,6 +1,8 @@
 """Calibration as a whole: from questions with true boxes to a profile and its evidence."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.profiles import ModelProfile
@@ -39,43 +41,22 @@ from sdrpn_core.rpn.data import TrainingError
 STAGE_VERSION = 2
 """Raise when the same model and scenes give another profile or other evidence."""
 
-Report = Callable[[str], None]
-"""Told in one line what is being done and how far things are."""
+
+@dataclass(frozen=True)
+class CalibrationObserver:
+    """Functions that are told how a calibration gets on; those that are not given ignore it."""
+
+    report: Callable[[str], None] = lambda line: None
+    """Told in one line what is being done, and what has been found."""
+    on_progress: Progress = lambda num_done, num_units: None
+    """Told (units of work done, units in all): one for each question that the model has answered,
+    and for each question of each branch layer that has been compared."""
+    on_branches: Callable[[ComparedBranches], None] = lambda compared: None
+    """Given all branch layers compared so far after each one, so that they can be passed as
+    ``earlier`` if the calibration is stopped."""
 
 
-OnBranches = Callable[[ComparedBranches], None]
-"""Given all branch layers compared so far, to go on from."""
-
-
-class _Teller:
-    """Tells how far things are: in words, and in questions worked through.
-
-    A branch layer counts as one more look at every question.
-    """
-
-    def __init__(
-        self,
-        num_questions: int,
-        num_branches: int,
-        report: Report,
-        on_progress: Progress,
-        on_branches: OnBranches,
-    ) -> None:
-        self.report = report
-        self._on_progress = on_progress
-        self._on_branches = on_branches
-        self._num_questions = num_questions
-        self._num_units = num_questions * (1 + num_branches)
-
-    def of_attention(self, num_done: int, num_questions: int) -> None:
-        self.report(f"attention of {num_done} of {num_questions} questions")
-        self._on_progress(num_done, self._num_units)
-
-    def of_branches(self, compared: ComparedBranches) -> None:
-        branch = compared.scores[-1]
-        self.report(f"branch layer {branch.branch_layer}: validation F1 {branch.f1:.3f}")
-        self._on_progress(self._num_questions * (1 + len(compared.scores)), self._num_units)
-        self._on_branches(compared)
+_SILENT = CalibrationObserver()
 
 
 def calibrate(
@@ -85,10 +66,8 @@ def calibrate(
     *,
     batch_size: int,
     source: str,
-    report: Report = lambda line: None,
-    on_progress: Progress = lambda num_done, num_units: None,
     earlier: ComparedBranches | None = None,
-    on_branches: OnBranches = lambda compared: None,
+    observer: CalibrationObserver = _SILENT,
 ) -> CalibrationResult:
     """Find heads, sink rule, label thresholds and branch layer of a model.
 
@@ -98,39 +77,25 @@ def calibrate(
         settings: what to try, and which method decides.
         batch_size: questions per forward pass.
         source: where the examples come from, for the profile's ``source``.
-        report: told about progress, in words.
-        on_progress: told about progress, in units of work.
         earlier: branch layers that a calibration which was stopped had compared.
-        on_branches: given the same, after each one.
+        observer: told about progress.
 
     Raises:
         CalibrationError: if answers are unusable or grids differ, or there are too many sets of
             heads to try exhaustively.
     """
     profile = adapter.profile
-    num_branches = len(branches_of(adapter, settings))
-    teller = _Teller(len(examples), num_branches, report, on_progress, on_branches)
     check_number_of_sets(profile.num_layers * profile.num_heads, settings)
-    first = [example.request for example in examples[:batch_size]]
-    maps = capture_maps(
-        adapter,
-        examples,
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=batch_size,
-        dimensions=find_sink_dimensions(adapter, first, settings.num_sink_dimensions),
-        on_progress=teller.of_attention,
-    )
-    for kind in sorted({example.request.kind for example in examples} - set(kinds_of(maps))):
-        report(f"no {kind.value} question got a whole answer: the profile has no heads for them")
-    report("heads, sinks and thresholds")
-    labels = profile.labels
+    calibration = _Calibration(adapter, examples, settings, batch_size, observer)
+    maps = calibration.capture_maps()
+    observer.report("heads, sinks and thresholds")
     scorer = LabelScorer(maps)
-    boxes = search_labels(scorer, labels, settings)
-    unsupervised = search_unsupervised(maps, labels, settings)
+    boxes = search_labels(scorer, profile.labels, settings)
+    unsupervised = search_unsupervised(maps, profile.labels, settings)
     chosen = (boxes if settings.method == BOXES else unsupervised).choice
-    branches = _branches(adapter, examples, maps, chosen, settings, batch_size, teller, earlier)
+    branches = calibration.compare_branches(maps, chosen, earlier)
     if settings.exhaustive_heads:
-        report(f"all sets of up to {settings.exhaustive_heads} heads")
+        observer.report(f"all sets of up to {settings.exhaustive_heads} heads")
     evidence = _evidence(scorer, chosen, boxes, unsupervised, branches, settings)
     quality = evidence.overall_quality
     calibrated = profile.model_copy(
@@ -149,33 +114,74 @@ def calibrate(
     )
 
 
-def _branches(
-    adapter: ModelAdapter,
-    examples: Sequence[CalibrationExample],
-    maps: AttentionMaps,
-    chosen: LabelChoice,
-    settings: CalibrationSettings,
-    batch_size: int,
-    teller: _Teller,
-    earlier: ComparedBranches | None,
-) -> list[BranchScore]:
-    """Branch layers compared; none if none are to be tried, or the labels cannot train an RPN."""
-    if not settings.num_branch_candidates:
-        return []
-    try:
-        return compare_branches(
-            adapter,
-            [examples[index] for index in maps.example_indices],
-            chosen.training_labels(maps),
-            settings,
-            batch_size=batch_size,
-            earlier=earlier,
-            on_branch=teller.of_branches,
+@dataclass(frozen=True)
+class _Calibration:
+    """The parts of a calibration that run the model, and tell the observer how far they are."""
+
+    adapter: ModelAdapter
+    examples: Sequence[CalibrationExample]
+    settings: CalibrationSettings
+    batch_size: int
+    observer: CalibrationObserver
+
+    def capture_maps(self) -> AttentionMaps:
+        """Attention of every head to the examples' images; says which kinds got no answers.
+
+        Raises:
+            CalibrationError: if answers are unusable or grids differ.
+        """
+        first = [example.request for example in self.examples[: self.batch_size]]
+        maps = capture_maps(
+            self.adapter,
+            self.examples,
+            max_new_tokens=self.settings.max_new_tokens,
+            batch_size=self.batch_size,
+            dimensions=find_sink_dimensions(self.adapter, first, self.settings.num_sink_dimensions),
+            on_progress=self._captured,
         )
-    except TrainingError as error:
-        # What was found about the heads is what tells why: it must not be lost.
-        teller.report(f"branch layers cannot be compared: {error}")
-        return []
+        for kind in sorted({e.request.kind for e in self.examples} - set(kinds_of(maps))):
+            self.observer.report(
+                f"no {kind.value} question got a whole answer: the profile has no heads for them"
+            )
+        return maps
+
+    def compare_branches(
+        self, maps: AttentionMaps, chosen: LabelChoice, earlier: ComparedBranches | None
+    ) -> list[BranchScore]:
+        """Scores of the branch layers; none if none are to be tried, or no RPN can be trained on
+        the labels."""
+        if not self.settings.num_branch_candidates:
+            return []
+        try:
+            return compare_branches(
+                self.adapter,
+                [self.examples[index] for index in maps.example_indices],
+                chosen.training_labels(maps),
+                self.settings,
+                batch_size=self.batch_size,
+                earlier=earlier,
+                on_branch=self._compared,
+            )
+        except TrainingError as error:
+            # What was found about the heads is what tells why: it must not be lost.
+            self.observer.report(f"branch layers cannot be compared: {error}")
+            return []
+
+    @cached_property
+    def _num_units(self) -> int:
+        """A branch layer counts as one more look at every question."""
+        return len(self.examples) * (1 + len(branches_of(self.adapter, self.settings)))
+
+    def _captured(self, num_done: int, num_questions: int) -> None:
+        self.observer.report(f"attention of {num_done} of {num_questions} questions")
+        self.observer.on_progress(num_done, self._num_units)
+
+    def _compared(self, compared: ComparedBranches) -> None:
+        branch = compared.scores[-1]
+        self.observer.report(f"branch layer {branch.branch_layer}: validation F1 {branch.f1:.3f}")
+        num_done = len(self.examples) * (1 + len(compared.scores))
+        self.observer.on_progress(num_done, self._num_units)
+        self.observer.on_branches(compared)
 
 
 def _evidence(

@@ -14,7 +14,13 @@ from data_contracts.enums import QuestionKind, RoiLabel
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.sink_rules import SinkCombination, SinkHeads, SinkLayerMean
-from sdrpn_core.calibration import CalibrationError, calibrate, draft_profile, scene_examples
+from sdrpn_core.calibration import (
+    CalibrationError,
+    CalibrationObserver,
+    calibrate,
+    draft_profile,
+    scene_examples,
+)
 from sdrpn_core.calibration.branch import (
     BranchScore,
     ComparedBranches,
@@ -271,7 +277,9 @@ def test_a_new_model_gets_a_profile_that_loads(tiny_model: str, tmp_path: Path) 
         TINY_SETTINGS,
         batch_size=8,
         source="test",
-        on_progress=lambda done, total: told.append((done, total)),
+        observer=CalibrationObserver(
+            on_progress=lambda done, total: told.append((done, total)),
+        ),
     )
     assert told == sorted(told)
     assert {total for _, total in told} == {3 * len(examples)}, "two branch layers"
