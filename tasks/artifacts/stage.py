@@ -13,6 +13,7 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
+from tasks.artifacts.device_memory import device_memory_explained
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.writer import ArtifactWriter
@@ -146,7 +147,8 @@ def run_shard(run: StageRun, recipe: Recipe, index: int, make_shard: MakeShard) 
     writer = run.store.writer(recipe)
     if earlier := writer.receipt(index):
         return earlier
-    shard = make_shard(index)
+    with device_memory_explained(run.runtime):
+        shard = make_shard(index)
     run.before_keeping()
     return _put(writer, index, shard)
 
