@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.random_llava import random_llava
 from benchmarks.timing import paired_seconds, print_ratios
 from data_contracts.enums import QuestionKind
-from sdrpn_core.attention.extraction import Request, capture_attention
+from sdrpn_core.extraction.generated_answers import Request, capture_attention
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ import json
 import time
 
 from data_contracts.enums import QuestionKind
-from sdrpn_core.attention.conversation_layout import Conversation, Turn
-from sdrpn_core.attention.extraction import Request, extract_attention
-from sdrpn_core.attention.teacher_forcing import extract_from_answers
 from sdrpn_core.evaluation.results import label_quality
+from sdrpn_core.extraction.conversation_layout import Conversation, Turn
+from sdrpn_core.extraction.generated_answers import Request, extract_attention
+from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.reference.scenes import make_scene

@@ -21,7 +21,7 @@ from benchmarks.random_qwen import QWEN2_5_VL_7B, QWEN3_VL_4B, random_qwen
 from data_contracts.enums import QuestionKind
 from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
-from sdrpn_core.attention.extraction import Request, extract_attention
+from sdrpn_core.extraction.generated_answers import Request, extract_attention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import resolve_device
 from sdrpn_core.rpn.data import TrainingExample

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.random_llava import random_llava
 from benchmarks.timing import paired_seconds, print_ratios
-from sdrpn_core.decoding.generation import answer_plain, greedy_decode
+from sdrpn_core.generation.greedy import answer_plain, greedy_decode
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.first_stage import first_stage

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.decoding.generation import answer_plain
+from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box

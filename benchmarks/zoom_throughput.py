@@ -32,7 +32,7 @@ from benchmarks.random_llava import SIZES, fast_dtype, random_llava, random_zoom
 from benchmarks.timing import paired_seconds
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from sdrpn_core.attention.capture import ATTENTION_NAME
-from sdrpn_core.decoding.generation import answer_plain
+from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import resolve_device
 from sdrpn_core.models.llava import LlavaAdapter
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print_accuracy(_variants(full, given), asked, given)
     for batch_size in batch_sizes:
         whole = _whole_batches(inputs, batch_size, given.max_batches)
-        print(f"\n## {full.adapter.kernel}, {len(whole[0])} questions in batches of {batch_size}\n")
+        kernel = full.adapter.decoder.kernel
+        print(f"\n## {kernel}, {len(whole[0])} questions in batches of {batch_size}\n")
         _measure(full, whole, batch_size, given)
 
 

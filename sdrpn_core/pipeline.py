@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.decoding.generation import greedy_decode
+from sdrpn_core.generation.greedy import greedy_decode
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import DeviceMap, answering_dtype, resolve_device
 from sdrpn_core.models.loading import load_adapter

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_contracts.enums import ExtractionStatus
-from sdrpn_core.attention.extraction import ExtractedAttention
+from sdrpn_core.extraction.generated_answers import ExtractedAttention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
 from tasks.artifacts.store import ArtifactStore
@@ -78,7 +78,7 @@ def _unreadable_row(question: Row, reason: str, adapter: ModelAdapter) -> Row:
         | dict.fromkeys(("grounding", "sink", "prompt_attention"))
         | {
             "response": "",
-            "kernel": adapter.kernel,
+            "kernel": adapter.decoder.kernel,
             "status": ExtractionStatus.UNREADABLE_IMAGE.value,
             "reason": reason,
         }

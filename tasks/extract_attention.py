@@ -16,7 +16,7 @@ from data_contracts.enums import ExtractionStatus, QuestionKind, RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.registry import frame_of
 from data_contracts.runtime import RuntimeConfig
-from sdrpn_core.attention.extraction import ExtractedAttention, Request, extract_attention
+from sdrpn_core.extraction.generated_answers import ExtractedAttention, Request, extract_attention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
 from tasks import recipes

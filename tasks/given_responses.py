@@ -19,9 +19,9 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import QuestionKind, RecordStatus
 from data_contracts.registry import SchemaId
-from sdrpn_core.attention.conversation_layout import Conversation, Turn
-from sdrpn_core.attention.extraction import ExtractedAttention
-from sdrpn_core.attention.teacher_forcing import extract_from_answers
+from sdrpn_core.extraction.conversation_layout import Conversation, Turn
+from sdrpn_core.extraction.generated_answers import ExtractedAttention
+from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks.artifacts.frame_codec import decode_frame

@@ -20,9 +20,9 @@ from data_contracts.registry import SchemaId
 from data_contracts.sources import BenchmarkSource, SceneSource, Selection
 from data_contracts.training import TrainingConfig
 from sdrpn_core import calibration, pseudo_labels, records
-from sdrpn_core.attention import extraction
 from sdrpn_core.benchmarks.tasks import TASKS
 from sdrpn_core.evaluation import harness
+from sdrpn_core.extraction import generated_answers
 from sdrpn_core.interop import published_labels
 from sdrpn_core.rpn import training
 from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS
@@ -159,7 +159,7 @@ def attention_recipe(
         length = {"max_new_tokens": settings.max_new_tokens}
     return Recipe(
         stage=Stage.EXTRACT_ATTENTION,
-        stage_version=extraction.STAGE_VERSION,
+        stage_version=generated_answers.STAGE_VERSION,
         schema_id=SchemaId.ATTENTION_MAP,
         config={"model": dict(model), **length},
         inputs=(str(records_manifest.recipe.ref),),

@@ -1,1 +1,1 @@
-"""What the frozen model attends to: read-out, extraction, sinks."""
+"""What the frozen model attends to: kernels and their masks, read-out, sinks."""

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdrpn_core.attention.extraction import Request
 from sdrpn_core.attention.sinks import rms_normalised
-from sdrpn_core.decoding.generation import image_columns, pad_left, prefill
+from sdrpn_core.extraction.generated_answers import Request
+from sdrpn_core.generation.greedy import prefill
+from sdrpn_core.generation.prompt_batch import image_columns, pad_left
 from sdrpn_core.models.base import ModelAdapter
 
 

@@ -18,8 +18,8 @@ from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind
 from data_contracts.errors import SdrpnError
 from data_contracts.sink_rules import Heads, HiddenSignal, SinkDimensions, SinkHiddenNorm
-from sdrpn_core.attention.extraction import CapturedBatch, Request, capture_attention
 from sdrpn_core.evaluation.roi_quality import true_cells, true_coverage
+from sdrpn_core.extraction.generated_answers import CapturedBatch, Request, capture_attention
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.reference.backgrounds import photograph_folder

@@ -1,1 +1,1 @@
-"""Greedy decoding on key-value caches: steps, graphs of steps, and the caches themselves."""
+"""The decoder of a model, run layer by layer: inputs, key-value caches, steps and their graphs."""

@@ -8,7 +8,6 @@ per layer, which is what a step of a large model otherwise waits for.
 import logging
 from dataclasses import dataclass
 from threading import local
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,11 +16,9 @@ from transformers.cache_utils import DynamicLayer
 
 from sdrpn_core.attention.kernels import SDPA
 from sdrpn_core.decoding.cache_layers import FixedLayer
+from sdrpn_core.decoding.decoder import Decoder
 from sdrpn_core.decoding.graph_recording import clear_up, record
 from sdrpn_core.decoding.state import Decoding
-
-if TYPE_CHECKING:  # an adapter owns a pool of steps
-    from sdrpn_core.models.base import ModelAdapter
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +53,11 @@ class FixedStep:
     """A step on buffers of fixed size; used again and again, by one decoding at a time."""
 
     @torch.inference_mode()
-    def __init__(self, adapter: "ModelAdapter", start: Decoding, shape: StepShape) -> None:
+    def __init__(self, decoder: Decoder, start: Decoding, shape: StepShape) -> None:
         self.shape = shape
         self.device = device = start.logits.device
-        self.adapter: ModelAdapter | None = adapter
-        """None while idle: a cycle would keep the model alive."""
-        self.reads = weights_read(adapter)
+        self.reads = weights_read(decoder)
+        self._decoder = decoder
         self._tokens = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
         self._positions = torch.zeros(shape.num_rows, 1, dtype=torch.long, device=device)
         self._spans = [_FixedSpan(shape.num_rows, *span, device=device) for span in shape.spans]
@@ -118,13 +114,12 @@ class FixedStep:
         return getattr(self._steps_here, "count", 0)
 
     def _run(self) -> None:
-        adapter = self.adapter
-        assert adapter is not None
-        positions = adapter.text_positions(self._positions)
-        hidden = adapter.embedding(self._tokens)[:, None]
+        decoder = self._decoder
+        positions = decoder.text_positions(self._positions)
+        hidden = decoder.embedding(self._tokens)[:, None]
         for span in self._spans:
             span.show_column()
-            hidden = adapter.forward_layers(
+            hidden = decoder.forward_layers(
                 hidden,
                 span.first,
                 span.last,
@@ -136,7 +131,7 @@ class FixedStep:
             )
             span.column += 1
         self._positions += 1
-        self._logits.copy_(adapter.next_token_logits(hidden[:, -1]))
+        self._logits.copy_(decoder.next_token_logits(hidden[:, -1]))
 
     def _record(self, device: torch.device) -> None:
         """Record a step without running it; if that fails, these buffers go on without."""
@@ -152,23 +147,23 @@ class FixedStep:
             self._graph = graph
 
 
-def weights_read(adapter: "ModelAdapter") -> tuple[tuple[int, torch.dtype], ...]:
+def weights_read(decoder: Decoder) -> tuple[tuple[int, torch.dtype], ...]:
     """Address and type of all that a step reads: a graph knows weights by address."""
-    parts = (adapter.decoder, adapter.model.get_output_embeddings())
+    parts = (decoder.text_model, decoder.model.get_output_embeddings())
     tensors = (t for part in parts for t in (*part.parameters(), *part.buffers()))
     return tuple((tensor.data_ptr(), tensor.dtype) for tensor in tensors)
 
 
-def can_be_fixed(adapter: "ModelAdapter", start: Decoding) -> bool:
+def can_be_fixed(decoder: Decoder, start: Decoding) -> bool:
     """Whether ``FixedStep`` runs this model: plain caches, fixed rotary frequencies, one device.
 
     Not under autocast: a graph would go on reading casts of weights that end with it.
     """
-    devices = {parameter.device for parameter in adapter.model.parameters()}
+    devices = {parameter.device for parameter in decoder.model.parameters()}
     return (
         len(devices) == 1
         and not torch.is_autocast_enabled(start.logits.device.type)
-        and adapter.decoder.rotary_emb.rope_type not in _MOVING_ROTARY
+        and decoder.rotary_emb.rope_type not in _MOVING_ROTARY
         and all(type(layer) is DynamicLayer for layer in start.cache.layers)
     )
 

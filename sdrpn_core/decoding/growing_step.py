@@ -3,19 +3,15 @@
 ``FixedStep`` gives the same logits from buffers of fixed size, faster on a CUDA device.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from sdrpn_core.attention.capture import AttentionRecorder
 from sdrpn_core.attention.kernels import SDPA
+from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.decoding.cache_layers import with_room
-from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.decoding.decoder import Decoder
 from sdrpn_core.decoding.state import Decoding
-
-if TYPE_CHECKING:  # an adapter owns a pool of steps
-    from sdrpn_core.models.base import ModelAdapter
 
 
 class GrowingStep:
@@ -24,12 +20,12 @@ class GrowingStep:
     @torch.inference_mode()
     def __init__(
         self,
-        adapter: "ModelAdapter",
+        decoder: Decoder,
         start: Decoding,
         num_steps: int,
         recorder: AttentionRecorder | None = None,
     ) -> None:
-        self._adapter = adapter
+        self._decoder = decoder
         self._cache = start.cache
         self._spans = start.spans
         self._position = start.next_position
@@ -41,12 +37,12 @@ class GrowingStep:
     @torch.inference_mode()
     def next_logits(self, tokens: Tensor) -> Tensor:
         """As of ``Step``."""
-        adapter = self._adapter
+        decoder = self._decoder
         self._spans = tuple(span.with_token() for span in self._spans)
-        positions = adapter.text_positions(self._position[:, None])
-        hidden = adapter.embedding(tokens)[:, None]
+        positions = decoder.text_positions(self._position[:, None])
+        hidden = decoder.embedding(tokens)[:, None]
         for span in self._spans:
-            hidden = adapter.forward_layers(
+            hidden = decoder.forward_layers(
                 hidden,
                 span.first,
                 span.last,
@@ -58,4 +54,4 @@ class GrowingStep:
                 kernel=SDPA,  # flash-attn would copy all keys of a padded batch, at every layer
             )
         self._position = self._position + 1
-        return adapter.next_token_logits(hidden[:, -1])
+        return decoder.next_token_logits(hidden[:, -1])

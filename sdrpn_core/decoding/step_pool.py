@@ -4,19 +4,17 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from weakref import WeakSet
 
 import torch
 
 from sdrpn_core.attention.capture import AttentionRecorder
+from sdrpn_core.decoding.decoder import Decoder
 from sdrpn_core.decoding.fixed_step import FixedStep, StepShape, can_be_fixed, weights_read
 from sdrpn_core.decoding.graph_recording import give_back_cached_memory
 from sdrpn_core.decoding.growing_step import GrowingStep
 from sdrpn_core.decoding.state import Decoding, Step
-
-if TYPE_CHECKING:  # an adapter owns a pool
-    from sdrpn_core.models.base import ModelAdapter
 
 MAX_SHARE = 1 / 3
 """Of the memory that the model leaves on its device: buffers of fixed size may take as much."""
@@ -29,9 +27,10 @@ T = TypeVar("T")
 
 
 class StepPool:
-    """Fixed steps of one adapter, by shape; each is lent to one decoding at a time."""
+    """Fixed steps of one decoder, by shape; each is lent to one decoding at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
         self._lock = threading.Lock()
         self._idle: OrderedDict[StepShape, FixedStep] = OrderedDict()
         self._returned: deque[FixedStep] = deque()
@@ -42,17 +41,16 @@ class StepPool:
     @contextmanager
     def step(
         self,
-        adapter: "ModelAdapter",
         start: Decoding,
         num_steps: int,
         recorder: AttentionRecorder | None = None,
     ) -> Iterator[Step]:
         """The fastest step for a decoding of so many steps; uses ``start`` up."""
         fixed = None
-        if recorder is None and start.logits.is_cuda and can_be_fixed(adapter, start):
-            fixed = self._lend(adapter, start, StepShape.of(start, num_steps))
+        if recorder is None and start.logits.is_cuda and can_be_fixed(self._decoder, start):
+            fixed = self._lend(start, StepShape.of(start, num_steps))
         if fixed is None:
-            yield self.with_room(lambda: GrowingStep(adapter, start, num_steps, recorder))
+            yield self.with_room(lambda: GrowingStep(self._decoder, start, num_steps, recorder))
             return
         try:
             fixed.load(start)
@@ -75,29 +73,27 @@ class StepPool:
         give_back_cached_memory()
         return work()
 
-    def _lend(self, adapter: "ModelAdapter", start: Decoding, shape: StepShape) -> FixedStep | None:
+    def _lend(self, start: Decoding, shape: StepShape) -> FixedStep | None:
         """An idle one or a new one; None if the device has no room for it, or it brings nothing."""
         with self._lock:
             self._settle()
             if self._num_refused >= MAX_REFUSED:
                 return None
             step = self._idle.pop(shape, None)
-            if step is not None and step.reads != weights_read(adapter):
+            if step is not None and step.reads != weights_read(self._decoder):
                 step = None
             if step is None:
-                step = self._made(adapter, start, shape)
-        if step is not None:
-            step.adapter = adapter
+                step = self._made(start, shape)
         return step
 
-    def _made(self, adapter: "ModelAdapter", start: Decoding, shape: StepShape) -> FixedStep | None:
-        room = _room(adapter, start.logits.device) - self._num_lent_bytes()
+    def _made(self, start: Decoding, shape: StepShape) -> FixedStep | None:
+        room = _room(self._decoder, start.logits.device) - self._num_lent_bytes()
         needed = _num_bytes(start, shape)
         if needed > room:
             return None
         self._shrink(room - needed)
         try:
-            step = FixedStep(adapter, start, shape)
+            step = FixedStep(self._decoder, start, shape)
         except torch.OutOfMemoryError:
             self._idle.clear()
             return None
@@ -106,7 +102,6 @@ class StepPool:
 
     def _take_back(self, step: FixedStep) -> None:
         """Without waiting: garbage collection may end a decoding in a thread that has the lock."""
-        step.adapter = None
         self._returned.append(step)
         if self._lock.acquire(blocking=False):
             try:
@@ -145,9 +140,9 @@ class StepPool:
         return sum(step.num_bytes for step in self._living if step not in idle)
 
 
-def _room(adapter: "ModelAdapter", device: torch.device) -> float:
+def _room(decoder: Decoder, device: torch.device) -> float:
     """Bytes that buffers may take."""
-    model = sum(part.numel() * part.element_size() for part in adapter.model.parameters())
+    model = sum(part.numel() * part.element_size() for part in decoder.model.parameters())
     total: int = torch.cuda.get_device_properties(device).total_memory
     return MAX_SHARE * float(total - model)
 

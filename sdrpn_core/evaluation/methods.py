@@ -26,15 +26,15 @@ from PIL import Image
 from data_contracts.configs import EvaluationConfig
 from data_contracts.enums import Method
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.attention.extraction import ExtractedAttention, Request, extract_attention
 from sdrpn_core.benchmarks import Document, UnusableDocument
-from sdrpn_core.decoding.generation import answer_plain
 from sdrpn_core.evaluation.baselines import (
     random_crop_box,
     raw_attention_regions,
     vicrop_box,
 )
 from sdrpn_core.evaluation.vicrop import importance_maps, most_grounding_layer
+from sdrpn_core.extraction.generated_answers import ExtractedAttention, Request, extract_attention
+from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError

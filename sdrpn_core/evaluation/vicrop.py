@@ -24,12 +24,12 @@ from scipy import ndimage
 
 from data_contracts.enums import Method, QuestionKind
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.attention.prompt_attention import (
+from sdrpn_core.evaluation.baselines import relative_attention
+from sdrpn_core.extraction.prompt_attention import (
     attention_gradient,
     pixel_gradient,
     prompt_attention,
 )
-from sdrpn_core.evaluation.baselines import relative_attention
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_contracts.errors import SdrpnError
-from sdrpn_core.decoding.generation import answer_plain
+from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.pipeline import ZoomPipeline
 
 DEFAULT_MAX_NEW_TOKENS = 128

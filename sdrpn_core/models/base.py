@@ -1,44 +1,28 @@
 """Adapter protocol: everything the pipeline asks of a multimodal LLM.
 
-An adapter drives the stock decoder layer by layer, so that attention read-out, the RPN branch and
-prefix reuse need no hooks, no early-exit tricks and no state on the model. Two adapters, threads or
-RPNs can share one model.
+An adapter encodes images and lays out prompts; its ``decoder`` runs the layers. Two adapters,
+threads or RPNs can share one model.
 
 Shape legend: N batch, L sequence, d hidden size, C image cells (h * w), K deepstack layers.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from transformers import (
-    BaseImageProcessor,
-    Cache,
-    DynamicCache,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_contracts.profiles import FamilyDefaults, ModelProfile
-from sdrpn_core.attention.capture import ATTENTION_NAME, AttentionRecorder
-from sdrpn_core.attention.kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
+from sdrpn_core.decoding.decoder import Decoder
 from sdrpn_core.decoding.step_pool import StepPool
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.profile_checks import check_profile
 from sdrpn_core.models.prompts import ImageFeatures, Prompt, lay_out
-
-
-class LayerObserver(Protocol):
-    """Looks at hidden states while the layers run."""
-
-    def see(self, layer: int, hidden: Tensor) -> None:
-        """Told (N, L, d), the input of each decoder layer."""
 
 
 class ModelAdapter(ABC):
@@ -57,7 +41,6 @@ class ModelAdapter(ABC):
         image_processor: BaseImageProcessor,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.model.set_attn_implementation({"text_config": ATTENTION_NAME})
         self.tokenizer = tokenizer
         self.profile = profile
         self.image_processor = image_processor
@@ -66,9 +49,10 @@ class ModelAdapter(ABC):
             profile, model.config.get_text_config(decoder=True), self.num_deepstack_layers
         )
 
-        self.decoder: Any = model.get_decoder()
-        self.embedding: nn.Embedding = model.get_input_embeddings()
-        self.step_pool = StepPool()
+        self.decoder = Decoder(
+            self.model, text_positions=self.text_positions, image_token_id=self.image_token_id
+        )
+        self.step_pool = StepPool(self.decoder)
 
     def with_profile(self, profile: ModelProfile) -> Self:
         """The same loaded model under another profile, for example once it is calibrated.
@@ -77,31 +61,18 @@ class ModelAdapter(ABC):
             ModelError: if the profile does not fit the model.
         """
         other = type(self)(self.model, self.tokenizer, profile, self.image_processor)
-        other.step_pool = self.step_pool  # its buffers belong to the model
+        other.decoder, other.step_pool = self.decoder, self.step_pool  # they belong to the model
         return other
 
     @property
     def device(self) -> torch.device:
         """Device of the decoder."""
-        return self.embedding.weight.device
+        return self.decoder.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the hidden states."""
-        return self.embedding.weight.dtype
-
-    @property
-    def kernel(self) -> str:
-        """Attention kernel that the decoder reads prompts with, recorded with every shard; steps of
-        decoding run sdpa."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.attention_kernel}/{self.device.type}/{dtype}"
-
-    @cached_property
-    def attention_kernel(self) -> str:
-        """Name of the kernel that ``forward_layers`` runs."""
-        head_dim = int(self.decoder.layers[0].self_attn.head_dim)
-        return choose_kernel(self.device, self.dtype, head_dim, has_flash=flash_is_usable())
+        return self.decoder.dtype
 
     @property
     def eos_ids(self) -> frozenset[int]:
@@ -214,7 +185,8 @@ class ModelAdapter(ABC):
         del grids
         return torch.arange(input_ids.shape[0], device=input_ids.device)
 
-    def text_positions(self, positions: Tensor) -> Tensor:
+    @staticmethod
+    def text_positions(positions: Tensor) -> Tensor:
         """(N, L) text positions -> rotary positions; multi-axis families repeat them per axis."""
         return positions
 
@@ -235,7 +207,7 @@ class ModelAdapter(ABC):
         # On the host: stock code that counts positions asks a tensor for one number after another.
         whole, columns = torch.tensor(layout.ids), torch.tensor(layout.columns)
         grids = tuple(image.grid for image in images)
-        embeds = self.embedding(whole[columns].to(self.device))
+        embeds = self.decoder.embedding(whole[columns].to(self.device))
         deepstack = embeds.new_zeros(self.num_deepstack_layers, *embeds.shape)
         for start, image in zip(layout.starts, images, strict=True):
             own, cells = slice(start, start + image.num_tokens), image.shown_cells()
@@ -260,70 +232,6 @@ class ModelAdapter(ABC):
                 f"prompt of profile {self.profile.name!r} gave {found} image tokens for "
                 f"{num_images} images; check its {{images}} field and the tokenizer"
             )
-
-    def new_cache(self) -> Cache:
-        """An empty key-value cache for the decoder."""
-        return DynamicCache(config=self.model.config.get_text_config(decoder=True))
-
-    def forward_layers(
-        self,
-        hidden: Tensor,
-        first: int,
-        last: int,
-        *,
-        mask: Tensor | None,
-        position_ids: Tensor,
-        deepstack: Tensor | None,
-        cache: Cache | None = None,
-        recorder: AttentionRecorder | None = None,
-        observer: LayerObserver | None = None,
-        kernel: str | None = None,
-    ) -> Tensor:
-        """Run decoder layers ``first`` to ``last - 1``.
-
-        Args:
-            hidden: (N, L, d) input of layer ``first``.
-            first: index of the first layer to run.
-            last: one past the last layer to run.
-            mask: as made by ``masks.attention_mask``.
-            position_ids: (..., N, L).
-            deepstack: (K, N, L, d) of a batch of prompts; None where no column is an image's or
-                ``first`` is K or more.
-            cache: keys and values of earlier columns; extended in place.
-            recorder: collects attention rows of the layers it asks for.
-            observer: shown the input of every layer.
-            kernel: attention kernel; None for ``attention_kernel``.
-
-        Returns:
-            (N, L, d) output of layer ``last - 1``, before the final norm, on ``device``.
-        """
-        extra: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
-        if (kernel or self.attention_kernel) == FLASH:
-            extra["flash_keys"] = CausalKeys.from_mask(mask)
-        position_embeddings = self.decoder.rotary_emb(hidden, position_ids)
-        for index in range(first, last):
-            if observer is not None:
-                observer.see(index, hidden)
-            hidden = self.decoder.layers[index](
-                hidden,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=cache is not None,
-                position_embeddings=position_embeddings,
-                **extra,
-            )
-            if deepstack is not None and index < len(deepstack):
-                hidden = hidden + deepstack[index]
-        if recorder is not None:
-            recorder.count()
-        return hidden.to(self.device)  # the last layer may be on another
-
-    def next_token_logits(self, hidden: Tensor) -> Tensor:
-        """(N, d) decoder output of one column -> (N, vocabulary) logits, image token barred."""
-        logits: Tensor = self.model.get_output_embeddings()(self.decoder.norm(hidden)).float()
-        logits[:, self.image_token_id] = float("-inf")
-        return logits
 
     def decode_tokens(self, tokens: Sequence[int]) -> str:
         """Text of generated tokens, special tokens dropped."""

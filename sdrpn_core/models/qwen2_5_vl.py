@@ -180,7 +180,8 @@ class Qwen2_5VlAdapter(ModelAdapter):
         )[0]
         return positions[:, 0]
 
-    def text_positions(self, positions: Tensor) -> Tensor:
+    @staticmethod
+    def text_positions(positions: Tensor) -> Tensor:
         """(N, L) -> (3, N, L): text advances on all axes together."""
         return positions.expand(3, -1, -1)
 

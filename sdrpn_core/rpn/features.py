@@ -136,7 +136,7 @@ class FrozenPrefix:
     # Not inference mode: its tensors could not be saved for the RPN's backward pass.
     @torch.no_grad()
     def _hidden(self, prompt: Prompt) -> Tensor:
-        hidden = self.adapter.forward_layers(
+        hidden = self.adapter.decoder.forward_layers(
             prompt.embeds[None],
             0,
             self.branch_layer,

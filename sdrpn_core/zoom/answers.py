@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from data_contracts.enums import ZoomDecision
-from sdrpn_core.decoding.generation import Response, decode_steps, make_response
 from sdrpn_core.decoding.state import Decoding
+from sdrpn_core.generation.greedy import Response, decode_steps, make_response
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.regions import Region

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.decoding.cache_rows import first_columns, fork
-from sdrpn_core.decoding.generation import PromptBatch, image_columns, pad_left
-from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.generation.prompt_batch import PromptBatch, image_columns, pad_left
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
@@ -161,12 +161,12 @@ def _run_below(
     adapter: ModelAdapter, batch: PromptBatch, before: tuple[Columns, Tensor] | None
 ) -> Columns:
     """Run layers 0 .. B-1 over columns that follow chosen rows of others, or nothing."""
-    key_mask, cache = batch.key_mask, adapter.new_cache()
+    key_mask, cache = batch.key_mask, adapter.decoder.new_cache()
     if before is not None:
         earlier, rows = before
         key_mask = torch.cat([earlier.key_mask[rows], key_mask], dim=1)
         cache = fork(earlier.cache, rows)
-    hidden = adapter.forward_layers(
+    hidden = adapter.decoder.forward_layers(
         batch.embeds,
         0,
         adapter.profile.rpn.branch_layer,
@@ -187,7 +187,7 @@ def _score(
     cells: Tensor,
 ) -> Tensor:
     """(N, C) RoI logits; image cells go through the RPN once per prefix."""
-    cache, num_question = adapter.new_cache(), question.hidden.shape[1]
+    cache, num_question = adapter.decoder.new_cache(), question.hidden.shape[1]
     encoded = rpn.encode(
         prefix.hidden,
         mask=attention_mask(prefix.key_mask, prefix.hidden.shape[1]),

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.decoding.cache_rows import CachePart, fork, join, take_layers
-from sdrpn_core.decoding.generation import PromptBatch, last_position, pad_left
-from sdrpn_core.decoding.masks import attention_mask
 from sdrpn_core.decoding.state import Decoding, LayerSpan
+from sdrpn_core.generation.prompt_batch import PromptBatch, last_position, pad_left
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 from sdrpn_core.zoom.first_stage import FirstStage
@@ -93,8 +93,9 @@ def second_stage_prefill(
     groups = stage.run()
     order = torch.cat([group.part.rows for group in groups]).argsort()
     cache, spans = join([group.part for group in groups])
+    hidden = torch.cat([group.hidden for group in groups])[order]
     return Decoding(
-        logits=adapter.next_token_logits(torch.cat([group.hidden for group in groups])[order]),
+        logits=adapter.decoder.next_token_logits(hidden),
         cache=cache,
         spans=spans,
         next_position=torch.cat([group.next_position for group in groups])[order],
@@ -203,7 +204,7 @@ class _SecondStage:
         goes_on = self.has_shared_prefixes and not self.withdraw_image
         cache = self._prefix_cache(rows) if goes_on else fork(prefix.cache, prefix_rows)
         key_mask = torch.cat([prefix.key_mask[prefix_rows], suffix.key_mask], dim=1)
-        hidden = self.adapter.forward_layers(
+        hidden = self.adapter.decoder.forward_layers(
             suffix.embeds,
             0,
             self.branch,
@@ -247,7 +248,7 @@ class _SecondStage:
 
     def _run_above(self, inputs: _Inputs, cache: Cache) -> Tensor:
         """Layers B and up."""
-        return self.adapter.forward_layers(
+        return self.adapter.decoder.forward_layers(
             inputs.hidden,
             self.branch,
             self.num_layers,

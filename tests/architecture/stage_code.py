@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sdrpn_core import calibration, pseudo_labels, records
-from sdrpn_core.attention import extraction
 from sdrpn_core.evaluation import harness
+from sdrpn_core.extraction import generated_answers
 from sdrpn_core.interop import published_labels
 from sdrpn_core.rpn import training
 from tasks import recipes
@@ -88,8 +88,8 @@ STAGES: dict[str, StageCode] = {
             "tasks.opened_images",
             "sdrpn_core.models.loading",
         ),
-        extraction.STAGE_VERSION,
-        "sdrpn_core/attention/extraction.py STAGE_VERSION",
+        generated_answers.STAGE_VERSION,
+        "sdrpn_core/extraction/generated_answers.py STAGE_VERSION",
     ),
     "import-labels": StageCode(
         ("tasks.import_labels",),

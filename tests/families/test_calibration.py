@@ -4,13 +4,13 @@ import pytest
 
 from data_contracts.calibration import BranchTraining, CalibrationSettings
 from data_contracts.sink_rules import SinkCombination, SinkDimensions, SinkHiddenNorm, SinkTerm
-from sdrpn_core.attention.extraction import capture_attention, extract_attention
 from sdrpn_core.calibration import (
     CalibrationExample,
     calibrate,
     draft_profile,
     scene_examples,
 )
+from sdrpn_core.extraction.generated_answers import capture_attention, extract_attention
 from sdrpn_core.models.loading import load_adapter
 from tests.families.conftest import Loaded
 

@@ -33,7 +33,7 @@ def test_a_masked_crop_is_a_crop_with_tokens_hidden(
                 seen[columns] = torch.from_numpy(crop.shown.ravel())
         own = torch.eye(len(seen), dtype=torch.bool)
         mask = (torch.ones(len(seen), len(seen), dtype=torch.bool).tril() & seen) | own
-        hidden = adapter.forward_layers(
+        hidden = adapter.decoder.forward_layers(
             prompt.embeds[None],
             0,
             adapter.profile.num_layers,
@@ -41,7 +41,7 @@ def test_a_masked_crop_is_a_crop_with_tokens_hidden(
             position_ids=prompt.position_ids[..., None, :],
             deepstack=prompt.deepstack[:, None],
         )
-        wanted = adapter.next_token_logits(hidden[:, -1])[0]
+        wanted = adapter.decoder.next_token_logits(hidden[:, -1])[0]
         torch.testing.assert_close(found[index], wanted, atol=2e-5, rtol=1e-5)
 
 

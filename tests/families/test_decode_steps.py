@@ -45,7 +45,7 @@ def logits_of(step: Step, start: Decoding) -> torch.Tensor:
 
 def fixed_step(loaded: Loaded, start: Decoding) -> FixedStep:
     shape = StepShape.of(start, NUM_STEPS, columns_at_once=128)
-    step = FixedStep(loaded.adapter, start, shape)
+    step = FixedStep(loaded.adapter.decoder, start, shape)
     step.load(start)
     return step
 
@@ -57,9 +57,9 @@ def test_growing_past_the_first_room_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one, other = starts(loaded, images, crops, withdraw_image=False)
-    expected = logits_of(GrowingStep(loaded.adapter, one, NUM_STEPS), one)
+    expected = logits_of(GrowingStep(loaded.adapter.decoder, one, NUM_STEPS), one)
     monkeypatch.setattr("sdrpn_core.decoding.cache_layers._ROOM_AT_ONCE", 2)
-    grown = logits_of(GrowingStep(loaded.adapter, other, NUM_STEPS), other)
+    grown = logits_of(GrowingStep(loaded.adapter.decoder, other, NUM_STEPS), other)
     torch.testing.assert_close(grown, expected, atol=0, rtol=0)
 
 
@@ -72,9 +72,9 @@ def test_decoding_on_fixed_buffers_equals_growing_ones(
 ) -> None:
     """Padded rows, with and without crops; with the image withdrawn, layers of two lengths."""
     one, other = starts(loaded, images, crops, withdraw_image=withdraw_image)
-    assert can_be_fixed(loaded.adapter, one)
+    assert can_be_fixed(loaded.adapter.decoder, one)
     fixed = logits_of(fixed_step(loaded, one), one)
-    growing = logits_of(GrowingStep(loaded.adapter, other, NUM_STEPS), other)
+    growing = logits_of(GrowingStep(loaded.adapter.decoder, other, NUM_STEPS), other)
     torch.testing.assert_close(fixed, growing, atol=2e-5, rtol=1e-5)
 
 
@@ -90,7 +90,7 @@ def test_an_earlier_answer_in_the_buffers_is_not_seen(
     reused = logits_of(step, short)
     step.load(expected)
     torch.testing.assert_close(logits_of(step, expected), first, atol=0, rtol=0)
-    growing = logits_of(GrowingStep(loaded.adapter, alone, NUM_STEPS), alone)
+    growing = logits_of(GrowingStep(loaded.adapter.decoder, alone, NUM_STEPS), alone)
     torch.testing.assert_close(reused, growing, atol=2e-5, rtol=1e-5)
     broken, _ = starts(loaded, images, crops, withdraw_image=False)
     after, _ = starts(loaded, images, [[] for _ in images], withdraw_image=False)

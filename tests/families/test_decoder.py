@@ -6,8 +6,9 @@ from PIL import Image
 from torch import Tensor
 
 from data_contracts.enums import QuestionKind
-from sdrpn_core.attention.extraction import Request, capture_attention, extract_attention
-from sdrpn_core.decoding.generation import pad_left, prefill
+from sdrpn_core.extraction.generated_answers import Request, capture_attention, extract_attention
+from sdrpn_core.generation.greedy import prefill
+from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.models.prompts import Prompt
 from tests.families.conftest import QUESTIONS, Loaded
 
@@ -62,7 +63,7 @@ def test_hidden_state_at_branch_equals_stock_forward(
     for question, image in zip(QUESTIONS, images, strict=True):
         prompt = embedded(loaded, question, [image])
         with torch.inference_mode():
-            ours = loaded.adapter.forward_layers(
+            ours = loaded.adapter.decoder.forward_layers(
                 prompt.embeds[None],
                 0,
                 branch,

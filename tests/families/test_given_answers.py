@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from data_contracts.enums import ExtractionStatus, QuestionKind
-from sdrpn_core.attention.conversation_layout import Conversation, Turn
-from sdrpn_core.attention.teacher_forcing import extract_from_answers
+from sdrpn_core.extraction.conversation_layout import Conversation, Turn
+from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from tests.families.conftest import QUESTIONS, Loaded
 
 NEXT_TURN = "</s> {question} a"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdrpn_core.decoding.generation import answer_plain, greedy_decode
+from sdrpn_core.generation.greedy import answer_plain, greedy_decode
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 from sdrpn_core.pipeline import ZoomPipeline
@@ -97,20 +97,20 @@ def _masked_logits(adapter: ModelAdapter, prompt: Prompt, *, withdrawn: bool) ->
         above[prompt.prefix_length :, prompt.image_columns()] = False
     hidden = prompt.embeds[None]
     for layers, mask in (((0, branch), causal), ((branch, adapter.profile.num_layers), above)):
-        hidden = adapter.forward_layers(
+        hidden = adapter.decoder.forward_layers(
             hidden,
             *layers,
             mask=mask[None, None],
             position_ids=prompt.position_ids[..., None, :],
             deepstack=prompt.deepstack[:, None],
         )
-    return adapter.next_token_logits(hidden[:, -1])[0]
+    return adapter.decoder.next_token_logits(hidden[:, -1])[0]
 
 
 def _with_token(adapter: ModelAdapter, prompt: Prompt, token: int) -> Prompt:
     position = adapter.text_positions(prompt.position_ids.max().view(1, 1) + 1)[..., 0, :]
     return Prompt(
-        embeds=torch.cat([prompt.embeds, adapter.embedding(torch.tensor([token]))]),
+        embeds=torch.cat([prompt.embeds, adapter.decoder.embedding(torch.tensor([token]))]),
         deepstack=torch.nn.functional.pad(prompt.deepstack, (0, 0, 0, 1)),
         position_ids=torch.cat([prompt.position_ids, position], dim=-1),
         image_starts=prompt.image_starts,

@@ -6,7 +6,7 @@ from transformers import LlavaForConditionalGeneration
 
 from data_contracts.enums import ExtractionStatus, QuestionKind
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.attention.extraction import Request, capture_attention, extract_attention
+from sdrpn_core.extraction.generated_answers import Request, capture_attention, extract_attention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import Prompt

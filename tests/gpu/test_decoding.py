@@ -8,10 +8,11 @@ import torch
 
 from sdrpn_core.decoding import step_pool
 from sdrpn_core.decoding.fixed_step import FixedStep, StepShape
-from sdrpn_core.decoding.generation import pad_left, prefill
 from sdrpn_core.decoding.growing_step import GrowingStep
 from sdrpn_core.decoding.state import Decoding
 from sdrpn_core.decoding.step_pool import StepPool
+from sdrpn_core.generation.greedy import prefill
+from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from tests.families.registry import FAMILY_MODELS
@@ -50,7 +51,7 @@ def test_graphs_equal_steps_one_by_one(
     for dtype in ("float32", "bfloat16"):
         adapter = load_adapter(profile, device=cuda, dtype=dtype)
         start = started(adapter)
-        step = FixedStep(adapter, start, StepShape.of(start, NUM_STEPS))
+        step = FixedStep(adapter.decoder, start, StepShape.of(start, NUM_STEPS))
         step.load(start)
         replayed = logits_of(step, start)
         assert step._graph is not None, "nothing was recorded"
@@ -58,11 +59,11 @@ def test_graphs_equal_steps_one_by_one(
         assert torch.equal(logits_of(step, start), replayed), "the second answer differs"
         with monkeypatch.context() as patch:
             patch.setattr("sdrpn_core.decoding.fixed_step._STEPS_BEFORE_CAPTURE", 10**6)
-            plain = FixedStep(adapter, start, step.shape)
+            plain = FixedStep(adapter.decoder, start, step.shape)
             plain.load(start)
             assert torch.equal(logits_of(plain, start), replayed)
         if dtype == "float32":
-            growing = logits_of(GrowingStep(adapter, start, NUM_STEPS), start)
+            growing = logits_of(GrowingStep(adapter.decoder, start, NUM_STEPS), start)
             torch.testing.assert_close(replayed, growing, atol=1e-4, rtol=1e-4)
 
 
@@ -83,21 +84,21 @@ def test_pipelines_in_threads_answer_as_alone(full: ModelAdapter) -> None:
 def test_buffers_are_kept_within_their_share(
     full: ModelAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = StepPool()
+    pool = StepPool(full.decoder)
     starts = [started(full, num_rows) for num_rows in (1, 2, 4)]
     sizes = []
     for start in starts:
-        with pool.step(full, start, NUM_STEPS) as step:
+        with pool.step(start, NUM_STEPS) as step:
             assert isinstance(step, FixedStep)
             sizes.append(step.num_bytes)
     assert len(pool._idle) == 3
-    available = step_pool._room(full, starts[0].logits.device) / step_pool.MAX_SHARE
+    available = step_pool._room(full.decoder, starts[0].logits.device) / step_pool.MAX_SHARE
     monkeypatch.setattr(step_pool, "MAX_SHARE", (sizes[2] + sizes[1] + 1) / available)
-    with pool.step(full, started(full, 3), NUM_STEPS) as step:
+    with pool.step(started(full, 3), NUM_STEPS) as step:
         assert isinstance(step, FixedStep)
     assert sum(step.num_bytes for step in pool._idle.values()) <= sizes[2] + sizes[1]
     monkeypatch.setattr(step_pool, "MAX_SHARE", 0.5 * sizes[0] / available)
-    with pool.step(full, started(full, 1), NUM_STEPS) as step:
+    with pool.step(started(full, 1), NUM_STEPS) as step:
         assert isinstance(step, GrowingStep)
 
 
@@ -114,18 +115,18 @@ class _Asking:
 @NEEDS_GRAPHS
 def test_a_model_that_cannot_be_recorded_leaves_the_process_whole(full: ModelAdapter) -> None:
     """Memory was not given back, and random numbers not drawn, once CUDA broke a recording off."""
-    expected = logits_of(GrowingStep(full, started(full), NUM_STEPS), started(full))
-    pool, start = StepPool(), started(full)
+    expected = logits_of(GrowingStep(full.decoder, started(full), NUM_STEPS), started(full))
+    pool, start = StepPool(full.decoder), started(full)
     hook = full.decoder.norm.register_forward_hook(_Asking())
     try:
-        with pool.step(full, start, NUM_STEPS) as step:
+        with pool.step(start, NUM_STEPS) as step:
             assert isinstance(step, FixedStep)
             torch.testing.assert_close(logits_of(step, start), expected, atol=1e-4, rtol=1e-4)
             assert step.is_refused
         for _ in range(step_pool.MAX_REFUSED - 1):
-            with pool.step(full, another := started(full), NUM_STEPS) as step:
+            with pool.step(another := started(full), NUM_STEPS) as step:
                 logits_of(step, another)
-        with pool.step(full, started(full), NUM_STEPS) as step:
+        with pool.step(started(full), NUM_STEPS) as step:
             assert isinstance(step, GrowingStep), "recording is tried again and again"
     finally:
         hook.remove()
@@ -140,16 +141,16 @@ def test_a_model_that_cannot_be_recorded_leaves_the_process_whole(full: ModelAda
 @NEEDS_GRAPHS
 def test_what_is_in_the_buffers_is_not_held_twice(full: ModelAdapter) -> None:
     start = started(full)
-    with StepPool().step(full, start, NUM_STEPS) as step:
+    with StepPool(full.decoder).step(start, NUM_STEPS) as step:
         assert isinstance(step, FixedStep)
         assert not start.cache.layers
 
 
 @NEEDS_GRAPHS
 def test_two_decodings_at_once_do_not_share_buffers(full: ModelAdapter) -> None:
-    pool = StepPool()
+    pool = StepPool(full.decoder)
     one, other = started(full), started(full)
-    with pool.step(full, one, NUM_STEPS) as first, pool.step(full, other, NUM_STEPS) as second:
+    with pool.step(one, NUM_STEPS) as first, pool.step(other, NUM_STEPS) as second:
         assert first is not second
         torch.testing.assert_close(logits_of(first, one), logits_of(second, other))
     assert len(pool._idle) == 1
@@ -163,15 +164,15 @@ def test_a_device_without_room_decodes_all_the_same(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(step_pool, "FixedStep", full_device)
-    with StepPool().step(full, started(full), NUM_STEPS) as step:
+    with StepPool(full.decoder).step(started(full), NUM_STEPS) as step:
         assert isinstance(step, GrowingStep)
 
 
 @NEEDS_GRAPHS
 def test_a_decoding_that_is_never_finished_gives_its_buffers_back(full: ModelAdapter) -> None:
-    pool = StepPool()
+    pool = StepPool(full.decoder)
     for _ in range(3):
-        lent = pool.step(full, started(full), NUM_STEPS)
+        lent = pool.step(started(full), NUM_STEPS)
         assert isinstance(lent.__enter__(), FixedStep)
         del lent
     assert len(pool._living) == len(pool._idle) == 1

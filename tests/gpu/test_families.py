@@ -14,11 +14,11 @@ from data_contracts.enums import ExtractionStatus, Method, QuestionKind
 from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
-from sdrpn_core.attention.conversation_layout import Conversation, Turn
-from sdrpn_core.attention.extraction import ExtractedAttention, Request, extract_attention
-from sdrpn_core.attention.teacher_forcing import extract_from_answers
 from sdrpn_core.benchmarks import Document
 from sdrpn_core.evaluation.harness import Evaluator
+from sdrpn_core.extraction.conversation_layout import Conversation, Turn
+from sdrpn_core.extraction.generated_answers import ExtractedAttention, Request, extract_attention
+from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter

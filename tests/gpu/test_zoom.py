@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.decoding.generation import pad_left, prefill
+from sdrpn_core.generation.greedy import prefill
+from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter

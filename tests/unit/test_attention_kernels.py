@@ -19,7 +19,7 @@ from sdrpn_core.attention.kernels import (
     choose_kernel,
     flash_is_usable,
 )
-from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.attention.masks import attention_mask
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 

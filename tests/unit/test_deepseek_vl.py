@@ -10,7 +10,8 @@ from PIL import Image
 
 from data_contracts.enums import ZoomDecision
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.decoding.generation import greedy_decode, pad_left, prefill
+from sdrpn_core.generation.greedy import greedy_decode, prefill
+from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.families import FAMILIES

@@ -15,13 +15,13 @@ from data_contracts.enums import Method, QuestionKind
 from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import SceneSource
-from sdrpn_core.attention.prompt_attention import prompt_attention
 from sdrpn_core.benchmarks import Document, UnknownBenchmark, known_benchmarks, score
 from sdrpn_core.evaluation.harness import Evaluator
 from sdrpn_core.evaluation.methods import Answerer, oracle_box, random_box
 from sdrpn_core.evaluation.prediction_rows import regions_of
 from sdrpn_core.evaluation.speed import Timings
 from sdrpn_core.evaluation.vicrop import general_question, most_grounding_layer
+from sdrpn_core.extraction.prompt_attention import prompt_attention
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
@@ -276,7 +276,7 @@ def test_prompt_attention_is_the_last_rows_mean_over_heads(
         before = config._attn_implementation
         adapter.model.set_attn_implementation({"text_config": "eager"})
         with torch.inference_mode():
-            output = adapter.decoder(
+            output = adapter.decoder.text_model(
                 inputs_embeds=prompt.embeds[None], output_attentions=True, use_cache=False
             )
         adapter.model.set_attn_implementation({"text_config": before})

@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
 from data_contracts.enums import ExtractionStatus, QuestionKind
-from sdrpn_core.attention.extraction import Request, capture_attention, extract_attention
-from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.attention.masks import attention_mask
+from sdrpn_core.extraction.generated_answers import Request, capture_attention, extract_attention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from tests.tiny_models import NUM_LAYERS, tiny_llava

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.decoding.generation import greedy_decode, pad_left, prefill
+from sdrpn_core.generation.greedy import greedy_decode, prefill
+from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.internvl import MAX_ASPECT_RATIO, InternVlAdapter
 from sdrpn_core.models.loading import load_adapter

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from data_contracts.enums import QuestionKind
 from data_contracts.profiles import ModelProfile, RpnShape
-from sdrpn_core.attention.extraction import Request, capture_attention
+from sdrpn_core.extraction.generated_answers import Request, capture_attention
 from sdrpn_core.models import loading
 from sdrpn_core.models.devices import DTYPES, dtype_name, resolve_dtype
 from sdrpn_core.models.errors import ModelError

@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from data_contracts.profiles import ModelProfile, RpnShape
-from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.llava import LlavaAdapter
@@ -94,7 +94,7 @@ def branch_inputs(adapter: ModelAdapter, seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         return [
-            adapter.forward_layers(
+            adapter.decoder.forward_layers(
                 torch.randn(1, length, 48, generator=generator),
                 0,
                 BRANCH,
@@ -130,11 +130,11 @@ def stock_query_and_key(adapter: ModelAdapter, hidden: Tensor, last_layer: int) 
 
     AttentionInterface.register("spy", spy)
     AttentionMaskInterface.register("spy", sdpa_mask)
-    ours = adapter.decoder.config._attn_implementation
+    ours = adapter.decoder.text_model.config._attn_implementation
     try:
         adapter.model.set_attn_implementation({"text_config": "spy"})
         with torch.no_grad():
-            adapter.forward_layers(
+            adapter.decoder.forward_layers(
                 hidden[None],
                 BRANCH,
                 last_layer + 1,
@@ -280,7 +280,7 @@ def test_scores_do_not_depend_on_call_history_or_the_models_settings(llava: Mode
     expected = score_alone(network, first)
     score_alone(network, second)
     assert torch.equal(score_alone(network, first), expected)
-    assert network.layers[0].self_attn.config is not llava.decoder.config
+    assert network.layers[0].self_attn.config is not llava.decoder.text_model.config
     assert {id(p) for p in network.parameters()}.isdisjoint(id(p) for p in llava.model.parameters())
 
 

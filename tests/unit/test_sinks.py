@@ -22,8 +22,8 @@ from data_contracts.sink_rules import (
     SinkRule,
     SinkTerm,
 )
-from sdrpn_core.attention.extraction import ExtractedAttention, Request, extract_attention
 from sdrpn_core.calibration.dimensions import find_sink_dimensions
+from sdrpn_core.extraction.generated_answers import ExtractedAttention, Request, extract_attention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter

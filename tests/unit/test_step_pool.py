@@ -3,16 +3,19 @@
 import gc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from weakref import ref
 
 import pytest
 import torch
 
 from sdrpn_core.decoding import step_pool
 from sdrpn_core.decoding.fixed_step import FixedStep, StepShape, can_be_fixed
-from sdrpn_core.decoding.generation import pad_left, prefill
 from sdrpn_core.decoding.growing_step import GrowingStep
 from sdrpn_core.decoding.state import Decoding
 from sdrpn_core.decoding.step_pool import StepPool
+from sdrpn_core.generation.greedy import prefill
+from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from tests.patience import LeftInCycle, done_in_time
@@ -48,8 +51,8 @@ class _Hungry:
 
 def test_work_is_done_again_without_idle_buffers(adapter: ModelAdapter, start: Decoding):
     """Idle buffers could make a batch run out of memory that had fitted before."""
-    pool = StepPool()
-    step = FixedStep(adapter, start, StepShape.of(start, 3))
+    pool = StepPool(adapter.decoder)
+    step = FixedStep(adapter.decoder, start, StepShape.of(start, 3))
     pool._idle[step.shape] = step
     work = _Hungry(pool)
     assert pool.with_room(work) == "done"
@@ -57,8 +60,8 @@ def test_work_is_done_again_without_idle_buffers(adapter: ModelAdapter, start: D
     assert not pool._idle
 
 
-def test_without_buffers_there_is_nothing_to_win_from_trying_again():
-    pool = StepPool()
+def test_without_buffers_there_is_nothing_to_win_from_trying_again(adapter: ModelAdapter):
+    pool = StepPool(adapter.decoder)
     work = _Hungry(pool)
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
         pool.with_room(work)
@@ -67,17 +70,17 @@ def test_without_buffers_there_is_nothing_to_win_from_trying_again():
 
 def test_no_graph_is_made_under_autocast(adapter: ModelAdapter, start: Decoding):
     """It would go on reading casts of weights that are gone."""
-    assert can_be_fixed(adapter, start)
+    assert can_be_fixed(adapter.decoder, start)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not can_be_fixed(adapter, start)
+        assert not can_be_fixed(adapter.decoder, start)
 
 
 def test_a_growing_cache_gets_the_room_of_idle_buffers(
     adapter: ModelAdapter, start: Decoding, monkeypatch: pytest.MonkeyPatch
 ):
     """The batch too large for a fixed step had to fit beside all idle ones."""
-    pool = StepPool()
-    step = FixedStep(adapter, start, StepShape.of(start, 3))
+    pool = StepPool(adapter.decoder)
+    step = FixedStep(adapter.decoder, start, StepShape.of(start, 3))
     pool._idle[step.shape] = step
 
     def growing(*arguments: object) -> GrowingStep:
@@ -86,7 +89,7 @@ def test_a_growing_cache_gets_the_room_of_idle_buffers(
         return GrowingStep(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(step_pool, "GrowingStep", growing)
-    with pool.step(adapter, start, 3) as found:
+    with pool.step(start, 3) as found:
         assert isinstance(found, GrowingStep)
 
 
@@ -95,10 +98,10 @@ def test_decodings_left_in_cycles_give_their_buffers_back(
 ):
     """Garbage collection ended them while the pool was locked, and waited for the same lock."""
     monkeypatch.setattr(step_pool, "_room", lambda *_: float("inf"))
-    pool = StepPool()
+    pool = StepPool(adapter.decoder)
 
     def decoding(num_steps: int) -> Iterator[object]:
-        step = pool._lend(adapter, start, StepShape.of(start, num_steps))
+        step = pool._lend(start, StepShape.of(start, num_steps))
         assert step is not None
         try:
             yield step
@@ -115,23 +118,51 @@ def test_decodings_left_in_cycles_give_their_buffers_back(
     assert not pool._living
 
 
+def test_idle_buffers_do_not_keep_the_model_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without garbage collection: a cycle would hold gigabytes on the device until one comes by."""
+    monkeypatch.setattr(step_pool, "_room", lambda *_: float("inf"))
+    adapter = load_adapter(tiny_llava(tmp_path, seed=3), device="cpu")
+    (image,) = adapter.encode_images(random_images([(30, 20)]))
+    with torch.inference_mode():
+        start = prefill(adapter, pad_left([adapter.embed_prompt("what is it ?", [image])]))
+    step = adapter.step_pool._lend(start, StepShape.of(start, 3))
+    assert step is not None
+    adapter.step_pool._take_back(step)
+    assert adapter.step_pool._idle
+    decoder = ref(adapter.decoder)
+    gc.collect()
+    gc.disable()
+    try:
+        del step, adapter
+        assert decoder() is None
+    finally:
+        gc.enable()
+
+
+def test_the_same_model_under_another_profile_shares_its_buffers(adapter: ModelAdapter):
+    other = adapter.with_profile(adapter.profile.model_copy(update={"name": "other"}))
+    assert other.profile.name == "other"
+    assert other.decoder is adapter.decoder
+    assert other.step_pool is adapter.step_pool
+
+
 def test_a_model_that_is_refused_twice_is_not_recorded_any_more(
     adapter: ModelAdapter, start: Decoding, monkeypatch: pytest.MonkeyPatch
 ):
     """One failure may be another thread's doing: it ended graphs for as long as the model lived."""
     monkeypatch.setattr(step_pool, "_room", lambda *_: float("inf"))
-    pool, shape = StepPool(), StepShape.of(start, 3)
+    pool, shape = StepPool(adapter.decoder), StepShape.of(start, 3)
     for _ in range(step_pool.MAX_REFUSED):
-        step = pool._lend(adapter, start, shape)
+        step = pool._lend(start, shape)
         assert step is not None
         step.is_refused = True
         pool._take_back(step)
-    assert pool._lend(adapter, start, shape) is None
+    assert pool._lend(start, shape) is None
 
 
 def test_a_step_is_recorded_in_a_thread_that_has_run_it(adapter: ModelAdapter, start: Decoding):
     """Buffers go from thread to thread, and a thread's first call of a library broke recording."""
-    step = FixedStep(adapter, start, StepShape.of(start, 12))
+    step = FixedStep(adapter.decoder, start, StepShape.of(start, 12))
     step.load(start)
     tokens = start.logits.argmax(dim=-1)
     for _ in range(4):

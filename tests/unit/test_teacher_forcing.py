@@ -19,9 +19,9 @@ from data_contracts.sink_rules import (
     SinkRule,
     SinkTerm,
 )
-from sdrpn_core.attention.conversation_layout import Conversation, Turn
-from sdrpn_core.attention.extraction import Request, extract_attention
-from sdrpn_core.attention.teacher_forcing import extract_from_answers
+from sdrpn_core.extraction.conversation_layout import Conversation, Turn
+from sdrpn_core.extraction.generated_answers import Request, extract_attention
+from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
@@ -172,7 +172,7 @@ def test_the_models_own_answer_gives_what_generation_gives(
     heads = adapter.profile.heads_for(QuestionKind.NATURAL).model_copy(update={"sink": sink})
     profile = adapter.profile.model_copy(update={"heads": {QuestionKind.NATURAL: heads}})
     monkeypatch.setattr(adapter, "profile", profile)
-    next_token_logits = adapter.next_token_logits
+    next_token_logits = adapter.decoder.next_token_logits
 
     def words_only(hidden: torch.Tensor) -> torch.Tensor:
         """Special tokens would be lost when the answer becomes text."""
@@ -180,7 +180,7 @@ def test_the_models_own_answer_gives_what_generation_gives(
         logits[:, [0, 1, 3]] = float("-inf")
         return logits
 
-    monkeypatch.setattr(adapter, "next_token_logits", words_only)
+    monkeypatch.setattr(adapter.decoder, "next_token_logits", words_only)
     requests = [
         Request(image, turns[0][0], QuestionKind.NATURAL) for image in images for turns in TALKS
     ]

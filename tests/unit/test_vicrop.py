@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_contracts.enums import Method
-from sdrpn_core.attention.prompt_attention import (
-    attention_gradient,
-    pixel_gradient,
-    prompt_attention,
-)
 from sdrpn_core.evaluation.vicrop import (
     TILE_HEIGHT,
     block_mean,
     detail_mask,
     importance_maps,
     tile_boxes,
+)
+from sdrpn_core.extraction.prompt_attention import (
+    attention_gradient,
+    pixel_gradient,
+    prompt_attention,
 )
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
@@ -55,7 +55,7 @@ def test_attention_gradient_is_that_of_the_stock_models_attention_matrix(adapter
     for question, image, layer, own in zip(QUESTIONS, features, LAYERS, found, strict=True):
         prompt = adapter.embed_prompt(question, [image])
         embeds = prompt.embeds.clone().requires_grad_()
-        output = adapter.decoder(inputs_embeds=embeds[None], output_attentions=True)
+        output = adapter.decoder.text_model(inputs_embeds=embeds[None], output_attentions=True)
         attention = output.attentions[layer]
         logits = adapter.model.get_output_embeddings()(output.last_hidden_state[0, -1]).float()
         logits[adapter.image_token_id] = float("-inf")

@@ -14,7 +14,8 @@ from transformers import DynamicCache
 
 from sdrpn_core.decoding import cache_rows
 from sdrpn_core.decoding.cache_rows import CachePart
-from sdrpn_core.decoding.generation import answer_plain, greedy_decode, pad_left, prefill
+from sdrpn_core.generation.greedy import answer_plain, greedy_decode, prefill
+from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
@@ -162,7 +163,7 @@ def test_first_stage_logits_equal_the_training_forward(
     prompt = adapter.embed_prompt(QUESTIONS[0], features[:1])
     positions = prompt.position_ids[..., None, :]
     with torch.inference_mode():
-        hidden = adapter.forward_layers(
+        hidden = adapter.decoder.forward_layers(
             prompt.embeds[None],
             0,
             adapter.profile.rpn.branch_layer,
@@ -186,7 +187,9 @@ def test_prefix_hidden_states_equal_the_stock_forward(
     first = first_stage(adapter, rpn, features[:1], QUESTIONS[:1])
     prompt = adapter.embed_prompt(QUESTIONS[0], features[:1])
     with torch.inference_mode():
-        stock = adapter.decoder(inputs_embeds=prompt.embeds[None], output_hidden_states=True)
+        stock = adapter.decoder.text_model(
+            inputs_embeds=prompt.embeds[None], output_hidden_states=True
+        )
     at_branch = stock.hidden_states[adapter.profile.rpn.branch_layer]
     torch.testing.assert_close(
         first.prefix.hidden[0], at_branch[0, : prompt.prefix_length], atol=1e-5, rtol=1e-5

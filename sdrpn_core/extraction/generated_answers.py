@@ -17,7 +17,8 @@ from data_contracts.profiles import ModelProfile
 from data_contracts.sink_rules import Heads, HiddenSignal, SinkHiddenNorm
 from sdrpn_core.attention.capture import AttentionRecorder
 from sdrpn_core.attention.sinks import HiddenRecorder, relative_norm, sink_map
-from sdrpn_core.decoding.generation import Response, greedy_decode, image_columns, pad_left, prefill
+from sdrpn_core.generation.greedy import Response, greedy_decode, prefill
+from sdrpn_core.generation.prompt_batch import image_columns, pad_left
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
@@ -221,7 +222,7 @@ def reduce_attention(
         prompt_attention=prompt_attention,
         grid=grid,
         letterbox=captured.letterboxes[index],
-        kernel=adapter.kernel,
+        kernel=adapter.decoder.kernel,
     )
 
 

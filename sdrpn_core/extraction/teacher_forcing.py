@@ -14,7 +14,9 @@ from torch import Tensor
 
 from data_contracts.sink_rules import HiddenSignal
 from sdrpn_core.attention.capture import GroupedAttentionRecorder
-from sdrpn_core.attention.conversation_layout import (
+from sdrpn_core.attention.masks import attention_mask
+from sdrpn_core.attention.sinks import HiddenRecorder
+from sdrpn_core.extraction.conversation_layout import (
     Conversation,
     PlacedAnswer,
     TurnProblem,
@@ -22,7 +24,7 @@ from sdrpn_core.attention.conversation_layout import (
     lay_out_turns,
     text_tokens,
 )
-from sdrpn_core.attention.extraction import (
+from sdrpn_core.extraction.generated_answers import (
     CapturedBatch,
     CapturedHeads,
     ExtractedAttention,
@@ -30,9 +32,8 @@ from sdrpn_core.attention.extraction import (
     union_of_heads,
     union_of_hidden_signals,
 )
-from sdrpn_core.attention.sinks import HiddenRecorder
-from sdrpn_core.decoding.generation import Response, image_columns, pad_left
-from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.generation.greedy import Response
+from sdrpn_core.generation.prompt_batch import image_columns, pad_left
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
 
@@ -136,7 +137,7 @@ def _forward(
         group_weights_NGQ=weights.to(columns.device),
     )
     at_tokens = HiddenRecorder(hidden, columns)
-    adapter.forward_layers(
+    adapter.decoder.forward_layers(
         batch.embeds,
         0,
         max(*heads, *(signal.layer for signal in hidden), 0) + 1,
@@ -203,5 +204,5 @@ def _without_maps(
         prompt_attention=None,
         grid=image.grid,
         letterbox=image.letterbox,
-        kernel=adapter.kernel,
+        kernel=adapter.decoder.kernel,
     )

@@ -1,6 +1,6 @@
 """Batched greedy decoding over the adapter, with attention read-out of the response.
 
-Shape legend: N batch, L padded length, d hidden size, C image cells.
+Shape legend: N batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,26 +10,12 @@ import torch
 from torch import Tensor
 
 from sdrpn_core.attention.capture import AttentionRecorder
-from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.attention.masks import attention_mask
+from sdrpn_core.decoding.decoder import LayerObserver
 from sdrpn_core.decoding.state import Decoding, LayerSpan
-from sdrpn_core.models.base import LayerObserver, ModelAdapter
-from sdrpn_core.models.prompts import ImageFeatures, Prompt
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """Left-padded prompts."""
-
-    embeds: Tensor
-    """(N, L, d)"""
-    deepstack: Tensor
-    """(K, N, L, d)"""
-    key_mask: Tensor
-    """(N, L) bool, True = token."""
-    position_ids: Tensor
-    """(..., N, L)"""
-    offsets: tuple[int, ...]
-    """Padding columns before each prompt."""
+from sdrpn_core.generation.prompt_batch import PromptBatch, last_position, pad_left
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures
 
 
 @dataclass(frozen=True)
@@ -43,30 +29,6 @@ class Response:
     """The end token came within the allowed length."""
 
 
-def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:
-    """Stack prompts of different lengths, padding on the left."""
-    length = max(prompt.embeds.shape[0] for prompt in prompts)
-    offsets = tuple(length - prompt.embeds.shape[0] for prompt in prompts)
-    columns = torch.arange(length, device=prompts[0].embeds.device)
-    return PromptBatch(
-        embeds=torch.stack([_pad_rows(p.embeds, length) for p in prompts]),
-        deepstack=torch.stack([_pad_rows(p.deepstack, length) for p in prompts], dim=1),
-        key_mask=torch.stack([columns >= offset for offset in offsets]),
-        position_ids=torch.stack([_pad(p.position_ids, length) for p in prompts], dim=-2),
-        offsets=offsets,
-    )
-
-
-def _pad(values: Tensor, length: int) -> Tensor:
-    """Zeros before ``values`` along the last axis, up to ``length``."""
-    return torch.nn.functional.pad(values, (length - values.shape[-1], 0))
-
-
-def _pad_rows(values: Tensor, length: int) -> Tensor:
-    """Zero rows before (..., L, d), up to ``length`` rows."""
-    return torch.nn.functional.pad(values, (0, 0, length - values.shape[-2], 0))
-
-
 def prefill(
     adapter: ModelAdapter,
     batch: PromptBatch,
@@ -74,8 +36,9 @@ def prefill(
     observer: LayerObserver | None = None,
 ) -> Decoding:
     """Run the whole decoder over padded prompts."""
-    cache = adapter.new_cache()
-    hidden = adapter.forward_layers(
+    decoder = adapter.decoder
+    cache = decoder.new_cache()
+    hidden = decoder.forward_layers(
         batch.embeds,
         0,
         adapter.profile.num_layers,
@@ -87,17 +50,11 @@ def prefill(
         observer=observer,
     )
     return Decoding(
-        logits=adapter.next_token_logits(hidden[:, -1]),
+        logits=decoder.next_token_logits(hidden[:, -1]),
         cache=cache,
         spans=(LayerSpan(0, adapter.profile.num_layers, batch.key_mask),),
         next_position=last_position(batch.position_ids) + 1,
     )
-
-
-def last_position(position_ids: Tensor) -> Tensor:
-    """(..., N, L) -> (N,) largest position of each prompt, over all rotary axes."""
-    largest = position_ids.amax(dim=-1)
-    return largest if largest.ndim == 1 else largest.flatten(0, -2).amax(dim=0)
 
 
 def greedy_decode(
@@ -140,7 +97,7 @@ def decode_steps(
     num_more = max_new_tokens - 1
     if num_more == 0 or bool(is_finished.all()):
         return
-    with adapter.step_pool.step(adapter, start, num_more, recorder) as step:
+    with adapter.step_pool.step(start, num_more, recorder) as step:
         for _ in range(num_more):
             if recorder is not None:
                 recorder.aim(row_zero, (~is_finished)[:, None].float())
@@ -174,17 +131,3 @@ def make_response(adapter: ModelAdapter, tokens: Sequence[int]) -> Response:
     return Response(
         tokens=tuple(kept), text=adapter.decode_tokens(kept), is_finished=end is not None
     )
-
-
-def image_columns(prompts: Sequence[Prompt], offsets: Sequence[int], image: int = 0) -> Tensor:
-    """(N, C) key columns of each padded prompt's image tokens.
-
-    Grids may differ within a batch: shorter rows repeat their last column, and readers cut them
-    to their own number of cells.
-    """
-    rows = [
-        prompt.image_columns(image) + offset
-        for prompt, offset in zip(prompts, offsets, strict=True)
-    ]
-    longest = max(row.shape[0] for row in rows)
-    return torch.stack([torch.cat([row, row[-1:].expand(longest - row.shape[0])]) for row in rows])

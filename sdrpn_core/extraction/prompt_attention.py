@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdrpn_core.attention.capture import AttentionRecorder
-from sdrpn_core.decoding.generation import image_columns, pad_left
-from sdrpn_core.decoding.masks import attention_mask
+from sdrpn_core.attention.masks import attention_mask
+from sdrpn_core.generation.prompt_batch import image_columns, pad_left
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 
@@ -90,7 +90,7 @@ def pixel_gradient(
         (H, W)
     """
     batch = pad_left([adapter.embed_prompt(question, [features])])
-    hidden = adapter.forward_layers(
+    hidden = adapter.decoder.forward_layers(
         batch.embeds,
         0,
         adapter.profile.num_layers,
@@ -106,7 +106,7 @@ def pixel_gradient(
 
 def first_token_certainty(adapter: ModelAdapter, hidden: Tensor) -> Tensor:
     """(N, d) decoder output of the last column -> (N,) log-probability of the likeliest token."""
-    return adapter.next_token_logits(hidden).log_softmax(dim=-1).amax(dim=-1)
+    return adapter.decoder.next_token_logits(hidden).log_softmax(dim=-1).amax(dim=-1)
 
 
 @dataclass
@@ -177,7 +177,7 @@ def _record(
     last_row = torch.full((len(prompts), 1), length - 1, device=columns.device)
     ones = torch.ones(last_row.shape, device=columns.device)
     recorder = kind(dict.fromkeys(layers), columns, last_row, ones)
-    hidden = adapter.forward_layers(
+    hidden = adapter.decoder.forward_layers(
         batch.embeds,
         0,
         num_layers,

@@ -124,7 +124,7 @@ def _append(adapter: ModelAdapter, prompt: Prompt, tokens: Sequence[int]) -> Pro
     following = adapter.text_positions(positions[None])[..., 0, :]
     return replace(
         prompt,
-        embeds=torch.cat([prompt.embeds, adapter.embedding(ids)]),
+        embeds=torch.cat([prompt.embeds, adapter.decoder.embedding(ids)]),
         deepstack=pad(prompt.deepstack, (0, 0, 0, len(tokens))),
         position_ids=torch.cat([prompt.position_ids, following], dim=-1),
     )

@@ -1,0 +1,153 @@
+"""The text model of a multimodal LLM, driven layer by layer.
+
+So attention read-out, the RPN branch and prefix reuse need no hooks, no early-exit tricks and no
+state on the model.
+
+Shape legend: N batch, L sequence, d hidden size, K deepstack layers.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedModel
+
+from sdrpn_core.attention.capture import ATTENTION_NAME, AttentionRecorder
+from sdrpn_core.attention.kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
+
+
+class LayerObserver(Protocol):
+    """Looks at hidden states while the layers run."""
+
+    def see(self, layer: int, hidden: Tensor) -> None:
+        """Told (N, L, d), the input of each decoder layer."""
+
+
+class Decoder:
+    """What is done with the text model alone; knows no images and no profile."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        text_positions: Callable[[Tensor], Tensor],
+        image_token_id: int,
+    ) -> None:
+        """Set the recording attention in the model's text part.
+
+        Args:
+            model: the whole multimodal model, frozen.
+            text_positions: (N, L) text positions -> (..., N, L) rotary positions. A plain function:
+                one that is bound to the owner of the decoder would keep both alive.
+            image_token_id: the token that is never generated.
+        """
+        model.set_attn_implementation({"text_config": ATTENTION_NAME})
+        self.model = model
+        self.text_model: Any = model.get_decoder()
+        self.embedding: nn.Embedding = model.get_input_embeddings()
+        self.text_positions = text_positions
+        self._image_token_id = image_token_id
+
+    @property
+    def layers(self) -> Any:
+        """The stock layers, in order."""
+        return self.text_model.layers
+
+    @property
+    def norm(self) -> nn.Module:
+        """The stock norm behind the last layer."""
+        norm: nn.Module = self.text_model.norm
+        return norm
+
+    @property
+    def rotary_emb(self) -> Any:
+        """The stock module that makes rotary embeddings of positions."""
+        return self.text_model.rotary_emb
+
+    @property
+    def device(self) -> torch.device:
+        """Where hidden states enter and leave; layers in between may lie elsewhere."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the hidden states."""
+        return self.embedding.weight.dtype
+
+    @cached_property
+    def attention_kernel(self) -> str:
+        """Name of the kernel that prompts are read with; steps of decoding run sdpa."""
+        head_dim = int(self.layers[0].self_attn.head_dim)
+        return choose_kernel(self.device, self.dtype, head_dim, has_flash=flash_is_usable())
+
+    @property
+    def kernel(self) -> str:
+        """``attention_kernel`` with device and precision, recorded with every shard."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.attention_kernel}/{self.device.type}/{dtype}"
+
+    def new_cache(self) -> Cache:
+        """An empty key-value cache."""
+        return DynamicCache(config=self.model.config.get_text_config(decoder=True))
+
+    def forward_layers(
+        self,
+        hidden: Tensor,
+        first: int,
+        last: int,
+        *,
+        mask: Tensor | None,
+        position_ids: Tensor,
+        deepstack: Tensor | None,
+        cache: Cache | None = None,
+        recorder: AttentionRecorder | None = None,
+        observer: LayerObserver | None = None,
+        kernel: str | None = None,
+    ) -> Tensor:
+        """Run decoder layers ``first`` to ``last - 1``.
+
+        Args:
+            hidden: (N, L, d) input of layer ``first``.
+            first: index of the first layer to run.
+            last: one past the last layer to run.
+            mask: as made by ``masks.attention_mask``.
+            position_ids: (..., N, L).
+            deepstack: (K, N, L, d) of a batch of prompts; None where no column is an image's or
+                ``first`` is K or more.
+            cache: keys and values of earlier columns; extended in place.
+            recorder: collects attention rows of the layers it asks for.
+            observer: shown the input of every layer.
+            kernel: attention kernel; None for ``attention_kernel``.
+
+        Returns:
+            (N, L, d) output of layer ``last - 1``, before the final norm, on ``device``.
+        """
+        extra: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
+        if (kernel or self.attention_kernel) == FLASH:
+            extra["flash_keys"] = CausalKeys.from_mask(mask)
+        position_embeddings = self.rotary_emb(hidden, position_ids)
+        for index in range(first, last):
+            if observer is not None:
+                observer.see(index, hidden)
+            hidden = self.layers[index](
+                hidden,
+                attention_mask=mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                position_embeddings=position_embeddings,
+                **extra,
+            )
+            if deepstack is not None and index < len(deepstack):
+                hidden = hidden + deepstack[index]
+        if recorder is not None:
+            recorder.count()
+        return hidden.to(self.device)  # the last layer may be on another
+
+    def next_token_logits(self, hidden: Tensor) -> Tensor:
+        """(N, d) decoder output of one column -> (N, vocabulary) logits, image token barred."""
+        logits: Tensor = self.model.get_output_embeddings()(self.norm(hidden)).float()
+        logits[:, self._image_token_id] = float("-inf")
+        return logits

@@ -1,0 +1,1 @@
+"""Attention maps of questions and answers, read out of the frozen model."""

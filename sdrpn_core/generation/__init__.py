@@ -1,0 +1,1 @@
+"""Answers: prompts in batches, and what the model greedily says to them."""

@@ -1,0 +1,72 @@
+"""Prompts of different lengths as one batch, padded on the left.
+
+Shape legend: N batch, L padded length, d hidden size, K deepstack layers, C image cells.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdrpn_core.models.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Left-padded prompts."""
+
+    embeds: Tensor
+    """(N, L, d)"""
+    deepstack: Tensor
+    """(K, N, L, d)"""
+    key_mask: Tensor
+    """(N, L) bool, True = token."""
+    position_ids: Tensor
+    """(..., N, L)"""
+    offsets: tuple[int, ...]
+    """Padding columns before each prompt."""
+
+
+def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:
+    """Stack prompts of different lengths, padding on the left."""
+    length = max(prompt.embeds.shape[0] for prompt in prompts)
+    offsets = tuple(length - prompt.embeds.shape[0] for prompt in prompts)
+    columns = torch.arange(length, device=prompts[0].embeds.device)
+    return PromptBatch(
+        embeds=torch.stack([_pad_rows(p.embeds, length) for p in prompts]),
+        deepstack=torch.stack([_pad_rows(p.deepstack, length) for p in prompts], dim=1),
+        key_mask=torch.stack([columns >= offset for offset in offsets]),
+        position_ids=torch.stack([_pad(p.position_ids, length) for p in prompts], dim=-2),
+        offsets=offsets,
+    )
+
+
+def _pad(values: Tensor, length: int) -> Tensor:
+    """Zeros before ``values`` along the last axis, up to ``length``."""
+    return torch.nn.functional.pad(values, (length - values.shape[-1], 0))
+
+
+def _pad_rows(values: Tensor, length: int) -> Tensor:
+    """Zero rows before (..., L, d), up to ``length`` rows."""
+    return torch.nn.functional.pad(values, (0, 0, length - values.shape[-2], 0))
+
+
+def last_position(position_ids: Tensor) -> Tensor:
+    """(..., N, L) -> (N,) largest position of each prompt, over all rotary axes."""
+    largest = position_ids.amax(dim=-1)
+    return largest if largest.ndim == 1 else largest.flatten(0, -2).amax(dim=0)
+
+
+def image_columns(prompts: Sequence[Prompt], offsets: Sequence[int], image: int = 0) -> Tensor:
+    """(N, C) key columns of each padded prompt's image tokens.
+
+    Grids may differ within a batch: shorter rows repeat their last column, and readers cut them
+    to their own number of cells.
+    """
+    rows = [
+        prompt.image_columns(image) + offset
+        for prompt, offset in zip(prompts, offsets, strict=True)
+    ]
+    longest = max(row.shape[0] for row in rows)
+    return torch.stack([torch.cat([row, row[-1:].expand(longest - row.shape[0])]) for row in rows])
