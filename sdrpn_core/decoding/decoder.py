@@ -146,6 +146,11 @@ class Decoder:
             recorder.count()
         return hidden.to(self.device)  # the last layer may be on another
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Logits of a column."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
     def next_token_logits(self, hidden: Tensor) -> Tensor:
         """(N, d) decoder output of one column -> (N, vocabulary) logits, image token barred."""
         logits: Tensor = self.model.get_output_embeddings()(self.norm(hidden)).float()

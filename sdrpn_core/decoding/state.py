@@ -37,6 +37,9 @@ class Decoding:
     """All layers, in order."""
     next_position: Tensor
     """(N,) position of the first new token."""
+    held: Tensor | None = None
+    """(N, vocabulary) True for tokens that the prompt holds, on the host; None for models that may
+    repeat them without a penalty."""
 
 
 class Step(Protocol):

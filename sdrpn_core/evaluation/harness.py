@@ -22,7 +22,7 @@ from sdrpn_core.evaluation.speed import BatchTime
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.pipeline import ZoomPipeline
 
-STAGE_VERSION = 6
+STAGE_VERSION = 7
 """Raise when the same model, documents and settings give other answers or scores."""
 
 NUM_WARM_UP_CPU = 2

@@ -23,7 +23,7 @@ from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 CapturedHeads = Mapping[int, tuple[int, ...] | None]
 

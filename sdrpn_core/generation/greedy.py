@@ -14,6 +14,7 @@ from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.decoding.decoder import LayerObserver
 from sdrpn_core.decoding.state import Decoding, LayerSpan
 from sdrpn_core.generation.prompt_batch import PromptBatch, last_position, pad_left
+from sdrpn_core.generation.repetition import TokenChooser, tokens_of_prompts
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
 
@@ -54,6 +55,7 @@ def prefill(
         cache=cache,
         spans=(LayerSpan(0, adapter.profile.num_layers, batch.key_mask),),
         next_position=last_position(batch.position_ids) + 1,
+        held=tokens_of_prompts(adapter, batch.token_ids),
     )
 
 
@@ -91,7 +93,8 @@ def decode_steps(
     num_rows = start.logits.shape[0]
     eos = torch.tensor(sorted(adapter.eos_ids), device=start.logits.device)
     row_zero = torch.zeros(num_rows, 1, dtype=torch.long, device=start.logits.device)
-    tokens = start.logits.argmax(dim=-1)
+    chooser = TokenChooser(start.held, adapter.repetition_penalty, start.logits.device)
+    tokens = chooser.choose(start.logits)
     is_finished = torch.isin(tokens, eos)
     yield tokens
     num_more = max_new_tokens - 1
@@ -101,7 +104,7 @@ def decode_steps(
         for _ in range(num_more):
             if recorder is not None:
                 recorder.aim(row_zero, (~is_finished)[:, None].float())
-            tokens = step.next_logits(tokens).argmax(dim=-1)
+            tokens = chooser.choose(step.next_logits(tokens))
             is_finished = is_finished | torch.isin(tokens, eos)
             yield tokens
             if bool(is_finished.all()):

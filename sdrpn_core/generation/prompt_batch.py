@@ -26,6 +26,8 @@ class PromptBatch:
     """(..., N, L)"""
     offsets: tuple[int, ...]
     """Padding columns before each prompt."""
+    token_ids: tuple[tuple[int, ...], ...] = ()
+    """Tokens that each whole prompt holds; parts of prompts do not say."""
 
 
 def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:
@@ -39,6 +41,7 @@ def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:
         key_mask=torch.stack([columns >= offset for offset in offsets]),
         position_ids=torch.stack([_pad(p.position_ids, length) for p in prompts], dim=-2),
         offsets=offsets,
+        token_ids=tuple(prompt.token_ids for prompt in prompts),
     )
 
 

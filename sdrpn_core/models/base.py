@@ -83,6 +83,11 @@ class ModelAdapter(ABC):
         return frozenset([eos] if isinstance(eos, int) else eos or [])
 
     @property
+    def repetition_penalty(self) -> float:
+        """Divisor of the logits of tokens that prompt or answer hold already; 1 for none."""
+        return float(self.model.generation_config.repetition_penalty or 1.0)
+
+    @property
     def num_deepstack_layers(self) -> int:
         """K: the first decoder layers, after which image features are added once more."""
         return 0
@@ -221,6 +226,7 @@ class ModelAdapter(ABC):
             image_starts=layout.starts,
             image_grids=grids,
             image_lengths=tuple(image.num_tokens for image in images),
+            token_ids=tuple(sorted(set(ids))),
         )
 
     def _check_placeholders(self, ids: Sequence[int], question: str, num_images: int) -> None:

@@ -71,6 +71,8 @@ class Prompt:
     image_grids: tuple[GridShape, ...]
     image_lengths: tuple[int, ...]
     """Tokens of each image: the cells of its grid, or fewer where not all are shown."""
+    token_ids: tuple[int, ...] = ()
+    """Every token that a whole prompt holds, once, rising; parts of a prompt do not say."""
 
     @property
     def prefix_length(self) -> int:

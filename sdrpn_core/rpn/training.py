@@ -43,7 +43,7 @@ from sdrpn_core.rpn.parameters import (
 from sdrpn_core.rpn.resume import Progress, pack, unpack
 from sdrpn_core.rpn.validation import ValidationPrediction, epoch_metrics, tune_scores
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 
 Metrics = dict[str, Any]
 SaveCheckpoint = Callable[[int, dict[str, bytes]], None]

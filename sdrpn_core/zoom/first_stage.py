@@ -24,6 +24,7 @@ from transformers import Cache
 from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.decoding.cache_rows import first_columns, fork
 from sdrpn_core.generation.prompt_batch import PromptBatch, image_columns, pad_left
+from sdrpn_core.generation.repetition import tokens_of_prompts
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
@@ -58,6 +59,9 @@ class FirstStage:
     """One row per question (N): the rest of the prompt."""
     prefix_rows: Tensor
     """(N,) prefix of each question."""
+    held: Tensor | None
+    """(N, vocabulary) tokens that the prompts hold, as of ``Decoding``; those of the second stage
+    hold the same."""
 
 
 @torch.inference_mode()
@@ -102,6 +106,7 @@ def first_stage(
         prefix=prefix,
         question=question,
         prefix_rows=rows,
+        held=tokens_of_prompts(adapter, [prompt.token_ids for prompt in prompts]),
     )
 
 

@@ -99,6 +99,7 @@ def second_stage_prefill(
         cache=cache,
         spans=spans,
         next_position=torch.cat([group.next_position for group in groups])[order],
+        held=first.held,
     )
 
 

@@ -113,7 +113,16 @@ def test_capture_equals_eager_attention(loaded: Loaded, images: list[Image.Image
                 torch.testing.assert_close(ours, mean, atol=1e-5, rtol=0)
 
 
-def test_responses_equal_stock_generate(loaded: Loaded, images: list[Image.Image]) -> None:
+@pytest.mark.parametrize("penalty", [1.0, 1.4])
+def test_responses_equal_stock_generate(
+    loaded: Loaded,
+    images: list[Image.Image],
+    penalty: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the model's own settings punish repetition, as those of Qwen2.5-VL do."""
+    for model in (loaded.adapter.model, loaded.stock):
+        monkeypatch.setattr(model.generation_config, "repetition_penalty", penalty)
     asked = requests(images, QuestionKind.TEXTUAL)
     captured = capture_attention(loaded.adapter, asked, {}, max_new_tokens=MAX_NEW_TOKENS)
     ends = loaded.adapter.eos_ids

@@ -63,6 +63,26 @@ def test_zoom_with_prefix_reuse_equals_recomputation(
         assert answers[index].tokens == plain.tokens
 
 
+def test_zoom_under_a_repetition_penalty_equals_recomputation(
+    loaded: Loaded,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    encoded: list[list[ImageFeatures]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which tokens a prompt holds comes from the first stage, and is that of the whole prompt."""
+    adapter = loaded.adapter
+    monkeypatch.setattr(adapter.model.generation_config, "repetition_penalty", 4.0)
+    first = first_stage(adapter, rpn, features, QUESTIONS)
+    answers = greedy_decode(adapter, second_stage_prefill(adapter, first, encoded), MAX_NEW_TOKENS)
+    images = [[image, *own] for image, own in zip(features, encoded, strict=True)]
+    plain = answer_plain(adapter, QUESTIONS, images, max_new_tokens=MAX_NEW_TOKENS)
+    assert [answer.tokens for answer in answers] == [answer.tokens for answer in plain]
+    monkeypatch.undo()
+    free = answer_plain(adapter, QUESTIONS, images, max_new_tokens=MAX_NEW_TOKENS)
+    assert [answer.tokens for answer in free] != [answer.tokens for answer in plain]
+
+
 def test_a_withdrawn_image_is_out_of_view_of_the_upper_layers_only(
     loaded: Loaded,
     first: FirstStage,
