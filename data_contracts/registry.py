@@ -80,19 +80,6 @@ def validate(frame: pl.DataFrame, schema_id: str) -> pl.DataFrame:
         raise ContractError(f"{schema_id}: {_broken_rules(error)}") from error
 
 
-def split(frame: pl.DataFrame, schema_id: str) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
-    """Separate rows that satisfy the contract from those that do not.
-
-    Returns:
-        (valid rows, invalid rows, number of rows that break each rule).
-    """
-    try:
-        outcome = schema_for(schema_id).filter(frame, cast=True)
-    except (dy.exc.ValidationError, dy.exc.SchemaError, pl.exceptions.PolarsError) as error:
-        raise ContractError(f"{schema_id}: {_broken_rules(error)}") from error
-    return pl.DataFrame(outcome.result), outcome.failure.invalid(), outcome.failure.counts()
-
-
 def _broken_rules(error: Exception) -> str:
     """The rules that were broken, without the query plan that polars appends."""
     return " ".join(str(error).partition("\n\n")[0].split())

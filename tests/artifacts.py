@@ -4,12 +4,17 @@ import hashlib
 
 import polars as pl
 
-from data_contracts.artifact import Recipe
+from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import Stage
 from data_contracts.registry import SchemaId
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.stage import FileShard, FrameShard, StageRun
 from tasks.artifacts.store import ArtifactStore
+
+
+def keys_of(store: ArtifactStore, ref: ArtifactRef) -> list[str]:
+    """Every object of an artifact, below its prefix."""
+    return [o.key.removeprefix(f"{ref.prefix}/") for o in store.storage.find(ref.prefix)]
 
 
 def source_recipe(num_shards: int = 3, **config: object) -> Recipe:

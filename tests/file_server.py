@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from data_contracts.runtime import DownloadSettings
+from data_contracts.runtime import DownloadSettings, RuntimeConfig
 
 QUICK = DownloadSettings(
     part_mib=1 / 16,
@@ -22,6 +23,11 @@ QUICK = DownloadSettings(
     max_attempts=3,
     free_gib=0,
 )
+
+
+def runtime_at(folder: Path) -> RuntimeConfig:
+    """A store in the folder, and downloads that do not wait long."""
+    return RuntimeConfig(store=str(folder / "store"), downloads=QUICK)
 
 
 @dataclass

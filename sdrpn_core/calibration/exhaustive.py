@@ -45,7 +45,6 @@ class ExhaustiveChoice:
     hindsight: dict[QuestionKind, BestSet]
     """On the unseen scenes."""
     num_sets: int
-    num_thresholds: int
 
 
 def best_of_all_sets(
@@ -64,7 +63,7 @@ def best_of_all_sets(
         f1 = _label_f1(maps, rows, sets, [_at(labels, t) for t in thresholds])
         chosen[kind] = _best(sets, thresholds, f1[0])
         hindsight[kind] = _best(sets, thresholds, f1[1])
-    return ExhaustiveChoice(chosen, hindsight, len(sets), len(thresholds))
+    return ExhaustiveChoice(chosen, hindsight, len(sets))
 
 
 def check_number_of_sets(num_heads: int, settings: CalibrationSettings) -> None:

@@ -151,8 +151,6 @@ class BoxQuality:
     """Share of the true boxes' area inside the proposed ones."""
     iou: float
     """Intersection over union of the two areas."""
-    crop_ratio: float
-    """Area of the proposed boxes as a share of the image: what the coverage cost."""
     num_boxes: int
 
 
@@ -168,8 +166,6 @@ class BoxSummary:
     box_recall_90: float
     """Share of documents whose true area is covered to at least 90 %."""
     mean_iou: float
-    mean_crop_ratio: float
-    """Over the documents that have boxes."""
 
 
 def box_quality(
@@ -196,7 +192,6 @@ def box_quality(
     return BoxQuality(
         coverage=overlap / true_area,
         iou=overlap / (true_area + found_area - overlap),
-        crop_ratio=found_area / image.area,
         num_boxes=len(proposed),
     )
 
@@ -214,7 +209,6 @@ def summarize_boxes(qualities: Iterable[BoxQuality]) -> BoxSummary:
         box_recall_50=_mean(covered >= 0.5),
         box_recall_90=_mean(covered >= 0.9),
         mean_iou=_mean(np.array([document.iou for document in documents])),
-        mean_crop_ratio=_mean(np.array([d.crop_ratio for d in documents if d.num_boxes > 0])),
     )
 
 

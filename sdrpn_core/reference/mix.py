@@ -41,7 +41,6 @@ class WrittenMix:
     image_root: Path
     boxes_path: Path
     num_images: int
-    num_turns: int
     num_text_only: int
 
 
@@ -86,7 +85,6 @@ def write_mix(
         image_root=directory / "images",
         boxes_path=boxes_path,
         num_images=num_images,
-        num_turns=len(boxes),
         num_text_only=num_text_only,
     )
 

@@ -98,15 +98,15 @@ class ArtifactWriter:
         with scratch_folder() as folder:
             path = folder / "shard"
             num_rows = write_frames(path, frames, self.recipe.schema_id)
+            sha256 = digest_file(path)
             entry = ShardEntry(
                 index=index,
-                key="",
-                sha256=digest_file(path),
+                key=self._frame_key(index, sha256),
+                sha256=sha256,
                 num_bytes=path.stat().st_size,
                 num_rows=num_rows,
                 statistics=dict(statistics),
             )
-            entry = entry.model_copy(update={"key": self._frame_key(index, entry.sha256)})
             self._storage.put_file(f"{self.ref.prefix}/{entry.key}", path)
         return self._receive(entry)
 
@@ -205,8 +205,8 @@ class ArtifactWriter:
         self._storage.put(f"{self.ref.prefix}/{key}", data)
         return self._receive(entry)
 
-    def _frame_key(self, index: int, digest: str) -> str:
-        name = f"{index:05d}-of-{self.recipe.num_shards:05d}-{digest[:12]}"
+    def _frame_key(self, index: int, sha256: str) -> str:
+        name = f"{index:05d}-of-{self.recipe.num_shards:05d}-{sha256[:12]}"
         return f"{SHARDS}/{name}{extension(self.recipe.schema_id)}"
 
     def _receive(self, entry: ShardEntry) -> ShardEntry:

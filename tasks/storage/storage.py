@@ -263,9 +263,7 @@ class Storage:
         try:
             with plain_errors():
                 data = self._read_part(whole, part)
-        except OSError:
-            raise
-        except SdrpnError:
+        except (OSError, SdrpnError):
             raise
         except Exception as error:
             detail = f"{type(error).__name__}: {one_line(error)}"

@@ -25,7 +25,7 @@ from tests.mixes import write_image
 from tests.pipelines import write_uncalibrated_pipeline
 from tests.tiny_qwen import tiny_qwen3_vl
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("no_server")]
 
 MODELS = {
     "deepseek_vl": (tiny_deepseek_vl, {}),
@@ -35,12 +35,6 @@ MODELS = {
         {"extraction": ExtractionConfig(responses="dataset", rows_per_shard=3)},
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
 
 
 class CalibratedRun(FirstRun):

@@ -24,17 +24,11 @@ from tests.e2e.command_line import FirstRun, first_run, sdrpn
 from tests.mixes import mix_record, write_image
 from tests.pipelines import write_tiny_pipeline
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("no_server")]
 
 STAGES = tuple(stage for stage in Stage if stage is not Stage.CALIBRATE)
 """The tiny model's profile is calibrated."""
 UP_TO_TRAINING = STAGES[: STAGES.index(Stage.TRAIN_RPN) + 1]
-
-
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
 
 
 @pytest.fixture(scope="module")

@@ -24,16 +24,10 @@ from tasks.sources.benchmark_files import TABLE_LABEL
 from tests.e2e.command_line import FirstRun, first_run, sdrpn
 from tests.pipelines import write_tiny_pipeline
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("no_server")]
 
 BEFORE_LABELS = {Stage.DOWNLOAD, Stage.BUILD_JSONL, Stage.EXTRACT_ATTENTION}
 SOURCES = ("small", "held_out")
-
-
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,7 @@ def test_the_true_error_is_not_hidden_by_a_folder_that_has_gone(temporary: Path)
         fail()
 
 
-def test_a_full_disk_is_named_with_what_to_do(
+def test_a_scratch_folder_on_a_full_disk_says_what_to_do(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was a traceback; a full disk of the store, elsewhere, is not taken for this one."""

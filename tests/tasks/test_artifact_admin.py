@@ -18,17 +18,13 @@ from tasks.artifacts.stage import run_stage
 from tasks.artifacts.store import ArtifactStore
 from tests.artifacts import (
     files_recipe,
+    keys_of,
     make_file_shard,
     make_source_shard,
     source_frame,
     source_recipe,
     stage_run,
 )
-
-
-def keys_of(store: ArtifactStore, ref: ArtifactRef) -> list[str]:
-    """Every object of an artifact, below its prefix."""
-    return [o.key.removeprefix(f"{ref.prefix}/") for o in store.storage.find(ref.prefix)]
 
 
 class StoreThatLosesWhatItReads(ArtifactStore):

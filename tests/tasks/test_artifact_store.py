@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.artifact import Recipe
 from data_contracts.registry import ContractError
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact, RecipeMismatch
 from tasks.artifacts.provenance import code_version
@@ -19,17 +19,13 @@ from tasks.storage.errors import StoreError
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import (
     files_recipe,
+    keys_of,
     make_file_shard,
     make_source_shard,
     source_frame,
     source_recipe,
     stage_run,
 )
-
-
-def keys_of(store: ArtifactStore, ref: ArtifactRef) -> list[str]:
-    """Every object of an artifact, below its prefix."""
-    return [o.key.removeprefix(f"{ref.prefix}/") for o in store.storage.find(ref.prefix)]
 
 
 class TestWritingAndReading:

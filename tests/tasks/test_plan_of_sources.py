@@ -33,7 +33,7 @@ from tasks.planning.files import planned_files, waiting_files
 from tasks.planning.run_plan import RunPlan
 from tasks.planning.stages import PlannedStage
 from tests.benchmark_tables import write_table
-from tests.file_server import QUICK, Answer, FileServer, file_server
+from tests.file_server import QUICK, Answer, FileServer, file_server, runtime_at
 from tests.mixes import write_image
 from tests.tasks.test_sources import mix_at, parquet, published
 
@@ -46,10 +46,6 @@ def server(tmp_path: Path) -> Iterator[FileServer]:
         for name, data in published(tmp_path, gzip=True).items():
             running.add(f"/{name}", data)
         yield running
-
-
-def runtime_at(folder: Path) -> RuntimeConfig:
-    return RuntimeConfig(store=str(folder / "store"), downloads=QUICK)
 
 
 def planned(source: Source, folder: Path) -> RunPlan:

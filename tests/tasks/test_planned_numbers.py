@@ -7,7 +7,6 @@ import pytest
 
 from data_contracts.configs import PipelineConfig, RecordsConfig
 from data_contracts.enums import Stage
-from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import (
     FileSource,
     LlavaMixSource,
@@ -27,16 +26,12 @@ from tasks.planning.questions import Certainty
 from tasks.planning.sizes import RowBytes
 from tasks.planning.stages import PlannedStage
 from tasks.shard_statistics import num_usable
-from tests.file_server import QUICK, file_server
+from tests.file_server import file_server, runtime_at
 from tests.mixes import mix_record, write_image
 from tests.tasks.test_sources import parquet
 
 ALL = RecordsConfig(turns="all")
 QUESTIONS = [f"what is {number} ?" for number in range(5)]
-
-
-def runtime_at(folder: Path) -> RuntimeConfig:
-    return RuntimeConfig(store=str(folder / "store"), downloads=QUICK)
 
 
 def write_talks(folder: Path, num_images: int = 4) -> LlavaMixSource:

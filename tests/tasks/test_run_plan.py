@@ -33,7 +33,7 @@ from tasks.planning.run_plan import RunPlan
 from tasks.sources.benchmark_files import TABLE_LABEL
 from tasks.sources.record_stream import SourceError
 from tests.benchmark_tables import write_table
-from tests.file_server import QUICK, Answer, FileServer, file_server
+from tests.file_server import QUICK, Answer, FileServer, file_server, runtime_at
 
 NAMES = ("/a.json", "/b.json", "/c.json")
 SIZE = 3_100_000
@@ -49,10 +49,6 @@ def server() -> Iterator[FileServer]:
         for name in NAMES:
             running.add(name, bytes(SIZE))
         yield running
-
-
-def runtime_at(folder: Path) -> RuntimeConfig:
-    return RuntimeConfig(store=str(folder / "store"), downloads=QUICK)
 
 
 def mix(server: FileServer, name: str) -> LlavaMixSource:

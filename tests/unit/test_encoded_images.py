@@ -11,19 +11,12 @@ from PIL import Image
 
 from sdrpn_core.images import UnreadableImage
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.threads import in_threads, made_ahead
 from sdrpn_core.zoom.encoded_images import batches_by_image, encoded_batches
 from tests.patience import LeftInCycle, done_in_time
-from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_images, random_pipeline
 
 NUM_PAGES = 80
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
-    return load_adapter(tiny_llava(tmp_path_factory.mktemp("llava"), seed=3), device="cpu")
 
 
 def test_batches_keep_questions_about_an_image_together():

@@ -8,14 +8,7 @@ from PIL import Image
 
 from sdrpn_core.images import UnreadableImage, decode_image
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.loading import load_adapter
-from tests.tiny_models import tiny_llava
 from tests.zoom_checks import check_answer, random_pipeline
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
-    return load_adapter(tiny_llava(tmp_path_factory.mktemp("llava"), seed=3), device="cpu")
 
 
 def noise(width: int, height: int, channels: int = 3) -> np.ndarray:

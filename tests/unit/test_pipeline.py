@@ -24,7 +24,6 @@ from sdrpn_core.zoom.answers import TextPiece, ZoomAnswer
 from sdrpn_core.zoom.crop_masks import masked_crop
 from sdrpn_core.zoom.first_stage import FirstStage
 from sdrpn_core.zoom.second_stage import second_stage_prefill
-from tests.tiny_models import tiny_llava
 from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
 
 SIZES = [(60, 40), (30, 50), (45, 45), (80, 20), (64, 64), (50, 90)]
@@ -37,11 +36,6 @@ QUESTIONS = [
     "a small a",
 ]
 MAX_NEW_TOKENS = 8
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
-    return load_adapter(tiny_llava(tmp_path_factory.mktemp("llava"), seed=3), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -374,7 +374,7 @@ def test_defect_17_default_box_is_not_grown_and_qwen_box_is():
 # --- settings
 
 
-def test_unknown_preset_is_named():
+def test_unknown_label_preset_is_named():
     with pytest.raises(ValueError, match="no label preset 'refrence'"):
         LabelSettings.preset("refrence")
 

@@ -282,6 +282,6 @@ def test_maps_that_are_not_finite_grids_are_refused(probability):
         propose_regions(probability, 0.1, DEFAULT)
 
 
-def test_unknown_preset_is_named():
+def test_unknown_region_preset_is_named():
     with pytest.raises(ValueError, match="no region preset 'boxes'"):
         RegionSettings.preset("boxes")

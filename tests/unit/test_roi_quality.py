@@ -168,7 +168,6 @@ def test_box_quality_equals_counting_pixels(proposed, true_boxes):
     quality = box_quality(proposed, true_boxes, IMAGE)
     assert quality.coverage == pytest.approx((found & wanted).sum() / wanted.sum())
     assert quality.iou == pytest.approx((found & wanted).sum() / (found | wanted).sum())
-    assert quality.crop_ratio == pytest.approx(found.mean())
     assert quality.num_boxes == len(proposed)
 
 
@@ -190,7 +189,6 @@ def test_summary_of_a_worked_example():
     assert summary.mean_coverage == pytest.approx((0.9 + 0.5) / 4)
     assert (summary.box_recall_50, summary.box_recall_90) == (0.5, 0.25)
     assert summary.mean_iou == pytest.approx((0.9 + 0.5) / 4)
-    assert summary.mean_crop_ratio == pytest.approx((0.009 + 0.005 + 0.01) / 3)
 
 
 def test_summary_of_nothing_is_not_a_number():

@@ -48,7 +48,7 @@ def test_rows_are_on_disk_in_a_file_without_a_name(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_named_with_what_to_do() -> None:
+def test_a_database_on_a_full_disk_says_what_to_do() -> None:
     """It was a traceback that named no place."""
     database = TemporaryDatabase("CREATE TABLE row (data BLOB);")
     database.execute("PRAGMA max_page_count = 20")
