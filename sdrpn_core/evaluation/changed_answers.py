@@ -6,7 +6,7 @@ from data_contracts.results import ChangedAnswers
 from sdrpn_core.evaluation.prediction_rows import Row, crops_of, true_boxes_of
 from sdrpn_core.evaluation.roi_quality import box_quality
 
-RIGHT = 0.5
+_RIGHT = 0.5
 """Least score of an answer that counts as right."""
 COVERED = 0.5
 """A crop that shows at least this share of the true box is in the right place."""
@@ -20,8 +20,8 @@ def changed_answers(rows: Mapping[str, Row], base: Mapping[str, Row]) -> Changed
         base: the same of the base model.
     """
     common = [key for key in rows if key in base]
-    gained = [key for key in common if is_right(rows[key]) and not is_right(base[key])]
-    lost = [key for key in common if not is_right(rows[key]) and is_right(base[key])]
+    gained = [key for key in common if _is_right(rows[key]) and not _is_right(base[key])]
+    lost = [key for key in common if not _is_right(rows[key]) and _is_right(base[key])]
     has_boxes = any(rows[key]["true_box"] is not None for key in common)
     return ChangedAnswers(
         num_gained=len(gained),
@@ -33,9 +33,13 @@ def changed_answers(rows: Mapping[str, Row], base: Mapping[str, Row]) -> Changed
     )
 
 
-def is_right(row: Row) -> bool:
-    """Whether an answer counts as right."""
-    return bool(row["score"] >= RIGHT)
+def is_right(score: float) -> bool:
+    """Whether an answer with this score, in [0, 1], counts as right."""
+    return score >= _RIGHT
+
+
+def _is_right(row: Row) -> bool:
+    return is_right(row["score"])
 
 
 def covers_true_box(row: Row) -> bool:

@@ -6,17 +6,16 @@ answer; reading and decoding image files does not count. Each method first answe
 unmeasured. Answers depend on neither batch size nor order; times do, and are reported apart.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from PIL import Image
 
 from data_contracts.configs import EvaluationConfig
 from data_contracts.enums import Method
 from sdrpn_core.benchmarks import Document, score
+from sdrpn_core.clock import synchronized_seconds
 from sdrpn_core.evaluation.methods import Answerer, MethodAnswer
 from sdrpn_core.evaluation.speed import BatchTime
 from sdrpn_core.models.base import ModelAdapter
@@ -105,9 +104,9 @@ class Evaluator:
         own_documents = [documents[index] for index in chosen]
         own_images = [images[index] for index in chosen]
         self._warm_up(method, own_documents, own_images)
-        start = self._now()
+        start = synchronized_seconds(self._device)
         answers = self._answerer.answer(method, own_images, own_documents)
-        seconds = self._now() - start
+        seconds = synchronized_seconds(self._device) - start
         return {
             index: prediction_row(method, documents[index], answer)
             for index, answer in zip(chosen, answers, strict=True)
@@ -121,12 +120,6 @@ class Evaluator:
         count = NUM_WARM_UP_CPU if self._device.type == "cpu" else len(documents)
         self._answerer.answer(method, images[:count], documents[:count])
         self._is_warm.add(method)
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            # Not the whole device: that fails while another thread records a graph on it.
-            torch.cuda.current_stream(self._device).synchronize()
-        return time.perf_counter()
 
 
 def prediction_row(method: Method, document: Document, answer: MethodAnswer) -> dict[str, Any]:

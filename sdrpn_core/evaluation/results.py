@@ -23,7 +23,14 @@ from data_contracts.results import (
 )
 from sdrpn_core.evaluation.changed_answers import changed_answers
 from sdrpn_core.evaluation.label_purity import label_purity
-from sdrpn_core.evaluation.prediction_rows import Row, crops_of, letterbox_of, map_of, padded_size
+from sdrpn_core.evaluation.prediction_rows import (
+    Row,
+    crops_of,
+    letterbox_of,
+    map_of,
+    padded_size,
+    true_boxes_of,
+)
 from sdrpn_core.evaluation.roi_quality import (
     EMPTY_MASK_QUALITY,
     box_quality,
@@ -31,7 +38,6 @@ from sdrpn_core.evaluation.roi_quality import (
     points_inside,
     summarize_boxes,
 )
-from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.pseudo_labels import denoising_steps
 from sdrpn_core.statistics import (
     Scores,
@@ -192,11 +198,11 @@ def roi_quality_of(rows: Sequence[Row]) -> RoiResult | None:
     if not judged:
         return None
     boxes = summarize_boxes(
-        box_quality(crops_of(row), [BoxXYXY(*row["true_box"])], letterbox_of(row).image_size)
+        box_quality(crops_of(row), true_boxes_of(row), letterbox_of(row).image_size)
         for row in judged
     )
     hits = [
-        points_inside(map_of(row, "roi_map"), [BoxXYXY(*row["true_box"])], letterbox_of(row))
+        points_inside(map_of(row, "roi_map"), true_boxes_of(row), letterbox_of(row))
         for row in judged
         if row["roi_map"] is not None
     ]
@@ -247,7 +253,7 @@ def _group_by_maps(rows: Sequence[Row]) -> list[list[Row]]:
 def _label_step(name: str, samples: Sequence[tuple[Row, Any, Any]]) -> LabelStepResult:
     foreground = background = labelled = EMPTY_MASK_QUALITY
     for row, foreground_mask, background_mask in samples:
-        true_boxes, letterbox = [BoxXYXY(*row["true_box"])], letterbox_of(row)
+        true_boxes, letterbox = true_boxes_of(row), letterbox_of(row)
         quality = mask_quality(foreground_mask, true_boxes, letterbox)
         foreground += quality
         background += mask_quality(background_mask, true_boxes, letterbox)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_contracts.enums import Method
 from data_contracts.results import Results
+from sdrpn_core.evaluation.changed_answers import is_right
 from sdrpn_core.geometry import BoxXYXY, Letterbox
 from sdrpn_core.regions import Region
 from sdrpn_core.rpn.config import RpnConfig
@@ -35,8 +36,8 @@ class GivenAnswer:
 
     @property
     def is_right(self) -> bool:
-        """At least half of the score."""
-        return self.score >= 0.5
+        """Whether it counts as right."""
+        return is_right(self.score)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,9 @@ from PIL import Image
 
 from data_contracts.enums import Method
 from data_contracts.label_settings import LabelSettings
-from sdrpn_core.evaluation.changed_answers import covers_true_box
-from sdrpn_core.evaluation.prediction_rows import letterbox_of, map_of, padded_size
+from sdrpn_core.evaluation.changed_answers import covers_true_box, is_right
+from sdrpn_core.evaluation.prediction_rows import letterbox_of, map_of, padded_size, true_boxes_of
 from sdrpn_core.evaluation.roi_quality import box_quality
-from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 from sdrpn_core.regions import Region
 from sdrpn_core.report.data import Example, GivenAnswer, Outcome
@@ -54,7 +53,7 @@ def choose_questions(predictions: pl.DataFrame, count: int) -> list[tuple[str, O
 
 def outcome_of(base: Row, zoomed: Row) -> Outcome:
     """Classify one question by its base and SD-RPN predictions."""
-    base_right, zoomed_right = base["score"] >= 0.5, zoomed["score"] >= 0.5
+    base_right, zoomed_right = is_right(base["score"]), is_right(zoomed["score"])
     if zoomed_right:
         return Outcome.BOTH_RIGHT if base_right else Outcome.WIN
     if base_right:
@@ -128,7 +127,7 @@ def _example(
         outcome=outcome,
         category=zoomed["category"],
         note=_region_note(zoomed, regions),
-        true_box=_true_box(zoomed),
+        true_box=next(iter(true_boxes_of(zoomed)), None),
         regions=regions,
         attention=map_of(raw, "roi_map") if raw is not None and has_map else None,
         labels=_labels(raw, settings) if raw is not None and has_map else None,
@@ -147,20 +146,16 @@ def _labels(raw: Row, settings: LabelSettings) -> NDArray[np.int8]:
     return labels
 
 
-def _true_box(row: Row) -> BoxXYXY | None:
-    return None if row["true_box"] is None else BoxXYXY(*row["true_box"])
-
-
 def _region_note(row: Row, regions: Sequence[Region]) -> str:
-    true_box = _true_box(row)
+    true_boxes = true_boxes_of(row)
     if not regions:
         return "No region was found: answered from the whole image."
-    if true_box is None:
+    if not true_boxes:
         return ""
     size = (row["image_width"], row["image_height"])
-    coverage = box_quality([region.box for region in regions], [true_box], size).coverage
+    coverage = box_quality([region.box for region in regions], true_boxes, size).coverage
     visible = [box for region in regions for box in region.visible]
-    inside = box_quality(visible, [true_box], size).coverage
+    inside = box_quality(visible, true_boxes, size).coverage
     of_crop, of_region = f"{coverage:.0%}", f"{inside:.0%}"
     also = "" if of_region == of_crop else f", the region {of_region}"
     return f"The crop holds {of_crop} of the true box{also}."

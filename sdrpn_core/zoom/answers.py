@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_contracts.enums import ZoomDecision
+from sdrpn_core.clock import synchronized_seconds
 from sdrpn_core.decoding.state import Decoding
 from sdrpn_core.generation.greedy import Response, decode_steps, make_response
 from sdrpn_core.geometry import BoxXYXY
@@ -95,10 +96,7 @@ class PhaseClock:
 
     def lap(self, phase: str) -> None:
         """Add the time since the last lap to a phase."""
-        if self._device.type == "cuda":
-            # Not the whole device: that fails while another thread records a graph on it.
-            torch.cuda.current_stream(self._device).synchronize()
-        now = time.perf_counter()
+        now = synchronized_seconds(self._device)
         spent = (now - self._start) / self._num_questions
         self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
         self._start = now

@@ -124,9 +124,8 @@ def test_streaming_does_not_time_whoever_takes_the_pieces(
 ):
     """A slow reader's waiting was counted as decoding."""
     now = [0.0]  # only the reader takes time
-    monkeypatch.setattr(
-        "sdrpn_core.zoom.answers.time", SimpleNamespace(perf_counter=lambda: now[0])
-    )
+    for module in ("sdrpn_core.clock", "sdrpn_core.zoom.answers"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(perf_counter=lambda: now[0]))
     pieces = []
     for piece in random_pipeline(adapter).stream(images, QUESTIONS, max_new_tokens=4):
         pieces.append(piece)

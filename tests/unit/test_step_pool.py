@@ -17,7 +17,9 @@ from sdrpn_core.decoding.step_pool import StepPool
 from sdrpn_core.generation.greedy import prefill
 from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.loading import load_adapter
 from tests.patience import LeftInCycle, done_in_time
+from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_images
 
 
