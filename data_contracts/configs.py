@@ -41,7 +41,7 @@ class ModelConfig(Settings):
     dtype: Precision = "float32"
 
     def __hash__(self) -> int:
-        """By name, since a profile that is written out holds dicts."""
+        """Hash of name, revision and dtype: a profile that is written out holds dicts."""
         name = self.profile if isinstance(self.profile, str) else self.profile.name
         return hash((name, self.revision, self.dtype))
 
@@ -60,13 +60,14 @@ class RecordsConfig(Settings):
     """First folder of a record's image path -> kind of its questions."""
     default_kind: QuestionKind = QuestionKind.NATURAL
     max_records: int | None = Field(None, gt=0)
-    """Fixed-seed subset, drawn by question id; None keeps all."""
+    """Number of questions in a fixed-seed subset that is drawn by question id; None keeps all."""
     rows_per_shard: int = Field(2048, gt=0)
     max_failure_rate: float = Field(0.25, ge=0, le=1)
     """A source with a larger share of malformed records, missing and unreadable images stops the
     run."""
     tolerated_failures: int = Field(3, ge=0)
-    """So many never stop it, whatever their share: a few questions would else allow for none."""
+    """This many failures never stop the run, whatever their share: with few questions, one failure
+    would exceed the rate."""
 
     @property
     def kinds(self) -> frozenset[QuestionKind]:
@@ -81,15 +82,17 @@ class ExtractionConfig(Settings):
     """Whose answers are looked at: the model's own, or those that the data set gives. The latter
     need no generation: all turns of a conversation (see ``records.turns``) take one pass."""
     max_new_tokens: int = Field(128, gt=0)
-    """Generated responses only: longer ones are overlong."""
+    """Longest generated response, in tokens; a longer one counts as overlong and gives no label."""
     max_conversation_tokens: int = Field(2048, gt=0)
-    """Responses of the data set only: turns that end beyond this length are overlong."""
+    """Longest conversation whose responses the data set gives, in tokens; turns that end beyond it
+    count as overlong and give no label."""
     rows_per_shard: int = Field(256, gt=0)
     max_failure_rate: float = Field(0.05, ge=0, le=1)
     """A shard with a larger share of images that have become unreadable since they were fetched
     fails."""
     tolerated_failures: int = Field(3, ge=0)
-    """So many never fail a shard, whatever their share: small shards would else allow for none."""
+    """This many failures never fail a shard, whatever their share: in a small shard, one failure
+    would exceed the rate."""
 
 
 RuleName = Literal[
@@ -170,9 +173,11 @@ class PipelineConfig(Settings):
     training: TrainingChanges | None = None
     """What differs from the training settings of the model's profile."""
     regions: RegionSettings = RegionSettings.preset("default")
-    """Keys that are left out are those of the preset ``default``."""
+    """How regions are cut out of RoI maps; keys that are left out are those of the preset
+    ``default``."""
     evaluation: EvaluationConfig | None = None
-    """None stops after training (a user's own pictures without a benchmark)."""
+    """What is evaluated and how; None stops after training (a user's own pictures without a
+    benchmark)."""
     report: ReportConfig = ReportConfig()
 
     @field_validator("regions", mode="before")

@@ -54,6 +54,8 @@ class RuntimeConfig(Settings):
     """Spread one model over several devices: ``auto``, ``balanced``, ``sequential``, or module ->
     device. Needs the ``multi-gpu`` extra (accelerate); ``device`` is then not used."""
     batch_size: int = Field(32, gt=0)
+    """Questions that pass through the model together; lower it if memory runs out. Artifacts
+    do not depend on it."""
     feature_cache_gib: float = Field(4.0, ge=0)
     """Host memory for frozen hidden states kept between training epochs; 0 computes them anew."""
     num_threads: int | None = Field(None, gt=0)
@@ -61,6 +63,7 @@ class RuntimeConfig(Settings):
     gpu_hour_price: float = Field(1.0, ge=0)
     """What an hour of one GPU costs, in any currency; for the plan of a dry run."""
     num_workers: int = Field(1, gt=0)
-    """Shards extracted at the same time (processes; one per GPU)."""
+    """Shards, of attention extraction and of evaluation for instance, that are made at the same
+    time, each in a process of its own; one per GPU is usual."""
     ray: RaySettings | None = None
     """Make shards on a Ray cluster rather than in ``num_workers`` processes here."""

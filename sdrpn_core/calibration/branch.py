@@ -29,7 +29,7 @@ class BranchScore(Settings):
 
     branch_layer: int
     f1: float
-    """Of cells on validation images, at the best threshold."""
+    """F1 of cells on validation images, at the best threshold."""
     auc: float
     is_kept: bool = False
 
@@ -38,7 +38,8 @@ class ComparedBranches(Settings):
     """Candidates that have been trained: a comparison that is stopped goes on from here."""
 
     labels_sha256: str
-    """Of the labels that they were trained on: scores on others would not compare."""
+    """Digest of the labels that the candidates were trained on: scores on other labels would not
+    compare."""
     scores: tuple[BranchScore, ...] = ()
 
 

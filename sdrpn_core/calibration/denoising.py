@@ -19,7 +19,7 @@ class StepScore(Settings):
 
     kind: QuestionKind
     step: str
-    """As of ``pseudo_labels.denoising_steps``."""
+    """Name of the step, as ``pseudo_labels.denoising_steps`` gives it."""
     centre_precision: float
     """Share of foreground cells that are inside the true box by the centre rule."""
     recall: float

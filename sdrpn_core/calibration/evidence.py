@@ -34,13 +34,14 @@ class CalibrationEvidence(Settings):
     sinks: tuple[SinkScore, ...]
     """Best rule of every kind; none kept means that no rule helps."""
     planted_sinks: tuple[PlantedSinkScore, ...]
-    """The same with sinks planted into the attention."""
+    """Best sink rule of every kind where sinks are planted into the attention."""
     thresholds: tuple[ThresholdScore, ...]
     denoising: tuple[StepScore, ...]
-    """On the unseen scenes."""
+    """Quality of the labels after each denoising step, on the unseen scenes."""
     branches: tuple[BranchScore, ...]
     methods: tuple[MethodScore, ...]
-    """With and without boxes, and the best there is if all sets were tried."""
+    """Labels of the ways of choosing heads: with boxes, without, and, if all sets of heads were
+    tried, the best one."""
     quality: dict[QuestionKind, LabelQuality]
     """Labels with everything as chosen, on the unseen scenes."""
     overall_quality: LabelQuality

@@ -30,7 +30,7 @@ OVERLAP = 0.05
 """Share of a cell that the true boxes must cover more than, for the cell to overlap with them."""
 
 Progress = Callable[[int, int], None]
-"""Called with (questions done, questions in all)."""
+"""Function that is called with (units of work done, units in all)."""
 
 
 class CalibrationError(SdrpnError):
@@ -44,7 +44,7 @@ class CalibrationExample:
     request: Request
     true_boxes: tuple[BoxXYXY, ...]
     image_index: int
-    """Equal for questions about the same image."""
+    """Number of the image; questions about the same image have the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +62,9 @@ class AttentionMaps:
     """(N, 2) (width, height) of letterboxed images; None where no image was padded."""
     kinds: tuple[QuestionKind, ...]
     image_indices: NDArray[np.int64]
-    """(N,) which image."""
+    """(N,) number of each question's image."""
     example_indices: NDArray[np.int64]
-    """(N,) which of the examples."""
+    """(N,) position of each question among the examples."""
     num_unusable: int
     """Questions left out because the answer was empty or did not end."""
     hidden: Mapping[HiddenSignal, Tensor] = field(default_factory=dict)

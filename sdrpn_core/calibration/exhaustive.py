@@ -41,9 +41,9 @@ class ExhaustiveChoice:
     """Winners per kind of question."""
 
     chosen: dict[QuestionKind, BestSet]
-    """On the scenes that choose."""
+    """Best sets on the scenes that choose."""
     hindsight: dict[QuestionKind, BestSet]
-    """On the unseen scenes."""
+    """Best sets on the unseen scenes, which nobody could know."""
     num_sets: int
 
 

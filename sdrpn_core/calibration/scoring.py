@@ -25,7 +25,7 @@ from sdrpn_core.pseudo_labels import foreground_cells, make_pseudo_labels
 Head = tuple[int, int]
 """(layer, head)."""
 HeadSet = tuple[Head, ...]
-"""Sorted."""
+"""Heads in ascending order, each of them once."""
 Mask = NDArray[np.bool_]
 
 
@@ -60,11 +60,11 @@ class LabelCounts:
     background: NDArray[np.int64]
     inside: NDArray[np.int64]
     hits: NDArray[np.int64]
-    """Foreground inside."""
+    """Foreground cells inside the true box."""
     misses: NDArray[np.int64]
-    """Background inside."""
+    """Background cells inside the true box."""
     overlaps: NDArray[np.int64]
-    """Foreground inside or overlapping."""
+    """Foreground cells inside the true box or overlapping with it."""
 
     def quality(self, chosen: Mask) -> LabelQuality:
         """Quality over the chosen questions, (N,)."""

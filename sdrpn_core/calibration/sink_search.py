@@ -48,7 +48,7 @@ class SinkScore(Settings):
     without: LabelQuality
     """Labels of the unseen scenes without any sink rule."""
     with_rule: LabelQuality
-    """The same with this one."""
+    """Labels of the unseen scenes with this rule."""
     question_dependence: float | None
     """1 minus the correlation of the signal between questions about the same image: near 0 for a
     true sink; the larger of two terms'. None where no image was asked about twice."""

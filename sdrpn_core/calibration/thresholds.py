@@ -17,9 +17,9 @@ class ThresholdScore(Settings):
     background_ratio_threshold: float
     strongest_region_only: bool = False
     halves: tuple[LabelQuality, ...]
-    """On the halves that choose."""
+    """Quality of the labels on each of the halves that choose."""
     unseen: LabelQuality
-    """On the unseen scenes."""
+    """Quality of the labels on the unseen scenes."""
     is_kept: bool = False
 
     def applied_to(self, labels: LabelSettings) -> LabelSettings:

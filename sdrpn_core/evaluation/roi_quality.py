@@ -61,7 +61,7 @@ class MaskQuality:
     num_true: int
     """Cells inside the true boxes."""
     num_hits: int
-    """Cells that are both."""
+    """Cells of the mask that are inside the true boxes."""
     num_touching: int
     """Cells of the mask that show any part of the true boxes."""
 
@@ -85,7 +85,7 @@ class MaskQuality:
         return _ratio(self.num_hits, self.num_true)
 
     def __add__(self, other: "MaskQuality") -> "MaskQuality":
-        """Both sets of samples together."""
+        """Quality over both sets of samples together."""
         return MaskQuality(
             num_samples=self.num_samples + other.num_samples,
             num_selected=self.num_selected + other.num_selected,

@@ -24,7 +24,7 @@ class BatchTime:
 
     num_documents: int
     seconds: float
-    """Wall-clock time of all of them together."""
+    """Wall-clock time of the whole batch."""
 
     @property
     def seconds_per_document(self) -> float:
@@ -48,7 +48,8 @@ class Timings:
         self._batches.append(dict(batch))
 
     def to_series(self) -> dict[str, tuple[float, ...]]:
-        """As a shard's measurements: one value per batch and name, 0 documents where left out."""
+        """The measurements of a shard: one value per batch and name; 0 documents where a method
+        left the batch out."""
         methods = [m for m in Method if any(m in batch for batch in self._batches)]
         none = BatchTime(0, 0.0)
         series: dict[str, tuple[float, ...]] = {}

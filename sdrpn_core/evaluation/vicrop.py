@@ -38,10 +38,10 @@ GENERAL_PROMPT = "Write a general description of the image."
 """ViCrop's question about nothing in particular."""
 
 TILE_HEIGHT = 1024
-"""Rows of tiles: one per so many pixels of the image's height."""
+"""Greatest height of a row of tiles, in pixels of the image."""
 
 _BLUR_SIGMA = 0.8
-"""Of the 3 x 3 blur that is taken off an image to find its detail."""
+"""Sigma of the 3 x 3 blur that is taken off an image to find its detail."""
 _MEDIAN_SIDE = 7
 
 FloatMap = NDArray[np.floating]

@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 440, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 42
 _BAR_VALUE_WIDTH, _BAR_HEIGHT = 76, 30
 _CHARACTER_WIDTH = 7.0
-"""Of labels, about; a wide font is 12 pixels high."""
+"""Width of a character in labels, about; a wide font is 12 pixels high."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Example:
     image: Image.Image
     """The source image, or any smaller copy."""
     letterbox: Letterbox
-    """Of the source image."""
+    """Where the source image lies on the model's canvas."""
     question: str
     answers: tuple[str, ...] = ()
     """Reference answers."""
@@ -86,7 +86,7 @@ class ReportData:
     facts: Sequence[tuple[str, str]] = ()
     """Name and value of what a reader wants to know first: model, data, device."""
     results: Sequence[Results] = ()
-    """One per benchmark."""
+    """Results of each benchmark."""
     label_counts: Mapping[str, int] = field(default_factory=dict)
     """Label status -> number of samples of the label set."""
     training_log: Sequence[Mapping[str, Any]] = ()

@@ -116,7 +116,7 @@ def times(value: float | None) -> str:
 
 
 def _withdrawn_speed(results: Results) -> float | None:
-    """With the image withdrawn, relative to SD-RPN without."""
+    """Speed with the image withdrawn, relative to SD-RPN without."""
     whole, withdrawn = map(results.throughput, (Method.SDRPN, Method.SDRPN_WITHDRAWN))
     return withdrawn / whole if whole and withdrawn else None
 
