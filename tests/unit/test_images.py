@@ -9,12 +9,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from sdrpn_core.images import MAX_PIXELS, UnreadableImage, decode_image, upright_rgb
-
-
-def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
+from tests.image_files import encoded
 
 
 def gradient(width: int = 40, height: int = 24) -> Image.Image:

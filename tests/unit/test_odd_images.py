@@ -8,18 +8,13 @@ from PIL import Image
 
 from sdrpn_core.images import UnreadableImage, decode_image
 from sdrpn_core.models.base import ModelAdapter
+from tests.image_files import encoded
 from tests.zoom_checks import check_answer, random_pipeline
 
 
 def noise(width: int, height: int, channels: int = 3) -> np.ndarray:
     rng = np.random.default_rng(width)
     return rng.integers(0, 255, (height, width, channels), dtype=np.uint8).squeeze()
-
-
-def encoded(image: Image.Image, format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def rotated() -> bytes:
