@@ -7,8 +7,9 @@ Shape legend: N batch, L sequence, d hidden size, K deepstack layers.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from sdrpn_core.attention.capture import ATTENTION_NAME, AttentionRecorder
 from sdrpn_core.attention.kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
+from sdrpn_core.attention.masks import attention_mask
 
 
 class LayerObserver(Protocol):
@@ -23,6 +25,39 @@ class LayerObserver(Protocol):
 
     def see(self, layer: int, hidden: Tensor) -> None:
         """Told (N, L, d), the input of each decoder layer."""
+
+
+@dataclass(frozen=True)
+class DecoderInput:
+    """Columns that go through some layers together."""
+
+    hidden: Tensor
+    """(N, L, d) input of the first of these layers."""
+    mask: Tensor | None
+    """As made by ``masks.attention_mask``."""
+    position_ids: Tensor
+    """(..., N, L)"""
+    deepstack: Tensor | None = None
+    """(K, N, L, d); None where no column is an image's, or all layers come after the first K."""
+
+    @classmethod
+    def from_key_mask(
+        cls,
+        hidden: Tensor,
+        key_mask: Tensor,
+        position_ids: Tensor,
+        deepstack: Tensor | None = None,
+    ) -> Self:
+        """Causal over the columns that hold tokens; may wait for the device.
+
+        Args:
+            hidden: (N, L, d), the last L columns.
+            key_mask: (N, S) bool, with the columns before them; True where a column holds a token.
+            position_ids: (..., N, L).
+            deepstack: (K, N, L, d).
+        """
+        mask = attention_mask(key_mask, hidden.shape[1])
+        return cls(hidden, mask, position_ids, deepstack)
 
 
 class Decoder:
@@ -92,49 +127,41 @@ class Decoder:
         """An empty key-value cache."""
         return DynamicCache(config=self.model.config.get_text_config(decoder=True))
 
-    def forward_layers(
+    def run(
         self,
-        hidden: Tensor,
-        first: int,
-        last: int,
+        inputs: DecoderInput,
+        layers: range,
         *,
-        mask: Tensor | None,
-        position_ids: Tensor,
-        deepstack: Tensor | None,
         cache: Cache | None = None,
         recorder: AttentionRecorder | None = None,
         observer: LayerObserver | None = None,
         kernel: str | None = None,
     ) -> Tensor:
-        """Run decoder layers ``first`` to ``last - 1``.
+        """Run some layers over columns.
 
         Args:
-            hidden: (N, L, d) input of layer ``first``.
-            first: index of the first layer to run.
-            last: one past the last layer to run.
-            mask: as made by ``masks.attention_mask``.
-            position_ids: (..., N, L).
-            deepstack: (K, N, L, d) of a batch of prompts; None where no column is an image's or
-                ``first`` is K or more.
+            inputs: of the first of the layers.
+            layers: indices of neighbouring layers, rising.
             cache: keys and values of earlier columns; extended in place.
             recorder: collects attention rows of the layers it asks for.
             observer: shown the input of every layer.
             kernel: attention kernel; None for ``attention_kernel``.
 
         Returns:
-            (N, L, d) output of layer ``last - 1``, before the final norm, on ``device``.
+            (N, L, d) output of the last of the layers, before the final norm, on ``device``.
         """
+        hidden, mask, deepstack = inputs.hidden, inputs.mask, inputs.deepstack
         extra: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
         if (kernel or self.attention_kernel) == FLASH:
             extra["flash_keys"] = CausalKeys.from_mask(mask)
-        position_embeddings = self.rotary_emb(hidden, position_ids)
-        for index in range(first, last):
+        position_embeddings = self.rotary_emb(hidden, inputs.position_ids)
+        for index in layers:
             if observer is not None:
                 observer.see(index, hidden)
             hidden = self.layers[index](
                 hidden,
                 attention_mask=mask,
-                position_ids=position_ids,
+                position_ids=inputs.position_ids,
                 past_key_values=cache,
                 use_cache=cache is not None,
                 position_embeddings=position_embeddings,

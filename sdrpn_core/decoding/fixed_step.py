@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from sdrpn_core.attention.kernels import SDPA
 from sdrpn_core.decoding.cache_layers import FixedLayer
-from sdrpn_core.decoding.decoder import Decoder
+from sdrpn_core.decoding.decoder import Decoder, DecoderInput
 from sdrpn_core.decoding.graph_recording import clear_up, record
 from sdrpn_core.decoding.state import Decoding
 
@@ -119,13 +119,10 @@ class FixedStep:
         hidden = decoder.embedding(self._tokens)[:, None]
         for span in self._spans:
             span.show_column()
-            hidden = decoder.forward_layers(
-                hidden,
-                span.first,
-                span.last,
-                mask=span.key_mask[:, None, None],
-                position_ids=positions,
-                deepstack=None,
+            hidden = decoder.run(
+                # Its own mask: to make one from the key mask asks the device whether it is needed.
+                DecoderInput(hidden, span.key_mask[:, None, None], positions),
+                range(span.first, span.last),
                 cache=self._cache,
                 kernel=SDPA,  # flash-attn asks the device how many keys there are
             )

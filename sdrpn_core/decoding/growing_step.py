@@ -8,9 +8,8 @@ from torch import Tensor
 
 from sdrpn_core.attention.capture import AttentionRecorder
 from sdrpn_core.attention.kernels import SDPA
-from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.decoding.cache_layers import with_room
-from sdrpn_core.decoding.decoder import Decoder
+from sdrpn_core.decoding.decoder import Decoder, DecoderInput
 from sdrpn_core.decoding.state import Decoding
 
 
@@ -42,13 +41,9 @@ class GrowingStep:
         positions = decoder.text_positions(self._position[:, None])
         hidden = decoder.embedding(tokens)[:, None]
         for span in self._spans:
-            hidden = decoder.forward_layers(
-                hidden,
-                span.first,
-                span.last,
-                mask=attention_mask(span.key_mask, 1),
-                position_ids=positions,
-                deepstack=None,
+            hidden = decoder.run(
+                DecoderInput.from_key_mask(hidden, span.key_mask, positions),
+                range(span.first, span.last),
                 cache=self._cache,
                 recorder=self._recorder,
                 kernel=SDPA,  # flash-attn would copy all keys of a padded batch, at every layer

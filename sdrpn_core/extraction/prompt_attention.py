@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdrpn_core.attention.capture import AttentionRecorder
-from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.generation.prompt_batch import image_columns, pad_left
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
@@ -90,14 +89,7 @@ def pixel_gradient(
         (H, W)
     """
     batch = pad_left([adapter.embed_prompt(question, [features])])
-    hidden = adapter.decoder.forward_layers(
-        batch.embeds,
-        0,
-        adapter.profile.num_layers,
-        mask=attention_mask(batch.key_mask, batch.embeds.shape[1]),
-        position_ids=batch.position_ids,
-        deepstack=batch.deepstack,
-    )
+    hidden = adapter.decoder.run(batch.as_input(), range(adapter.profile.num_layers))
     certainty = first_token_certainty(adapter, hidden[:, -1])
     (gradient,) = torch.autograd.grad(certainty.sum(), pixels, retain_graph=True)
     length: FloatMap = gradient[0].float().norm(dim=0).cpu().numpy()
@@ -177,15 +169,7 @@ def _record(
     last_row = torch.full((len(prompts), 1), length - 1, device=columns.device)
     ones = torch.ones(last_row.shape, device=columns.device)
     recorder = kind(dict.fromkeys(layers), columns, last_row, ones)
-    hidden = adapter.decoder.forward_layers(
-        batch.embeds,
-        0,
-        num_layers,
-        mask=attention_mask(batch.key_mask, length),
-        position_ids=batch.position_ids,
-        deepstack=batch.deepstack,
-        recorder=recorder,
-    )
+    hidden = adapter.decoder.run(batch.as_input(), range(num_layers), recorder=recorder)
     return recorder, hidden
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from data_contracts.sink_rules import HiddenSignal
 from sdrpn_core.attention.capture import GroupedAttentionRecorder
-from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.attention.sinks import HiddenRecorder
 from sdrpn_core.extraction.conversation_layout import (
     Conversation,
@@ -137,16 +136,8 @@ def _forward(
         group_weights_NGQ=weights.to(columns.device),
     )
     at_tokens = HiddenRecorder(hidden, columns)
-    adapter.decoder.forward_layers(
-        batch.embeds,
-        0,
-        max(*heads, *(signal.layer for signal in hidden), 0) + 1,
-        mask=attention_mask(batch.key_mask, batch.embeds.shape[1]),
-        position_ids=batch.position_ids,
-        deepstack=batch.deepstack,
-        recorder=recorder,
-        observer=at_tokens,
-    )
+    deepest = max(*heads, *(signal.layer for signal in hidden), 0)
+    adapter.decoder.run(batch.as_input(), range(deepest + 1), recorder=recorder, observer=at_tokens)
     return recorder, at_tokens
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from sdrpn_core.attention.capture import AttentionRecorder
-from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.decoding.decoder import LayerObserver
 from sdrpn_core.decoding.state import Decoding, LayerSpan
 from sdrpn_core.generation.prompt_batch import PromptBatch, last_position, pad_left
@@ -39,13 +38,9 @@ def prefill(
     """Run the whole decoder over padded prompts."""
     decoder = adapter.decoder
     cache = decoder.new_cache()
-    hidden = decoder.forward_layers(
-        batch.embeds,
-        0,
-        adapter.profile.num_layers,
-        mask=attention_mask(batch.key_mask, batch.embeds.shape[1]),
-        position_ids=batch.position_ids,
-        deepstack=batch.deepstack,
+    hidden = decoder.run(
+        batch.as_input(),
+        range(adapter.profile.num_layers),
         cache=cache,
         recorder=recorder,
         observer=observer,

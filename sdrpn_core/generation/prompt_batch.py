@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.models.prompts import Prompt
 
 
@@ -28,6 +29,12 @@ class PromptBatch:
     """Padding columns before each prompt."""
     token_ids: tuple[tuple[int, ...], ...] = ()
     """Tokens that each whole prompt holds; parts of prompts do not say."""
+
+    def as_input(self) -> DecoderInput:
+        """Input of the first layer, with nothing before the prompts."""
+        return DecoderInput.from_key_mask(
+            self.embeds, self.key_mask, self.position_ids, self.deepstack
+        )
 
 
 def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_contracts.enums import RoiLabel
+from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import Prompt
@@ -136,15 +137,13 @@ class FrozenPrefix:
     # Not inference mode: its tensors could not be saved for the RPN's backward pass.
     @torch.no_grad()
     def _hidden(self, prompt: Prompt) -> Tensor:
-        hidden = self.adapter.decoder.forward_layers(
+        inputs = DecoderInput(
             prompt.embeds[None],
-            0,
-            self.branch_layer,
             mask=None,
             position_ids=prompt.position_ids[..., None, :],
             deepstack=prompt.deepstack[:, None],
         )
-        return hidden[0]
+        return self.adapter.decoder.run(inputs, range(self.branch_layer))[0]
 
     def _keep(self, question_id: str, features: PrefixFeatures) -> None:
         if self._num_cached_bytes + features.num_bytes <= self.cache_bytes:

@@ -19,30 +19,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.decoding.cache_rows import first_columns, fork
+from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.generation.prompt_batch import PromptBatch, image_columns, pad_left
 from sdrpn_core.generation.repetition import tokens_of_prompts
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 from sdrpn_core.rpn.network import RegionProposalNetwork
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Some columns of a batch, run through layers 0 .. B-1."""
-
-    cache: Cache
-    """Keys and values of those layers, of these columns and the ones before them."""
-    hidden: Tensor
-    """(N, S, d) input of layer B."""
-    key_mask: Tensor
-    """(N, S) bool, with the columns before them."""
-    position_ids: Tensor
-    """(..., N, S)"""
+from sdrpn_core.zoom.columns import CachedColumns
 
 
 @dataclass(frozen=True)
@@ -53,9 +40,9 @@ class FirstStage:
     features: tuple[ImageFeatures, ...]
     roi_logits: tuple[Tensor, ...]
     """One (h, w) float32 map per question."""
-    prefix: Columns
+    prefix: CachedColumns
     """One row per prefix (G): the prompt up to the end of the image."""
-    question: Columns
+    question: CachedColumns
     """One row per question (N): the rest of the prompt."""
     prefix_rows: Tensor
     """(N,) prefix of each question."""
@@ -139,7 +126,7 @@ def _have_equal_prefix(one: Prompt, other: Prompt) -> bool:
 
 def _run_together(
     adapter: ModelAdapter, prefixes: PromptBatch, suffixes: PromptBatch
-) -> tuple[Columns, Columns]:
+) -> tuple[CachedColumns, CachedColumns]:
     """Run whole prompts of equal lengths through layers 0 .. B-1, half as many passes as apart."""
     whole = PromptBatch(
         embeds=torch.cat([prefixes.embeds, suffixes.embeds], dim=1),
@@ -150,44 +137,38 @@ def _run_together(
     )
     columns = _run_below(adapter, whole, None)
     length = prefixes.embeds.shape[1]
-    prefix = Columns(
-        first_columns(columns.cache, length),
+    prefix = CachedColumns(
         columns.hidden[:, :length],
         prefixes.key_mask,
         prefixes.position_ids,
+        first_columns(columns.cache, length),
     )
-    question = Columns(
-        columns.cache, columns.hidden[:, length:], columns.key_mask, suffixes.position_ids
+    question = CachedColumns(
+        columns.hidden[:, length:], columns.key_mask, suffixes.position_ids, columns.cache
     )
     return prefix, question
 
 
 def _run_below(
-    adapter: ModelAdapter, batch: PromptBatch, before: tuple[Columns, Tensor] | None
-) -> Columns:
+    adapter: ModelAdapter, batch: PromptBatch, before: tuple[CachedColumns, Tensor] | None
+) -> CachedColumns:
     """Run layers 0 .. B-1 over columns that follow chosen rows of others, or nothing."""
     key_mask, cache = batch.key_mask, adapter.decoder.new_cache()
     if before is not None:
         earlier, rows = before
         key_mask = torch.cat([earlier.key_mask[rows], key_mask], dim=1)
         cache = fork(earlier.cache, rows)
-    hidden = adapter.decoder.forward_layers(
-        batch.embeds,
-        0,
-        adapter.profile.rpn.branch_layer,
-        mask=attention_mask(key_mask, batch.embeds.shape[1]),
-        position_ids=batch.position_ids,
-        deepstack=batch.deepstack,
-        cache=cache,
-    )
-    return Columns(cache, hidden, key_mask, batch.position_ids)
+    inputs = DecoderInput.from_key_mask(batch.embeds, key_mask, batch.position_ids, batch.deepstack)
+    below = range(adapter.profile.rpn.branch_layer)
+    hidden = adapter.decoder.run(inputs, below, cache=cache)
+    return CachedColumns(hidden, key_mask, batch.position_ids, cache)
 
 
 def _score(
     adapter: ModelAdapter,
     rpn: RegionProposalNetwork,
-    prefix: Columns,
-    question: Columns,
+    prefix: CachedColumns,
+    question: CachedColumns,
     rows: Tensor,
     cells: Tensor,
 ) -> Tensor:
@@ -211,7 +192,7 @@ def _score(
 
 
 def _score_together(
-    rpn: RegionProposalNetwork, prefix: Columns, question: Columns, cells: Tensor
+    rpn: RegionProposalNetwork, prefix: CachedColumns, question: CachedColumns, cells: Tensor
 ) -> Tensor:
     """(N, C) RoI logits of whole prompts without padding, each with a prefix of its own."""
     hidden = torch.cat([prefix.hidden, question.hidden], dim=1)

@@ -22,36 +22,14 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.decoding.cache_rows import CachePart, fork, join, take_layers
+from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.decoding.state import Decoding, LayerSpan
 from sdrpn_core.generation.prompt_batch import PromptBatch, last_position, pad_left
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
+from sdrpn_core.zoom.columns import Columns
 from sdrpn_core.zoom.first_stage import FirstStage
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """Columns that are about to go through layers B and up."""
-
-    hidden: Tensor
-    """(R, S, d)"""
-    key_mask: Tensor
-    """(R, S) bool, with the columns before them in the cache."""
-    position_ids: Tensor
-    """(..., R, S)"""
-
-
-def _after(earlier: _Inputs, later: _Inputs) -> _Inputs:
-    """Both as one pass; ``later`` must not have other columns before it than ``earlier``'s."""
-    own_mask = later.key_mask[:, -later.hidden.shape[1] :]
-    return _Inputs(
-        hidden=torch.cat([earlier.hidden, later.hidden], dim=1),
-        key_mask=torch.cat([earlier.key_mask, own_mask], dim=1),
-        position_ids=torch.cat([earlier.position_ids, later.position_ids], dim=-1),
-    )
-
 
 PASS_COST_COLUMNS = {"cpu": 64, "cuda": 256}
 """A pass of its own costs about as much as this many columns of padding, by type of device. On a
@@ -178,8 +156,7 @@ class _SecondStage:
         """Every layer's keys and values of the prefixes that are needed whole."""
         prefix, rows = self.first.prefix, self.prefixes
         cache = fork(prefix.cache, rows)
-        positions = prefix.position_ids[..., rows, :]
-        self._run_above(_Inputs(prefix.hidden[rows], prefix.key_mask[rows], positions), cache)
+        self._run_above(prefix.of_rows(rows), cache)
         return cache
 
     def _prefix_cache(self, rows: Tensor) -> Cache:
@@ -191,12 +168,12 @@ class _SecondStage:
         """Go on with the first stage's own question columns."""
         question = self.first.question
         cache = fork(question.cache, rows)
-        key_mask, position_ids = question.key_mask[rows], question.position_ids[..., rows, :]
-        inputs = _Inputs(question.hidden[rows], key_mask, position_ids)
+        inputs = question.of_rows(rows)
+        key_mask = inputs.key_mask
         if self.has_shared_prefixes:
             take_layers(cache, self._prefix_cache(rows), self.branch)
         else:
-            inputs = _after(self._prefix_inputs(rows), inputs)
+            inputs = self._prefix_columns(rows).followed_by(inputs)
         return self._group(rows, self._run_above(inputs, cache), cache, key_mask, inputs)
 
     def _with_crops(self, rows: Tensor, suffix: PromptBatch) -> _Group:
@@ -205,34 +182,27 @@ class _SecondStage:
         goes_on = self.has_shared_prefixes and not self.withdraw_image
         cache = self._prefix_cache(rows) if goes_on else fork(prefix.cache, prefix_rows)
         key_mask = torch.cat([prefix.key_mask[prefix_rows], suffix.key_mask], dim=1)
-        hidden = self.adapter.decoder.forward_layers(
-            suffix.embeds,
-            0,
-            self.branch,
-            mask=attention_mask(key_mask, suffix.embeds.shape[1]),
-            position_ids=suffix.position_ids,
-            deepstack=suffix.deepstack,
+        hidden = self.adapter.decoder.run(
+            DecoderInput.from_key_mask(
+                suffix.embeds, key_mask, suffix.position_ids, suffix.deepstack
+            ),
+            range(self.branch),
             cache=cache,
         )
-        inputs = _Inputs(hidden, key_mask, suffix.position_ids)
+        inputs = Columns(hidden, key_mask, suffix.position_ids)
         if self.withdraw_image:
-            inputs = _after(self._text_before_image(rows), inputs)
+            inputs = self._text_before_image(rows).followed_by(inputs)
         elif not goes_on:
-            inputs = _after(self._prefix_inputs(rows), inputs)
+            inputs = self._prefix_columns(rows).followed_by(inputs)
         return self._group(rows, self._run_above(inputs, cache), cache, key_mask, inputs)
 
-    def _prefix_inputs(self, rows: Tensor) -> _Inputs:
+    def _prefix_columns(self, rows: Tensor) -> Columns:
         """Columns of the prompts up to the end of the image."""
-        prefix, prefix_rows = self.first.prefix, self.first.prefix_rows[rows]
-        return _Inputs(
-            hidden=prefix.hidden[prefix_rows],
-            key_mask=prefix.key_mask[prefix_rows],
-            position_ids=prefix.position_ids[..., prefix_rows, :],
-        )
+        return self.first.prefix.of_rows(self.first.prefix_rows[rows])
 
-    def _text_before_image(self, rows: Tensor) -> _Inputs:
+    def _text_before_image(self, rows: Tensor) -> Columns:
         """Columns of the prompts up to the image, left-padded."""
-        prefix = self._prefix_inputs(rows)
+        prefix = self._prefix_columns(rows)
         hidden, key_mask, position_ids = prefix.hidden, prefix.key_mask, prefix.position_ids
         num_cells = torch.tensor(
             [self.first.features[row].num_tokens for row in rows.tolist()], device=rows.device
@@ -241,26 +211,19 @@ class _SecondStage:
         image_starts = hidden.shape[1] - num_cells
         columns = image_starts[:, None] + torch.arange(-num_columns, 0, device=rows.device)
         inside = columns.clamp_min(0)
-        return _Inputs(
+        return Columns(
             hidden=hidden.gather(1, inside[..., None].expand(-1, -1, hidden.shape[2])),
             key_mask=key_mask.gather(1, inside) & (columns >= 0),
             position_ids=position_ids.gather(-1, inside.expand_as(position_ids[..., :num_columns])),
         )
 
-    def _run_above(self, inputs: _Inputs, cache: Cache) -> Tensor:
+    def _run_above(self, columns: Columns, cache: Cache) -> Tensor:
         """Layers B and up."""
-        return self.adapter.decoder.forward_layers(
-            inputs.hidden,
-            self.branch,
-            self.num_layers,
-            mask=attention_mask(inputs.key_mask, inputs.hidden.shape[1]),
-            position_ids=inputs.position_ids,
-            deepstack=None,  # the adapter refuses a branch before the last deepstack layer
-            cache=cache,
-        )
+        above = range(self.branch, self.num_layers)
+        return self.adapter.decoder.run(columns.as_input(), above, cache=cache)
 
     def _group(
-        self, rows: Tensor, hidden: Tensor, cache: Cache, mask_below: Tensor, above: _Inputs
+        self, rows: Tensor, hidden: Tensor, cache: Cache, mask_below: Tensor, above: Columns
     ) -> _Group:
         spans: tuple[LayerSpan, ...] = (LayerSpan(0, self.num_layers, mask_below),)
         if self.withdraw_image:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.first_stage import first_stage
@@ -33,14 +34,13 @@ def test_a_masked_crop_is_a_crop_with_tokens_hidden(
                 seen[columns] = torch.from_numpy(crop.shown.ravel())
         own = torch.eye(len(seen), dtype=torch.bool)
         mask = (torch.ones(len(seen), len(seen), dtype=torch.bool).tril() & seen) | own
-        hidden = adapter.decoder.forward_layers(
+        inputs = DecoderInput(
             prompt.embeds[None],
-            0,
-            adapter.profile.num_layers,
             mask=mask[None, None],
             position_ids=prompt.position_ids[..., None, :],
             deepstack=prompt.deepstack[:, None],
         )
+        hidden = adapter.decoder.run(inputs, range(adapter.profile.num_layers))
         wanted = adapter.decoder.next_token_logits(hidden[:, -1])[0]
         torch.testing.assert_close(found[index], wanted, atol=2e-5, rtol=1e-5)
 

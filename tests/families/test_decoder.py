@@ -6,6 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_contracts.enums import QuestionKind
+from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.extraction.generated_answers import Request, capture_attention, extract_attention
 from sdrpn_core.generation.greedy import prefill
 from sdrpn_core.generation.prompt_batch import pad_left
@@ -62,15 +63,14 @@ def test_hidden_state_at_branch_equals_stock_forward(
     branch = loaded.shape.branch_layer
     for question, image in zip(QUESTIONS, images, strict=True):
         prompt = embedded(loaded, question, [image])
+        inputs = DecoderInput(
+            prompt.embeds[None],
+            mask=None,
+            position_ids=prompt.position_ids[..., None, :],
+            deepstack=prompt.deepstack[:, None],
+        )
         with torch.inference_mode():
-            ours = loaded.adapter.decoder.forward_layers(
-                prompt.embeds[None],
-                0,
-                branch,
-                mask=None,
-                position_ids=prompt.position_ids[..., None, :],
-                deepstack=prompt.deepstack[:, None],
-            )[0]
+            ours = loaded.adapter.decoder.run(inputs, range(branch))[0]
         stock = loaded.layer_inputs(loaded.inputs(question, [image]), branch)
         torch.testing.assert_close(ours, stock, atol=1e-5 * float(stock.abs().max()), rtol=0)
 

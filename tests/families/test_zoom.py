@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.generation.greedy import answer_plain, greedy_decode
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
@@ -116,14 +117,15 @@ def _masked_logits(adapter: ModelAdapter, prompt: Prompt, *, withdrawn: bool) ->
     if withdrawn:
         above[prompt.prefix_length :, prompt.image_columns()] = False
     hidden = prompt.embeds[None]
-    for layers, mask in (((0, branch), causal), ((branch, adapter.profile.num_layers), above)):
-        hidden = adapter.decoder.forward_layers(
+    passes = ((range(branch), causal), (range(branch, adapter.profile.num_layers), above))
+    for layers, mask in passes:
+        inputs = DecoderInput(
             hidden,
-            *layers,
             mask=mask[None, None],
             position_ids=prompt.position_ids[..., None, :],
             deepstack=prompt.deepstack[:, None],
         )
+        hidden = adapter.decoder.run(inputs, layers)
     return adapter.decoder.next_token_logits(hidden[:, -1])[0]
 
 

@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 
 from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.attention.masks import attention_mask
+from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.llava import LlavaAdapter
@@ -92,18 +93,14 @@ def adapter(
 def branch_inputs(adapter: ModelAdapter, seed: int = 0) -> list[Tensor]:
     """Hidden states at the branch layer, one (L, d) per sample."""
     generator = torch.Generator().manual_seed(seed)
+    inputs = [unpadded(torch.randn(1, length, 48, generator=generator)) for length in LENGTHS]
     with torch.no_grad():
-        return [
-            adapter.decoder.forward_layers(
-                torch.randn(1, length, 48, generator=generator),
-                0,
-                BRANCH,
-                mask=None,
-                position_ids=torch.arange(length)[None],
-                deepstack=None,
-            )[0]
-            for length in LENGTHS
-        ]
+        return [adapter.decoder.run(alone, range(BRANCH))[0] for alone in inputs]
+
+
+def unpadded(hidden: Tensor) -> DecoderInput:
+    """The input that a prompt of (1, L, d) hidden states makes on its own."""
+    return DecoderInput(hidden, mask=None, position_ids=torch.arange(hidden.shape[1])[None])
 
 
 def score_alone(network: RegionProposalNetwork, hidden: Tensor) -> Tensor:
@@ -134,14 +131,7 @@ def stock_query_and_key(adapter: ModelAdapter, hidden: Tensor, last_layer: int) 
     try:
         adapter.model.set_attn_implementation({"text_config": "spy"})
         with torch.no_grad():
-            adapter.decoder.forward_layers(
-                hidden[None],
-                BRANCH,
-                last_layer + 1,
-                mask=None,
-                position_ids=torch.arange(len(hidden))[None],
-                deepstack=None,
-            )
+            adapter.decoder.run(unpadded(hidden[None]), range(BRANCH, last_layer + 1))
     finally:
         adapter.model.set_attn_implementation({"text_config": ours})
     return seen

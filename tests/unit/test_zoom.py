@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from sdrpn_core.decoding import cache_rows
 from sdrpn_core.decoding.cache_rows import CachePart
+from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.generation.greedy import answer_plain, greedy_decode, prefill
 from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.geometry import BoxXYXY
@@ -163,14 +164,8 @@ def test_first_stage_logits_equal_the_training_forward(
     prompt = adapter.embed_prompt(QUESTIONS[0], features[:1])
     positions = prompt.position_ids[..., None, :]
     with torch.inference_mode():
-        hidden = adapter.decoder.forward_layers(
-            prompt.embeds[None],
-            0,
-            adapter.profile.rpn.branch_layer,
-            mask=None,
-            position_ids=positions,
-            deepstack=None,
-        )
+        inputs = DecoderInput(prompt.embeds[None], mask=None, position_ids=positions)
+        hidden = adapter.decoder.run(inputs, range(adapter.profile.rpn.branch_layer))
         whole = rpn(
             hidden,
             mask=None,
