@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_contracts.configs import EvaluationConfig
+from data_contracts.configs import EvaluationConfig, ExtractionConfig
 from data_contracts.enums import Method
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.benchmarks import Document, UnusableDocument
@@ -45,6 +45,10 @@ from sdrpn_core.zoom.crop_masks import masked_crops
 
 DEFAULT_CROP_SIDE_RATIO = 1 / 3
 """Random crops of documents without a true box: share of each side of the image."""
+
+_MAP_TOKENS = ExtractionConfig().max_new_tokens
+"""Fewest tokens allowed to an answer that raw attention is read from: the list of boxes that a
+profile asks for is longer than the answers of many benchmarks."""
 
 ZOOMS = (Method.SDRPN, Method.SDRPN_WITHDRAWN)
 """Methods that crop where the RPN says."""
@@ -182,7 +186,7 @@ class Answerer:
         extracted = extract_attention(
             self.adapter,
             requests,
-            max_new_tokens=self.settings.max_new_tokens,
+            max_new_tokens=max(self.settings.max_new_tokens, _MAP_TOKENS),
             features=features,
         )
         return [self._raw_proposal(attention) for attention in extracted]

@@ -189,6 +189,21 @@ def test_regions_of_maps_are_masked_and_boxes_from_elsewhere_are_not(
         assert all(a.num_crop_tokens == 0 for a in answers if not a.boxes)
 
 
+def test_raw_attention_reads_whole_answers_where_a_benchmark_wants_short_ones(
+    adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
+) -> None:
+    """V* allows 16 tokens, in which no list of boxes ends: raw attention was the base method."""
+    pictures = [images[document.image_uri] for document in documents()]
+    short, whole = (
+        Answerer(adapter, settings(max_new_tokens=number), pipeline).answer(
+            Method.RAW_ATTENTION, pictures, documents()
+        )
+        for number in (1, 32)
+    )
+    assert [answer.boxes for answer in short] == [answer.boxes for answer in whole]
+    assert any(answer.boxes for answer in short)
+
+
 def test_the_two_ways_of_zooming_differ_in_what_the_upper_layers_see(
     adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
 ) -> None:
