@@ -112,25 +112,39 @@ class PrefectExecution(Execution):
 
 
 class ProgressReport:
-    """Progress of one stage as log lines and a progress artifact, a few a minute."""
+    """Progress of one stage as log lines and a progress artifact, a few a minute.
+
+    What else is counted during a stage, say the MiB of a file that it fetches, is logged only: the
+    artifact is the stage's.
+    """
 
     def __init__(self, stage: Stage, label: str) -> None:
+        self._stage = stage.value
         self._name = f"{stage.value} {label}".strip()
         self._key = _KEY_SEPARATORS.sub("-", self._name.lower()).strip("-")
         self._artifact: UUID | None = None
         self._reported_at = 0.0
 
-    def __call__(self, stage: str, num_done: int, num_units: int | None) -> None:
-        """Report, unless the last report was moments ago and this is not the end."""
+    def __call__(self, of: str, num_done: int, num_units: int | None) -> None:
+        """Report, unless the last report was moments ago and this is not the end.
+
+        Args:
+            of: the stage, whose units are shards or steps; or units of another kind.
+            num_done: units.
+            num_units: in all; None if that is not known.
+        """
         now = time.monotonic()
         is_end = num_done == num_units
         if not is_end and now - self._reported_at < _SECONDS_BETWEEN_REPORTS:
             return
         self._reported_at = now
+        unit = "" if of == self._stage else f" {of}"
         if num_units is None:
-            get_run_logger().info("%s: %d", self._name, num_done)
+            get_run_logger().info("%s: %d%s", self._name, num_done, unit)
             return
-        get_run_logger().info("%s: %d of %d", self._name, num_done, num_units)
+        get_run_logger().info("%s: %d of %d%s", self._name, num_done, num_units, unit)
+        if unit:
+            return
         share = 100.0 * num_done / max(num_units, 1)
         if self._artifact is None:
             created = create_progress_artifact(share, key=self._key, description=self._name)

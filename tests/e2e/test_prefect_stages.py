@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -117,10 +117,19 @@ def test_what_does_not_fit_is_announced_and_not_begun(
     assert files.files["/r.json"].requests == ["bytes=0-0"]
 
 
-def test_progress_of_a_long_download_is_reported(
-    prefect: PrefectServer, files: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_parts_of_a_download_are_logged_and_leave_the_stages_bar_alone(
+    prefect: PrefectServer,
+    files: FileServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """MiB were logged as if they were shards, and the bar was full when the last file was there."""
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(prefect_execution, "_SECONDS_BETWEEN_REPORTS", 0.0)
+    shares: list[float] = []
+    for name in ("create_progress_artifact", "update_progress_artifact"):
+        monkeypatch.setattr(prefect_execution, name, _telling(name, shares))
     runtime = RuntimeConfig(store=str(tmp_path / "store"), downloads=QUICK)
     source = serve_mix(files, tmp_path)
 
@@ -130,7 +139,22 @@ def test_progress_of_a_long_download_is_reported(
         return str(execution.whole(Stage.DOWNLOAD, download, source, label="m"))
 
     ref = ArtifactRef.parse(one_download())
-    assert ArtifactStore(runtime.store).is_committed(ref)
+    store = ArtifactStore(runtime.store)
+    num_shards = store.manifest(ref).recipe.num_shards
+    assert shares == [100 * done / num_shards for done in range(num_shards + 1)]
+    assert f"download m: 3 of 3 MiB of {files.url('/r.json')}" in caplog.messages
+    assert f"download m: {num_shards} of {num_shards}" in caplog.messages
+
+
+def _telling(name: str, shares: list[float]) -> Callable[..., object]:
+    """Prefect's own function, which also keeps the share that it is given."""
+    function = getattr(prefect_execution, name)
+
+    def tell(*arguments: object, **settings: object) -> object:
+        shares.append(next(value for value in arguments if isinstance(value, float)))
+        return function(*arguments, **settings)
+
+    return tell
 
 
 def test_a_forced_stage_goes_on_after_a_hiccup(prefect: PrefectServer, tmp_path: Path) -> None:
