@@ -10,7 +10,7 @@ import typer
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.settings_files import ConfigError
+from data_contracts.settings_files import ConfigError, parse_settings
 from data_contracts.sources import SceneSource
 from flows.cli_artifacts import artifacts
 from flows.cli_base import (
@@ -183,7 +183,8 @@ def scenes(
     """
     from tasks.sources.scene_files import write_scenes
 
-    source = SceneSource(name="scenes", num_images=num_images, seed=seed, print_scale=print_scale)
+    given = {"num_images": num_images, "seed": seed, "print_scale": print_scale}
+    source = parse_settings(SceneSource, {"name": "scenes", **given}, "options")
     written = write_scenes(folder, source)
     say(f"{num_images} images in {written.images}")
     say(

@@ -1,6 +1,7 @@
 """Parts that all commands share: options, settings from files and options, one-line errors."""
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -86,6 +87,12 @@ class OneLineErrors(TyperGroup):
                 raise
             say(f"error: {error}", err, style="red")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+        except OSError as error:
+            if ctx.params.get("debug") or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = f" at {error.filename}" if error.filename else ""
+            say(f"error: the disk is full{where}: make room and run again", err, style="red")
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             raise _interrupted("interrupted") from None
 

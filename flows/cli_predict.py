@@ -21,7 +21,7 @@ from flows.cli_base import (
     runtime_settings,
     say,
 )
-from flows.output_files import check_file
+from flows.output_files import check_file, write_file
 
 if TYPE_CHECKING:
     from tasks.predict import PredictSetup
@@ -156,7 +156,7 @@ def _predict_one(
     max_new_tokens: int,
     as_json: bool,
 ) -> None:
-    from tasks.predict import draw_overlay, read_image, rounded_boxes, shown_lines
+    from tasks.predict import overlay_bytes, read_image, rounded_boxes, shown_lines
 
     picture = read_image(setup.store, image)
     _tell_rpn(setup)
@@ -164,8 +164,7 @@ def _predict_one(
     (answer,) = pipeline.answer([picture], [question], max_new_tokens=max_new_tokens)
     if overlay is not None:
         letterbox = pipeline.adapter.letterbox(picture.size)
-        overlay.parent.mkdir(parents=True, exist_ok=True)
-        draw_overlay(picture, answer, letterbox).save(overlay)
+        write_file(overlay, overlay_bytes(picture, answer, letterbox, overlay.suffix))
         say(f"picture: {overlay}", err)
     if as_json:
         plain = {

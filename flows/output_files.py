@@ -72,9 +72,19 @@ def new_folder_option(option: typer.CallbackParam, path: Path) -> Path:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file, and the folders it lies in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    """Write a file whole or not at all, and the folders it lies in.
+
+    Raises:
+        ConfigError: if it cannot be written, say as the disk is full.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,5 +1,6 @@
 """Zoom inference with an RPN of the store: what ``sdrpn predict`` does."""
 
+import io
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -113,6 +114,16 @@ def draw_overlay(image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox) -
     heated = draw_heat_map(image, answer.roi_map, letterbox)
     faded = fade_hidden(heated, answer.regions, image.size)
     return draw_boxes(faded, answer.boxes, image.size, _BOX_COLOUR)
+
+
+def overlay_bytes(
+    image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox, suffix: str = ".png"
+) -> bytes:
+    """The picture of ``draw_overlay`` as a file whose name ends in ``suffix``."""
+    buffer = io.BytesIO()
+    drawn = draw_overlay(image, answer, letterbox)
+    drawn.save(buffer, Image.registered_extensions()[suffix.lower()])
+    return buffer.getvalue()
 
 
 def rounded_boxes(answer: ZoomAnswer) -> list[list[float]]:

@@ -1,6 +1,5 @@
 """Many questions with the zoom: answers as JSONL, part by part, so that a stopped run can go on."""
 
-import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
-from tasks.predict import draw_overlay, read_image, rounded_boxes
+from tasks.predict import overlay_bytes, read_image, rounded_boxes
 from tasks.storage.addresses import absolute_uri, folder_and_name
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
@@ -250,6 +249,5 @@ def _draw(
         if item.image is None or item.answer is None:
             continue
         letterbox = pipeline.adapter.letterbox(item.image.size)
-        buffer = io.BytesIO()
-        draw_overlay(item.image, item.answer, letterbox).save(buffer, "PNG")
-        storage.put(f"{place:06d}-{PurePosixPath(item.asked.image).stem}.png", buffer.getvalue())
+        picture = overlay_bytes(item.image, item.answer, letterbox)
+        storage.put(f"{place:06d}-{PurePosixPath(item.asked.image).stem}.png", picture)

@@ -20,6 +20,8 @@ _ENDPOINTS = {
 }
 _SETTINGS = {"hf": "HF_ENDPOINT and HF_TOKEN"}
 _DENIED = (401, 403)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a local disk that only its user can end."""
 _BROKEN_OFF = ("ServerDisconnectedError", "ClientPayloadError")
 
 
@@ -97,6 +99,8 @@ def explain(error: Exception, root: str) -> str:
     scheme = scheme_of(root)
     if scheme == "file" and isinstance(error, NotADirectoryError):
         return "is not a folder (it, or a part of it, is a file); choose another path"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return f"the disk is full ({detail}); make room and run again, what is finished is kept"
     if scheme == "file":
         return f"cannot be used ({detail}); choose a folder that you may read and write"
     if isinstance(error, FileNotFoundError):

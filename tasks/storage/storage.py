@@ -20,6 +20,7 @@ from tasks.storage.addresses import absolute_root, checked_key
 from tasks.storage.byte_ranges import ByteRange, member_bytes, split_address
 from tasks.storage.drivers import FileSystem, connect, is_local
 from tasks.storage.errors import (
+    DISK_FULL,
     StoreError,
     StoreUnreachable,
     explain,
@@ -80,7 +81,9 @@ class Storage:
             raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
         except ConnectionError as error:
             raise StoreUnreachable(f"{self.root}: {explain(error, self.root)}") from error
-        except (OSError, SdrpnError):
+        except (OSError, SdrpnError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
             raise  # transient, or plain facts such as FileNotFoundError
         except Exception as error:
             raise StoreError(f"{self.root}: {explain(error, self.root)}") from error

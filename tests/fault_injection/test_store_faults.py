@@ -21,6 +21,8 @@ from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.stage import FileShard, FrameShard, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.writer import ArtifactWriter
+from tasks.fetching.transient import is_transient
+from tasks.storage.errors import StoreError
 from tests.artifacts import files_recipe, make_source_shard, source_recipe, stage_run
 from tests.fault_injection.faults import (
     Fault,
@@ -117,7 +119,7 @@ class TestFailingWrites:
                 assert store.writer(recipe).latest_checkpoint() in (before, (step, files))
         assert store.writer(recipe).latest_checkpoint() == (step, files)
 
-    def test_a_full_disk_leaves_nothing(
+    def test_a_full_disk_leaves_nothing_and_is_told_of_in_one_line(
         self, file_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(descriptor: int) -> None:
@@ -126,8 +128,10 @@ class TestFailingWrites:
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", fail)
             for write in (file_store.storage.put, file_store.storage.create):
-                with pytest.raises(OSError, match="No space"):
+                told = "the disk is full .*No space.*; make room and run again"
+                with pytest.raises(StoreError, match=told) as found:
                     write("a/b", b"data")
+                assert not is_transient(found.value)
         assert os.listdir(f"{file_store.root}/a") == []
 
     def test_no_listing_is_needed(self, store: ArtifactStore) -> None:
