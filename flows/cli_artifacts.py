@@ -70,7 +70,7 @@ def show(
         ref = ArtifactRef.parse(artifact)
     except ValueError:
         raise ConfigError(
-            f"{artifact!r} is not stage/id; `sdrpn artifacts ls` lists them"
+            f"{artifact!r} names no artifact; `sdrpn artifacts ls` lists them as stage/id"
         ) from None
     out.print_json(json.dumps(describe(_open(store, runtime), ref)))
 

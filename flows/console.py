@@ -122,6 +122,11 @@ class ProgressDisplay:
         self._progress.update(self._bars[name], completed=num_done, total=num_units)
 
 
+_LEAST_SECONDS = 1.0
+"""Shortest time that a speed is told from: a stage may tell of where it begins only with its first
+unit."""
+
+
 @dataclass
 class _Work:
     """What a log knows of running work; times in monotonic seconds."""
@@ -158,6 +163,8 @@ class _Work:
         """At the speed so far; None where nothing is known of it."""
         (first_time, num_first), (last_time, num_last) = self.first, self.last
         if self.num_units is None or num_last <= num_first or not self.is_even:
+            return None
+        if last_time - first_time < _LEAST_SECONDS:
             return None
         each = (last_time - first_time) / (num_last - num_first)
         # Of the units that are left, only the first may be partly done.

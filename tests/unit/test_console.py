@@ -39,7 +39,7 @@ def test_a_log_is_told_now_and_then_what_a_stage_is_at():
             r"(?m)^extract-attention a-data-set-of-a-long-name: 0 of 12 shards after 0.0 min$",
         )
         display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 3, 12, "")
-        wait_for(console, r"3 of 12 shards after 0.0 min, about 0.0 min left")
+        wait_for(console, r"3 of 12 shards after 0.0 min")
         display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 12, 12, "")
         display(Stage.MAKE_LABELS, "", 1, 2, "")
         wait_for(console, r"make-labels: 1 of 2 shards after")
@@ -88,6 +88,19 @@ def test_time_left_is_reckoned_from_what_this_run_has_done(monkeypatch: pytest.M
     assert work.line() == "10 of 2000 MiB of a.zip after 25.2 h"
 
 
+def test_no_speed_is_told_from_a_beginning_that_came_with_the_first_unit(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """``1 of 104 steps after 0.1 min, about 0.0 min left``, of a training of two minutes."""
+    now = [6.0]
+    monkeypatch.setattr("flows.console.time.monotonic", lambda: now[0])
+    work = _Work(began=0.0)
+    for num_done in (0, 1):
+        work.count(num_done, 104, "steps")
+        now[0] += 0.001
+    assert work.line() == "1 of 104 steps after 0.1 min"
+
+
 def test_of_unknown_size_no_end_is_foretold(monkeypatch: pytest.MonkeyPatch):
     """A file whose server did not say was about to be there all the time."""
     now = [0.0]
@@ -106,7 +119,7 @@ def test_stages_count_in_their_own_units_and_calibration_foretells_nothing():
         for num_done in (3, 4):
             display(Stage.TRAIN_RPN, "", num_done, 9, "")
             display(Stage.CALIBRATE, "", num_done, 9, "")
-        wait_for(console, r"(?m)^train-rpn: 4 of 9 steps after 0.0 min, about 0.0 min left$")
+        wait_for(console, r"(?m)^train-rpn: 4 of 9 steps after 0.0 min$")
         wait_for(console, r"(?m)^calibrate: 4 of 9 questions after 0.0 min$")
         display(Stage.DOWNLOAD, "", 5, None, "MiB of a.zip")
         wait_for(console, r"(?m)^download: 5 MiB of a.zip after 0.0 min$")
