@@ -29,7 +29,7 @@ from tasks.artifacts.stage import FileShard, FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.document_table import document_table
 from tasks.extract_attention import usable_questions
-from tasks.models import adapter_for, model_identity
+from tasks.models import adapter_for, model_identity, placement
 from tasks.rpn_files import stored_checkpoint
 from tasks.sources.evaluation_documents import SourceDocuments, benchmark_rows
 from tasks.sources.files import load_image
@@ -74,7 +74,7 @@ def make_prediction_shard(
     documents = [source.document(question) for question in questions]
     digests = {question["image_uri"]: question["image_sha256"] for question in questions}
     timings = Timings()
-    rows = _evaluator(_Setup(rpn, model, settings, run)).evaluate(
+    rows = _evaluator(_Setup(rpn, model, settings, placement(run.runtime), run)).evaluate(
         documents,
         lambda uri: _open(run.store, uri, digests),
         batch_size=run.runtime.batch_size,
@@ -136,6 +136,8 @@ class _Setup:
     rpn: ArtifactRef
     model: ModelConfig
     settings: EvaluationConfig
+    placement: tuple[object, ...]
+    """Where the model runs."""
     run: StageRun = field(compare=False)
 
 

@@ -65,6 +65,11 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     }
 
 
+def placement(runtime: RuntimeConfig) -> tuple[object, ...]:
+    """What decides where a model runs and with how many threads."""
+    return runtime.device, json.dumps(runtime.device_map, sort_keys=True), runtime.num_threads
+
+
 class _LoadedModel:
     """The model that this process has in memory, if any: one at a time."""
 
@@ -77,8 +82,7 @@ class _LoadedModel:
     def adapter(self, model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
         profile = profile_of(model)
         weights = (profile.family, profile.model_id, profile.revision, model.dtype)
-        placement = json.dumps(runtime.device_map, sort_keys=True)
-        key = (*weights, runtime.device, placement, runtime.num_threads)
+        key = (*weights, *placement(runtime))
         with self._lock:
             if self._adapter is None or self._key != key:
                 self._drop()  # first: two models may be too many for the device

@@ -8,7 +8,13 @@ from data_contracts.configs import ModelConfig
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.calibration.profile_file import profile_yaml
-from tasks.models import adapter_for, device_of_worker, model_identity, release_model
+from tasks.models import (
+    adapter_for,
+    device_of_worker,
+    model_identity,
+    placement,
+    release_model,
+)
 from tests.tiny_models import tiny_llava
 
 
@@ -81,3 +87,12 @@ def test_weights_are_loaded_once_for_a_draft_and_its_calibrated_profile(tmp_path
     assert other.model is not found.model
     release_model()
     assert adapter_for(ModelConfig(profile=profile), runtime) is not found
+
+
+def test_where_a_model_runs_tells_setups_apart() -> None:
+    """An evaluator that was kept for one runtime answered for another in the same process."""
+    base = RuntimeConfig(device="cpu")
+    others = [{"device": "cuda:1"}, {"device_map": "auto"}, {"num_threads": 3}]
+    placements = {placement(base.model_copy(update=change)) for change in ({}, *others)}
+    assert len(placements) == 4
+    assert placement(base.model_copy(update={"batch_size": 7})) == placement(base)
