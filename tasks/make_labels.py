@@ -1,12 +1,13 @@
 """Stage ``make-labels``: attention maps become pseudo-labels, shard by shard."""
 
+import logging
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from data_contracts.artifact import ArtifactRef
+from data_contracts.artifact import ArtifactRef, Manifest
 from data_contracts.enums import ExtractionStatus, LabelStatus
 from data_contracts.label_settings import LabelSettings
 from data_contracts.registry import frame_of
@@ -15,7 +16,12 @@ from tasks import recipes
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.shard_statistics import dataset_statistic, status_statistic
 
+log = logging.getLogger(__name__)
+
 Row = dict[str, Any]
+
+_MANY_OVERLONG = 0.05
+"""Share of answers without an end that is worth a warning."""
 
 _CARRIED = (
     *("question_id", "dataset", "kind", "image_uri", "image_sha256", "question", "answers"),
@@ -36,9 +42,12 @@ _REASONS = {
 
 def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) -> ArtifactRef:
     """Label every row of an attention artifact; what cannot be labelled says why."""
-    recipe = recipes.labels_recipe(run.store.manifest(attention), settings)
+    manifest = run.store.manifest(attention)
+    recipe = recipes.labels_recipe(manifest, settings)
 
     def make_shard(index: int) -> FrameShard:
+        if index == 0:
+            _warn_of_overlong_answers(manifest)
         frame = run.store.read_shard_frame(attention, index).with_columns(
             has_sink=pl.col("sink").is_not_null(),
             is_padded=(pl.col("canvas_width") != pl.col("image_width"))
@@ -53,6 +62,19 @@ def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) 
         return FrameShard(frame_of(rows, recipe.schema_id), counts)
 
     return run_stage(run, recipe, make_shard)
+
+
+def _warn_of_overlong_answers(attention: Manifest) -> None:
+    """Say how many questions are lost to answers without an end, if they are many."""
+    name = status_statistic(ExtractionStatus.OVERLONG_RESPONSE.value)
+    num_overlong = int(attention.statistics.get(name, 0))
+    if num_overlong > _MANY_OVERLONG * attention.num_rows:
+        log.warning(
+            "%d of %d answers do not end within the tokens allowed, and give no labels: raise "
+            "extraction.max_new_tokens (max_conversation_tokens for given answers)",
+            num_overlong,
+            attention.num_rows,
+        )
 
 
 def _label(frame: pl.DataFrame, settings: LabelSettings) -> list[Row]:

@@ -65,6 +65,19 @@ def rows(store: ArtifactStore, ref: ArtifactRef) -> pl.DataFrame:
     return store.read_frame(ref).sort("question_id")
 
 
+def test_many_answers_without_an_end_are_warned_about(
+    tiny, file_store: ArtifactStore, caplog: pytest.LogCaptureFixture
+):
+    """Lists of boxes that never end took their labels with them, and only the report told."""
+    _, config = tiny
+    for number, is_told in ((32, False), (1, True)):
+        caplog.clear()
+        extraction = config.extraction.with_changes(max_new_tokens=number)
+        made = pipeline(config, file_store, extraction=extraction)
+        made.labels(config.sources[0])
+        assert ("do not end within the tokens allowed" in caplog.text) is is_told
+
+
 def test_labels_are_those_of_the_attention(tiny, file_store: ArtifactStore):
     _, config = tiny
     made = pipeline(config, file_store)
