@@ -1,7 +1,6 @@
 """Parts that all commands share: options, settings from files and options, one-line errors."""
 
 import contextlib
-import errno
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from data_contracts.sources import LlavaMixSource
 from flows.config_files import DEFAULT, load_config
 from flows.interrupts import interrupts_heard
 from flows.output_files import file_option
+from tasks.storage.errors import DISK_FULL
 
 out = Console()
 err = Console(stderr=True)
@@ -88,7 +88,7 @@ class OneLineErrors(TyperGroup):
             say(f"error: {error}", err, style="red")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
         except OSError as error:
-            if ctx.params.get("debug") or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if ctx.params.get("debug") or error.errno not in DISK_FULL:
                 raise
             where = f" at {error.filename}" if error.filename else ""
             say(f"error: the disk is full{where}: make room and run again", err, style="red")

@@ -9,7 +9,13 @@ from typing import Any
 
 import typer
 
+from data_contracts.errors import SdrpnError
 from data_contracts.settings_files import ConfigError
+from tasks.storage.local_disk import publish
+
+
+class NotWritten(SdrpnError):
+    """A command's file cannot be written; what it was made of is kept."""
 
 
 def check_file(path: Path, option: str) -> None:
@@ -74,17 +80,18 @@ def new_folder_option(option: typer.CallbackParam, path: Path) -> Path:
 def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, and the folders it lies in.
 
+    What is no plain file (a link, a pipe, ``/dev/stdout``) is written to and stays what it is.
+
     Raises:
-        ConfigError: if it cannot be written, say as the disk is full.
+        NotWritten: naming the file and the reason, say a full disk.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_bytes(data)
+        else:
+            publish(path, data, replace=True)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+        raise NotWritten(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_json(path: Path, content: Any) -> None:

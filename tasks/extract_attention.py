@@ -6,6 +6,7 @@ Shards may be made by any number of processes; each loads the model once.
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import polars as pl
 from PIL import Image
@@ -118,20 +119,18 @@ def _extract(
         )
         return [[maps] for maps in found]
 
-    asked = sorted(
-        ([question] for question in questions), key=lambda turns: _length(adapter, turns)
-    )
+    asked = [[question] for question in sorted(questions, key=partial(_is_long_answer, adapter))]
     rows = attention_rows(store, adapter, asked, runtime.batch_size, extract)
     by_id = {row["question_id"]: row for row in rows}
     return [by_id[question["question_id"]] for question in questions]
 
 
-def _length(adapter: ModelAdapter, turns: Turns) -> int:
-    """Rank of an answer's expected length: a batch takes as many steps as its longest answer.
+def _is_long_answer(adapter: ModelAdapter, question: Row) -> bool:
+    """Whether the profile asks for longer answers than data sets do, say for lists of boxes.
 
-    Only an instruction of the profile, say to list boxes, sets kinds of questions apart.
+    A batch takes as many steps as its longest answer.
     """
-    return int(QuestionKind(turns[0]["kind"]) in adapter.profile.extraction_instructions)
+    return QuestionKind(question["kind"]) in adapter.profile.extraction_instructions
 
 
 def _require_readable(rows: Sequence[Row], settings: ExtractionConfig) -> None:

@@ -2,12 +2,13 @@
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from data_contracts.artifact import ArtifactRef, Manifest
+from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import ExtractionStatus, LabelStatus
 from data_contracts.label_settings import LabelSettings
 from data_contracts.registry import frame_of
@@ -46,8 +47,6 @@ def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) 
     recipe = recipes.labels_recipe(manifest, settings)
 
     def make_shard(index: int) -> FrameShard:
-        if index == 0:
-            _warn_of_overlong_answers(manifest)
         frame = run.store.read_shard_frame(attention, index).with_columns(
             has_sink=pl.col("sink").is_not_null(),
             is_padded=(pl.col("canvas_width") != pl.col("image_width"))
@@ -61,7 +60,11 @@ def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) 
         counts.update(dataset_statistic(row["dataset"]) for row in rows)
         return FrameShard(frame_of(rows, recipe.schema_id), counts)
 
-    return run_stage(run, recipe, make_shard)
+    def begin(recipe: Recipe) -> None:
+        _warn_of_overlong_answers(manifest)
+        run.on_start(recipe)
+
+    return run_stage(replace(run, on_start=begin), recipe, make_shard)
 
 
 def _warn_of_overlong_answers(attention: Manifest) -> None:

@@ -129,9 +129,10 @@ def _rotary(sections: list[int], *, interleaved: bool) -> dict[str, Any]:
     return plain | {"mrope_interleaved": True} if interleaved else plain
 
 
-def _sizes(text: dict[str, Any], tower: dict[str, Any]) -> dict[str, Any]:
-    shared = {
-        "vocab_size": len(SPECIAL) + 1 + len(WORDS),
+def decoder_sizes(special: Sequence[str] = SPECIAL) -> dict[str, Any]:
+    """Settings of a tiny decoder beside ``qwen_tokenizer``."""
+    return {
+        "vocab_size": len(special) + 1 + len(WORDS),
         "hidden_size": 48,
         "intermediate_size": 64,
         "num_hidden_layers": NUM_LAYERS,
@@ -141,8 +142,11 @@ def _sizes(text: dict[str, Any], tower: dict[str, Any]) -> dict[str, Any]:
         # Random models attend almost evenly; a wide init makes attention rows differ.
         "initializer_range": 0.25,
     }
+
+
+def _sizes(text: dict[str, Any], tower: dict[str, Any]) -> dict[str, Any]:
     return {
-        "text_config": shared | text,
+        "text_config": decoder_sizes() | text,
         "vision_config": tower | {"initializer_range": 0.25},
         "image_token_id": SPECIAL.index("<|image_pad|>"),
         "video_token_id": SPECIAL.index("<|video_pad|>"),

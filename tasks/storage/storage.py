@@ -81,10 +81,12 @@ class Storage:
             raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
         except ConnectionError as error:
             raise StoreUnreachable(f"{self.root}: {explain(error, self.root)}") from error
-        except (OSError, SdrpnError) as error:
-            if isinstance(error, OSError) and error.errno in DISK_FULL:
+        except OSError as error:
+            if error.errno in DISK_FULL:
                 raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
             raise  # transient, or plain facts such as FileNotFoundError
+        except SdrpnError:
+            raise
         except Exception as error:
             raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
 

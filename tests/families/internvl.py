@@ -1,7 +1,6 @@
 """Tiny random InternVL models, laid out on disk as the hub lays them: of version 3 and of 3.5."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,8 +16,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from data_contracts.profiles import ImageSettings, ModelProfile
 from sdrpn_core.models.internvl import InternVlAdapter
-from tests.tiny_models import WORDS
-from tests.tiny_qwen import NUM_HEADS, NUM_LAYERS, qwen_profile, qwen_tokenizer
+from tests.tiny_qwen import decoder_sizes, qwen_profile, qwen_tokenizer
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"]
 SIDE = 40
@@ -27,25 +25,12 @@ SIDE = 40
 
 def tiny_internvl(directory: Path) -> ModelProfile:
     """As InternVL3: Qwen2's decoder."""
-    return _write(Qwen2Config(**_decoder()), directory)
+    return _write(Qwen2Config(**decoder_sizes(SPECIAL)), directory)
 
 
 def tiny_internvl_qwen3(directory: Path) -> ModelProfile:
     """As InternVL3.5: Qwen3's decoder, with normed queries and keys and a head size of its own."""
-    return _write(Qwen3Config(**_decoder(), head_dim=16), directory)
-
-
-def _decoder() -> dict[str, Any]:
-    return {
-        "vocab_size": len(SPECIAL) + 1 + len(WORDS),
-        "hidden_size": 48,
-        "intermediate_size": 64,
-        "num_hidden_layers": NUM_LAYERS,
-        "num_attention_heads": NUM_HEADS,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "initializer_range": 0.25,
-    }
+    return _write(Qwen3Config(**decoder_sizes(SPECIAL), head_dim=16), directory)
 
 
 def _write(decoder: PreTrainedConfig, directory: Path) -> ModelProfile:

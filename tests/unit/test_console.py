@@ -29,8 +29,9 @@ def wait_for(console: Console, pattern: str) -> None:
         time.sleep(0.001)  # without end: pytest has a limit
 
 
-def test_a_log_is_told_now_and_then_what_a_stage_is_at():
+def test_a_log_is_told_now_and_then_what_a_stage_is_at(monkeypatch: pytest.MonkeyPatch):
     """It was silent until the stage ended, for hours maybe."""
+    monkeypatch.setattr("flows.console._LEAST_SECONDS", 0.0)
     console = log()
     with ProgressDisplay(console, seconds_between_lines=0.01) as display:
         display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 0, 12, "")
@@ -39,7 +40,7 @@ def test_a_log_is_told_now_and_then_what_a_stage_is_at():
             r"(?m)^extract-attention a-data-set-of-a-long-name: 0 of 12 shards after 0.0 min$",
         )
         display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 3, 12, "")
-        wait_for(console, r"3 of 12 shards after 0.0 min")
+        wait_for(console, r"3 of 12 shards after 0.0 min, about 0.0 min left")
         display(Stage.EXTRACT_ATTENTION, "a-data-set-of-a-long-name", 12, 12, "")
         display(Stage.MAKE_LABELS, "", 1, 2, "")
         wait_for(console, r"make-labels: 1 of 2 shards after")
@@ -112,14 +113,17 @@ def test_of_unknown_size_no_end_is_foretold(monkeypatch: pytest.MonkeyPatch):
     assert work.line() == "700 MiB of a.zip after 2.0 min"
 
 
-def test_stages_count_in_their_own_units_and_calibration_foretells_nothing():
+def test_stages_count_in_their_own_units_and_calibration_foretells_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+):
     """One of calibration's questions may be a look, or a share of a training."""
+    monkeypatch.setattr("flows.console._LEAST_SECONDS", 0.0)
     console = log()
     with ProgressDisplay(console, seconds_between_lines=0.01) as display:
         for num_done in (3, 4):
             display(Stage.TRAIN_RPN, "", num_done, 9, "")
             display(Stage.CALIBRATE, "", num_done, 9, "")
-        wait_for(console, r"(?m)^train-rpn: 4 of 9 steps after 0.0 min$")
+        wait_for(console, r"(?m)^train-rpn: 4 of 9 steps after 0.0 min, about 0.0 min left$")
         wait_for(console, r"(?m)^calibrate: 4 of 9 questions after 0.0 min$")
         display(Stage.DOWNLOAD, "", 5, None, "MiB of a.zip")
         wait_for(console, r"(?m)^download: 5 MiB of a.zip after 0.0 min$")

@@ -10,8 +10,6 @@ from PIL import Image
 
 from data_contracts.enums import ZoomDecision
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.generation.greedy import greedy_decode, prefill
-from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.families import FAMILIES
@@ -24,6 +22,7 @@ from tests.families.deepseek import (
     tiny_deepseek_vl,
     tiny_deepseek_vl_hybrid,
 )
+from tests.stock_generation import check_generates_as_stock
 from tests.zoom_checks import random_pipeline
 
 MAKERS = {"1.3b": tiny_deepseek_vl, "7b": tiny_deepseek_vl_hybrid}
@@ -52,23 +51,9 @@ def test_generates_what_the_stock_model_does_from_the_stock_processor(
     image = noise(90, 90)
     (features,) = adapter.encode_images([image])
     prompt = adapter.embed_prompt("what is the red word", [features])
-    (ours,) = greedy_decode(adapter, prefill(adapter, pad_left([prompt])), 8)
     text = "USER: " + "<image> " * 25 + "what is the red word ASSISTANT:"
-    stock = adapter.model.generate(
-        **adapter.tokenizer(text, return_tensors="pt", return_token_type_ids=False),
-        **adapter.image_processor([image], return_tensors="pt"),
-        max_new_tokens=8,
-        do_sample=False,
-        suppress_tokens=[adapter.image_token_id],
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    start = stock.sequences.shape[1] - len(stock.logits)
-    theirs = [t for t in stock.sequences[0, start:].tolist() if t not in adapter.eos_ids]
-    assert list(ours.tokens) == theirs
-    first = prefill(adapter, pad_left([prompt])).logits[0]
-    kept = torch.isfinite(first)
-    assert torch.allclose(first[kept], stock.logits[0][0][kept], atol=1e-4)
+    pixels = adapter.image_processor([image], return_tensors="pt")
+    check_generates_as_stock(adapter, prompt, text, pixels)
 
 
 def test_padding_is_what_the_stock_processor_pads_with(adapter: SquareAdapter) -> None:

@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.generation.greedy import greedy_decode, prefill
-from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.internvl import MAX_ASPECT_RATIO, InternVlAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from tests.families.internvl import SIDE, tiny_internvl, tiny_internvl_qwen3
+from tests.stock_generation import check_generates_as_stock
 
 MAKERS = {"3": tiny_internvl, "3.5": tiny_internvl_qwen3}
 
@@ -42,25 +41,10 @@ def test_generates_what_the_stock_model_does_from_the_stock_processor(
     """Two wide images, each one tile, between the markers that the stock processor writes."""
     images, question = [noise(90, 60), noise(40, 70)], "what is the red word"
     prompt = adapter.embed_prompt(question, adapter.encode_images(images))
-    (ours,) = greedy_decode(adapter, prefill(adapter, pad_left([prompt])), 8)
     tile = f"<img>{'<IMG_CONTEXT>' * 25}</img>\n"
     text = f"<|im_start|>user\n{tile}{tile}{question}<|im_end|>\n<|im_start|>assistant\n"
     pixels = adapter.image_processor(images, crop_to_patches=False, return_tensors="pt")
-    stock = adapter.model.generate(
-        **adapter.tokenizer(text, return_tensors="pt", return_token_type_ids=False),
-        pixel_values=pixels["pixel_values"],
-        max_new_tokens=8,
-        do_sample=False,
-        suppress_tokens=[adapter.image_token_id],
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    start = stock.sequences.shape[1] - len(stock.logits)
-    theirs = [t for t in stock.sequences[0, start:].tolist() if t not in adapter.eos_ids]
-    assert list(ours.tokens) == theirs
-    first = prefill(adapter, pad_left([prompt])).logits[0]
-    kept = torch.isfinite(first)
-    assert torch.allclose(first[kept], stock.logits[0][0][kept], atol=1e-4)
+    check_generates_as_stock(adapter, prompt, text, {"pixel_values": pixels["pixel_values"]})
 
 
 def test_images_fill_the_tile_unless_they_are_longer_than_a_row_of_tiles(
