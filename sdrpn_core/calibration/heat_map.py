@@ -7,6 +7,10 @@ from data_contracts.enums import QuestionKind
 from sdrpn_core.calibration.scoring import HeadScore, HeadSet
 
 _MARGIN = 44
+_LEFT = 64
+"""Room for the layers' names."""
+_LEAST_WIDTH = 250
+"""Room for a panel's title, however few heads there are."""
 _CELL_MAX, _CELL_MIN = 36, 14
 
 
@@ -22,7 +26,7 @@ def render_heat_map(
     num_layers = 1 + max(score.layer for kind in scores.values() for score in kind)
     num_heads = 1 + max(score.head for kind in scores.values() for score in kind)
     cell = max(min(640 // max(num_heads, num_layers), _CELL_MAX), _CELL_MIN)
-    panel_width = max(num_heads * cell, 150) + 2 * _MARGIN
+    panel_width = _LEFT + max(num_heads * cell + _MARGIN, _LEAST_WIDTH)
     height = num_layers * cell + 2 * _MARGIN
     panels = [
         _panel(kind, scores[kind], chosen[kind], index * panel_width, cell)
@@ -41,7 +45,7 @@ def render_heat_map(
 def _panel(
     kind: QuestionKind, scores: Sequence[HeadScore], chosen: HeadSet, left: int, cell: int
 ) -> str:
-    x0, y0 = left + _MARGIN, _MARGIN
+    x0, y0 = left + _LEFT, _MARGIN
     parts = [
         f'<text x="{x0}" y="{y0 - 26}" font-weight="bold">'
         f"{escape(kind.value)} questions: foreground F1</text>"
