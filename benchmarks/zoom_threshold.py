@@ -9,6 +9,7 @@ honest the probabilities are; writes the sweep as an SVG.
 
 import sys
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.generation.greedy import answer_plain
+from sdrpn_core.generation.greedy import greedy_decode
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box
@@ -27,6 +28,7 @@ from sdrpn_core.report.charts import Series, line_chart
 from sdrpn_core.zoom.crop_masks import masked_crops
 from sdrpn_core.zoom.first_stage import first_stage
 from sdrpn_core.zoom.gate import decide_zoom
+from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tasks.artifacts.store import ArtifactStore
 from tasks.rpn_files import find_checkpoint
 
@@ -70,6 +72,12 @@ class Answers:
         self.max_new_tokens = max_new_tokens
         self.known: dict[Key, bool] = {}
 
+    def at_best(self) -> "Answers":
+        """The same questions, with crops of full size beside the image in all layers."""
+        best = copy(self.pipeline)
+        best.regions = best.regions.with_changes(crop_tokens=None, withdraw_image=False)
+        return Answers(best, self.asked, self.batch_size, self.max_new_tokens)
+
     def find(self, wanted: Sequence[Key]) -> list[bool]:
         """Whether each is right; what is not known yet is answered."""
         unknown = dict.fromkeys(key for key in wanted if key not in self.known)
@@ -86,14 +94,13 @@ class Answers:
         adapter, rows = self.pipeline.adapter, [self.asked[index] for index, _ in batch]
         images = [probe.image for probe in rows]
         features = adapter.encode_images(images)
-        regions = [own for _, own in batch]
-        crops = masked_crops(adapter, images, regions, self.pipeline.crop_tokens)
-        said = answer_plain(
-            adapter,
-            [probe.question for probe in rows],
-            [[image, *own] for image, own in zip(features, crops, strict=True)],
-            max_new_tokens=self.max_new_tokens,
+        first = first_stage(
+            adapter, self.pipeline.rpn, features, [probe.question for probe in rows]
         )
+        settings = self.pipeline.regions
+        crops = masked_crops(adapter, images, [own for _, own in batch], settings.crop_tokens)
+        start = second_stage_prefill(adapter, first, crops, withdraw_image=settings.withdraw_image)
+        said = greedy_decode(adapter, start, self.max_new_tokens)
         return [probe.is_right(text.text) for probe, text in zip(rows, said, strict=True)]
 
 
@@ -168,8 +175,8 @@ def report(
     base: list[Key] = [(index, ()) for index in range(len(asked))]
     layouts = np.array([probe.layout for probe in asked])
     rows = []
-    for name, wanted in (("base", base), ("oracle", oracle)):
-        right = np.array(answers.find(wanted), dtype=np.float64)
+    for name, asker, wanted in (("base", answers, base), ("oracle", answers.at_best(), oracle)):
+        right = np.array(asker.find(wanted), dtype=np.float64)
         means = [right[layouts == layout].mean() for layout in LAYOUTS]
         rows.append((name, "", *(f"{mean:.3f}" for mean in means), f"{np.mean(means):.3f}", ""))
     best = np.max([item.accuracy.max(axis=0) for item in sweeps], axis=0)

@@ -4,12 +4,12 @@ On the reference model with a trained RPN, or ``--random`` for a LLaVA of random
 none: of medium size, or with ``--size 7b`` as large as LLaVA-1.5-7B, on a GPU in bfloat16. One pass
 is measured twice: by this project's own code, and by the stock processor and ``generate``, which is
 what people run today. Prints the ratios, where the time goes, and what several questions about one
-image cost, at each of ``--batch-sizes``. ``--crop-tokens`` lists budgets to try besides the full
-crop, ``--withdraw`` tries every budget with the image withdrawn as well, ``--whole-boxes`` all with
-crops that are not masked. ``--shown`` is the share of their boxes that the regions planted beside
-random weights fill, before their margin. On a CPU, ratios are of
-CPU time, which a busy machine hardly distorts (with OMP_NUM_THREADS=1); shares of phases are
-wall-clock time.
+image cost, at each of ``--batch-sizes``: of what the RPN was made for and of the paper's way,
+with masked crops of full size beside the image; ``--crop-tokens`` lists further budgets,
+``--withdraw`` tries every budget with the image withdrawn as well, ``--whole-boxes`` all with crops
+that are not masked. ``--shown`` is the share of their boxes that the regions planted beside random
+weights fill, before their margin. On a CPU, ratios are of CPU time, which a busy machine hardly
+distorts (with OMP_NUM_THREADS=1); shares of phases are wall-clock time.
 
     python -m benchmarks.zoom_throughput --random --size 7b --device cuda --num-scenes 11 \
         --batch-sizes 1 8 32 --max-batches 3
@@ -31,6 +31,7 @@ from PIL import Image
 from benchmarks.random_llava import SIZES, fast_dtype, random_llava, random_zoom
 from benchmarks.timing import paired_seconds
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
+from data_contracts.label_settings import RegionSettings
 from sdrpn_core.attention.capture import ATTENTION_NAME
 from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.models.base import ModelAdapter
@@ -85,20 +86,27 @@ def _whole_batches(inputs: Inputs, batch_size: int, max_batches: int | None) -> 
 
 
 def _variants(full: ZoomPipeline, given: argparse.Namespace) -> dict[str, ZoomPipeline]:
-    """By name, the cheapest last."""
+    """By name: what was asked for, and at last what the RPN was made for."""
+    own = full.regions
+    masks = (None, own.mask_threshold_ratio) if given.whole_boxes else (own.mask_threshold_ratio,)
+    tried = [
+        own.with_changes(crop_tokens=budget, withdraw_image=withdraw, mask_threshold_ratio=mask)
+        for mask in masks
+        for withdraw in ((False, True) if given.withdraw else (False,))
+        for budget in (None, *given.crop_tokens)
+    ]
     found = {}
-    for is_masked in (False, True) if given.whole_boxes else (True,):
-        for withdraw in (False, True) if given.withdraw else (False,):
-            for budget in (None, *given.crop_tokens):
-                name = "two stages" if budget is None else f"two stages, {budget} crop tokens"
-                name += "" if is_masked else ", whole boxes"
-                name += ", image withdrawn" if withdraw else ""
-                found[name] = variant = copy(full)
-                variant.crop_tokens, variant.withdraw_image = budget, withdraw
-                if not is_masked:
-                    whole = {"mask_threshold_ratio": None}
-                    variant.regions = full.regions.model_copy(update=whole)
+    for regions in (*tried, own):
+        found[_name(regions)] = variant = copy(full)
+        variant.regions = regions
     return found
+
+
+def _name(regions: RegionSettings) -> str:
+    name = "two stages"
+    name += "" if regions.crop_tokens is None else f", {regions.crop_tokens} crop tokens"
+    name += "" if regions.mask_threshold_ratio is not None else ", whole boxes"
+    return name + (", image withdrawn" if regions.withdraw_image else "")
 
 
 def _print_accuracy(

@@ -138,7 +138,7 @@ class EvaluationConfig(Settings):
     region_threshold: float | None = Field(None, gt=0, lt=1)
     """Region threshold of SD-RPN; None takes the one that the RPN was trained with."""
     crop_tokens: int | None = Field(None, ge=1)
-    """Most tokens per crop; None gives each as many as the image has."""
+    """Most tokens of every method's crops; None takes what the RPN was made for."""
     threshold_sweep: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Further region thresholds to answer everything with, to see how much the choice matters."""
     paper_model: PaperModel | None = None

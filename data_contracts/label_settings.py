@@ -67,7 +67,8 @@ class LabelChanges(_LabelFields, Changes):
 
 
 class RegionSettings(Settings):
-    """How a RoI probability map becomes crop boxes, and when no crop is worth its cost."""
+    """How a RoI probability map becomes crop boxes, when no crop is worth its cost, and what of
+    image and crops the second stage reads."""
 
     blur_sigma: float | None = Field(1.0, gt=0)
     """Blur (3x3 Gaussian) before thresholding; None for none."""
@@ -98,6 +99,11 @@ class RegionSettings(Settings):
     mask_threshold_ratio: float | None = Field(None, gt=0, le=1)
     """Masked crops: of a crop, the decoder gets only the tokens that touch a cell above this share
     of the threshold, or its margin. None gives it the whole box."""
+    crop_tokens: int | None = Field(None, ge=1)
+    """Most tokens per crop, before it is masked; None gives each as many as the image has."""
+    withdraw_image: bool = False
+    """Where there is a crop, only the layers below the branch look at the image. Cheaper, and not
+    what the paper does: see what it costs on a model before it is used there."""
     min_peak_probability: float | None = Field(None, ge=0, le=1)
     """Maps whose blurred peak is lower are not followed; None for no such rule. This rule and the
     two below are the gate's; ``propose_regions`` knows nothing of them."""
@@ -122,7 +128,8 @@ class RegionSettings(Settings):
         Keys of later versions are left out where they change nothing, so that what was made before
         is still found and still the same.
         """
-        unchanged = {"mask_threshold_ratio"} if self.mask_threshold_ratio is None else set()
+        later = {"mask_threshold_ratio": None, "crop_tokens": None, "withdraw_image": False}
+        unchanged = {key for key, value in later.items() if getattr(self, key) == value}
         return self.model_dump(mode="json", exclude=unchanged)
 
 

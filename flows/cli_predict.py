@@ -54,12 +54,18 @@ def predict(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per answer.")] = 32,
     crop_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens per crop: cheaper, and coarser.")
+        int | None,
+        typer.Option(
+            min=1, help="Most tokens per crop: cheaper, and coarser; the RPN's own unless given."
+        ),
     ] = None,
     withdraw_image: Annotated[
-        bool,
-        typer.Option("--withdraw-image", help="Upper layers see a crop, not the image."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--withdraw-image/--keep-image",
+            help="Upper layers see a crop, not the image; the RPN's own unless given.",
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, bfloat16 or float16; the RPN's own on a GPU unless given."),

@@ -46,8 +46,6 @@ class ZoomPipeline:
         threshold: float,
         regions: RegionSettings,
         score_calibration: ScoreCalibration | None = None,
-        crop_tokens: int | None = None,
-        withdraw_image: bool = False,
     ) -> None:
         """Put an RPN beside a model.
 
@@ -55,23 +53,15 @@ class ZoomPipeline:
             adapter: the frozen model.
             rpn: trained beside it.
             threshold: of ``crop_regions``.
-            regions: how a RoI map becomes boxes, and when no crop is worth it.
+            regions: how a RoI map becomes boxes, when no crop is worth it, and what the second
+                stage reads.
             score_calibration: RoI logits -> probabilities; the plain sigmoid if None.
-            crop_tokens: most tokens per crop; None gives each crop as many as the image has.
-            withdraw_image: where there is a crop, only the layers below the branch look at the
-                image; cheaper, and not what the paper does. See ``second_stage``.
-
-        Raises:
-            ModelError: if ``crop_tokens`` is below 1.
         """
-        adapter.check_crop_tokens(crop_tokens)
         self.adapter = adapter
         self.rpn = rpn.eval()
         self.threshold = threshold
         self.regions = regions
         self.score_calibration = score_calibration or ScoreCalibration()
-        self.crop_tokens = crop_tokens
-        self.withdraw_image = withdraw_image
 
     @classmethod
     def from_pretrained(
@@ -83,7 +73,7 @@ class ZoomPipeline:
         dtype: str | None = None,
         device_map: DeviceMap | None = None,
         crop_tokens: int | None = None,
-        withdraw_image: bool = False,
+        withdraw_image: bool | None = None,
     ) -> Self:
         """Load a model and an RPN checkpoint directory.
 
@@ -94,9 +84,8 @@ class ZoomPipeline:
             device: torch device, or ``auto``.
             dtype: name of a torch dtype; None takes the RPN's own on a GPU, float32 on a CPU.
             device_map: spreads the model over several devices instead.
-            crop_tokens: most tokens per crop.
-            withdraw_image: where there is a crop, only the layers below the branch look at the
-                image.
+            crop_tokens: as of ``RegionSettings``; None as the RPN was made for.
+            withdraw_image: as of ``RegionSettings``; None as the RPN was made for.
 
         Raises:
             SdrpnError: if either cannot be loaded, or they do not fit each other.
@@ -122,7 +111,7 @@ class ZoomPipeline:
         dtype: str | None = None,
         device_map: DeviceMap | None = None,
         crop_tokens: int | None = None,
-        withdraw_image: bool = False,
+        withdraw_image: bool | None = None,
     ) -> Self:
         """Load the model that an RPN was trained for.
 
@@ -132,9 +121,8 @@ class ZoomPipeline:
             device: torch device, or ``auto``.
             dtype: name of a torch dtype; None takes the RPN's own on a GPU, float32 on a CPU.
             device_map: spreads the model over several devices instead.
-            crop_tokens: most tokens per crop.
-            withdraw_image: where there is a crop, only the layers below the branch look at the
-                image.
+            crop_tokens: as of ``from_pretrained``.
+            withdraw_image: as of ``from_pretrained``.
         """
         profile = checkpoint.config.profile
         if model not in (None, profile.name, profile.model_id):
@@ -155,18 +143,25 @@ class ZoomPipeline:
         checkpoint: RpnCheckpoint,
         *,
         crop_tokens: int | None = None,
-        withdraw_image: bool = False,
+        withdraw_image: bool | None = None,
     ) -> Self:
-        """Put a trained RPN beside a model that is loaded already, with all it was tuned to."""
+        """Put a trained RPN beside a model that is loaded already, with all it was made for.
+
+        ``crop_tokens`` and ``withdraw_image`` as of ``from_pretrained``.
+
+        Raises:
+            SdrpnError: if they do not fit each other, or ``crop_tokens`` is below 1.
+        """
+        adapter.check_crop_tokens(crop_tokens)
         config = checkpoint.config
+        changes = {"crop_tokens": crop_tokens, "withdraw_image": withdraw_image}
+        said = {key: value for key, value in changes.items() if value is not None}
         return cls(
             adapter,
             checkpoint.build(adapter),
             threshold=config.threshold,
-            regions=config.regions,
+            regions=config.regions.with_changes(**said),
             score_calibration=config.score_calibration,
-            crop_tokens=crop_tokens,
-            withdraw_image=withdraw_image,
         )
 
     def answer(
@@ -301,10 +296,12 @@ class ZoomPipeline:
             self.adapter,
             [item.image for item in encoded],
             [zoom.regions for zoom in zooms],
-            self.crop_tokens,
+            self.regions.crop_tokens,
         )
         clock.lap("encode_crops")
-        start = second_stage_prefill(self.adapter, first, crops, withdraw_image=self.withdraw_image)
+        start = second_stage_prefill(
+            self.adapter, first, crops, withdraw_image=self.regions.withdraw_image
+        )
         clock.lap("prefill")
         return StartedBatch(
             indices=tuple(indices),

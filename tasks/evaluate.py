@@ -145,7 +145,7 @@ class _Setup:
 def _evaluator(setup: _Setup) -> Evaluator:
     adapter = adapter_for(setup.model, setup.run.runtime)
     checkpoint = stored_checkpoint(setup.run.store, setup.rpn)
-    pipeline = ZoomPipeline.beside(adapter, checkpoint, crop_tokens=setup.settings.crop_tokens)
+    pipeline = ZoomPipeline.beside(adapter, checkpoint)
     pipeline.threshold = setup.settings.threshold_beside(pipeline.threshold)
     return Evaluator(adapter, setup.settings, pipeline)
 

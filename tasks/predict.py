@@ -31,7 +31,7 @@ class PredictSetup:
     rpn: str | None
     model: str | None
     crop_tokens: int | None
-    withdraw_image: bool
+    withdraw_image: bool | None
     dtype: str | None
     runtime: RuntimeConfig
 
@@ -42,7 +42,7 @@ class PredictSetup:
         rpn: str | None,
         model: str | None,
         crop_tokens: int | None,
-        withdraw_image: bool,
+        withdraw_image: bool | None,
         dtype: str | None,
     ) -> "PredictSetup":
         """Setup from the runtime settings and what the user chose.

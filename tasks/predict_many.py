@@ -127,16 +127,16 @@ def answer_many(
 def _request(pipeline: ZoomPipeline, asked: Sequence[Asked]) -> dict[str, str | int | None]:
     """What is asked of which model, and how it sees."""
     questions = canonical_json([row.model_dump() for row in asked])
-    profile = pipeline.adapter.profile
+    profile, regions = pipeline.adapter.profile, pipeline.regions
     return {
         "questions": digest(questions.encode()),
         "model": profile.model_id,
         "revision": profile.revision,
         "dtype": dtype_name(pipeline.adapter.dtype),
         # "averaged": towers of fixed grids saw smaller crops before, and answered otherwise.
-        "crop_tokens": pipeline.crop_tokens and f"{pipeline.crop_tokens}, averaged",
+        "crop_tokens": regions.crop_tokens and f"{regions.crop_tokens}, averaged",
         # Only where it is: files begun before there was a choice go on.
-        **({"withdraw_image": True} if pipeline.withdraw_image else {}),
+        **({"withdraw_image": True} if regions.withdraw_image else {}),
     }
 
 

@@ -11,7 +11,8 @@ them. What that costs:
 * vicrop: two prefill passes up to the layer that is read (the original runs all layers), then a
   pass with the crop; its variants are in ``vicrop.py``.
 * sdrpn: the ``ZoomPipeline``: layers below the branch and the RPN, then the second stage, which
-  reuses the prefix. sdrpn_withdrawn: the same with the image withdrawn from the upper layers.
+  reuses the prefix. sdrpn_withdrawn: the same with the image withdrawn from the upper layers. Both
+  are asked for by name, whichever of them the pipeline is set to.
 """
 
 from collections.abc import Sequence
@@ -103,8 +104,11 @@ class Answerer:
         """
         self.adapter = adapter
         self.settings = settings
-        self._pipelines = {} if pipeline is None else _zooms(pipeline)
-        self._regions = pipeline.regions if pipeline else RegionSettings.preset("default")
+        regions = pipeline.regions if pipeline else RegionSettings.preset("default")
+        if settings.crop_tokens is not None:
+            regions = regions.with_changes(crop_tokens=settings.crop_tokens)
+        self._regions = regions
+        self._pipelines = {} if pipeline is None else _zooms(pipeline, regions)
 
     @torch.inference_mode()
     def answer(
@@ -125,7 +129,7 @@ class Answerer:
         features = self.adapter.encode_images(images)
         proposals = self._propose(method, images, documents, features)
         regions = [proposal.regions for proposal in proposals]
-        crops = masked_crops(self.adapter, images, regions, self.settings.crop_tokens)
+        crops = masked_crops(self.adapter, images, regions, self._regions.crop_tokens)
         responses = answer_plain(
             self.adapter,
             [document.question for document in documents],
@@ -250,11 +254,12 @@ class Answerer:
         ]
 
 
-def _zooms(pipeline: ZoomPipeline) -> dict[Method, ZoomPipeline]:
-    """The pipeline as it is, and with the image withdrawn."""
-    withdrawn = copy(pipeline)
-    withdrawn.withdraw_image = True
-    return {Method.SDRPN: pipeline, Method.SDRPN_WITHDRAWN: withdrawn}
+def _zooms(pipeline: ZoomPipeline, regions: RegionSettings) -> dict[Method, ZoomPipeline]:
+    """The pipeline with the image kept in all layers, and withdrawn."""
+    kept, withdrawn = copy(pipeline), copy(pipeline)
+    kept.regions = regions.with_changes(withdraw_image=False)
+    withdrawn.regions = regions.with_changes(withdraw_image=True)
+    return {Method.SDRPN: kept, Method.SDRPN_WITHDRAWN: withdrawn}
 
 
 def oracle_box(document: Document, image_size: tuple[int, int], padding_ratio: float) -> BoxXYXY:

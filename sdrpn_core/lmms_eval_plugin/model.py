@@ -37,8 +37,9 @@ class SdrpnModel(lmms):  # type: ignore[misc]  # lmms-eval has no types
         rpn: directory of an RPN checkpoint.
         model: hub id or directory of the stock model; None takes what the RPN was trained on.
         zoom: False answers from the whole image alone: the baseline, with the same prompts.
-        crop_tokens: most tokens per crop; None gives each as many as the image has.
-        withdraw_image: where there is a crop, only the layers below the branch look at the image.
+        crop_tokens: most tokens per crop; None as the RPN was made for.
+        withdraw_image: where there is a crop, only the layers below the branch look at the image;
+            None as the RPN was made for.
         dtype: name of a torch dtype; None takes the RPN's own on a GPU, float32 on a CPU.
         max_new_tokens: most tokens per answer where the task sets none.
         batch_size: questions per forward pass; does not change the answers.
@@ -54,7 +55,7 @@ class SdrpnModel(lmms):  # type: ignore[misc]  # lmms-eval has no types
         model: str | None = None,
         zoom: bool = True,
         crop_tokens: int | None = None,
-        withdraw_image: bool = False,
+        withdraw_image: bool | None = None,
         dtype: str | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         batch_size: int | str = 1,

@@ -247,7 +247,9 @@ def test_regions_of_a_config_change_only_the_keys_they_give():
 def test_settings_without_masks_are_what_they_were_before_there_were_masks():
     """Or an RPN of before would be trained anew, and answers begun with it would be refused."""
     whole = RegionSettings.preset("default").model_copy(update={"mask_threshold_ratio": None})
-    assert "mask_threshold_ratio" not in whole.identity()
+    assert {"mask_threshold_ratio", "crop_tokens", "withdraw_image"}.isdisjoint(whole.identity())
+    cheap = whole.with_changes(crop_tokens=36, withdraw_image=True)
+    assert RegionSettings.model_validate(cheap.identity()) == cheap
     assert RegionSettings.model_validate(whole.identity()) == whole
     assert RegionSettings.preset("default").identity()["mask_threshold_ratio"] == 1.0
 

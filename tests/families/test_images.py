@@ -61,9 +61,8 @@ def test_crops_keep_within_a_budget_of_tokens(loaded: Loaded, budget: int) -> No
 
 def test_answers_with_crops_of_a_budget(loaded: Loaded, images: list[Image.Image]) -> None:
     full = random_pipeline(loaded.adapter)
-    cheap = ZoomPipeline(
-        full.adapter, full.rpn, threshold=full.threshold, regions=full.regions, crop_tokens=4
-    )
+    regions = full.regions.with_changes(crop_tokens=4)
+    cheap = ZoomPipeline(full.adapter, full.rpn, threshold=full.threshold, regions=regions)
     counts = check_batched_equals_alone(cheap, images, QUESTIONS, max_new_tokens=4)
     assert any(counts), "no question was answered with a crop"
 

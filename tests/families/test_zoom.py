@@ -160,11 +160,11 @@ def test_zoom_in_a_batch_of_mixed_sizes_equals_one_by_one(
         regions=EVERY_REGION.model_copy(
             update={
                 "max_seen_ratio": limit,
+                "withdraw_image": withdraw_image,
                 "mask_threshold_ratio": mask_threshold_ratio,
                 "min_box_side": 1 if mask_threshold_ratio is None else 2,
             }
         ),
-        withdraw_image=withdraw_image,
     )
     counts = check_batched_equals_alone(
         pipeline,

@@ -67,8 +67,9 @@ def test_zoom_equals_the_cpu(
         pipeline = random_pipeline(
             adapter, mask_threshold_ratio=mask_threshold_ratio, min_box_side=2
         )
-        pipeline.withdraw_image, pipeline.crop_tokens = withdraw_image, crop_tokens
-        pipeline.regions = pipeline.regions.with_changes(max_seen_ratio=0.9)
+        pipeline.regions = pipeline.regions.with_changes(
+            withdraw_image=withdraw_image, crop_tokens=crop_tokens, max_seen_ratio=0.9
+        )
         found.append(
             pipeline.answer(
                 [*IMAGES, *IMAGES],

@@ -62,6 +62,6 @@ def test_a_model_spread_over_two_devices_zooms(full: ModelAdapter, profile: Mode
     for withdraw_image in (False, True):
         pipelines = [random_pipeline(adapter) for adapter in (full, spread)]
         for pipeline in pipelines:
-            pipeline.withdraw_image = withdraw_image
+            pipeline.regions = pipeline.regions.with_changes(withdraw_image=withdraw_image)
         whole, parts = (pipeline.answer(IMAGES, QUESTIONS) for pipeline in pipelines)
         assert [(a.text, a.boxes) for a in whole] == [(a.text, a.boxes) for a in parts]

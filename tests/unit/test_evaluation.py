@@ -219,13 +219,12 @@ def test_the_two_ways_of_zooming_differ_in_what_the_upper_layers_see(
         adapter,
         pipeline.rpn,
         threshold=pipeline.threshold,
-        regions=pipeline.regions,
-        withdraw_image=True,
+        regions=pipeline.regions.with_changes(withdraw_image=True),
     )
     questions = [document.question for document in documents()]
     said = alone.answer(pictures, questions, max_new_tokens=8)
     assert [answer.text for answer in withdrawn] == [answer.text for answer in said]
-    assert not pipeline.withdraw_image, "the caller's pipeline was changed"
+    assert not pipeline.regions.withdraw_image, "the caller's pipeline was changed"
 
 
 def test_oracle_leaves_documents_without_true_box_to_the_others(

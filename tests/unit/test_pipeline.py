@@ -196,8 +196,7 @@ def test_crops_within_a_token_budget(adapter: ModelAdapter, images: list[Image.I
         adapter,
         pipeline.rpn,
         threshold=pipeline.threshold,
-        regions=pipeline.regions,
-        crop_tokens=9,
+        regions=pipeline.regions.with_changes(crop_tokens=9),
     )
     check_batched_equals_alone(cheap, images, QUESTIONS)
     with pytest.raises(ModelError, match="at least 1"):
@@ -238,8 +237,7 @@ def test_withdrawing_the_image_changes_answers_with_crops_only(
         adapter,
         pipeline.rpn,
         threshold=pipeline.threshold,
-        regions=pipeline.regions,
-        withdraw_image=True,
+        regions=pipeline.regions.with_changes(withdraw_image=True),
     )
     check_batched_equals_alone(withdrawn, images, QUESTIONS)
     pairs = list(

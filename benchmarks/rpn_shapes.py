@@ -1,0 +1,116 @@
+"""How deep must an RPN be, and where must it branch off? ``python -m benchmarks.rpn_shapes``.
+
+Trains one RPN of each shape on the labels of the built-in model (what the store has is not made
+again) and answers held-out scenes with each: accuracy by layout, and CPU time relative to one pass
+at the same batch size (set OMP_NUM_THREADS=1). Each answers as the run's configuration says, and as
+the paper does, with crops of full size beside the image in all layers.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.rpn_shapes --num-scenes 120 --shapes 4x3 4x2 3x2 3x1
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from copy import copy
+from functools import partial
+
+import numpy as np
+
+from benchmarks.timing import paired_seconds
+from benchmarks.zoom_scenes import Probe, parser, print_table, probes
+from benchmarks.zoom_throughput import ONE_PASS, one_pass
+from data_contracts.configs import ModelConfig
+from data_contracts.enums import Stage
+from data_contracts.profiles import RpnShape
+from data_contracts.runtime import RuntimeConfig
+from flows.config_files import load_config
+from flows.execution import LocalExecution
+from flows.wiring import Pipeline
+from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.reference.scenes import LAYOUTS
+from tasks.models import profile_of
+from tasks.rpn_files import stored_checkpoint
+
+DEFAULT_SHAPES = ("4x3", "4x2", "3x2", "3x1")
+ROUNDS = 3
+NUM_TIMED = 96
+"""Questions that are timed, in whole batches."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser(__doc__, num_scenes=30)
+    options.add_argument(
+        "--shapes",
+        nargs="+",
+        type=_shape,
+        default=[_shape(text) for text in DEFAULT_SHAPES],
+        metavar="BxR",
+        help="branch layer and depth",
+    )
+    given = options.parse_args(arguments)
+    asked = probes(given.num_scenes)
+    zooms = {}
+    for shape in given.shapes:
+        name = f"{shape.branch_layer} x {shape.depth}"
+        zooms[name, "as configured"] = zoom = trained(shape, given)
+        zooms[name, "paper's"] = paper = copy(zoom)
+        paper.regions = zoom.regions.with_changes(crop_tokens=None, withdraw_image=False)
+    report(zooms, asked, given.batch_size, given.max_new_tokens)
+
+
+def trained(shape: RpnShape, given: argparse.Namespace) -> ZoomPipeline:
+    """The built-in model with an RPN of this shape."""
+    config = load_config("reference")
+    profile = profile_of(config.model)
+    wanted = profile.rpn.with_changes(branch_layer=shape.branch_layer, depth=shape.depth)
+    model = ModelConfig(profile=profile.model_copy(update={"rpn": wanted}))
+    execution = LocalExecution(RuntimeConfig(store=given.store, device=given.device))
+    pipeline = Pipeline(config.model_copy(update={"model": model}), execution)
+    pipeline.make(Stage.TRAIN_RPN)
+    checkpoint = stored_checkpoint(execution.store, pipeline.rpn())
+    return ZoomPipeline.from_checkpoint(checkpoint, device=given.device)
+
+
+def report(
+    zooms: dict[tuple[str, str], ZoomPipeline],
+    asked: Sequence[Probe],
+    batch_size: int,
+    max_new_tokens: int,
+) -> None:
+    """Print accuracy and speed of each."""
+    images, questions = [probe.image for probe in asked], [probe.question for probe in asked]
+    timed = min(NUM_TIMED, len(asked)) // batch_size * batch_size or len(asked)
+    inputs = (images[:timed], questions[:timed])
+    length = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    runs: dict[str, Callable[[], object]] = {
+        " ".join(name): partial(zoom.answer, *inputs, **length) for name, zoom in zooms.items()
+    }
+    runs[ONE_PASS] = partial(one_pass, next(iter(zooms.values())), inputs, **length)
+    seconds = paired_seconds(runs, ROUNDS, time.process_time)
+    layouts = np.array([probe.layout for probe in asked])
+    rows = []
+    for name, zoom in zooms.items():
+        answers = zoom.answer(images, questions, **length)
+        right = np.array([p.is_right(a.text) for p, a in zip(asked, answers, strict=True)])
+        means = [right[layouts == layout].mean() for layout in LAYOUTS]
+        speeds = [
+            one / two for one, two in zip(seconds[ONE_PASS], seconds[" ".join(name)], strict=True)
+        ]
+        rows.append(
+            (
+                *name,
+                *(f"{mean:.3f}" for mean in (*means, np.mean(means))),
+                f"{statistics.median(speeds):.2f}x",
+            )
+        )
+    print_table(("branch x depth", "zoom", *LAYOUTS, "mean", f"speed, batch {batch_size}"), rows)
+
+
+def _shape(text: str) -> RpnShape:
+    branch_layer, depth = text.split("x")
+    return RpnShape(branch_layer=int(branch_layer), depth=int(depth))
+
+
+if __name__ == "__main__":
+    main()
