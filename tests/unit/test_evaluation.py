@@ -227,6 +227,35 @@ def test_the_two_ways_of_zooming_differ_in_what_the_upper_layers_see(
     assert not pipeline.regions.withdraw_image, "the caller's pipeline was changed"
 
 
+def test_what_the_rpn_was_made_for_decides_how_large_crops_are_and_not_which_zooms_are_asked(
+    adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
+) -> None:
+    """Or a run that answers with the image withdrawn would have two rows of the same thing."""
+    pictures = [images[document.image_uri] for document in documents()]
+    cheap = copy(pipeline)
+    cheap.regions = pipeline.regions.with_changes(crop_tokens=4, withdraw_image=True)
+    own, same, larger = (
+        Answerer(adapter, settings(**changes), zoom)
+        for zoom, changes in (
+            (cheap, {}),
+            (pipeline, {"crop_tokens": 4}),
+            (cheap, {"crop_tokens": 1000}),
+        )
+    )
+    whole = Answerer(adapter, settings(), pipeline)
+    for method in (Method.SDRPN, Method.SDRPN_WITHDRAWN, Method.ORACLE):
+        found = [
+            [(answer.text, answer.boxes, answer.num_crop_tokens) for answer in answers]
+            for answers in (
+                answerer.answer(method, pictures, documents())
+                for answerer in (own, same, larger, whole)
+            )
+        ]
+        assert found[0] == found[1]
+        assert found[2] == found[3]
+        assert found[0] != found[2]
+
+
 def test_oracle_leaves_documents_without_true_box_to_the_others(
     adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
 ) -> None:

@@ -1,6 +1,7 @@
 """Which model ``ZoomPipeline`` loads for an RPN, in which precision and at which commit."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,16 @@ def test_a_pinned_commit_is_of_its_own_model_only(
 def test_an_rpn_from_elsewhere_says_so(checkpoint: RpnCheckpoint) -> None:
     name = checkpoint.config.profile.name
     assert checkpoint.config.origin == f"of {name}, trained elsewhere"
+
+
+def test_answering_costs_what_the_rpn_was_made_for_unless_told_otherwise(tmp_path: Path) -> None:
+    """A run could evaluate cheaper zooms, and whoever answered with its RPN had to know of it."""
+    made = imported_checkpoint(tmp_path / "model")
+    regions = made.config.regions.with_changes(crop_tokens=4, withdraw_image=True)
+    checkpoint = replace(made, config=made.config.model_copy(update={"regions": regions}))
+    own = ZoomPipeline.from_checkpoint(checkpoint, device="cpu")
+    assert own.regions == regions
+    changed = ZoomPipeline.beside(own.adapter, checkpoint, crop_tokens=9, withdraw_image=False)
+    assert changed.regions == regions.with_changes(crop_tokens=9, withdraw_image=False)
+    with pytest.raises(ModelError, match="at least 1"):
+        ZoomPipeline.beside(own.adapter, checkpoint, crop_tokens=0)
