@@ -1,11 +1,12 @@
 """How deep must an RPN be, and where must it branch off? ``python -m benchmarks.rpn_shapes``.
 
-Trains one RPN of each shape on the labels of the built-in model (what the store has is not made
-again) and answers held-out scenes with each: accuracy by layout, and CPU time relative to one pass
-at the same batch size (set OMP_NUM_THREADS=1). Each answers as the run's configuration says, and as
-the paper does, with crops of full size beside the image in all layers.
+Trains one RPN of each shape on the labels of the built-in model, in a store of its own (``predict``
+takes the newest RPN of a store; what is there already is not made again), and answers held-out
+scenes with each: accuracy by layout, and CPU time relative to one pass at the same batch size (set
+OMP_NUM_THREADS=1). Each answers as the run's configuration says, and as the paper does, with crops
+of full size beside the image in all layers.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.rpn_shapes --num-scenes 120 --shapes 4x3 4x2 3x2 3x1
+    OMP_NUM_THREADS=1 python -m benchmarks.rpn_shapes --num-scenes 120 --shapes 4x3 2x2
 """
 
 import argparse
@@ -32,7 +33,7 @@ from sdrpn_core.reference.scenes import LAYOUTS
 from tasks.models import profile_of
 from tasks.rpn_files import stored_checkpoint
 
-DEFAULT_SHAPES = ("4x3", "4x2", "3x2", "3x1")
+DEFAULT_SHAPES = ("4x3", "3x2", "3x1", "2x2", "2x1")
 ROUNDS = 3
 NUM_TIMED = 96
 """Questions that are timed, in whole batches."""
@@ -40,6 +41,7 @@ NUM_TIMED = 96
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__, num_scenes=30)
+    options.set_defaults(store="artifacts-shapes")
     options.add_argument(
         "--shapes",
         nargs="+",
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="branch layer and depth",
     )
     given = options.parse_args(arguments)
+    if given.rpn is not None:
+        options.error("RPNs are trained here: leave out --rpn")
     asked = probes(given.num_scenes)
     zooms = {}
     for shape in given.shapes:

@@ -2,7 +2,8 @@
 
 Sweeps the region threshold on held-out scenes of every layout, in both readings: a fixed
 probability, and a share of the map's peak (with the peak-to-mean gate). Every crop that any
-threshold proposes is answered once. Prints accuracies, how far one threshold is from the best one
+threshold proposes is answered once, at the cost that the RPN was made for; true boxes are shown at
+full size beside the image. Prints accuracies, how far one threshold is from the best one
 of each layout, the threshold that training chose without seeing these scenes among them, and how
 honest the probabilities are; writes the sweep as an SVG.
 """

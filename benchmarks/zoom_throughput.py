@@ -86,7 +86,7 @@ def _whole_batches(inputs: Inputs, batch_size: int, max_batches: int | None) -> 
 
 
 def _variants(full: ZoomPipeline, given: argparse.Namespace) -> dict[str, ZoomPipeline]:
-    """By name: what was asked for, and at last what the RPN was made for."""
+    """By name: what was asked for, and what the RPN was made for."""
     own = full.regions
     masks = (None, own.mask_threshold_ratio) if given.whole_boxes else (own.mask_threshold_ratio,)
     tried = [

@@ -173,8 +173,8 @@ class PipelineConfig(Settings):
     training: TrainingChanges | None = None
     """What differs from the training settings of the model's profile."""
     regions: RegionSettings = RegionSettings.preset("default")
-    """How regions are cut out of RoI maps; keys that are left out are those of the preset
-    ``default``."""
+    """How regions are cut out of RoI maps, and what the model reads of image and crops; keys that
+    are left out are those of the preset ``default``."""
     evaluation: EvaluationConfig | None = None
     """What is evaluated and how; None stops after training (a user's own pictures without a
     benchmark)."""

@@ -1,8 +1,8 @@
 """An RPN that an earlier run already trained, for other region settings.
 
-Regions decide how maps become boxes. What the network learns does not depend on them, only the
-threshold that is chosen at the end. So a change of regions takes the weights that there are:
-training takes hours beside a large model.
+Regions decide how maps become boxes, and what is read of crops. What the network learns does not
+depend on them, only the threshold that is chosen at the end. So a change of regions takes the
+weights that there are: training takes hours beside a large model.
 """
 
 import logging

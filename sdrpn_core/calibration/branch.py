@@ -3,8 +3,9 @@
 A probe of frozen attention cannot decide this: the last prompt token may not look at the region at
 all before training (a model that first repeats the question answers its first words blind), yet the
 RPN learns to in a hundred steps. So each candidate is trained as it will be, only shorter, and
-judged on images it was not trained on. B is about neutral in cost: a layer more before the branch
-is one more in the first stage and one whose prefix the second stage need not compute again.
+judged on images it was not trained on. B is about neutral in cost, unless the image is withdrawn: a
+layer more before the branch is one more in the first stage and one whose prefix the second stage
+need not compute again.
 """
 
 import hashlib

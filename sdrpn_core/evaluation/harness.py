@@ -42,7 +42,7 @@ class Evaluator:
         Args:
             adapter: the frozen model.
             settings: methods, answer length, crop padding, thresholds.
-            pipeline: over ``adapter``; only the method ``sdrpn`` needs it.
+            pipeline: over ``adapter``; see ``Answerer``.
         """
         self._answerer = Answerer(adapter, settings, pipeline)
         self._settings = settings

@@ -99,8 +99,9 @@ class Answerer:
         Args:
             adapter: the frozen model.
             settings: answer length, crop padding, thresholds.
-            pipeline: over ``adapter``; only ``sdrpn`` and ``sdrpn_withdrawn`` need it. Raw
-                attention uses its region settings where there is one.
+            pipeline: over ``adapter``; only ``sdrpn`` and ``sdrpn_withdrawn`` need it. Where there
+                is one, raw attention uses its region settings, and every method its
+                ``crop_tokens``, unless the settings say how many.
         """
         self.adapter = adapter
         self.settings = settings

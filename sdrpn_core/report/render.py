@@ -15,8 +15,6 @@ from sdrpn_core.report.data import Example, Outcome, ReportData
 from sdrpn_core.report.pages import render_page
 from sdrpn_core.report.pictures import Picture, pictures_of
 
-METHOD_STYLES = {method: 0 if method is Method.SDRPN else 1 for method in Method}
-
 OUTCOME_NAMES: Mapping[Outcome, str] = {
     Outcome.WIN: "Base wrong, SD-RPN right",
     Outcome.LOSS: "Base right, SD-RPN wrong",
@@ -80,13 +78,14 @@ def render_report(data: ReportData) -> str:
         "report.html.j2",
         filters={"percent": percent, "interval": interval, "points": points, "times": times},
         method_names=METHOD_NAMES,
+        ours=_ours(data),
         withdrawn_speed=_withdrawn_speed,
         step_names=STEP_NAMES,
         none_text=NONE,
         data=data,
         sections=_sections(data),
         tiles=_tiles(data),
-        evaluations=[(results, _result_charts(results)) for results in data.results],
+        evaluations=[(results, _result_charts(results, _ours(data))) for results in data.results],
         training=_training_charts(data.training_log),
         sweep_chart=_sweep_chart(data),
         groups=_groups(data.examples),
@@ -121,6 +120,12 @@ def _withdrawn_speed(results: Results) -> float | None:
     return withdrawn / whole if whole and withdrawn else None
 
 
+def _ours(data: ReportData) -> Method:
+    """The method that answering with the RPN amounts to, unless told otherwise."""
+    is_withdrawn = data.rpn is not None and data.rpn.regions.withdraw_image
+    return Method.SDRPN_WITHDRAWN if is_withdrawn else Method.SDRPN
+
+
 def _sections(data: ReportData) -> list[tuple[str, str]]:
     """Names and titles of the sections that the page has."""
     without = set() if data.results else set(_OF_AN_EVALUATION)
@@ -132,7 +137,7 @@ def _sections(data: ReportData) -> list[tuple[str, str]]:
 def _tiles(data: ReportData) -> list[Tile]:
     tiles: list[Tile] = []
     for results in data.results[:1]:
-        tiles += _result_tiles(results)
+        tiles += _result_tiles(results, _ours(data))
     if data.rpn is not None:
         validation = data.rpn.measured
         tiles.append(
@@ -148,8 +153,8 @@ def _tiles(data: ReportData) -> list[Tile]:
     return tiles
 
 
-def _result_tiles(results: Results) -> list[Tile]:
-    base, zoomed = (results.methods.get(m) for m in (Method.BASE, Method.SDRPN))
+def _result_tiles(results: Results, ours: Method) -> list[Tile]:
+    base, zoomed = (results.methods.get(m) for m in (Method.BASE, ours))
     if zoomed is None:
         return []
     before = f"base model {percent(base.accuracy.value)} %" if base else ""
@@ -157,7 +162,7 @@ def _result_tiles(results: Results) -> list[Tile]:
     if zoomed.recovered_share is not None:
         share = percent(zoomed.recovered_share.value, 0)
         tiles.append(Tile(f"{share} %", "of the oracle's gain", "with the true box as 100 %"))
-    speed = results.throughput(Method.SDRPN)
+    speed = results.throughput(ours)
     if speed is not None:
         tiles.append(Tile(times(speed), "speed", "relative to the base model"))
     if zoomed.roi is not None:
@@ -166,11 +171,12 @@ def _result_tiles(results: Results) -> list[Tile]:
     return tiles
 
 
-def _result_charts(results: Results) -> dict[str, Markup]:
+def _result_charts(results: Results, ours: Method) -> dict[str, Markup]:
     methods = results.methods
-    accuracy = [_accuracy_bar(method, result) for method, result in methods.items()]
+    styles = {method: 0 if method is ours else 1 for method in methods}
+    accuracy = [_accuracy_bar(method, result, styles[method]) for method, result in methods.items()]
     speed = [
-        Bar(METHOD_NAMES[m], throughput, times(throughput), style=METHOD_STYLES[m])
+        Bar(METHOD_NAMES[m], throughput, times(throughput), style=styles[m])
         for m in methods
         if (throughput := results.throughput(m)) is not None
     ]
@@ -190,14 +196,14 @@ def _result_charts(results: Results) -> dict[str, Markup]:
     }
 
 
-def _accuracy_bar(method: Method, result: MethodResult) -> Bar:
+def _accuracy_bar(method: Method, result: MethodResult, style: int) -> Bar:
     return Bar(
         label=METHOD_NAMES[method],
         value=result.accuracy.value,
         text=f"{percent(result.accuracy.value)} %",
         low=result.accuracy.low,
         high=result.accuracy.high,
-        style=METHOD_STYLES[method],
+        style=style,
     )
 
 

@@ -47,7 +47,7 @@ class RpnConfig(Settings):
     threshold: float = Field(ge=0, le=1)
     """Region threshold, chosen on validation images of the training data."""
     regions: RegionSettings
-    """Region settings that the threshold was chosen for."""
+    """Region settings that the threshold was chosen for, and answering keeps to."""
     score_calibration: ScoreCalibration = ScoreCalibration()
     """RoI logits -> probabilities, fitted on the validation images."""
     training: TrainingConfig | None = None

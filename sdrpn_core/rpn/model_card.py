@@ -30,7 +30,7 @@ from sdrpn_core.pipeline import ZoomPipeline
 pipeline = ZoomPipeline.from_pretrained("{model_id}", rpn="path/to/this/folder")
 print(pipeline.answer([image], ["What does the sign say?"])[0].text)
 ```
-"""
+{cost}"""
 
 _TRAINING = """
 ## Training
@@ -68,10 +68,23 @@ those that they chose per benchmark, unless another was given.
 """
 
 
+def _cost(config: RpnConfig) -> str:
+    """What answering does otherwise than the paper."""
+    regions = config.regions
+    said = [
+        f"crops of at most {regions.crop_tokens} tokens" if regions.crop_tokens else "",
+        "the image in view of the layers below the branch only" if regions.withdraw_image else "",
+    ]
+    if not any(said):
+        return ""
+    return f"\nUnless told otherwise, it answers with {' and '.join(filter(None, said))}.\n"
+
+
 def render_model_card(config: RpnConfig) -> str:
     """README.md with front matter; the same configuration gives the same text."""
     profile = config.profile
     head = _CARD.format(
+        cost=_cost(config),
         front_matter="\n".join(_front_matter(profile.model_id)),
         name=profile.name,
         model_id=profile.model_id,

@@ -20,6 +20,7 @@ from data_contracts.sources import (
     VisualCotSource,
 )
 from data_contracts.training import TrainingConfig
+from flows.cli_base import pipeline_config
 from flows.config_files import load_config
 from sdrpn_core.benchmarks.scoring import known_benchmarks
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
@@ -244,7 +245,7 @@ def test_regions_of_a_config_change_only_the_keys_they_give():
         assert PipelineConfig.model_validate(MINIMAL | {"regions": whole}).regions == bare
 
 
-def test_settings_without_masks_are_what_they_were_before_there_were_masks():
+def test_region_settings_are_what_they_were_before_keys_were_added():
     """Or an RPN of before would be trained anew, and answers begun with it would be refused."""
     whole = RegionSettings.preset("default").model_copy(update={"mask_threshold_ratio": None})
     assert {"mask_threshold_ratio", "crop_tokens", "withdraw_image"}.isdisjoint(whole.identity())
@@ -267,6 +268,20 @@ def test_a_form_for_changes_fills_nothing_in(changes: str, settings: type[Settin
 def test_every_packaged_profile_has_a_config():
     configs = (load_config(path.stem) for path in (CHECKOUT / "configs").glob("*.yaml"))
     assert {config.model.profile for config in configs} >= set(packaged_profiles())
+
+
+def test_another_model_does_not_take_over_what_was_measured_on_the_built_in_one(tmp_path: Path):
+    """``sdrpn run --profile`` made another model answer with small crops, and did not say so."""
+    own = tmp_path / "own.yaml"
+    cheap = {"crop_tokens": 64, "withdraw_image": True}
+    own.write_text(yaml.safe_dump(MINIMAL | {"regions": cheap}))
+    for config, profile, expected in (
+        ("reference", None, (36, True)),
+        ("reference", "llava-1.5-7b", (None, False)),
+        (str(own), "llava-1.5-7b", (64, True)),
+    ):
+        regions = pipeline_config(config, profile=profile).regions
+        assert (regions.crop_tokens, regions.withdraw_image) == expected
 
 
 def test_changes_to_settings_are_checked() -> None:

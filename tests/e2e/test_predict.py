@@ -229,6 +229,8 @@ def test_a_file_of_answers_is_not_gone_on_with_by_another_zoom(folder: Path) -> 
     assert "1 answered before" in " ".join(sdrpn(*ask).output.split())
     other = sdrpn(*ask[:-1])
     assert "other withdraw_image:" in " ".join(other.output.split())
+    kept = sdrpn(*ask[:-1], "--keep-image")
+    assert "other withdraw_image:" in " ".join(kept.output.split())
     smaller = sdrpn(*ask, "--crop-tokens", 4)
     assert "other crop_tokens:" in " ".join(smaller.output.split())
 

@@ -117,6 +117,21 @@ def test_precision_of_labels_says_which_cells_count(report: ReportData, html: st
     assert "Touch precision of the labels after each denoising step" in html
 
 
+def test_the_page_stresses_the_zoom_that_answering_is_set_to(report: ReportData) -> None:
+    """A run that withdraws the image showed the speed of the zoom that it does not use."""
+    assert report.rpn is not None
+    (results,) = report.results
+    for is_withdrawn, method in ((False, Method.SDRPN), (True, Method.SDRPN_WITHDRAWN)):
+        regions = report.rpn.regions.with_changes(withdraw_image=is_withdrawn)
+        rpn = report.rpn.model_copy(update={"regions": regions})
+        html = render_report(replace(report, rpn=rpn))
+        rows = re.findall('<tr class="ours"><th scope="row">([^<]*)<', html)
+        assert set(rows) & set(METHOD_NAMES.values()) == {METHOD_NAMES[method]}
+        speed = results.speed[method].throughput
+        tile = f"<strong>{speed:.2f}\N{MULTIPLICATION SIGN}</strong><span>speed</span>"
+        assert tile in html, method
+
+
 def test_page_says_what_withdrawing_the_image_costs(report: ReportData, html: str) -> None:
     (results,) = report.results
     cost = results.withdrawal

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import zoom_throughput
-from benchmarks.random_llava import SIZES, LlavaSize
+from benchmarks.random_llava import SIZES, LlavaSize, PlantedZoom, random_zoom
 from benchmarks.zoom_threshold import report_honesty
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from tasks.rpn_files import save_checkpoint
 from tests.rpn_checkpoints import imported_checkpoint
@@ -50,6 +51,25 @@ def test_throughput_of_random_weights_at_several_batch_sizes(
     with pytest.raises(SystemExit):
         zoom_throughput.main([*options.split(), "--batch-sizes", "1000"])
     assert "fill no batch of 1000" in capsys.readouterr().err
+
+
+def test_throughput_of_what_the_rpn_was_made_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody had asked for that budget, so the zoom that is used was not measured."""
+    monkeypatch.setitem(SIZES, "small", LlavaSize(6, 8, 64, 96, 3, 4, 64, 96, branch_layer=2))
+
+    def cheap(model: ModelAdapter, shown_ratio: float) -> PlantedZoom:
+        zoom = random_zoom(model, shown_ratio)
+        zoom.regions = zoom.regions.with_changes(crop_tokens=9, withdraw_image=True)
+        return zoom
+
+    monkeypatch.setattr(zoom_throughput, "random_zoom", cheap)
+    options = "--random --size small --device cpu --num-scenes 1 --rounds 1 --max-new-tokens 2"
+    zoom_throughput.main([*options.split(), "--batch-size", "2"])
+    names = re.findall(r"\| (two stages[^|]*?) \|", capsys.readouterr().out)
+    assert names.count("two stages, 9 crop tokens, image withdrawn") == 2
+    assert names.count("two stages") == 2
 
 
 def test_one_pass_says_what_the_stock_model_says(tmp_path: Path) -> None:
