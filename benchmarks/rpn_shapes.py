@@ -10,7 +10,6 @@ of full size beside the image in all layers.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -20,7 +19,7 @@ import numpy as np
 
 from benchmarks.timing import paired_seconds
 from benchmarks.zoom_scenes import Probe, parser, print_table, probes
-from benchmarks.zoom_throughput import ONE_PASS, one_pass
+from benchmarks.zoom_throughput import ONE_PASS, one_pass, relative_speed
 from data_contracts.configs import ModelConfig
 from data_contracts.enums import Stage
 from data_contracts.profiles import RpnShape
@@ -98,14 +97,11 @@ def report(
         answers = zoom.answer(images, questions, **length)
         right = np.array([p.is_right(a.text) for p, a in zip(asked, answers, strict=True)])
         means = [right[layouts == layout].mean() for layout in LAYOUTS]
-        speeds = [
-            one / two for one, two in zip(seconds[ONE_PASS], seconds[" ".join(name)], strict=True)
-        ]
         rows.append(
             (
                 *name,
                 *(f"{mean:.3f}" for mean in (*means, np.mean(means))),
-                f"{statistics.median(speeds):.2f}x",
+                relative_speed(seconds[ONE_PASS], seconds[" ".join(name)]),
             )
         )
     print_table(("branch x depth", "zoom", *LAYOUTS, "mean", f"speed, batch {batch_size}"), rows)

@@ -252,12 +252,13 @@ def _print_speeds(seconds: dict[str, list[float]], num_questions: int) -> None:
     bases = [name for name in (STOCK, ONE_PASS) if name in seconds]
     rows = []
     for name, values in seconds.items():
-        speeds = [_relative_speed(seconds[base], values) for base in bases]
+        speeds = [relative_speed(seconds[base], values) for base in bases]
         rows.append((name, f"{1000 * statistics.median(values) / num_questions:.1f}", *speeds))
     print_table(("", "ms per question", *(f"relative to {base}" for base in bases)), rows)
 
 
-def _relative_speed(base: Sequence[float], values: Sequence[float]) -> str:
+def relative_speed(base: Sequence[float], values: Sequence[float]) -> str:
+    """Median (least-most) of how many times as fast as ``base``, round by round."""
     speeds = [one / two for one, two in zip(base, values, strict=True)]
     return f"{statistics.median(speeds):.2f}x ({min(speeds):.2f}-{max(speeds):.2f})"
 

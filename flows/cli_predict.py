@@ -26,6 +26,20 @@ from flows.output_files import check_file, write_file
 if TYPE_CHECKING:
     from tasks.predict import PredictSetup
 
+CropTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Most tokens per crop: cheaper, and coarser; the RPN's own unless given."
+    ),
+]
+WithdrawOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--withdraw-image/--keep-image",
+        help="Upper layers see a crop, not the image; the RPN's own unless given.",
+    ),
+]
+
 _REFUSED = 3
 """Exit status where answers are written, but not to every question."""
 
@@ -53,19 +67,8 @@ def predict(
         typer.Option(help="With many: JSONL to write. The same command again goes on with it."),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per answer.")] = 32,
-    crop_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Most tokens per crop: cheaper, and coarser; the RPN's own unless given."
-        ),
-    ] = None,
-    withdraw_image: Annotated[
-        bool | None,
-        typer.Option(
-            "--withdraw-image/--keep-image",
-            help="Upper layers see a crop, not the image; the RPN's own unless given.",
-        ),
-    ] = None,
+    crop_tokens: CropTokensOption = None,
+    withdraw_image: WithdrawOption = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, bfloat16 or float16; the RPN's own on a GPU unless given."),

@@ -104,6 +104,20 @@ def test_an_rpn_says_for_which_regions_its_threshold_is(checkpoint: RpnCheckpoin
     assert origin.endswith(", regions with margin_cells 1.0, mask_threshold_ratio null")
 
 
+def test_the_card_says_what_answering_does_otherwise_than_the_paper(
+    checkpoint: RpnCheckpoint,
+) -> None:
+    config = checkpoint.config
+    assert "Unless told otherwise" not in render_model_card(config)
+    for changes, said in (
+        ({"crop_tokens": 36}, "answers with crops of at most 36 tokens."),
+        ({"withdraw_image": True}, "answers with the image in view of the layers below the branch"),
+        ({"crop_tokens": 36, "withdraw_image": True}, "at most 36 tokens and the image in view"),
+    ):
+        regions = config.regions.with_changes(**changes)
+        assert said in render_model_card(config.model_copy(update={"regions": regions}))
+
+
 def test_log_and_card_are_not_needed(files: dict[str, bytes]) -> None:
     del files[METRICS], files[CARD]
     assert RpnCheckpoint.from_files(files).metrics == ()
