@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from data_contracts.base import Changes, S, Settings
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import DEFAULT_METHODS, Method, QuestionKind
-from data_contracts.label_settings import LabelChanges, LabelSettings, RegionSettings
+from data_contracts.label_settings import (
+    LabelChanges,
+    LabelSettings,
+    RegionChanges,
+    RegionSettings,
+)
 from data_contracts.profiles import ModelProfile
 from data_contracts.settings_files import ConfigError, load_settings, reason_of
 from data_contracts.sources import BenchmarkSource, EvaluationSource, Source
@@ -172,22 +177,12 @@ class PipelineConfig(Settings):
     """What differs from the label settings of the model's profile, or of its calibration."""
     training: TrainingChanges | None = None
     """What differs from the training settings of the model's profile."""
-    regions: RegionSettings = RegionSettings.preset("default")
-    """How regions are cut out of RoI maps, and what the model reads of image and crops; keys that
-    are left out are those of the preset ``default``."""
+    regions: RegionChanges | None = None
+    """What differs from the region settings of the model's profile."""
     evaluation: EvaluationConfig | None = None
     """What is evaluated and how; None stops after training (a user's own pictures without a
     benchmark)."""
     report: ReportConfig = ReportConfig()
-
-    @field_validator("regions", mode="before")
-    @classmethod
-    def _regions_over_the_preset(cls, given: object) -> object:
-        if given is None:  # all keys are commented out
-            given = {}
-        if not isinstance(given, dict):
-            return given
-        return {**RegionSettings.preset("default").model_dump(), **given}
 
     @model_validator(mode="after")
     def _source_names_are_unique(self) -> Self:
@@ -214,6 +209,14 @@ class PipelineConfig(Settings):
             ConfigError: if the two do not go together.
         """
         return self._over_the_profile("training", profile, profile.training, self.training)
+
+    def region_settings(self, profile: ModelProfile) -> RegionSettings:
+        """The profile's region settings with this run's changes.
+
+        Raises:
+            ConfigError: if the two do not go together.
+        """
+        return self._over_the_profile("regions", profile, profile.regions, self.regions)
 
     def _over_the_profile(
         self, section: str, profile: ModelProfile, settings: S, changes: Changes | None

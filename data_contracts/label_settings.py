@@ -66,9 +66,8 @@ class LabelChanges(_LabelFields, Changes):
     """Label settings that a run changes."""
 
 
-class RegionSettings(Settings):
-    """How a RoI probability map becomes crop boxes, when no crop is worth its cost, and what of
-    image and crops the second stage reads."""
+class _RegionFields(Settings):
+    """The keys of region settings."""
 
     blur_sigma: float | None = Field(1.0, gt=0)
     """Blur (3x3 Gaussian) before thresholding; None for none."""
@@ -113,6 +112,11 @@ class RegionSettings(Settings):
     """Images that the model saw at this many of its own pixels per source pixel, or more, are not
     zoomed into; None for no such rule."""
 
+
+class RegionSettings(_RegionFields):
+    """How a RoI probability map becomes crop boxes, when no crop is worth its cost, and what of
+    image and crops the second stage reads."""
+
     @classmethod
     def preset(cls, name: str) -> "RegionSettings":
         """Named settings: ``reference-boxes``, ``reference-mask`` or ``default``.
@@ -131,6 +135,16 @@ class RegionSettings(Settings):
         later = {"mask_threshold_ratio": None, "crop_tokens": None, "withdraw_image": False}
         unchanged = {key for key, value in later.items() if getattr(self, key) == value}
         return self.model_dump(mode="json", exclude=unchanged)
+
+    def beyond_default(self) -> dict[str, Any]:
+        """Plain data of the keys that differ from the preset ``default``."""
+        default = RegionSettings.preset("default").model_dump(mode="json")
+        own = self.model_dump(mode="json")
+        return {key: value for key, value in own.items() if value != default[key]}
+
+
+class RegionChanges(_RegionFields, Changes):
+    """Region settings that a run changes."""
 
 
 T = TypeVar("T")

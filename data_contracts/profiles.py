@@ -6,12 +6,12 @@ questions are put. A new model of a known family needs a profile file and no cod
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data_contracts.base import Settings
 from data_contracts.enums import QuestionKind
 from data_contracts.errors import SdrpnError
-from data_contracts.label_settings import LabelSettings
+from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.sink_rules import (
     OWN_THRESHOLDS,
     Heads,
@@ -137,6 +137,7 @@ class FamilyDefaults(Settings):
     rotary_scores: bool = False
     training: TrainingConfig = TrainingConfig(batch_size=512)
     """The reference's for LLaVA."""
+    regions: RegionSettings = RegionSettings.preset("default")
 
 
 class ModelProfile(Settings):
@@ -165,15 +166,18 @@ class ModelProfile(Settings):
     rpn: RpnShape
     training: TrainingConfig = TrainingConfig()
     """How the RPN is trained unless a run says otherwise."""
+    regions: RegionSettings = RegionSettings.preset("default")
+    """How regions are cut out of RoI maps, and what the model reads of image and crops, unless a
+    run says otherwise; keys that are left out are those of the preset ``default``."""
     source: str
     """Where these values come from: a paper, a repository, a calibration run."""
 
     def identity(self) -> dict[str, Any]:
         """As plain data, all that decides what is made with the model.
 
-        How an RPN is trained is left out: it stands beside this wherever one is.
+        How an RPN is trained and asked is left out: it stands beside this wherever one is.
         """
-        return self.model_dump(mode="json", exclude={"training"})
+        return self.model_dump(mode="json", exclude={"training", "regions"})
 
     @property
     def is_calibrated(self) -> bool:
@@ -216,6 +220,15 @@ class ModelProfile(Settings):
         """The question as it is put when attention is extracted."""
         instruction = self.extraction_instructions.get(kind)
         return question if instruction is None else instruction.apply(question)
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _regions_over_the_preset(cls, given: object) -> object:
+        if given is None:  # all keys are commented out
+            given = {}
+        if not isinstance(given, dict):
+            return given
+        return {**RegionSettings.preset("default").model_dump(), **given}
 
     @model_validator(mode="after")
     def _fits_itself(self) -> Self:

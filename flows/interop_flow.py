@@ -69,5 +69,5 @@ def _go_on(
             label_set,
             pinned(config.model),
             config.training_settings(profile),
-            config.regions,
+            config.region_settings(profile),
         )

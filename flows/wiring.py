@@ -231,8 +231,9 @@ class Pipeline:
     def rpn(self) -> ArtifactRef:
         """The trained region proposal network.
 
-        Calibration says nothing of training, so its settings come from the config's own profile.
+        Calibration says nothing of training and regions: the config's own profile does.
         """
+        profile = profile_of(self._config.model)
         return self._once(
             (Stage.TRAIN_RPN, ""),
             lambda: self._execution.whole(
@@ -240,8 +241,8 @@ class Pipeline:
                 train_rpn,
                 self.label_set(),
                 self._model,
-                self._config.training_settings(profile_of(self._config.model)),
-                self._config.regions,
+                self._config.training_settings(profile),
+                self._config.region_settings(profile),
             ),
         )
 

@@ -49,6 +49,7 @@ def draft_profile(
     known = _packaged(model_id, (family, text.num_hidden_layers, text.num_attention_heads))
     if known is not None:
         own = known.model_id == model_id
+        regions = known.regions if own else FAMILIES[family].defaults.regions
         # Labels and heads were found for earlier weights, or by others: no start.
         return known.model_copy(
             update={
@@ -58,6 +59,7 @@ def draft_profile(
                 "prompt": prompt or known.prompt,
                 "heads": {},
                 "labels": LabelSettings(),
+                "regions": regions,
                 "source": f"draft after profile {known.name}: not calibrated",
             }
         )
@@ -80,6 +82,7 @@ def draft_profile(
             rotary_scores=defaults.rotary_scores,
         ),
         training=defaults.training,
+        regions=defaults.regions,
         source="draft: not calibrated",
     )
 

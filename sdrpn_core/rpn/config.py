@@ -105,10 +105,8 @@ class RpnConfig(Settings):
     @property
     def _own_regions(self) -> str:
         """Region settings that differ from the preset ``default``."""
-        default = RegionSettings.preset("default").model_dump(mode="json")
-        own = self.regions.model_dump(mode="json")
         differing = [
-            f"{key} {json.dumps(value)}" for key, value in own.items() if value != default[key]
+            f"{key} {json.dumps(value)}" for key, value in self.regions.beyond_default().items()
         ]
         return f", regions with {', '.join(differing)}" if differing else ""
 

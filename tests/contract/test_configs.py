@@ -24,6 +24,7 @@ from flows.cli_base import pipeline_config
 from flows.config_files import load_config
 from sdrpn_core.benchmarks.scoring import known_benchmarks
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
+from tasks.models import profile_of
 from tests.architecture.source_tree import CHECKOUT
 
 MIX = {"type": "llava_mix", "name": "s", "records": "x"}
@@ -238,11 +239,16 @@ def test_training_settings_are_the_profiles_unless_the_config_changes_keys():
 
 def test_regions_of_a_config_change_only_the_keys_they_give():
     """More regions took the gate, the margin and the relative threshold away."""
+    profile = load_profile("llava-1.5-7b")
+    assert profile.regions == RegionSettings.preset("default")
     config = PipelineConfig.model_validate(MINIMAL | {"regions": {"max_regions": 3}})
-    assert config.regions == RegionSettings.preset("default").model_copy(update={"max_regions": 3})
+    assert config.region_settings(profile) == profile.regions.with_changes(max_regions=3)
     bare = RegionSettings()
-    for whole in (bare, bare.model_dump()):
-        assert PipelineConfig.model_validate(MINIMAL | {"regions": whole}).regions == bare
+    whole = PipelineConfig.model_validate(MINIMAL | {"regions": bare.model_dump()})
+    assert whole.region_settings(profile) == bare
+    assert PipelineConfig.model_validate_json(whole.model_dump_json()) == whole
+    commented_out = PipelineConfig.model_validate(MINIMAL | {"regions": None})
+    assert commented_out.region_settings(profile) == profile.regions
 
 
 def test_region_settings_are_what_they_were_before_keys_were_added():
@@ -256,7 +262,12 @@ def test_region_settings_are_what_they_were_before_keys_were_added():
 
 
 @pytest.mark.parametrize(
-    ("changes", "settings"), [("LabelChanges", LabelSettings), ("TrainingChanges", TrainingConfig)]
+    ("changes", "settings"),
+    [
+        ("LabelChanges", LabelSettings),
+        ("TrainingChanges", TrainingConfig),
+        ("RegionChanges", RegionSettings),
+    ],
 )
 def test_a_form_for_changes_fills_nothing_in(changes: str, settings: type[Settings]):
     """Under Prefect, values that a form fills in would all count as given."""
@@ -280,7 +291,8 @@ def test_another_model_does_not_take_over_what_was_measured_on_the_built_in_one(
         ("reference", "llava-1.5-7b", (None, False)),
         (str(own), "llava-1.5-7b", (64, True)),
     ):
-        regions = pipeline_config(config, profile=profile).regions
+        chosen = pipeline_config(config, profile=profile)
+        regions = chosen.region_settings(profile_of(chosen.model))
         assert (regions.crop_tokens, regions.withdraw_image) == expected
 
 

@@ -12,6 +12,7 @@ from data_contracts.artifact import ArtifactRef, Manifest
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.json_lines import json_lines
+from data_contracts.label_settings import RegionChanges
 from data_contracts.runtime import RuntimeConfig
 from flows.dry_run import plan_run
 from flows.execution import LocalExecution
@@ -210,8 +211,7 @@ def test_training_goes_on_from_its_resume_point(finished: FirstRun, store: Path)
 
 def test_with_other_regions_the_training_is_there(finished: FirstRun, store: Path):
     """Hours of it were planned, and done."""
-    regions = finished.config.regions.model_copy(update={"max_regions": 2})
-    other = finished.config.model_copy(update={"regions": regions})
+    other = finished.config.model_copy(update={"regions": RegionChanges(max_regions=2)})
     path = store.parent / "other.yaml"
     path.write_text(yaml.safe_dump(other.model_dump(mode="json")))
     plan = stages_of(plan_in(store, other))[Stage.TRAIN_RPN, ""]

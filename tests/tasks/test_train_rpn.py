@@ -33,6 +33,10 @@ def training_of(config: PipelineConfig) -> TrainingConfig:
     return config.training_settings(profile_of(config.model))
 
 
+def regions_of(config: PipelineConfig) -> RegionSettings:
+    return config.region_settings(profile_of(config.model))
+
+
 @pytest.fixture
 def label_set(config: PipelineConfig, file_store: ArtifactStore) -> ArtifactRef:
     runtime = stage_run(file_store).runtime.model_copy(update={"store": file_store.root})
@@ -46,7 +50,7 @@ def test_progress_is_told_in_steps_only(
     told: list[tuple[str, int, int]] = []
     run = stage_run(file_store, on_progress=lambda *event: told.append(event))
     training = training_of(config).with_changes(num_epochs=3)
-    train_rpn(run, label_set, config.model, training, config.regions)
+    train_rpn(run, label_set, config.model, training, regions_of(config))
     num_steps = told[0][2]
     assert num_steps >= 3
     assert told == [(Stage.TRAIN_RPN.value, step, num_steps) for step in range(num_steps + 1)]
@@ -64,7 +68,7 @@ def test_few_labels_are_warned_of_once(
     """
     for _ in range(2):
         train_rpn(
-            stage_run(file_store), label_set, config.model, training_of(config), config.regions
+            stage_run(file_store), label_set, config.model, training_of(config), regions_of(config)
         )
     labels, steps = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     num_questions = file_store.manifest(label_set).num_rows
@@ -83,8 +87,8 @@ def test_other_regions_take_the_weights_and_choose_a_threshold(
 ):
     """They trained the same network once more, hours beside a large model."""
     untouched = ArtifactStore(str(shutil.copytree(file_store.root, tmp_path / "untouched")))
-    others = config.regions.model_copy(
-        update={"threshold_is_peak_ratio": False, "blur_sigma": None, "max_regions": 2}
+    others = regions_of(config).with_changes(
+        threshold_is_peak_ratio=False, blur_sigma=None, max_regions=2
     )
 
     def train(store: ArtifactStore, regions: RegionSettings, told: list[int]) -> ArtifactRef:
@@ -92,7 +96,7 @@ def test_other_regions_take_the_weights_and_choose_a_threshold(
         return train_rpn(run, label_set, config.model, training_of(config), regions)
 
     steps, none, anew = list[int](), list[int](), list[int]()
-    first = train(file_store, config.regions, steps)
+    first = train(file_store, regions_of(config), steps)
     second = train(file_store, others, none)
     assert train(untouched, others, anew) == second != first
     assert steps == anew
@@ -114,7 +118,7 @@ def test_of_several_trained_rpns_a_sound_one_is_taken(
 
     def train(max_regions: int) -> ArtifactRef:
         run = stage_run(file_store, on_progress=lambda stage, step, steps: told.append(step))
-        regions = config.regions.model_copy(update={"max_regions": max_regions})
+        regions = regions_of(config).with_changes(max_regions=max_regions)
         return train_rpn(run, label_set, config.model, training_of(config), regions)
 
     first, _ = train(2), train(3)
@@ -133,11 +137,11 @@ def test_a_damaged_rpn_is_no_reason_to_stop(
 ):
     """What could be taken over cannot be read: it is trained anew."""
     first = train_rpn(
-        stage_run(file_store), label_set, config.model, training_of(config), config.regions
+        stage_run(file_store), label_set, config.model, training_of(config), regions_of(config)
     )
     (weights,) = Path(file_store.root).glob(f"{first}/files/*/{WEIGHTS}")
     weights.write_bytes(bytes(weights.stat().st_size))
-    others = config.regions.model_copy(update={"max_regions": 2})
+    others = regions_of(config).with_changes(max_regions=2)
     second = train_rpn(stage_run(file_store), label_set, config.model, training_of(config), others)
     assert stored_checkpoint(file_store, second).config.regions.max_regions == 2
     assert "its training is not used" in caplog.text

@@ -194,6 +194,7 @@ def test_a_model_without_a_profile_takes_its_familys(tmp_path: Path) -> None:
 def test_a_known_model_keeps_what_its_profile_says() -> None:
     draft, known = draft_profile("reference"), load_profile("reference")
     assert (draft.prompt, draft.rpn.depth) == (known.prompt, known.rpn.depth)
+    assert draft.regions == known.regions
     assert draft.heads == {}
     assert draft.labels == LabelSettings()
 
@@ -216,7 +217,11 @@ def same_size(known: ModelProfile, **changed: int) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("name", "config"),
-    [("llava-1.5-7b", LlavaConfig), ("qwen2.5-vl-7b", Qwen2_5_VLConfig)],
+    [
+        ("llava-1.5-7b", LlavaConfig),
+        ("qwen2.5-vl-7b", Qwen2_5_VLConfig),
+        ("reference", LlavaConfig),
+    ],
 )
 def test_a_local_copy_is_asked_as_the_model_it_is_a_copy_of(
     name: str, config: type[PreTrainedConfig], tmp_path: Path
@@ -230,6 +235,8 @@ def test_a_local_copy_is_asked_as_the_model_it_is_a_copy_of(
     kept = ("family", "prompt", "next_turn", "images", "extraction_instructions", "rpn")
     for field in kept:
         assert getattr(draft, field) == getattr(known, field), field
+    # What makes the zoom cheaper was measured on the known model's weights only.
+    assert draft.regions == FAMILIES[known.family].defaults.regions
     larger = kind | same_size(known, num_hidden_layers=known.num_layers + 1)
     draft = draft_profile(write_config(tmp_path / "larger", config(text_config=larger)))
     assert draft.prompt == FAMILIES[known.family].defaults.prompt

@@ -1,10 +1,13 @@
 """Packaged profiles: the published values, and what an uncalibrated profile refuses."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import QuestionKind
+from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import (
     DynamicGrid,
     ModelProfile,
@@ -12,6 +15,7 @@ from data_contracts.profiles import (
     SquareGrid,
     UncalibratedProfile,
 )
+from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.evaluation.vicrop import most_grounding_layer
 from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
@@ -53,6 +57,46 @@ def test_every_packaged_profile_is_whole(name: str) -> None:
     assert profile.family in FAMILIES
     assert profile.is_calibrated == (name not in UNCALIBRATED)
     assert profile.is_calibrated != profile.source.startswith("uncalibrated")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_written_profile_is_read_back_equal(name: str, tmp_path: Path) -> None:
+    """A null that overrides a default was left out, and the default came back."""
+    profile = load_profile(name)
+    file = tmp_path / "profile.yaml"
+    file.write_text(profile_yaml(profile))
+    assert load_profile(str(file)) == profile
+
+
+def test_regions_of_a_profile_are_over_the_default_preset() -> None:
+    """As those of a run are over the profile's: a profile that names one key keeps the gate."""
+    plain = load_profile("llava-1.5-7b").model_dump(mode="json", exclude={"regions"})
+    default = RegionSettings.preset("default")
+    for given, expected in (
+        ({"regions": {"crop_tokens": 9}}, default.with_changes(crop_tokens=9)),
+        ({"regions": None}, default),
+        ({}, default),
+    ):
+        assert ModelProfile.model_validate(plain | given).regions == expected
+
+
+def test_regions_are_not_part_of_what_a_model_is() -> None:
+    """They stand beside the profile in an RPN's recipe: labels need not be made for them anew."""
+    profile = load_profile("llava-1.5-7b")
+    cheap = profile.with_changes(regions={"crop_tokens": 9})
+    assert cheap.regions.crop_tokens == 9
+    assert cheap.identity() == profile.identity()
+
+
+def test_only_models_that_enlarge_small_pictures_zoom_into_those_they_saw_every_pixel_of() -> None:
+    limits = {name: load_profile(name).regions.max_seen_ratio for name in packaged_profiles()}
+    assert {name for name, limit in limits.items() if limit is None} == {
+        name for name in limits if name.startswith("qwen")
+    }
+    unlimited = {
+        name for name, family in FAMILIES.items() if not family.defaults.regions.max_seen_ratio
+    }
+    assert unlimited == {name for name in FAMILIES if name.startswith("qwen")}
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
