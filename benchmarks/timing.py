@@ -2,11 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+P = TypeVar("P")
 
 
 def paired_seconds(
-    candidates: dict[str, Callable[[], object]],
+    candidates: Mapping[str, Callable[[], object]],
     num_rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
@@ -25,6 +29,24 @@ def paired_seconds(
             if round_index:
                 seconds[name].append(clock() - start)
     return seconds
+
+
+def paired_parts(
+    candidates: dict[str, Callable[[P], object]],
+    parts: Sequence[P],
+    num_rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """As ``paired_seconds``, of work in parts: candidates take turns part by part.
+
+    A machine's speed changes within a long round too, and so turns are to be short.
+    """
+    totals = {name: [0.0] * num_rounds for name in candidates}
+    for part in parts:
+        of_part = {name: partial(run, part) for name, run in candidates.items()}
+        for name, seconds in paired_seconds(of_part, num_rounds, clock).items():
+            totals[name] = [sum(pair) for pair in zip(totals[name], seconds, strict=True)]
+    return totals
 
 
 def print_ratios(seconds: dict[str, list[float]], baseline: str) -> None:

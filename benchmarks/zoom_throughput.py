@@ -18,6 +18,7 @@ distorts (with OMP_NUM_THREADS=1); shares of phases are wall-clock time.
 """
 
 import argparse
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -29,7 +30,7 @@ import torch
 from PIL import Image
 
 from benchmarks.random_llava import SIZES, fast_dtype, random_llava, random_zoom
-from benchmarks.timing import paired_seconds
+from benchmarks.timing import paired_parts
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.attention.capture import ATTENTION_NAME
@@ -41,6 +42,7 @@ from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.zoom.encoded_images import batches_by_image, encoded_batches
 
 Inputs = tuple[Sequence[Image.Image], Sequence[str]]
+Run = Callable[[Inputs], object]
 QUESTIONS_PER_IMAGE = 4
 STOCK, ONE_PASS = "stock generate", "one pass"
 ZOOMED, CROP_SIZE = "share zoomed", "crop size"
@@ -130,18 +132,38 @@ def _measure(
 ) -> None:
     pipelines = _variants(full, given)
     phases: dict[str, dict[str, list[float]]] = {}
-    runs: dict[str, Callable[[], object]] = {
-        STOCK: lambda: stock(full, inputs, batch_size, given.max_new_tokens),
-        ONE_PASS: lambda: one_pass(full, inputs, batch_size, given.max_new_tokens),
+    tokens = given.max_new_tokens
+    runs: dict[str, Run] = {
+        STOCK: lambda part: stock(full, part, batch_size, tokens),
+        ONE_PASS: lambda part: one_pass(full, part, batch_size, tokens),
     }
     for name, pipeline in pipelines.items():
         phases[name] = defaultdict(list)
-        runs[name] = _two_stages(pipeline, inputs, batch_size, given.max_new_tokens, phases[name])
-    clock = time.process_time if full.adapter.device.type == "cpu" else time.perf_counter
-    _print_speeds(paired_seconds(runs, given.rounds, clock), len(inputs[1]))
+        runs[name] = _two_stages(pipeline, batch_size, tokens, phases[name])
+    on_cpu = full.adapter.device.type == "cpu"
+    timed = partial(
+        paired_parts,
+        num_rounds=given.rounds,
+        clock=time.process_time if on_cpu else time.perf_counter,
+    )
+    # On a GPU, the next batch's images must be there to be prepared meanwhile: it takes them all.
+    part_size = math.lcm(batch_size, QUESTIONS_PER_IMAGE) if on_cpu else len(inputs[1])
+    _print_speeds(timed(runs, _parts(inputs, part_size)), len(inputs[1]))
     for name, seconds in phases.items():
         _print_phases(name, seconds)
-    _print_sharing(pipelines, inputs, batch_size, given, clock)
+    images, questions = inputs
+    shared = [images[index // QUESTIONS_PER_IMAGE] for index in range(len(images))]
+    sharing = _sharing(pipelines, batch_size, tokens)
+    per_image = min(QUESTIONS_PER_IMAGE, len(questions))
+    print(f"\n{per_image} questions per image, given as one object:\n")
+    _print_speeds(timed(sharing, _parts((shared, questions), part_size)), len(questions))
+
+
+def _parts(inputs: Inputs, size: int) -> list[Inputs]:
+    """Questions in order, so many at a time."""
+    images, questions = inputs
+    starts = range(0, len(questions), size)
+    return [(images[start : start + size], questions[start : start + size]) for start in starts]
 
 
 def _random_pipeline(given: argparse.Namespace) -> ZoomPipeline:
@@ -229,20 +251,15 @@ def _generated(
 
 
 def _two_stages(
-    pipeline: ZoomPipeline,
-    inputs: Inputs,
-    batch_size: int,
-    max_new_tokens: int,
-    phases: dict[str, list[float]],
-) -> Callable[[], object]:
-    def run() -> object:
-        answers = pipeline.answer(*inputs, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    pipeline: ZoomPipeline, batch_size: int, max_new_tokens: int, phases: dict[str, list[float]]
+) -> Run:
+    def run(part: Inputs) -> object:
+        answers = pipeline.answer(*part, max_new_tokens=max_new_tokens, batch_size=batch_size)
         for phase in answers[0].seconds:
             phases[phase].append(sum(answer.seconds[phase] for answer in answers))
         zoomed = [answer for answer in answers if answer.used_crop]
         phases[ZOOMED].append(len(zoomed) / len(answers))
-        num_tokens = sum(a.num_crop_tokens / a.roi_map.size / len(a.boxes) for a in zoomed)
-        phases[CROP_SIZE].append(num_tokens / max(len(zoomed), 1))
+        phases[CROP_SIZE] += [a.num_crop_tokens / a.roi_map.size / len(a.boxes) for a in zoomed]
         return answers
 
     return run
@@ -264,39 +281,32 @@ def relative_speed(base: Sequence[float], values: Sequence[float]) -> str:
 
 
 def _print_phases(name: str, phases: dict[str, list[float]]) -> None:
-    medians = {phase: statistics.median(values) for phase, values in phases.items()}
-    zoomed, size = medians.pop(ZOOMED), medians.pop(CROP_SIZE)
-    total = sum(medians.values())
-    shares = ", ".join(f"{phase} {value / total:.0%}" for phase, value in medians.items())
+    means = {phase: statistics.mean(values or [0.0]) for phase, values in phases.items()}
+    zoomed, size = means.pop(ZOOMED), means.pop(CROP_SIZE)
+    total = sum(means.values())
+    shares = ", ".join(f"{phase} {value / total:.0%}" for phase, value in means.items())
     print(f"\n{name}, {zoomed:.0%} zoomed, a crop is {size:.0%} of an image's tokens: {shares}")
 
 
-def _print_sharing(
-    pipelines: dict[str, ZoomPipeline],
-    inputs: Inputs,
-    batch_size: int,
-    given: argparse.Namespace,
-    clock: Callable[[], float],
-) -> None:
-    """As many questions about a quarter of the images."""
-    images, questions = inputs
-    shared = [images[index // QUESTIONS_PER_IMAGE] for index in range(len(images))]
-    copies = [image.copy() for image in shared]
+def _sharing(
+    pipelines: dict[str, ZoomPipeline], batch_size: int, max_new_tokens: int
+) -> dict[str, Run]:
+    """What answers several questions about each image."""
     full = next(iter(pipelines.values()))
-    tokens = given.max_new_tokens
-    runs: dict[str, Callable[[], object]] = {
-        ONE_PASS: lambda: one_pass(full, (shared, questions), batch_size, tokens),
-        "two stages, a copy for each question": lambda: full.answer(
-            copies, questions, max_new_tokens=tokens, batch_size=batch_size
+    length = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    runs: dict[str, Run] = {
+        ONE_PASS: lambda part: one_pass(full, part, batch_size, max_new_tokens),
+        "two stages, a copy for each question": lambda part: full.answer(
+            [image.copy() for image in part[0]], part[1], **length
         ),
     }
     for name, pipeline in pipelines.items():
-        runs[name] = partial(
-            pipeline.answer, shared, questions, max_new_tokens=tokens, batch_size=batch_size
-        )
-    per_image = min(QUESTIONS_PER_IMAGE, len(questions))
-    print(f"\n{per_image} questions per image, given as one object:\n")
-    _print_speeds(paired_seconds(runs, given.rounds, clock), len(questions))
+        runs[name] = partial(_answered, pipeline, **length)
+    return runs
+
+
+def _answered(pipeline: ZoomPipeline, part: Inputs, **length: int) -> object:
+    return pipeline.answer(*part, **length)
 
 
 if __name__ == "__main__":

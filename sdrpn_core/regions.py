@@ -59,6 +59,45 @@ class Region:
 
 
 @dataclass(frozen=True)
+class SmoothedMap:
+    """A RoI map as thresholds apply to it, and where the image lies on it."""
+
+    scores: NDArray[Any]
+    """(h, w) after the blur."""
+    content: NDArray[np.bool_]
+    """(h, w) cells that show the image."""
+    letterbox: Letterbox
+
+    @classmethod
+    def of(cls, probability: Array, settings: RegionSettings, letterbox: Letterbox) -> Self:
+        """Smooth an (h, w) map of RoI probabilities.
+
+        Raises:
+            ValueError: if the map is not (h, w), or not finite.
+        """
+        scores = smoothed(probability, settings)
+        return cls(scores, letterbox.content_mask(GridShape(*scores.shape)), letterbox)
+
+    def regions(self, threshold: float, settings: RegionSettings) -> tuple[Region, ...]:
+        """As of ``crop_regions``; the settings' blur has been applied."""
+        scores, content = self.scores, self.content
+        cutoff = _cutoff(scores, threshold, settings, content)
+        ratio = settings.mask_threshold_ratio
+        shown = None if ratio is None else (scores > ratio * cutoff) & content
+        regions = (
+            Region.of_cells(
+                cells,
+                None if shown is None else shown[cells.y0 : cells.y1, cells.x0 : cells.x1],
+                self.letterbox,
+                GridShape(*scores.shape),
+                settings.margin_cells,
+            )
+            for cells in _proposed(scores, cutoff, settings, content)
+        )
+        return tuple(region for region in regions if region.box.area > 0)
+
+
+@dataclass(frozen=True)
 class _Component:
     box: GridBox
     num_cells: int
@@ -76,23 +115,7 @@ def crop_regions(
         settings: see ``RegionSettings.preset``.
         letterbox: where the image lies on the canvas; boxes lie inside the image.
     """
-    grid = GridShape(*probability.shape)
-    content = letterbox.content_mask(grid)
-    scores = smoothed(probability, settings)
-    cutoff = _cutoff(scores, threshold, settings, content)
-    ratio = settings.mask_threshold_ratio
-    shown = None if ratio is None else (scores > ratio * cutoff) & content
-    regions = (
-        Region.of_cells(
-            cells,
-            None if shown is None else shown[cells.y0 : cells.y1, cells.x0 : cells.x1],
-            letterbox,
-            grid,
-            settings.margin_cells,
-        )
-        for cells in _proposed(scores, cutoff, settings, content)
-    )
-    return tuple(region for region in regions if region.box.area > 0)
+    return SmoothedMap.of(probability, settings, letterbox).regions(threshold, settings)
 
 
 def propose_regions(

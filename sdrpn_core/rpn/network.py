@@ -24,6 +24,8 @@ from sdrpn_core.models.profile_checks import check_branch
 
 Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """A family's own application of (cos, sin) to (query, key)."""
+Rotation = tuple[Tensor, Tensor]
+"""(cos, sin) of some columns."""
 
 
 class RegionProposalNetwork(nn.Module):
@@ -174,14 +176,17 @@ class RegionProposalNetwork(nn.Module):
 
     def _at(
         self, encoded: Tensor, position_ids: Tensor, columns: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """States of some columns, and their rotation as (cos, sin)."""
+    ) -> tuple[Tensor, Rotation | None]:
+        """States of some columns, and their rotation if scoring turns them."""
         columns = columns.to(encoded.device)
+        states = _take_columns(encoded, columns)
+        if self.scoring.rotary is None:
+            return states, None
         cos, sin = (
             _take_columns(part.to(encoded.device).expand(len(encoded), -1, -1), columns)
             for part in self.rotary_emb(encoded, position_ids)
         )
-        return _take_columns(encoded, columns), cos, sin
+        return states, (cos, sin)
 
 
 class ScoringHead(nn.Module):
@@ -226,28 +231,27 @@ class ScoringHead(nn.Module):
             rotary=_rotary_of(attention) if has_rotary else None,
         )
 
-    def query(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def query(self, states: Tensor, rotation: Rotation | None) -> Tensor:
         """(N, 1, d) states of the query and their (N, 1, D) rotation -> (N, H, 1, D)."""
-        return self._projected(states, self.q_proj, self.q_norm, cos, sin)
+        return self._projected(states, self.q_proj, self.q_norm, rotation)
 
-    def keys(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def keys(self, states: Tensor, rotation: Rotation | None) -> Tensor:
         """(N, C, d) states of the cells and their (N, C, D) rotation -> (N, K, C, D)."""
-        return self._projected(states, self.k_proj, self.k_norm, cos, sin)
+        return self._projected(states, self.k_proj, self.k_norm, rotation)
 
     def _projected(
         self,
         states: Tensor,
         projection: nn.Linear,
         head_norm: nn.Module | None,
-        cos: Tensor,
-        sin: Tensor,
+        rotation: Rotation | None,
     ) -> Tensor:
         if self.final_norm is not None:
             states = self.final_norm(states)
         heads = self._heads(projection(self.input_norm(states)), head_norm)
-        if self.rotary is not None:
+        if self.rotary is not None and rotation is not None:
             # The stock function turns a query and a key by the same angle; one is wanted.
-            heads, _ = self.rotary(heads, heads, cos, sin)
+            heads, _ = self.rotary(heads, heads, *rotation)
         return heads
 
     def _heads(self, projected: Tensor, norm: nn.Module | None) -> Tensor:

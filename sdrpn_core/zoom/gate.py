@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from data_contracts.enums import ZoomDecision
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.regions import Region, crop_regions, smoothed
+from sdrpn_core.geometry import Letterbox
+from sdrpn_core.regions import Region, SmoothedMap
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,23 @@ def decide_zoom(
     """
     if pixels_seen is not None and _is_fully_seen(letterbox, pixels_seen, settings):
         return Zoom((), ZoomDecision.IMAGE_FULLY_SEEN)
-    if not _stands_out(roi_map, settings, letterbox):
+    smoothed = SmoothedMap.of(roi_map, settings, letterbox)
+    if not _stands_out(smoothed, settings):
         return Zoom((), ZoomDecision.NO_CONFIDENT_REGION)
-    regions = crop_regions(roi_map, threshold, settings, letterbox)
+    regions = smoothed.regions(threshold, settings)
     if regions:
         return Zoom(regions, ZoomDecision.ZOOMED)
     any_size = settings.model_copy(update={"max_box_area_ratio": None})
-    is_too_large = bool(crop_regions(roi_map, threshold, any_size, letterbox))
+    is_too_large = bool(smoothed.regions(threshold, any_size))
     return Zoom(
         (),
         ZoomDecision.REGION_TOO_LARGE if is_too_large else ZoomDecision.NO_CONFIDENT_REGION,
     )
 
 
-def _stands_out(
-    roi_map: NDArray[np.float32], settings: RegionSettings, letterbox: Letterbox
-) -> bool:
+def _stands_out(smoothed: SmoothedMap, settings: RegionSettings) -> bool:
     """Whether the map's peak in the image is probable, and well above the map's mean."""
-    content = letterbox.content_mask(GridShape(*roi_map.shape))
-    scores = smoothed(roi_map, settings)[content]
+    scores = smoothed.scores[smoothed.content]
     peak, mean = float(scores.max(initial=0.0)), float(scores.mean()) if scores.size else 0.0
     least, least_ratio = settings.min_peak_probability, settings.min_peak_to_mean
     return (least is None or peak >= least) and (least_ratio is None or peak >= least_ratio * mean)
