@@ -11,15 +11,15 @@ of full size beside the image in all layers.
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from functools import partial
 
 import numpy as np
 
-from benchmarks.timing import paired_seconds
+from benchmarks.timing import paired_parts
 from benchmarks.zoom_scenes import Probe, parser, print_table, probes
-from benchmarks.zoom_throughput import ONE_PASS, one_pass, relative_speed
+from benchmarks.zoom_throughput import ONE_PASS, Run, answered, one_pass, parts, relative_speed
 from data_contracts.configs import ModelConfig
 from data_contracts.enums import Stage
 from data_contracts.profiles import RpnShape
@@ -32,8 +32,8 @@ from sdrpn_core.reference.scenes import LAYOUTS
 from tasks.models import profile_of
 from tasks.rpn_files import stored_checkpoint
 
-DEFAULT_SHAPES = ("4x3", "3x2", "3x1", "2x2", "2x1")
-ROUNDS = 3
+DEFAULT_SHAPES = ("4x3", "3x2", "2x2", "2x1", "1x3", "1x2", "1x1")
+ROUNDS = 5
 NUM_TIMED = 96
 """Questions that are timed, in whole batches."""
 
@@ -84,13 +84,13 @@ def report(
     """Print accuracy and speed of each."""
     images, questions = [probe.image for probe in asked], [probe.question for probe in asked]
     timed = min(NUM_TIMED, len(asked)) // batch_size * batch_size or len(asked)
-    inputs = (images[:timed], questions[:timed])
+    batches = parts((images[:timed], questions[:timed]), batch_size)
     length = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    runs: dict[str, Callable[[], object]] = {
-        " ".join(name): partial(zoom.answer, *inputs, **length) for name, zoom in zooms.items()
+    runs: dict[str, Run] = {
+        " ".join(name): partial(answered, zoom, **length) for name, zoom in zooms.items()
     }
-    runs[ONE_PASS] = partial(one_pass, next(iter(zooms.values())), inputs, **length)
-    seconds = paired_seconds(runs, ROUNDS, time.process_time)
+    runs[ONE_PASS] = partial(one_pass, next(iter(zooms.values())), **length)
+    seconds = paired_parts(runs, batches, ROUNDS, time.process_time)
     layouts = np.array([probe.layout for probe in asked])
     rows = []
     for name, zoom in zooms.items():

@@ -1,5 +1,6 @@
 """Paired timing: candidates run in turn within one process, so drift of the machine cancels."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +17,22 @@ def paired_seconds(
 ) -> dict[str, list[float]]:
     """Seconds of each candidate in each round, after one warm-up round.
 
+    They run in another order every round: what ran before leaves caches warm or cold.
+
     Args:
         candidates: what to run, by name.
         num_rounds: measured rounds.
         clock: ``time.process_time`` leaves out what other programs do to a CPU meanwhile.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    order, shuffle = list(candidates), random.Random(0).shuffle
     for round_index in range(num_rounds + 1):
-        for name, candidate in candidates.items():
+        for name in order:
             start = clock()
-            candidate()
+            candidates[name]()
             if round_index:
                 seconds[name].append(clock() - start)
+        shuffle(order)
     return seconds
 
 

@@ -148,7 +148,7 @@ def _measure(
     )
     # On a GPU, the next batch's images must be there to be prepared meanwhile: it takes them all.
     part_size = math.lcm(batch_size, QUESTIONS_PER_IMAGE) if on_cpu else len(inputs[1])
-    _print_speeds(timed(runs, _parts(inputs, part_size)), len(inputs[1]))
+    _print_speeds(timed(runs, parts(inputs, part_size)), len(inputs[1]))
     for name, seconds in phases.items():
         _print_phases(name, seconds)
     images, questions = inputs
@@ -156,10 +156,10 @@ def _measure(
     sharing = _sharing(pipelines, batch_size, tokens)
     per_image = min(QUESTIONS_PER_IMAGE, len(questions))
     print(f"\n{per_image} questions per image, given as one object:\n")
-    _print_speeds(timed(sharing, _parts((shared, questions), part_size)), len(questions))
+    _print_speeds(timed(sharing, parts((shared, questions), part_size)), len(questions))
 
 
-def _parts(inputs: Inputs, size: int) -> list[Inputs]:
+def parts(inputs: Inputs, size: int) -> list[Inputs]:
     """Questions in order, so many at a time."""
     images, questions = inputs
     starts = range(0, len(questions), size)
@@ -301,11 +301,12 @@ def _sharing(
         ),
     }
     for name, pipeline in pipelines.items():
-        runs[name] = partial(_answered, pipeline, **length)
+        runs[name] = partial(answered, pipeline, **length)
     return runs
 
 
-def _answered(pipeline: ZoomPipeline, part: Inputs, **length: int) -> object:
+def answered(pipeline: ZoomPipeline, part: Inputs, **length: int) -> object:
+    """Two stages."""
     return pipeline.answer(*part, **length)
 
 
