@@ -14,6 +14,7 @@ def paired_seconds(
     candidates: Mapping[str, Callable[[], object]],
     num_rounds: int,
     clock: Callable[[], float] = time.perf_counter,
+    chance: random.Random | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each candidate in each round, after one warm-up round.
 
@@ -23,16 +24,17 @@ def paired_seconds(
         candidates: what to run, by name.
         num_rounds: measured rounds.
         clock: ``time.process_time`` leaves out what other programs do to a CPU meanwhile.
+        chance: chooses the orders; the same ones every time if None.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    order, shuffle = list(candidates), random.Random(0).shuffle
+    order, chance = list(candidates), chance or random.Random(0)
     for round_index in range(num_rounds + 1):
+        chance.shuffle(order)
         for name in order:
             start = clock()
             candidates[name]()
             if round_index:
                 seconds[name].append(clock() - start)
-        shuffle(order)
     return seconds
 
 
@@ -47,9 +49,10 @@ def paired_parts(
     A machine's speed changes within a long round too, and so turns are to be short.
     """
     totals = {name: [0.0] * num_rounds for name in candidates}
+    chance = random.Random(0)
     for part in parts:
         of_part = {name: partial(run, part) for name, run in candidates.items()}
-        for name, seconds in paired_seconds(of_part, num_rounds, clock).items():
+        for name, seconds in paired_seconds(of_part, num_rounds, clock, chance).items():
             totals[name] = [sum(pair) for pair in zip(totals[name], seconds, strict=True)]
     return totals
 

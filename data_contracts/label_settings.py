@@ -136,11 +136,11 @@ class RegionSettings(_RegionFields):
         unchanged = {key for key, value in later.items() if getattr(self, key) == value}
         return self.model_dump(mode="json", exclude=unchanged)
 
-    def beyond_default(self) -> dict[str, Any]:
-        """Plain data of the keys that differ from the preset ``default``."""
-        default = RegionSettings.preset("default").model_dump(mode="json")
+    def beyond(self, other: "RegionSettings") -> dict[str, Any]:
+        """Plain data of the keys that differ from others'."""
+        theirs = other.model_dump(mode="json")
         own = self.model_dump(mode="json")
-        return {key: value for key, value in own.items() if value != default[key]}
+        return {key: value for key, value in own.items() if value != theirs[key]}
 
 
 class RegionChanges(_RegionFields, Changes):

@@ -1,12 +1,13 @@
 """Model profiles: everything model-specific, as data.
 
-A profile says which heads ground, which signal marks sinks, where the RPN branches off and how
-questions are put. A new model of a known family needs a profile file and no code.
+A profile says which heads ground, which signal marks sinks, where the RPN branches off, how
+questions are put and how RoI maps become crops. A new model of a known family needs a profile file
+and no code.
 """
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from data_contracts.base import Settings
 from data_contracts.enums import QuestionKind
@@ -69,6 +70,19 @@ class ImageSettings(Settings):
     """Grid of extraction and training; None where the vision tower leaves no choice."""
     answers: GridRule | None = None
     """Grid of images and crops when answering; None where the tower leaves no choice."""
+
+
+def plain_regions(images: ImageSettings) -> RegionSettings:
+    """Region settings of a model for which nobody has chosen any: those of the preset ``default``.
+
+    Models with dynamic grids enlarge small pictures, to 576 cells in the packaged profiles, and so
+    see every pixel of most. They zoom all the same: the paper's gains on POPE and OCRBench are on
+    such pictures, as a crop has more tokens for the same place.
+    """
+    preset = RegionSettings.preset("default")
+    if isinstance(images.answers, DynamicGrid):
+        return preset.with_changes(max_seen_ratio=None)
+    return preset
 
 
 class ExtractionInstruction(Settings):
@@ -137,7 +151,6 @@ class FamilyDefaults(Settings):
     rotary_scores: bool = False
     training: TrainingConfig = TrainingConfig(batch_size=512)
     """The reference's for LLaVA."""
-    regions: RegionSettings = RegionSettings.preset("default")
 
 
 class ModelProfile(Settings):
@@ -166,9 +179,9 @@ class ModelProfile(Settings):
     rpn: RpnShape
     training: TrainingConfig = TrainingConfig()
     """How the RPN is trained unless a run says otherwise."""
-    regions: RegionSettings = RegionSettings.preset("default")
+    regions: RegionSettings = Field(None, validate_default=True)
     """How regions are cut out of RoI maps, and what the model reads of image and crops, unless a
-    run says otherwise; keys that are left out are those of the preset ``default``."""
+    run says otherwise; keys that are left out are those of ``plain_regions``."""
     source: str
     """Where these values come from: a paper, a repository, a calibration run."""
 
@@ -223,12 +236,12 @@ class ModelProfile(Settings):
 
     @field_validator("regions", mode="before")
     @classmethod
-    def _regions_over_the_preset(cls, given: object) -> object:
-        if given is None:  # all keys are commented out
+    def _regions_over_the_plain_ones(cls, given: object, info: ValidationInfo) -> object:
+        if given is None:  # left out, or all keys are commented out
             given = {}
         if not isinstance(given, dict):
             return given
-        return {**RegionSettings.preset("default").model_dump(), **given}
+        return {**plain_regions(info.data.get("images", ImageSettings())).model_dump(), **given}
 
     @model_validator(mode="after")
     def _fits_itself(self) -> Self:

@@ -23,7 +23,7 @@ def run_import(
 
     Args:
         labels: what to import.
-        config: label settings, model and training of the stages after the import.
+        config: model, label, training and region settings of the stages after the import.
         execution: how to run them.
         until: last stage.
 
@@ -36,8 +36,8 @@ def run_import(
         raise ConfigError(f"--until {until.value} cannot follow an import: choose from {names}")
     if until is not Stage.EXTRACT_ATTENTION and config is None:
         raise ConfigError(
-            f"--until {until.value} needs --config: the configuration whose model, label settings "
-            "and training apply (its sources are not read)"
+            f"--until {until.value} needs --config: the configuration whose model, labels, "
+            "training and regions apply (its sources are not read)"
         )
     if config is not None:
         profile_of(config.model).require_calibrated()

@@ -79,7 +79,7 @@ class SmoothedMap:
         return cls(scores, letterbox.content_mask(GridShape(*scores.shape)), letterbox)
 
     def regions(self, threshold: float, settings: RegionSettings) -> tuple[Region, ...]:
-        """As of ``crop_regions``; the settings' blur has been applied."""
+        """As of ``crop_regions``; the blur was chosen before, that of ``settings`` is not read."""
         scores, content = self.scores, self.content
         cutoff = _cutoff(scores, threshold, settings, content)
         ratio = settings.mask_threshold_ratio

@@ -85,7 +85,10 @@ def calibrated(
             f"{page_uri(store, calibration)}: change the configuration's `calibration`, or, if no "
             "such questions are asked, its `records.datasets`"
         )
-    return model.model_copy(update={"profile": profile})
+    # Another run may have found it: how an RPN is trained and asked is no part of its address.
+    own = profile_of(model)
+    beside = {"training": own.training, "regions": own.regions}
+    return model.model_copy(update={"profile": profile.model_copy(update=beside)})
 
 
 def page_uri(store: ArtifactStore, calibration: ArtifactRef) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 
 from data_contracts.base import Settings
 from data_contracts.calibration import CalibrationSettings
-from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.calibration.examples import CalibrationExample
 from sdrpn_core.models.base import ModelAdapter
@@ -114,7 +113,7 @@ def compare_branches(
             lambda example: images[example.image_uri],
             settings.branch_training,
             shape=_shape(adapter.profile, branch_layer, settings),
-            regions=RegionSettings.preset("default"),
+            regions=adapter.profile.regions,
             label_set="calibration",
             micro_batch_size=batch_size,
             cache_bytes=_CACHE_BYTES,

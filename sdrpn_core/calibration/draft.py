@@ -1,7 +1,8 @@
 """A first profile of a model that has none: counts from its configuration, no heads yet.
 
 Everything else comes from the packaged profile of the model, or of one of the same family and
-size (a local copy, a fine-tuned model); without one, from what all models of the family share.
+size (a local copy, a fine-tuned model), but for its labels and regions; without one, from what all
+models of the family share.
 """
 
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from data_contracts.label_settings import LabelSettings
-from data_contracts.profiles import ModelProfile, RpnShape
+from data_contracts.profiles import ModelProfile, RpnShape, plain_regions
 from sdrpn_core.calibration.examples import CalibrationError
 from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.hub import explained, quiet_transformers
@@ -49,7 +50,7 @@ def draft_profile(
     known = _packaged(model_id, (family, text.num_hidden_layers, text.num_attention_heads))
     if known is not None:
         own = known.model_id == model_id
-        regions = known.regions if own else FAMILIES[family].defaults.regions
+        regions = known.regions if own else plain_regions(known.images)
         # Labels and heads were found for earlier weights, or by others: no start.
         return known.model_copy(
             update={
@@ -82,7 +83,6 @@ def draft_profile(
             rotary_scores=defaults.rotary_scores,
         ),
         training=defaults.training,
-        regions=defaults.regions,
         source="draft: not calibrated",
     )
 

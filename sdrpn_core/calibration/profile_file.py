@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from data_contracts.profiles import ModelProfile
+from data_contracts.profiles import ModelProfile, plain_regions
 
 
 class _ProfileDumper(yaml.SafeDumper):
@@ -33,10 +33,10 @@ def profile_yaml(profile: ModelProfile, comment: str = "") -> str:
         profile: any profile.
         comment: lines to put on top.
     """
-    plain = profile.model_dump(mode="json", exclude_none=True, exclude={"regions"})
+    plain = profile.model_dump(mode="json", exclude_none=True)
     plain["labels"]["sink_threshold"] = profile.labels.sink_threshold
     plain["training"] = profile.training.model_dump(mode="json")
-    plain["regions"] = profile.regions.beyond_default()
+    plain["regions"] = profile.regions.beyond(plain_regions(profile.images))
     plain["heads"] = _restore_integer_keys(plain["heads"])
     text = yaml.dump(plain, Dumper=_ProfileDumper, sort_keys=False, width=96)
     lines = textwrap.wrap(comment, 96, initial_indent="# ", subsequent_indent="# ")

@@ -105,7 +105,7 @@ class Answerer:
         """
         self.adapter = adapter
         self.settings = settings
-        regions = pipeline.regions if pipeline else RegionSettings.preset("default")
+        regions = pipeline.regions if pipeline else adapter.profile.regions
         if settings.crop_tokens is not None:
             regions = regions.with_changes(crop_tokens=settings.crop_tokens)
         self._regions = regions

@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import (
     DynamicGrid,
     FamilyDefaults,
@@ -56,10 +55,7 @@ class Qwen2_5VlAdapter(ModelAdapter):
         final_norm=False,
         rotary_scores=True,
         training=TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999)),
-        regions=RegionSettings.preset("default").with_changes(max_seen_ratio=None),
     )
-    """Small pictures are enlarged to 576 cells, so the model sees every pixel of most. The paper's
-    gains on POPE and OCRBench are on such pictures: a crop has more tokens for the same place."""
 
     def __init__(
         self,

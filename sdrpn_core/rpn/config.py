@@ -40,7 +40,7 @@ class RpnConfig(Settings):
     format_version: int
     profile: ModelProfile
     """The frozen model: a checkpoint needs no profile file beside it. How others would train an RPN
-    of it is not kept; ``training`` is what this one was trained with."""
+    of it, and ask it, is not kept: ``training`` and ``regions`` are this one's."""
     shape: RpnShape
     dtype: str
     """Precision of the weights."""
@@ -105,9 +105,8 @@ class RpnConfig(Settings):
     @property
     def _own_regions(self) -> str:
         """Region settings that differ from the preset ``default``."""
-        differing = [
-            f"{key} {json.dumps(value)}" for key, value in self.regions.beyond_default().items()
-        ]
+        own = self.regions.beyond(RegionSettings.preset("default"))
+        differing = [f"{key} {json.dumps(value)}" for key, value in own.items()]
         return f", regions with {', '.join(differing)}" if differing else ""
 
 

@@ -249,7 +249,8 @@ class ScoringHead(nn.Module):
         if self.final_norm is not None:
             states = self.final_norm(states)
         heads = self._heads(projection(self.input_norm(states)), head_norm)
-        if self.rotary is not None and rotation is not None:
+        if self.rotary is not None:
+            assert rotation is not None
             # The stock function turns a query and a key by the same angle; one is wanted.
             heads, _ = self.rotary(heads, heads, *rotation)
         return heads

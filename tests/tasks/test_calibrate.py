@@ -62,9 +62,24 @@ def artifact(store: ArtifactStore, profile: ModelProfile) -> ArtifactRef:
 
 
 def test_a_run_goes_on_with_what_was_found(profile: ModelProfile, file_store: ArtifactStore):
-    model = ModelConfig(profile="any", revision="a commit", dtype="bfloat16")
-    found = calibrated(file_store, model, artifact(file_store, profile), QuestionKind)
-    assert found == ModelConfig(profile=profile, revision="a commit", dtype="bfloat16")
+    model = ModelConfig(profile=profile, revision="a commit", dtype="bfloat16")
+    heads = {kind: profile.heads[QuestionKind.TEXTUAL] for kind in QuestionKind}
+    calibration = artifact(file_store, profile.model_copy(update={"heads": heads}))
+    found = calibrated(file_store, model, calibration, QuestionKind)
+    expected = profile.model_copy(update={"heads": heads})
+    assert found == ModelConfig(profile=expected, revision="a commit", dtype="bfloat16")
+
+
+def test_what_another_run_found_does_not_bring_its_regions_and_training(
+    profile: ModelProfile, file_store: ArtifactStore
+):
+    """Neither is part of a calibration's address, so the artifact may be of other ones."""
+    theirs = profile.with_changes(
+        regions={"crop_tokens": 9}, training={"num_epochs": 9, "batch_size": 3}
+    )
+    calibration = artifact(file_store, theirs)
+    found = calibrated(file_store, ModelConfig(profile=profile), calibration, QuestionKind)
+    assert found == ModelConfig(profile=profile)
 
 
 def test_questions_without_heads_stop_the_run_before_they_are_fetched(

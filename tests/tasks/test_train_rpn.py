@@ -9,7 +9,7 @@ import pytest
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
-from data_contracts.label_settings import RegionSettings
+from data_contracts.label_settings import RegionChanges, RegionSettings
 from data_contracts.training import TrainingConfig
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
@@ -54,6 +54,18 @@ def test_progress_is_told_in_steps_only(
     num_steps = told[0][2]
     assert num_steps >= 3
     assert told == [(Stage.TRAIN_RPN.value, step, num_steps) for step in range(num_steps + 1)]
+
+
+def test_a_run_trains_for_the_profiles_regions_with_its_own_changes(
+    config: PipelineConfig, file_store: ArtifactStore, label_set: ArtifactRef
+):
+    """The built-in model's profile has crops of 36 tokens; this run wants two regions as well."""
+    changed = config.model_copy(update={"regions": RegionChanges(max_regions=2)})
+    runtime = stage_run(file_store).runtime.model_copy(update={"store": file_store.root})
+    pipeline = Pipeline(changed, LocalExecution(runtime))
+    assert pipeline.label_set() == label_set
+    kept = stored_checkpoint(file_store, pipeline.rpn()).config.regions
+    assert kept == profile_of(config.model).regions.with_changes(max_regions=2)
 
 
 def test_few_labels_are_warned_of_once(

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlavaConfig, PreTrainedConfig, Qwen2_5_VLC
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind, RoiLabel
 from data_contracts.label_settings import LabelSettings
-from data_contracts.profiles import ModelProfile
+from data_contracts.profiles import ModelProfile, plain_regions
 from data_contracts.sink_rules import SinkDimensions
 from sdrpn_core.calibration.comparison import (
     BOXES,
@@ -236,7 +236,7 @@ def test_a_local_copy_is_asked_as_the_model_it_is_a_copy_of(
     for field in kept:
         assert getattr(draft, field) == getattr(known, field), field
     # What makes the zoom cheaper was measured on the known model's weights only.
-    assert draft.regions == FAMILIES[known.family].defaults.regions
+    assert draft.regions == plain_regions(known.images)
     larger = kind | same_size(known, num_hidden_layers=known.num_layers + 1)
     draft = draft_profile(write_config(tmp_path / "larger", config(text_config=larger)))
     assert draft.prompt == FAMILIES[known.family].defaults.prompt

@@ -1,13 +1,18 @@
 """The zoom benchmarks: with an RPN that was not trained here, and with random weights."""
 
 import re
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks import zoom_throughput
 from benchmarks.random_llava import SIZES, LlavaSize, PlantedZoom, random_zoom
+from benchmarks.timing import paired_parts
 from benchmarks.zoom_threshold import report_honesty
+from benchmarks.zoom_throughput import parts
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from tasks.rpn_files import save_checkpoint
@@ -51,6 +56,31 @@ def test_throughput_of_random_weights_at_several_batch_sizes(
     with pytest.raises(SystemExit):
         zoom_throughput.main([*options.split(), "--batch-sizes", "1000"])
     assert "fill no batch of 1000" in capsys.readouterr().err
+
+
+def test_candidates_take_turns_part_by_part_in_changing_orders() -> None:
+    """The speed of a machine changes within a round; what ran before leaves caches warm or cold."""
+    ran: list[tuple[str, int]] = []
+    ticks = count()
+    candidates = {name: partial(_note, ran, name) for name in "abc"}
+    totals = paired_parts(candidates, [1, 2], num_rounds=5, clock=lambda: next(ticks))
+    assert totals == {name: [2.0] * 5 for name in "abc"}, "one tick in each of two parts"
+    assert [part for _, part in ran] == [1] * 18 + [2] * 18, "a warm-up and five rounds of each"
+    turns = ["".join(name for name, _ in ran[at : at + 3]) for at in range(0, 36, 3)]
+    assert all(sorted(turn) == list("abc") for turn in turns)
+    assert len(set(turns)) > 3
+    assert turns[:6] != turns[6:]
+
+
+def _note(ran: list[tuple[str, int]], name: str, part: int) -> None:
+    ran.append((name, part))
+
+
+def test_parts_lose_no_question() -> None:
+    images = [Image.new("RGB", (1, 1)) for _ in range(5)]
+    found = parts((images, list("abcde")), 2)
+    assert [questions for _, questions in found] == [["a", "b"], ["c", "d"], ["e"]]
+    assert [image for own, _ in found for image in own] == images
 
 
 def test_throughput_of_what_the_rpn_was_made_for(
