@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import BenchmarkTask, Method
-from data_contracts.label_settings import RegionChanges
+from data_contracts.label_settings import RegionChanges, RegionSettings
 from data_contracts.sources import BenchmarkSource
 from flows.cli import app
 from tasks import recipes
@@ -48,7 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "paper_model": "llava-1.5-7b",
     }
     evaluation = config.evaluation.model_copy(update=changes)
-    regions = RegionChanges(max_box_area_ratio=None)
+    # Without a gate: a random model's maps say little.
+    regions = RegionChanges(**RegionSettings(max_box_area_ratio=None).model_dump())
     config = config.model_copy(update={"evaluation": evaluation, "regions": regions})
     (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     (folder / "output.txt").write_text(evaluate(folder, "config.yaml", "summary.json"))
