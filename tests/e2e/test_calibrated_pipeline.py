@@ -113,8 +113,10 @@ def test_later_stages_use_the_calibrated_profile(first: CalibratedRun) -> None:
     predictions = first.manifest(Stage.EVALUATE, "held_out").recipe
     for recipe in (attention, training, predictions):
         assert recipe.config["model"]["heads"] == plain["heads"]
-    # How the RPN is trained stands in the recipe by itself.
+    # How the RPN is trained, and asked, stands in the recipe by itself.
     recipe_of_its_own = plain.pop("training")
+    plain.pop("regions")
+    assert training.config["regions"] == first.profile.regions.identity()
     assert set(training.config["training"]) == set(recipe_of_its_own) - {"checkpoint_every"}
     assert training.config["profile"] == plain
     # The configuration's own label settings win.
