@@ -39,6 +39,7 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import resolve_device
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.zoom.answers import ZoomAnswer
 from sdrpn_core.zoom.encoded_images import batches_by_image, encoded_batches
 
 Inputs = tuple[Sequence[Image.Image], Sequence[str]]
@@ -255,7 +256,7 @@ def _two_stages(
     pipeline: ZoomPipeline, batch_size: int, max_new_tokens: int, phases: dict[str, list[float]]
 ) -> Run:
     def run(part: Inputs) -> object:
-        answers = pipeline.answer(*part, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        answers = answered(pipeline, part, max_new_tokens=max_new_tokens, batch_size=batch_size)
         for phase in answers[0].seconds:
             phases[phase].append(sum(answer.seconds[phase] for answer in answers))
         zoomed = [answer for answer in answers if answer.used_crop]
@@ -313,8 +314,8 @@ def _apart(part: Inputs, copies: dict[int, list[Image.Image]]) -> Inputs:
     return copies[id(part)], questions
 
 
-def answered(pipeline: ZoomPipeline, part: Inputs, **length: int) -> object:
-    """Two stages."""
+def answered(pipeline: ZoomPipeline, part: Inputs, **length: int) -> list[ZoomAnswer]:
+    """Two stages; ``length`` as of ``ZoomPipeline.answer``."""
     return pipeline.answer(*part, **length)
 
 

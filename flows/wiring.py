@@ -229,11 +229,7 @@ class Pipeline:
         )
 
     def rpn(self) -> ArtifactRef:
-        """The trained region proposal network.
-
-        Calibration says nothing of training and regions: the config's own profile does.
-        """
-        profile = profile_of(self._config.model)
+        """The trained region proposal network."""
         return self._once(
             (Stage.TRAIN_RPN, ""),
             lambda: self._execution.whole(
@@ -241,8 +237,8 @@ class Pipeline:
                 train_rpn,
                 self.label_set(),
                 self._model,
-                self._config.training_settings(profile),
-                self._config.region_settings(profile),
+                self._config.training_settings(profile_of(self._model)),
+                self._config.region_settings(profile_of(self._model)),
             ),
         )
 

@@ -37,10 +37,14 @@ def regions_of(config: PipelineConfig) -> RegionSettings:
     return config.region_settings(profile_of(config.model))
 
 
+def pipeline_in(store: ArtifactStore, config: PipelineConfig) -> Pipeline:
+    runtime = stage_run(store).runtime.model_copy(update={"store": store.root})
+    return Pipeline(config, LocalExecution(runtime))
+
+
 @pytest.fixture
 def label_set(config: PipelineConfig, file_store: ArtifactStore) -> ArtifactRef:
-    runtime = stage_run(file_store).runtime.model_copy(update={"store": file_store.root})
-    return Pipeline(config, LocalExecution(runtime)).label_set()
+    return pipeline_in(file_store, config).label_set()
 
 
 def test_progress_is_told_in_steps_only(
@@ -61,8 +65,7 @@ def test_a_run_trains_for_the_profiles_regions_with_its_own_changes(
 ):
     """The built-in model's profile has crops of 36 tokens; this run wants two regions as well."""
     changed = config.model_copy(update={"regions": RegionChanges(max_regions=2)})
-    runtime = stage_run(file_store).runtime.model_copy(update={"store": file_store.root})
-    pipeline = Pipeline(changed, LocalExecution(runtime))
+    pipeline = pipeline_in(file_store, changed)
     assert pipeline.label_set() == label_set
     kept = stored_checkpoint(file_store, pipeline.rpn()).config.regions
     assert kept == profile_of(config.model).regions.with_changes(max_regions=2)
