@@ -1,5 +1,6 @@
 """Getting maps into torch, and the one smoothing filter that regions need."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def gaussian_blur_3x3(maps: Array, sigma: float) -> torch.Tensor:
         (..., h, w) in float32 or float64, on the device of ``maps``.
     """
     padded = as_float_tensor(maps)
-    kernel = _gaussian_kernel(sigma, padded)
+    kernel = _gaussian_kernel(sigma, padded.dtype, padded.device)
     height, width = padded.shape[-2:]
     batch = padded.reshape(-1, 1, height, width)
     batch = functional.pad(batch, (1, 1, 0, 0), mode="reflect" if width > 1 else "replicate")
@@ -43,9 +44,10 @@ def gaussian_blur_3x3(maps: Array, sigma: float) -> torch.Tensor:
     return functional.conv2d(batch, kernel).reshape(padded.shape)
 
 
-def _gaussian_kernel(sigma: float, like: torch.Tensor) -> torch.Tensor:
+@lru_cache(maxsize=16)
+def _gaussian_kernel(sigma: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """(1, 1, 3, 3) weights that sum to 1."""
-    offsets = torch.tensor([-1.0, 0.0, 1.0], dtype=like.dtype, device=like.device)
+    offsets = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype, device=device)
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     weights = weights / weights.sum()
     return torch.outer(weights, weights)[None, None]

@@ -188,18 +188,16 @@ def _cutoff(
 def _connected_components(mask: NDArray[np.bool_], scores: NDArray[Any]) -> list[_Component]:
     """8-connected components in row order of their first cell."""
     labelled, num_components = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
-    indices = range(1, num_components + 1)
     counts = np.bincount(labelled.ravel(), minlength=num_components + 1)
-    peaks = ndimage.maximum(scores, labelled, indices)
+    peaks = np.full(num_components + 1, -np.inf, dtype=scores.dtype)
+    np.maximum.at(peaks, labelled.ravel(), scores.ravel())
     return [
         _Component(
             box=GridBox(columns.start, rows.start, columns.stop, rows.stop),
             num_cells=int(counts[index]),
-            peak=float(peak),
+            peak=float(peaks[index]),
         )
-        for index, (rows, columns), peak in zip(
-            indices, ndimage.find_objects(labelled), peaks, strict=True
-        )
+        for index, (rows, columns) in enumerate(ndimage.find_objects(labelled), start=1)
     ]
 
 
@@ -287,7 +285,9 @@ def _selected(regions: list[_Component], settings: RegionSettings) -> list[GridB
 
 def _runs(mask: NDArray[np.bool_], x0: int, y0: int) -> tuple[GridBox, ...]:
     """The true cells of a mask whose corner is at (x0, y0), row by row in boxes of one row."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    padded = np.zeros((mask.shape[0], mask.shape[1] + 2), dtype=np.int8)
+    padded[:, 1:-1] = mask
+    edges = np.diff(padded, axis=1)
     starts, stops = np.argwhere(edges == 1), np.argwhere(edges == -1)
     return tuple(
         GridBox(x0 + int(start), y0 + int(row), x0 + int(stop), y0 + int(row) + 1)

@@ -19,6 +19,9 @@ from sdrpn_core.attention.capture import ATTENTION_NAME, AttentionRecorder
 from sdrpn_core.attention.kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
 from sdrpn_core.attention.masks import attention_mask
 
+Rotation = tuple[Tensor, Tensor]
+"""(..., L, D) cosine and sine of rotary positions."""
+
 
 class LayerObserver(Protocol):
     """Looks at hidden states while the layers run."""
@@ -39,6 +42,8 @@ class DecoderInput:
     """(..., N, L)"""
     deepstack: Tensor | None = None
     """(K, N, L, d); None where no column is an image's, or all layers come after the first K."""
+    rotation: Rotation | None = None
+    """Of ``position_ids``; None to make it for these layers alone."""
 
     @classmethod
     def from_key_mask(
@@ -154,7 +159,7 @@ class Decoder:
         extra: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
         if (kernel or self.attention_kernel) == FLASH:
             extra["flash_keys"] = CausalKeys.from_mask(mask)
-        position_embeddings = self.rotary_emb(hidden, inputs.position_ids)
+        rotation = inputs.rotation or self.rotary_emb(hidden, inputs.position_ids)
         for index in layers:
             if observer is not None:
                 observer.see(index, hidden)
@@ -164,7 +169,7 @@ class Decoder:
                 position_ids=inputs.position_ids,
                 past_key_values=cache,
                 use_cache=cache is not None,
-                position_embeddings=position_embeddings,
+                position_embeddings=rotation,
                 **extra,
             )
             if deepstack is not None and index < len(deepstack):

@@ -117,11 +117,12 @@ class FixedStep:
         decoder = self._decoder
         positions = decoder.text_positions(self._positions)
         hidden = decoder.embedding(self._tokens)[:, None]
+        rotation = decoder.rotary_emb(hidden, positions)
         for span in self._spans:
             span.show_column()
             hidden = decoder.run(
                 # Its own mask: to make one from the key mask asks the device whether it is needed.
-                DecoderInput(hidden, span.key_mask[:, None, None], positions),
+                DecoderInput(hidden, span.key_mask[:, None, None], positions, rotation=rotation),
                 range(span.first, span.last),
                 cache=self._cache,
                 kernel=SDPA,  # flash-attn asks the device how many keys there are

@@ -1,6 +1,8 @@
 """One decoding step on a cache that grows: runs anywhere, and can record attention.
 
 ``FixedStep`` gives the same logits from buffers of fixed size, faster on a CUDA device.
+
+Shape legend: N batch, S columns so far.
 """
 
 import torch
@@ -10,7 +12,7 @@ from sdrpn_core.attention.capture import AttentionRecorder
 from sdrpn_core.attention.kernels import SDPA
 from sdrpn_core.decoding.cache_layers import with_room
 from sdrpn_core.decoding.decoder import Decoder, DecoderInput
-from sdrpn_core.decoding.state import Decoding
+from sdrpn_core.decoding.state import Decoding, LayerSpan
 
 
 class GrowingStep:
@@ -26,7 +28,7 @@ class GrowingStep:
     ) -> None:
         self._decoder = decoder
         self._cache = start.cache
-        self._spans = start.spans
+        self._spans = [_GrowingSpan(span) for span in start.spans]
         self._position = start.next_position
         self._recorder = recorder
         layers = self._cache.layers
@@ -37,16 +39,31 @@ class GrowingStep:
     def next_logits(self, tokens: Tensor) -> Tensor:
         """As of ``Step``."""
         decoder = self._decoder
-        self._spans = tuple(span.with_token() for span in self._spans)
         positions = decoder.text_positions(self._position[:, None])
         hidden = decoder.embedding(tokens)[:, None]
+        rotation = decoder.rotary_emb(hidden, positions)
         for span in self._spans:
+            span.add_token()
             hidden = decoder.run(
-                DecoderInput.from_key_mask(hidden, span.key_mask, positions),
-                range(span.first, span.last),
+                DecoderInput(hidden, span.mask, positions, rotation=rotation),
+                span.layers,
                 cache=self._cache,
                 recorder=self._recorder,
                 kernel=SDPA,  # flash-attn would copy all keys of a padded batch, at every layer
             )
         self._position = self._position + 1
         return decoder.next_token_logits(hidden[:, -1])
+
+
+class _GrowingSpan:
+    """Some layers, and the columns that they see; the device is asked once about padding."""
+
+    def __init__(self, span: LayerSpan) -> None:
+        self.layers = range(span.first, span.last)
+        self.mask = None if bool(span.key_mask.all()) else span.key_mask[:, None, None]
+        """(N, 1, 1, S) bool, True = keep; None if every column holds a token."""
+
+    def add_token(self) -> None:
+        """One more column, of a token in every row."""
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, torch.ones_like(self.mask[..., :1])], dim=-1)

@@ -3,10 +3,9 @@
 Shape legend: N batch, L padded length.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 from transformers import Cache
 
@@ -19,11 +18,6 @@ class LayerSpan:
     last: int
     key_mask: Tensor
     """(N, L) bool, True = token."""
-
-    def with_token(self) -> "LayerSpan":
-        """One more column, of a token in every row."""
-        token = torch.ones_like(self.key_mask[:, :1])
-        return replace(self, key_mask=torch.cat([self.key_mask, token], dim=1))
 
 
 @dataclass(frozen=True)

@@ -54,12 +54,14 @@ def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:
 
 def _pad(values: Tensor, length: int) -> Tensor:
     """Zeros before ``values`` along the last axis, up to ``length``."""
-    return torch.nn.functional.pad(values, (length - values.shape[-1], 0))
+    num_blank = length - values.shape[-1]
+    return torch.nn.functional.pad(values, (num_blank, 0)) if num_blank else values
 
 
 def _pad_rows(values: Tensor, length: int) -> Tensor:
     """Zero rows before (..., L, d), up to ``length`` rows."""
-    return torch.nn.functional.pad(values, (0, 0, length - values.shape[-2], 0))
+    num_blank = length - values.shape[-2]
+    return torch.nn.functional.pad(values, (0, 0, num_blank, 0)) if num_blank else values
 
 
 def last_position(position_ids: Tensor) -> Tensor:

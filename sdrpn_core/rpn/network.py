@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from data_contracts.profiles import RpnShape
+from sdrpn_core.decoding.decoder import Rotation
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.profile_checks import check_branch
 
 Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """A family's own application of (cos, sin) to (query, key)."""
-Rotation = tuple[Tensor, Tensor]
-"""(cos, sin) of some columns."""
 
 
 class RegionProposalNetwork(nn.Module):
