@@ -209,10 +209,8 @@ class ModelAdapter(ABC):
         ids = self.tokenizer(text.replace("{question}", question)).input_ids
         self._check_placeholders(ids, question, len(images))
         layout = lay_out(ids, self.image_token_id, images)
-        # On the host: stock code that counts positions asks a tensor for one number after another.
-        whole, columns = torch.tensor(layout.ids), torch.tensor(layout.columns)
         grids = tuple(image.grid for image in images)
-        embeds = self.decoder.embedding(whole[columns].to(self.device))
+        embeds = self.decoder.embedding(layout.ids[layout.columns].to(self.device))
         deepstack = embeds.new_zeros(self.num_deepstack_layers, *embeds.shape)
         for start, image in zip(layout.starts, images, strict=True):
             own, cells = slice(start, start + image.num_tokens), image.shown_cells()
@@ -222,7 +220,8 @@ class ModelAdapter(ABC):
         return Prompt(
             embeds=embeds,
             deepstack=deepstack,
-            position_ids=self.position_ids(whole, grids)[..., columns].to(self.device),
+            # On the host: stock code that counts positions asks for one number after another.
+            position_ids=self.position_ids(layout.ids, grids)[..., layout.columns].to(self.device),
             image_starts=layout.starts,
             image_grids=grids,
             image_lengths=tuple(image.num_tokens for image in images),

@@ -109,10 +109,11 @@ class Prompt:
 class PromptLayout:
     """Where a prompt's images lie."""
 
-    ids: list[int]
-    """With a placeholder for every cell of every image: positions are counted over these."""
-    columns: list[int]
-    """Those of ``ids`` that the decoder gets, rising."""
+    ids: Tensor
+    """(W,) on the host, with a placeholder for every cell of every image: positions are counted
+    over these."""
+    columns: Tensor
+    """(L,) indices of those that the decoder gets, rising."""
     starts: tuple[int, ...]
     """First of ``columns`` of each image."""
 
@@ -125,18 +126,18 @@ def lay_out(ids: Sequence[int], image_token: int, images: Sequence[ImageFeatures
         image_token: the placeholder.
         images: in prompt order.
     """
-    whole: list[int] = []
-    columns: list[int] = []
-    starts: list[int] = []
-    for token in ids:
-        first = len(whole)
-        if token != image_token:
-            whole.append(token)
-            columns.append(first)
-            continue
-        image = images[len(starts)]
-        starts.append(len(columns))
-        whole.extend([token] * image.grid.num_cells)
-        own = range(image.grid.num_cells) if image.shown is None else np.flatnonzero(image.shown)
-        columns.extend(first + int(cell) for cell in own)
-    return PromptLayout(whole, columns, tuple(starts))
+    tokens = np.array(ids, dtype=np.int64)
+    places = np.flatnonzero(tokens == image_token)
+    lengths = np.ones(len(tokens), dtype=np.int64)
+    lengths[places] = [image.grid.num_cells for image in images]
+    firsts = (np.cumsum(lengths) - lengths)[places]
+    is_given = np.ones(int(lengths.sum()), dtype=np.bool_)
+    for first, image in zip(firsts, images, strict=True):
+        if image.shown is not None:
+            is_given[first : first + image.grid.num_cells] = image.shown.ravel()
+    columns = np.flatnonzero(is_given)
+    return PromptLayout(
+        ids=torch.from_numpy(np.repeat(tokens, lengths)),
+        columns=torch.from_numpy(columns),
+        starts=tuple(np.searchsorted(columns, firsts).tolist()),
+    )
