@@ -73,17 +73,12 @@ def first_stage(
     owners = _prefix_owners(prompts, features)
     distinct = sorted(set(owners))
     rows = torch.tensor([distinct.index(owner) for owner in owners], device=adapter.device)
-    heads = [prompts[owner] for owner in distinct]
-    prefixes = pad_left([prompt.prefix for prompt in heads])
-    suffixes = pad_left([prompt.suffix for prompt in prompts])
-    cells = image_columns(heads, prefixes.offsets)
-    if len(heads) == len(prompts) and not any(prefixes.offsets + suffixes.offsets):
-        prefix, question = _run_together(adapter, prefixes, suffixes)
-        logits = _score_together(rpn, prefix, question, cells)
+    shapes = {(prompt.prefix_length, len(prompt.embeds)) for prompt in prompts}
+    if len(distinct) == len(prompts) and len(shapes) == 1:
+        prefix, question, logits = _run_together(adapter, rpn, prompts)
     else:
-        prefix = _run_below(adapter, prefixes, None)
-        question = _run_below(adapter, suffixes, (prefix, rows))
-        logits = _score(adapter, rpn, prefix, question, rows, cells)
+        heads = [prompts[owner] for owner in distinct]
+        prefix, question, logits = _run_apart(adapter, rpn, heads, prompts, rows)
     return FirstStage(
         questions=tuple(questions),
         features=tuple(features),
@@ -125,28 +120,57 @@ def _have_equal_prefix(one: Prompt, other: Prompt) -> bool:
 
 
 def _run_together(
-    adapter: ModelAdapter, prefixes: PromptBatch, suffixes: PromptBatch
-) -> tuple[CachedColumns, CachedColumns]:
-    """Run whole prompts of equal lengths through layers 0 .. B-1, half as many passes as apart."""
-    whole = PromptBatch(
-        embeds=torch.cat([prefixes.embeds, suffixes.embeds], dim=1),
-        deepstack=torch.cat([prefixes.deepstack, suffixes.deepstack], dim=2),
-        key_mask=torch.cat([prefixes.key_mask, suffixes.key_mask], dim=1),
-        position_ids=torch.cat([prefixes.position_ids, suffixes.position_ids], dim=-1),
-        offsets=prefixes.offsets,
+    adapter: ModelAdapter, rpn: RegionProposalNetwork, prompts: Sequence[Prompt]
+) -> tuple[CachedColumns, CachedColumns, Tensor]:
+    """Prefixes, questions and (N, C) RoI logits of prompts that are laid out alike.
+
+    Each has a prefix of its own; no column is padding. Half as many passes as apart.
+    """
+    whole = _run_below(adapter, pad_left(prompts), None)
+    columns = image_columns(prompts, [0] * len(prompts))
+    num_rows, num_columns, _ = whole.hidden.shape
+    logits: Tensor = rpn(
+        whole.hidden,
+        mask=None,
+        position_ids=whole.position_ids,
+        query_columns=torch.full((num_rows,), num_columns - 1, device=columns.device),
+        image_columns=columns,
     )
-    columns = _run_below(adapter, whole, None)
-    length = prefixes.embeds.shape[1]
+    length = prompts[0].prefix_length
     prefix = CachedColumns(
-        columns.hidden[:, :length],
-        prefixes.key_mask,
-        prefixes.position_ids,
-        first_columns(columns.cache, length),
+        whole.hidden[:, :length],
+        whole.key_mask[:, :length],
+        whole.position_ids[..., :length],
+        first_columns(whole.cache, length),
     )
     question = CachedColumns(
-        columns.hidden[:, length:], columns.key_mask, suffixes.position_ids, columns.cache
+        whole.hidden[:, length:], whole.key_mask, whole.position_ids[..., length:], whole.cache
     )
-    return prefix, question
+    return prefix, question, logits
+
+
+def _run_apart(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    heads: Sequence[Prompt],
+    prompts: Sequence[Prompt],
+    rows: Tensor,
+) -> tuple[CachedColumns, CachedColumns, Tensor]:
+    """Prefixes (G), questions (N) and (N, C) RoI logits of any prompts.
+
+    Args:
+        adapter: the frozen model.
+        rpn: trained beside it.
+        heads: prompts that have the distinct prefixes.
+        prompts: one per question.
+        rows: (N,) prefix of each question.
+    """
+    prefixes = pad_left([prompt.prefix for prompt in heads])
+    suffixes = pad_left([prompt.suffix for prompt in prompts])
+    prefix = _run_below(adapter, prefixes, None)
+    question = _run_below(adapter, suffixes, (prefix, rows))
+    cells = image_columns(heads, prefixes.offsets)
+    return prefix, question, _score(adapter, rpn, prefix, question, rows, cells)
 
 
 def _run_below(
@@ -189,22 +213,6 @@ def _score(
     )
     last = torch.full((len(rows),), num_question - 1, device=rows.device)
     return rpn.score(asked, question.position_ids, last, keys[rows.to(keys.device)])
-
-
-def _score_together(
-    rpn: RegionProposalNetwork, prefix: CachedColumns, question: CachedColumns, cells: Tensor
-) -> Tensor:
-    """(N, C) RoI logits of whole prompts without padding, each with a prefix of its own."""
-    hidden = torch.cat([prefix.hidden, question.hidden], dim=1)
-    num_rows, num_columns, _ = hidden.shape
-    logits: Tensor = rpn(
-        hidden,
-        mask=None,
-        position_ids=torch.cat([prefix.position_ids, question.position_ids], dim=-1),
-        query_columns=torch.full((num_rows,), num_columns - 1, device=cells.device),
-        image_columns=cells,
-    )
-    return logits
 
 
 def _as_map(logits: Tensor, grid: GridShape) -> Tensor:

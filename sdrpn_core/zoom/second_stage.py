@@ -125,12 +125,7 @@ class _SecondStage:
         self.branch = adapter.profile.rpn.branch_layer
         self.num_layers = adapter.profile.num_layers
         self.has_shared_prefixes = len(first.prefix.hidden) < len(crops)
-        sees_image = [not (withdraw_image and row) for row in crops]
-        needed = first.prefix_rows[torch.tensor(sees_image, device=adapter.device)]
-        self.prefixes = torch.unique(needed)
-        """Rows of those that are run through all layers, rising."""
-        is_run = self.has_shared_prefixes and len(self.prefixes)
-        self.whole = self._run_prefixes() if is_run else None
+        self.finished = self._finish_prefixes() if self.has_shared_prefixes else None
 
     def run(self) -> list[_Group]:
         """Run all questions."""
@@ -152,17 +147,22 @@ class _SecondStage:
     def _index(self, rows: Sequence[int]) -> Tensor:
         return torch.tensor(rows, device=self.adapter.device)
 
-    def _run_prefixes(self) -> Cache:
-        """Every layer's keys and values of the prefixes that are needed whole."""
-        prefix, rows = self.first.prefix, self.prefixes
-        cache = fork(prefix.cache, rows)
-        self._run_above(prefix.of_rows(rows), cache)
-        return cache
+    def _finish_prefixes(self) -> tuple[Tensor, Cache] | None:
+        """Prefixes that some question sees whole, rising, and every layer's keys and values."""
+        prefix = self.first.prefix
+        seeing = [row for row, own in enumerate(self.crops) if not (own and self.withdraw_image)]
+        if not seeing:
+            return None
+        prefixes = torch.unique(self.first.prefix_rows[self._index(seeing)])
+        cache = fork(prefix.cache, prefixes)
+        self._run_above(prefix.of_rows(prefixes), cache)
+        return prefixes, cache
 
     def _prefix_cache(self, rows: Tensor) -> Cache:
         """The whole prefix of each of some questions, to go on from."""
-        assert self.whole is not None
-        return fork(self.whole, torch.searchsorted(self.prefixes, self.first.prefix_rows[rows]))
+        assert self.finished is not None
+        prefixes, cache = self.finished
+        return fork(cache, torch.searchsorted(prefixes, self.first.prefix_rows[rows]))
 
     def _without_crops(self, rows: Tensor) -> _Group:
         """Go on with the first stage's own question columns."""
