@@ -4,8 +4,9 @@ Sweeps the region threshold on held-out scenes of every layout, in both readings
 probability, and a share of the map's peak (with the peak-to-mean gate). Every crop that any
 threshold proposes is answered once, at the cost that the RPN was made for; true boxes are shown at
 full size beside the image. Prints accuracies, how far one threshold is from the best one
-of each layout, the threshold that training chose without seeing these scenes among them, and how
-honest the probabilities are; writes the sweep as an SVG.
+of each layout, the threshold that training chose without seeing these scenes among them, the share
+of the oracle's gain that it recovers, and how honest the probabilities are; writes the sweep as an
+SVG. The scenes are none that ``rpn_shapes`` compares shapes on: nothing was chosen by them.
 """
 
 import sys
@@ -26,6 +27,8 @@ from sdrpn_core.reference.scenes import LAYOUTS
 from sdrpn_core.reference.views import margin_box
 from sdrpn_core.regions import Region
 from sdrpn_core.report.charts import Series, line_chart
+from sdrpn_core.rpn.threshold import CANDIDATES
+from sdrpn_core.statistics import recovered_share_interval
 from sdrpn_core.zoom.crop_masks import masked_crops
 from sdrpn_core.zoom.first_stage import first_stage
 from sdrpn_core.zoom.gate import decide_zoom
@@ -33,8 +36,10 @@ from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tasks.artifacts.store import ArtifactStore
 from tasks.rpn_files import find_checkpoint
 
-THRESHOLDS = (0.01, 0.02, 0.05, *(round(0.1 * i, 1) for i in range(1, 10)), 0.95)
+FIRST_SCENE = 1000
+"""Behind those of the other benchmarks."""
 ORACLE_MARGIN = 0.1
+_NUM_RESAMPLES = 10_000
 _STYLE = (
     "<style>text{font:11px sans-serif;fill:#444}.line{fill:none;stroke-width:2}.grid{stroke:#ddd}"
     ".axis{stroke:#888}.series-0{stroke:#c2185b}.series-1{stroke:#00796b;stroke-dasharray:6 3}"
@@ -52,8 +57,16 @@ class Sweep:
 
     name: str
     thresholds: tuple[float, ...]
-    accuracy: NDArray[np.float64]
-    """(thresholds, layouts)"""
+    right: NDArray[np.float64]
+    """(thresholds, questions) 1 where the answer is right."""
+    layouts: NDArray[np.str_]
+    """(questions,)"""
+
+    @property
+    def accuracy(self) -> NDArray[np.float64]:
+        """(thresholds, layouts)"""
+        columns = [self.right[:, self.layouts == layout].mean(axis=1) for layout in LAYOUTS]
+        return np.stack(columns, axis=1)
 
     @property
     def best(self) -> int:
@@ -107,10 +120,13 @@ class Answers:
 
 def main() -> None:
     options = parser(__doc__, num_scenes=30)
+    options.add_argument(
+        "--first-scene", type=int, default=FIRST_SCENE, help="number of the first scene"
+    )
     options.add_argument("--plot", type=Path, default=Path("zoom-threshold.svg"))
     given = options.parse_args()
     pipeline = load_pipeline(given)
-    asked = probes(given.num_scenes)
+    asked = probes(given.num_scenes, first_scene=given.first_scene)
     maps = roi_maps(pipeline, asked, given.batch_size)
     answers = Answers(pipeline, asked, given.batch_size, given.max_new_tokens)
     readings = {
@@ -120,7 +136,7 @@ def main() -> None:
         "share of the peak": pipeline.regions.model_copy(update={"threshold_is_peak_ratio": True}),
     }
     sweeps = [
-        sweep(name, pipeline, s, THRESHOLDS, asked, maps, answers) for name, s in readings.items()
+        sweep(name, pipeline, s, CANDIDATES, asked, maps, answers) for name, s in readings.items()
     ]
     shipped = sweep(
         "default", pipeline, pipeline.regions, (pipeline.threshold,), asked, maps, answers
@@ -163,9 +179,7 @@ def sweep(
         for index, (letterbox, roi_map) in enumerate(zip(letterboxes, maps, strict=True))
     ]
     right = np.array(answers.find(wanted), dtype=np.float64).reshape(len(thresholds), len(asked))
-    layouts = np.array([probe.layout for probe in asked])
-    columns = [right[:, layouts == layout].mean(axis=1) for layout in LAYOUTS]
-    return Sweep(name, thresholds, np.stack(columns, axis=1))
+    return Sweep(name, thresholds, right, np.array([probe.layout for probe in asked]))
 
 
 def report(
@@ -174,12 +188,13 @@ def report(
     """Print the table: base, oracle, the checkpoint's own threshold, and both readings."""
     oracle = [(i, (Region(margin_box(p.true_box, ORACLE_MARGIN)),)) for i, p in enumerate(asked)]
     base: list[Key] = [(index, ()) for index in range(len(asked))]
-    layouts = np.array([probe.layout for probe in asked])
+    bounds: list[NDArray[np.float64]] = []
     rows = []
     for name, asker, wanted in (("base", answers, base), ("oracle", answers.at_best(), oracle)):
         right = np.array(asker.find(wanted), dtype=np.float64)
-        means = [right[layouts == layout].mean() for layout in LAYOUTS]
+        means = [right[shipped.layouts == layout].mean() for layout in LAYOUTS]
         rows.append((name, "", *(f"{mean:.3f}" for mean in means), f"{np.mean(means):.3f}", ""))
+        bounds.append(right)
     best = np.max([item.accuracy.max(axis=0) for item in sweeps], axis=0)
     (one,) = shipped.accuracy
     rows.append(
@@ -197,7 +212,7 @@ def report(
         rows.append(
             (
                 f"{item.name}, one for all",
-                f"{THRESHOLDS[item.best]:g}",
+                f"{item.thresholds[item.best]:g}",
                 *(f"{value:.3f}" for value in one),
                 f"{one.mean():.3f}",
                 f"{(own - one).max():.3f}",
@@ -206,13 +221,22 @@ def report(
         rows.append(
             (
                 f"{item.name}, best of each",
-                ", ".join(f"{THRESHOLDS[i]:g}" for i in item.accuracy.argmax(axis=0)),
+                ", ".join(f"{item.thresholds[i]:g}" for i in item.accuracy.argmax(axis=0)),
                 *(f"{value:.3f}" for value in own),
                 f"{own.mean():.3f}",
                 "0",
             )
         )
     print_table(("threshold", "at", *LAYOUTS, "mean", "most lost to a layout's best"), rows)
+    base_right, oracle_right = bounds
+    recovered = recovered_share_interval(
+        shipped.right[0], base_right, oracle_right, num_resamples=_NUM_RESAMPLES, seed=0
+    )
+    if recovered is not None:
+        print(
+            f"\nthe default recovers {recovered.value:.1%} of what the oracle gains over the base "
+            f"(95 % interval {recovered.low:.1%} to {recovered.high:.1%})"
+        )
 
 
 def report_honesty(store: str, rpn: str | None) -> None:
@@ -232,7 +256,9 @@ def report_honesty(store: str, rpn: str | None) -> None:
 def draw(sweeps: Sequence[Sweep]) -> str:
     """The sweep as a picture of its own; mean over layouts."""
     lines = [
-        Series(item.name, list(zip(THRESHOLDS, item.accuracy.mean(axis=1).tolist(), strict=True)))
+        Series(
+            item.name, list(zip(item.thresholds, item.accuracy.mean(axis=1).tolist(), strict=True))
+        )
         for item in sweeps
     ]
     chart = line_chart(

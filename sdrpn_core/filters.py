@@ -36,7 +36,8 @@ def gaussian_blur_3x3(maps: Array, sigma: float) -> torch.Tensor:
         (..., h, w) in float32 or float64, on the device of ``maps``.
     """
     padded = as_float_tensor(maps)
-    kernel = _gaussian_kernel(sigma, padded.dtype, padded.device)
+    weights = _gaussian_weights(sigma, padded.dtype)
+    kernel = torch.tensor(weights, dtype=padded.dtype, device=padded.device)[None, None]
     height, width = padded.shape[-2:]
     batch = padded.reshape(-1, 1, height, width)
     batch = functional.pad(batch, (1, 1, 0, 0), mode="reflect" if width > 1 else "replicate")
@@ -45,9 +46,12 @@ def gaussian_blur_3x3(maps: Array, sigma: float) -> torch.Tensor:
 
 
 @lru_cache(maxsize=16)
-def _gaussian_kernel(sigma: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """(1, 1, 3, 3) weights that sum to 1."""
-    offsets = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype, device=device)
+def _gaussian_weights(sigma: float, dtype: torch.dtype) -> list[list[float]]:
+    """3x3 weights that sum to 1, of that precision.
+
+    Numbers, because a kept tensor would belong to the mode and the stream that it was made in.
+    """
+    offsets = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     weights = weights / weights.sum()
-    return torch.outer(weights, weights)[None, None]
+    return torch.outer(weights, weights).tolist()  # type: ignore[no-any-return]

@@ -63,8 +63,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """The picture as people see it: EXIF orientation applied, 8-bit RGB, first frame.
 
     Raises:
-        UnreadableImage: if there are no pixels, they have no known range, or the file behind a
-            lazily loaded image is damaged.
+        UnreadableImage: if there are no pixels, they have no known range, the image is closed, or
+            the file behind a lazily loaded one is damaged.
     """
     if 0 in image.size:
         raise UnreadableImage(f"{image.width} x {image.height} has no pixels")
@@ -72,6 +72,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         complete_only(image.load)
     except OSError as error:
         raise UnreadableImage(f"damaged {image.format or 'image'}: {error}") from error
+    except ValueError as error:  # of an image that its owner has closed
+        raise UnreadableImage(f"cannot be read: {one_line(error)}") from error
     upright = _to_rgb(_upright(image))
     upright.info = {}  # an orientation that stayed on would turn it once more, next time
     return upright

@@ -316,7 +316,11 @@ class ZoomPipeline:
 def _checked(
     images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int, batch_size: int
 ) -> list[Image.Image]:
-    """The images, each taken out of its sequence once: ``id`` tells them apart from here on."""
+    """The images, each taken out of its sequence once: ``id`` tells them apart from here on.
+
+    Raises:
+        ValueError: saying what to give instead, and at which index.
+    """
     for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if number < 1:
             raise ValueError(f"{name} is {number}: give at least 1")
@@ -324,4 +328,13 @@ def _checked(
         raise ValueError("questions is one text: give a list, with one question for each image")
     if len(images) != len(questions):
         raise ValueError(f"{len(images)} images for {len(questions)} questions")
-    return list(images)
+    taken = list(images)
+    for index, (image, question) in enumerate(zip(taken, questions, strict=True)):
+        if not isinstance(image, Image.Image):
+            raise ValueError(
+                f"image {index} is a {type(image).__name__}: give PIL images, as Image.open(path) "
+                "or Image.fromarray(pixels) return them"
+            )
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"question {index} is {question!r}: give a text that asks something")
+    return taken

@@ -3,7 +3,7 @@
 import glob
 from pathlib import Path
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from data_contracts.base import Settings
 from data_contracts.settings_files import ConfigError, parse_lines
@@ -23,6 +23,13 @@ class Asked(Settings):
     question: str = Field(min_length=1)
     id: str | None = None
 
+    @field_validator("question")
+    @classmethod
+    def _asks_something(cls, question: str) -> str:
+        if not question.strip():
+            raise ValueError("is blank")
+        return question
+
 
 def is_many(image: str) -> bool:
     """Whether an IMAGE argument stands for many: a glob pattern, or a file of questions."""
@@ -39,7 +46,7 @@ def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[A
         found = sorted(glob.glob(image, recursive=True))
         if not found:
             raise ConfigError(f"{image}: no image matches; check the pattern")
-        if question is None:
+        if question is None or not question.strip():
             raise ConfigError("give a QUESTION to ask about these images")
         return [Asked(image=path, question=question) for path in found]
     if question is not None:

@@ -21,6 +21,8 @@ from tasks.rpn_files import find_checkpoint, newest_rpn
 from tasks.storage.addresses import absolute_uri
 
 _BOX_COLOUR = (40, 220, 90)
+_HEAT_OPACITY = 0.45
+"""Fainter than in reports: what was asked about lies under it, and is to be read."""
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: runtime settings cannot be hashed
@@ -111,7 +113,7 @@ def check_picture_name(path: Path) -> None:
 
 def draw_overlay(image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox) -> Image.Image:
     """The image with its RoI map and the boxes that were zoomed into, pale outside the regions."""
-    heated = draw_heat_map(image, answer.roi_map, letterbox)
+    heated = draw_heat_map(image, answer.roi_map, letterbox, opacity=_HEAT_OPACITY)
     faded = fade_hidden(heated, answer.regions, image.size)
     return draw_boxes(faded, answer.boxes, image.size, _BOX_COLOUR)
 

@@ -3,7 +3,7 @@
 So attention read-out, the RPN branch and prefix reuse need no hooks, no early-exit tricks and no
 state on the model.
 
-Shape legend: N batch, L sequence, d hidden size, K deepstack layers.
+Shape legend: N batch, L sequence, d hidden size, D head size, K deepstack layers.
 """
 
 from collections.abc import Callable
@@ -159,7 +159,9 @@ class Decoder:
         extra: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
         if (kernel or self.attention_kernel) == FLASH:
             extra["flash_keys"] = CausalKeys.from_mask(mask)
-        rotation = inputs.rotation or self.rotary_emb(hidden, inputs.position_ids)
+        rotation = inputs.rotation
+        if rotation is None:
+            rotation = self.rotary_emb(hidden, inputs.position_ids)
         for index in layers:
             if observer is not None:
                 observer.see(index, hidden)

@@ -1,6 +1,7 @@
 """What the decoder gets: features of images, and prompts with their embeddings in place.
 
-Shape legend: L sequence, d hidden size, C image cells (h * w), K deepstack layers.
+Shape legend: L sequence, W sequence with all cells of all images, d hidden size, C image cells
+(h * w), K deepstack layers.
 """
 
 from collections.abc import Sequence
@@ -125,17 +126,22 @@ def lay_out(ids: Sequence[int], image_token: int, images: Sequence[ImageFeatures
         ids: tokens of a prompt, with one placeholder for each image.
         image_token: the placeholder.
         images: in prompt order.
+
+    Raises:
+        ValueError: if there are not as many placeholders as images.
     """
     tokens = np.array(ids, dtype=np.int64)
     places = np.flatnonzero(tokens == image_token)
+    if len(places) != len(images):
+        raise ValueError(f"{len(places)} placeholders for {len(images)} images")
     lengths = np.ones(len(tokens), dtype=np.int64)
     lengths[places] = [image.grid.num_cells for image in images]
     firsts = (np.cumsum(lengths) - lengths)[places]
-    is_given = np.ones(int(lengths.sum()), dtype=np.bool_)
+    given_mask = np.ones(int(lengths.sum()), dtype=np.bool_)
     for first, image in zip(firsts, images, strict=True):
         if image.shown is not None:
-            is_given[first : first + image.grid.num_cells] = image.shown.ravel()
-    columns = np.flatnonzero(is_given)
+            given_mask[first : first + image.grid.num_cells] = image.shown.ravel()
+    columns = np.flatnonzero(given_mask)
     return PromptLayout(
         ids=torch.from_numpy(np.repeat(tokens, lengths)),
         columns=torch.from_numpy(columns),

@@ -73,8 +73,8 @@ def first_stage(
     owners = _prefix_owners(prompts, features)
     distinct = sorted(set(owners))
     rows = torch.tensor([distinct.index(owner) for owner in owners], device=adapter.device)
-    shapes = {(prompt.prefix_length, len(prompt.embeds)) for prompt in prompts}
-    if len(distinct) == len(prompts) and len(shapes) == 1:
+    lengths = {(prompt.prefix_length, len(prompt.embeds)) for prompt in prompts}
+    if len(distinct) == len(prompts) and len(lengths) == 1:
         prefix, question, logits = _run_together(adapter, rpn, prompts)
     else:
         heads = [prompts[owner] for owner in distinct]
@@ -122,9 +122,10 @@ def _have_equal_prefix(one: Prompt, other: Prompt) -> bool:
 def _run_together(
     adapter: ModelAdapter, rpn: RegionProposalNetwork, prompts: Sequence[Prompt]
 ) -> tuple[CachedColumns, CachedColumns, Tensor]:
-    """Prefixes, questions and (N, C) RoI logits of prompts that are laid out alike.
+    """Prefixes, questions and (N, C) RoI logits of prompts that need no padding.
 
-    Each has a prefix of its own; no column is padding. Half as many passes as apart.
+    Each has a prefix of its own, all of them are of one length, and so are the questions; images
+    may start elsewhere. Half as many passes as apart.
     """
     whole = _run_below(adapter, pad_left(prompts), None)
     columns = image_columns(prompts, [0] * len(prompts))

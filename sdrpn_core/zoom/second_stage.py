@@ -126,6 +126,7 @@ class _SecondStage:
         self.num_layers = adapter.profile.num_layers
         self.has_shared_prefixes = len(first.prefix.hidden) < len(crops)
         self.finished = self._finish_prefixes() if self.has_shared_prefixes else None
+        """None where each question has a prefix of its own, or none sees its prefix whole."""
 
     def run(self) -> list[_Group]:
         """Run all questions."""
@@ -148,7 +149,7 @@ class _SecondStage:
         return torch.tensor(rows, device=self.adapter.device)
 
     def _finish_prefixes(self) -> tuple[Tensor, Cache] | None:
-        """Prefixes that some question sees whole, rising, and every layer's keys and values."""
+        """Rows of the prefixes that some question sees whole, rising, and their whole cache."""
         prefix = self.first.prefix
         seeing = [row for row, own in enumerate(self.crops) if not (own and self.withdraw_image)]
         if not seeing:

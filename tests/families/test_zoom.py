@@ -14,7 +14,12 @@ from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.first_stage import FirstStage, first_stage
 from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.families.conftest import QUESTIONS, Loaded
-from tests.zoom_checks import EVERY_REGION, check_batched_equals_alone
+from tests.zoom_checks import (
+    EVERY_REGION,
+    check_batched_equals_alone,
+    random_images,
+    random_pipeline,
+)
 
 MAX_NEW_TOKENS = 6
 
@@ -175,6 +180,52 @@ def test_zoom_in_a_batch_of_mixed_sizes_equals_one_by_one(
     )
     assert counts[0] >= 2, "no question was answered without a crop"
     assert counts.total() - counts[0] >= 2, "no question was answered with a crop"
+
+
+@pytest.mark.parametrize("withdraw_image", [False, True])
+@pytest.mark.parametrize("picture_sizes", [[(60, 40)] * 3, [(60, 40), (40, 60), (60, 40)]])
+def test_questions_of_equal_length_in_a_batch_equal_one_by_one(
+    loaded: Loaded, picture_sizes: list[tuple[int, int]], withdraw_image: bool
+) -> None:
+    """Nothing needs padding: of images of their own, of one image twice, of grids that differ."""
+    pipeline = random_pipeline(loaded.adapter, withdraw_image=withdraw_image)
+    a, b, c = random_images(picture_sizes)
+    questions = ["what is it ?", "red is it ?", "what is red ?", "it is red ?"]
+    for asked in ([a, b, c], [a, a, b, c]):
+        check_batched_equals_alone(pipeline, asked, questions[: len(asked)])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "apart"),
+    [("{images} {question} a", "prefix_length"), ("{question} {images} a", "image_starts")],
+)
+def test_questions_that_make_up_for_their_images_equal_one_by_one(
+    loaded: Loaded, prompt: str, apart: str
+) -> None:
+    """Prompts of one length whose images are not: prefixes, or starts of images, differ."""
+    profile = loaded.adapter.profile.model_copy(update={"prompt": prompt})
+    adapter = loaded.adapter.with_profile(profile)
+    pictures = random_images([(100, 60), (40, 30), (60, 40)])
+    images = adapter.encode_images(pictures)
+    longest = max(image.num_tokens for image in images)
+    questions = ["what is it ?" + " a" * (longest - image.num_tokens) for image in images]
+    asked = [
+        adapter.embed_prompt(question, [image])
+        for question, image in zip(questions, images, strict=True)
+    ]
+    assert len({len(one.embeds) for one in asked}) == 1
+    if len({image.num_tokens for image in images}) > 1:
+        assert len({getattr(one, apart) for one in asked}) > 1
+    check_batched_equals_alone(random_pipeline(adapter), pictures, questions)
+
+
+def test_streamed_pieces_add_up_to_the_answers(loaded: Loaded, images: list[Image.Image]) -> None:
+    pipeline = random_pipeline(loaded.adapter)
+    expected = pipeline.answer(images, QUESTIONS, max_new_tokens=MAX_NEW_TOKENS)
+    texts = [""] * len(QUESTIONS)
+    for piece in pipeline.stream(images, QUESTIONS, max_new_tokens=MAX_NEW_TOKENS):
+        texts[piece.index] += piece.text
+    assert texts == [answer.text for answer in expected]
 
 
 def _seen_ratio(adapter: ModelAdapter, features: ImageFeatures) -> float:

@@ -49,6 +49,7 @@ def test_files_of_questions_as_people_have_them(tmp_path: Path):
         ("{", "line 1: not JSON"),
         ('{"image": "a.png"}', "line 1: key 'question' is missing"),
         ('{"image": "a", "question": ""}', "line 1: key 'question'"),
+        ('{"image": "a", "question": " "}', "line 1: key 'question'.*is blank"),
         ("", "holds no questions"),
     ],
 )

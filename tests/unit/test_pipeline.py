@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from data_contracts.enums import ZoomDecision
 from sdrpn_core.decoding.state import Decoding
+from sdrpn_core.images import UnreadableImage
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages
@@ -169,19 +172,34 @@ def test_two_pipelines_on_one_model_in_two_threads(
     pipelines = [random_pipeline(adapter, seed=seed) for seed in (1, 2)]
     expected = [p.answer(images, QUESTIONS, max_new_tokens=4) for p in pipelines]
     assert not np.array_equal(expected[0][0].roi_map, expected[1][0].roi_map)
-    before = vars(adapter.model).keys()
+    before = _state(adapter.model)
 
     def work(pipeline: ZoomPipeline) -> list[list[ZoomAnswer]]:
         return [pipeline.answer(images, QUESTIONS, max_new_tokens=4) for _ in range(3)]
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(work, pipelines))
-    assert vars(adapter.model).keys() == before
+    assert _state(adapter.model) == before
     for runs, own in zip(found, expected, strict=True):
         for run in runs:
             assert same(run, own)
             for answer, quiet in zip(run, own, strict=True):
                 np.testing.assert_array_equal(answer.roi_map, quiet.roi_map)
+
+
+def _state(model: nn.Module) -> dict[str, tuple[Any, ...]]:
+    """Of every module: its attributes, how many hooks it has, and its tensors' bytes."""
+    return {
+        name: (
+            sorted(vars(module)),
+            [len(hooks) for key, hooks in sorted(vars(module).items()) if key.endswith("_hooks")],
+            [
+                tensor.detach().numpy().tobytes()
+                for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+            ],
+        )
+        for name, module in model.named_modules()
+    }
 
 
 def test_crops_within_a_token_budget(adapter: ModelAdapter, images: list[Image.Image]):
@@ -263,6 +281,34 @@ def test_lengths_must_match(adapter: ModelAdapter, images: list[Image.Image]):
         random_pipeline(adapter).answer(images, QUESTIONS[:1])
     with pytest.raises(ValueError, match="give a list"):
         random_pipeline(adapter).answer(images[:1], "what is it ?")
+
+
+@pytest.mark.parametrize(
+    ("image", "question", "reason"),
+    [
+        ("a.jpg", "it", "image 1 is a str: give PIL images, as Image.open"),
+        (np.zeros((4, 4, 3), np.uint8), "it", "image 1 is a ndarray: give PIL images"),
+        (None, "it", "image 1 is a NoneType"),
+        (Image.new("RGB", (4, 4)), " ", "question 1 is ' ': give a text"),
+        (Image.new("RGB", (4, 4)), 5, "question 1 is 5: give a text"),
+    ],
+)
+def test_what_is_no_image_and_no_question_is_refused_by_its_place(
+    adapter: ModelAdapter, images: list[Image.Image], image: Any, question: Any, reason: str
+):
+    """A path ended in an AttributeError of a string, a blank question was answered."""
+    pipeline = random_pipeline(adapter)
+    for ask in (pipeline.answer, pipeline.stream):
+        with pytest.raises(ValueError, match=reason):
+            ask([images[0], image], ["it", question])
+
+
+def test_a_closed_image_is_refused_by_its_place(adapter: ModelAdapter, tmp_path: Path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    opened = Image.open(tmp_path / "a.png")
+    opened.close()
+    with pytest.raises(UnreadableImage, match="image 0: cannot be read: Operation on closed image"):
+        random_pipeline(adapter).answer([opened], ["it"])
 
 
 class _Decoded(Sequence[Image.Image]):

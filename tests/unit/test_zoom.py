@@ -1,7 +1,9 @@
 """Prefix reuse against plain recomputation, token for token and logit for logit."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain, combinations, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from transformers import DynamicCache
 from sdrpn_core.decoding import cache_rows
 from sdrpn_core.decoding.cache_rows import CachePart
 from sdrpn_core.decoding.decoder import DecoderInput
+from sdrpn_core.decoding.growing_step import GrowingStep
 from sdrpn_core.generation.greedy import answer_plain, greedy_decode, prefill
 from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.geometry import BoxXYXY
@@ -154,6 +157,87 @@ def test_questions_about_one_image_share_its_prefix(
             seen = [features[index], *own_crops[row]]
             (plain,) = answer_plain(adapter, [question], [seen], max_new_tokens=MAX_NEW_TOKENS)
             assert answer.tokens == plain.tokens
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Rows and columns that went through some layers together."""
+
+    layers: range
+    num_rows: int
+    num_columns: int
+    mask: Tensor | None
+
+
+@pytest.fixture
+def passes(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> list[_Pass]:
+    """Every call of the decoder."""
+    seen: list[_Pass] = []
+    run = adapter.decoder.run
+
+    def noting(inputs: DecoderInput, layers: range, **options: Any) -> Tensor:
+        seen.append(_Pass(layers, *inputs.hidden.shape[:2], inputs.mask))
+        return run(inputs, layers, **options)
+
+    monkeypatch.setattr(adapter.decoder, "run", noting)
+    return seen
+
+
+def test_prompts_without_padding_go_below_the_branch_in_one_pass(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    passes: list[_Pass],
+) -> None:
+    first_stage(adapter, rpn, features[:3], ["red blue ?", "it is a", "a red word"])
+    assert [item.num_rows for item in passes] == [3]
+    passes.clear()
+    first_stage(adapter, rpn, features[:2], ["red blue ?", "it"])
+    assert [item.num_rows for item in passes] == [2, 2], "prefixes, then questions"
+
+
+@pytest.mark.parametrize(("zoomed", "finished"), [([True] * 3, []), ([True, False, True], [1])])
+def test_only_prefixes_that_are_seen_go_above_the_branch(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    crops: list[list[ImageFeatures]],
+    passes: list[_Pass],
+    zoomed: list[bool],
+    finished: list[int],
+) -> None:
+    """Shared prefixes were run through all layers for questions that had their crops instead."""
+    first = first_stage(adapter, rpn, [features[0], features[1], features[0]], QUESTIONS[:3])
+    passes.clear()
+    rows = [crops[0] if has_crop else [] for has_crop in zoomed]
+    second_stage_prefill(adapter, first, rows, withdraw_image=True)
+    num_columns = first.prefix.hidden.shape[1]
+    above = [item for item in passes if item.layers.start == adapter.profile.rpn.branch_layer]
+    assert [item.num_rows for item in above if item.num_columns == num_columns] == finished
+
+
+@pytest.mark.parametrize("questions", [["red blue ?"] * 2, ["red blue ?", "it"]])
+def test_a_step_asks_nothing_of_columns_without_padding(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    crops: list[list[ImageFeatures]],
+    passes: list[_Pass],
+    questions: list[str],
+) -> None:
+    """And turns its token once, however many spans of layers see different columns."""
+    first = first_stage(adapter, rpn, features[:2], questions)
+    start = second_stage_prefill(adapter, first, [crops[0]] * 2, withdraw_image=True)
+    passes.clear()
+    turned: list[Tensor] = []
+    hook = adapter.decoder.rotary_emb.register_forward_hook(lambda *args: turned.append(args[1][0]))
+    step = GrowingStep(adapter.decoder, start, 2)
+    step.next_logits(torch.tensor([3, 4]))
+    hook.remove()
+    assert len(start.spans) == len(passes) == 2
+    assert len(turned) == 1
+    is_padded = questions[0] != questions[1]
+    assert [item.mask is not None for item in passes] == [is_padded] * 2
 
 
 def test_first_stage_logits_equal_the_training_forward(

@@ -1,0 +1,16 @@
+"""Odd images are answered about by every family, with boxes on the upright picture."""
+
+import pytest
+
+from sdrpn_core.images import decode_image
+from tests.families.conftest import Loaded
+from tests.odd_images import ANSWERED
+from tests.zoom_checks import check_answer, random_pipeline
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_odd_images_are_answered_about_as_people_see_them(loaded: Loaded, name: str) -> None:
+    make, size = ANSWERED[name]
+    pipeline = random_pipeline(loaded.adapter, mask_threshold_ratio=1.0)
+    (answer,) = pipeline.answer([decode_image(make())], ["what is it ?"], max_new_tokens=3)
+    check_answer(answer, size)
