@@ -176,7 +176,8 @@ REGION_PRESETS = {
         threshold_is_peak_ratio=True,
         margin_cells=0.5,
         mask_threshold_ratio=1.0,
-        min_peak_probability=0.1,
+        # A zoom into nothing costs some time, a refused one the answer.
+        min_peak_probability=0.01,
         min_peak_to_mean=1.5,
         max_seen_ratio=1.0,
     ),
