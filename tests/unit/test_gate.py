@@ -43,6 +43,16 @@ def test_a_peak_must_be_probable(peak: float, decision: ZoomDecision):
 
 
 @pytest.mark.parametrize(
+    ("peak", "decision"),
+    [(0.005, ZoomDecision.NO_CONFIDENT_REGION), (0.05, ZoomDecision.ZOOMED)],
+)
+def test_by_default_a_faint_peak_is_followed(peak: float, decision: ZoomDecision):
+    """Below 0.1 it was not, which cost answers and saved nothing."""
+    default = RegionSettings.preset("default").model_copy(update={"blur_sigma": None})
+    assert decide_zoom(spot(peak), 0.5, default, SQUARE, (50, 50)).decision is decision
+
+
+@pytest.mark.parametrize(
     ("background", "decision"),
     [(0.32, ZoomDecision.NO_CONFIDENT_REGION), (0.28, ZoomDecision.ZOOMED)],
 )
