@@ -123,6 +123,9 @@ def main() -> None:
     options.add_argument(
         "--first-scene", type=int, default=FIRST_SCENE, help="number of the first scene"
     )
+    options.add_argument(
+        "--thresholds", type=float, nargs="+", default=CANDIDATES, help="few are quick"
+    )
     options.add_argument("--plot", type=Path, default=Path("zoom-threshold.svg"))
     given = options.parse_args()
     pipeline = load_pipeline(given)
@@ -135,9 +138,8 @@ def main() -> None:
         ),
         "share of the peak": pipeline.regions.model_copy(update={"threshold_is_peak_ratio": True}),
     }
-    sweeps = [
-        sweep(name, pipeline, s, CANDIDATES, asked, maps, answers) for name, s in readings.items()
-    ]
+    tried = tuple(given.thresholds)
+    sweeps = [sweep(name, pipeline, s, tried, asked, maps, answers) for name, s in readings.items()]
     shipped = sweep(
         "default", pipeline, pipeline.regions, (pipeline.threshold,), asked, maps, answers
     )

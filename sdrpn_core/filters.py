@@ -54,4 +54,4 @@ def _gaussian_weights(sigma: float, dtype: torch.dtype) -> list[list[float]]:
     offsets = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     weights = weights / weights.sum()
-    return torch.outer(weights, weights).tolist()  # type: ignore[no-any-return]
+    return torch.outer(weights, weights).tolist()
