@@ -5,16 +5,19 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import zoom_throughput
 from benchmarks.random_llava import SIZES, LlavaSize, PlantedZoom, random_zoom
 from benchmarks.timing import paired_parts
-from benchmarks.zoom_threshold import report_honesty
+from benchmarks.zoom_scenes import probes
+from benchmarks.zoom_threshold import Sweep, report_honesty
 from benchmarks.zoom_throughput import parts
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.reference.scenes import LAYOUTS
 from tasks.rpn_files import save_checkpoint
 from tests.rpn_checkpoints import imported_checkpoint
 from tests.tiny_models import tiny_llava
@@ -29,6 +32,24 @@ def test_an_imported_rpn_has_no_figures_of_honesty(
     save_checkpoint(checkpoint, tmp_path / "rpn")
     report_honesty(f"{tmp_path}/store", f"{tmp_path}/rpn")
     assert "was not measured" in capsys.readouterr().out
+
+
+def test_a_sweep_is_judged_layout_by_layout() -> None:
+    """Layouts count alike, however many questions each has."""
+    objects, sign, document = LAYOUTS
+    layouts = np.array([objects, objects, objects, sign, document])
+    right = np.array([[1.0, 1, 1, 0, 0], [0, 0, 1, 1, 1]])
+    sweep = Sweep("any", (0.3, 0.4), right, layouts)
+    np.testing.assert_allclose(sweep.accuracy, [[1, 0, 0], [1 / 3, 1, 1]])
+    assert sweep.best == 1
+
+
+def test_scenes_of_one_benchmark_are_none_of_another() -> None:
+    """The recovered share was measured on the scenes that the RPN's shape was chosen on."""
+    earlier, later = probes(2), probes(2, first_scene=2)
+    pictures = {probe.image.tobytes() for probe in [*earlier, *later]}
+    assert len(pictures) == len(earlier) + len(later) == 4 * len(LAYOUTS)
+    assert [probe.layout for probe in later] == [*LAYOUTS, *LAYOUTS]
 
 
 def test_throughput_of_random_weights_at_several_batch_sizes(
