@@ -6,7 +6,7 @@ threshold proposes is answered once, at the cost that the RPN was made for; true
 full size beside the image. Prints accuracies, how far one threshold is from the best one
 of each layout, the threshold that training chose without seeing these scenes among them, the share
 of the oracle's gain that it recovers, and how honest the probabilities are; writes the sweep as an
-SVG. The scenes are none that ``rpn_shapes`` compares shapes on: nothing was chosen by them.
+SVG. The scenes are others than those that the RPN's shape and the gate were chosen on.
 """
 
 import sys

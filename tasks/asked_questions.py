@@ -20,7 +20,7 @@ class Asked(Settings):
 
     image: str = Field(min_length=1)
     """Path or URI; relative paths start from the questions file."""
-    question: str = Field(min_length=1)
+    question: str
     id: str | None = None
 
     @field_validator("question")

@@ -111,7 +111,7 @@ class PromptLayout:
     """Where a prompt's images lie."""
 
     ids: Tensor
-    """(W,) on the host, with a placeholder for every cell of every image: positions are counted
+    """(W,) on the host, with the image token for every cell of every image: positions are counted
     over these."""
     columns: Tensor
     """(L,) indices of those that the decoder gets, rising."""
@@ -126,14 +126,9 @@ def lay_out(ids: Sequence[int], image_token: int, images: Sequence[ImageFeatures
         ids: tokens of a prompt, with one placeholder for each image.
         image_token: the placeholder.
         images: in prompt order.
-
-    Raises:
-        ValueError: if there are not as many placeholders as images.
     """
     tokens = np.array(ids, dtype=np.int64)
     places = np.flatnonzero(tokens == image_token)
-    if len(places) != len(images):
-        raise ValueError(f"{len(places)} placeholders for {len(images)} images")
     lengths = np.ones(len(tokens), dtype=np.int64)
     lengths[places] = [image.grid.num_cells for image in images]
     firsts = (np.cumsum(lengths) - lengths)[places]

@@ -8,9 +8,14 @@ from tests.odd_images import ANSWERED
 from tests.zoom_checks import check_answer, random_pipeline
 
 
+@pytest.mark.parametrize("ratio", [None, 1.0], ids=["whole", "masked"])
 @pytest.mark.parametrize("name", ANSWERED)
-def test_odd_images_are_answered_about_as_people_see_them(loaded: Loaded, name: str) -> None:
+def test_odd_images_are_answered_about_as_people_see_them(
+    loaded: Loaded, name: str, ratio: float | None
+) -> None:
     make, size = ANSWERED[name]
-    pipeline = random_pipeline(loaded.adapter, mask_threshold_ratio=1.0)
-    (answer,) = pipeline.answer([decode_image(make())], ["what is it ?"], max_new_tokens=3)
+    image = decode_image(make())
+    assert image.size == size
+    pipeline = random_pipeline(loaded.adapter, mask_threshold_ratio=ratio)
+    (answer,) = pipeline.answer([image], ["what is it ?"], max_new_tokens=3)
     check_answer(answer, size)

@@ -1,7 +1,6 @@
 """Where images lie in a prompt: against a loop over its tokens."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,9 +38,3 @@ def test_layout_equals_a_loop_over_the_tokens(
     assert layout.ids.tolist() == whole
     assert layout.columns.tolist() == columns
     assert layout.starts == tuple(starts)
-
-
-@pytest.mark.parametrize("num_images", [0, 2])
-def test_images_and_placeholders_must_match(num_images: int) -> None:
-    with pytest.raises(ValueError, match="1 placeholders for"):
-        lay_out([1, IMAGE_TOKEN], IMAGE_TOKEN, [image(np.ones((2, 2), np.bool_))] * num_images)
