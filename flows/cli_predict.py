@@ -86,6 +86,7 @@ def predict(
     """
     how = runtime_settings(runtime, store=store, device=device, batch_size=batch_size)
     with err.status("loading"):
+        from tasks.artifacts.device_memory import device_memory_explained
         from tasks.asked_questions import is_many
         from tasks.predict import PredictSetup, check_picture_name
         from tasks.predict_many import check_outputs
@@ -97,7 +98,8 @@ def predict(
         if as_json:
             raise ConfigError("--json is for one question: --output writes JSON lines as it is")
         check_outputs(setup.store, output, overlay)
-        _predict_many(setup, image, question, output, overlay, max_new_tokens, how.batch_size)
+        with device_memory_explained(how):
+            _predict_many(setup, image, question, output, overlay, max_new_tokens, how.batch_size)
         return
     if question is None or not question.strip():
         raise ConfigError("give a QUESTION to ask about the image, or many in a .jsonl file")
@@ -106,7 +108,8 @@ def predict(
     if overlay is not None:
         check_file(overlay, "--overlay")
         check_picture_name(overlay)
-    _predict_one(setup, image, question, overlay, max_new_tokens, as_json)
+    with device_memory_explained(how.model_copy(update={"batch_size": 1})):
+        _predict_one(setup, image, question, overlay, max_new_tokens, as_json)
 
 
 def _predict_many(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class ZoomAnswer:
     text: str
     regions: tuple[Region, ...]
     """What was zoomed into, in pixels of the upright image; empty if the image alone answered."""
-    roi_map: NDArray[np.float32]
+    roi_map: NDArray[np.float32] = field(repr=False)
     """(h, w) probability that a cell matters to the question."""
     decision: ZoomDecision
     """Whether the second stage answered, or why it was skipped."""

@@ -21,11 +21,25 @@ def device_memory_explained(runtime: RuntimeConfig) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # By name: stages without a model do without torch.
-        if type(error).__name__ != "OutOfMemoryError":
+        if not _is_out_of_memory(error):
             raise
         raise DeviceMemoryFull(
-            f"the memory of device {runtime.device!r} does not hold a batch of "
-            f"{runtime.batch_size}: run again with a smaller one (--batch-size, or batch_size in "
-            "the runtime settings), which changes no artifact's id; what is finished is kept"
+            f"the memory of device {runtime.device!r} does not hold {_remedy(runtime.batch_size)}"
         ) from error
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """By names: stages without a model do without torch, whose CPU allocator has no error class."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+
+
+def _remedy(batch_size: int) -> str:
+    if batch_size == 1:
+        return (
+            "even a batch of 1: take a device with more memory or none of others' work on it, spread "
+            "the model over several (device_map), or load it in bfloat16; what is finished is kept"
+        )
+    return (
+        f"a batch of {batch_size}: run again with a smaller one (--batch-size, or batch_size in the "
+        "runtime settings), which changes no artifact's id; what is finished is kept"
+    )

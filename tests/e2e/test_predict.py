@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data_contracts.enums import Stage, ZoomDecision
 from data_contracts.json_lines import json_lines
 from sdrpn_core.geometry import BoxXYXY, Letterbox
+from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.regions import Region
 from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.artifacts.admin import committed_artifacts
@@ -62,6 +64,31 @@ def test_answers_with_the_newest_rpn_and_draws_it(folder: Path) -> None:
     for x0, y0, x1, y1 in answer["boxes"]:
         assert 0 <= x0 < x1 <= size[0]
         assert 0 <= y0 < y1 <= size[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("picture.png", "what is it ?"), "does not hold even a batch of 1"),
+        (("*.png", "what is it ?", "--output", "full.jsonl"), "does not hold a batch of 16"),
+    ],
+)
+def test_a_full_device_is_explained_and_the_same_command_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+) -> None:
+    """It was a traceback of torch."""
+    monkeypatch.chdir(folder)
+    command = ("predict", *arguments, "--store", folder / "store", "--batch-size", 16)
+
+    def fill(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ZoomPipeline, "answer", fill)
+        result = sdrpn(*command)
+    assert result.exit_code == 1
+    assert told in " ".join(result.output.split())
+    assert sdrpn(*command).exit_code == 0
 
 
 def test_a_store_without_an_rpn_is_explained(folder: Path) -> None:

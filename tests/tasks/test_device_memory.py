@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data_contracts.runtime import RuntimeConfig
-from tasks.artifacts.device_memory import DeviceMemoryFull
+from tasks.artifacts.device_memory import DeviceMemoryFull, device_memory_explained
 from tasks.artifacts.stage import FileShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tests.artifacts import files_recipe
@@ -26,6 +26,14 @@ def test_a_batch_that_does_not_fit_names_the_setting_and_keeps_what_is_made(
     with pytest.raises(DeviceMemoryFull, match=told):
         run_stage(run, recipe, make)
     assert memory_store.missing(recipe) == [1]
+
+
+def test_the_memory_of_a_cpu_is_explained_too_and_one_question_has_no_smaller_batch():
+    """It was a traceback of torch, and the advice to go below 1."""
+    told = "'cpu' does not hold even a batch of 1: take a device with more memory"
+    runtime = RuntimeConfig(device="cpu", batch_size=1)
+    with pytest.raises(DeviceMemoryFull, match=told), device_memory_explained(runtime):
+        torch.empty(2**60, dtype=torch.uint8)
 
 
 def test_other_errors_of_torch_are_left_as_they_are(memory_store: ArtifactStore):

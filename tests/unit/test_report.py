@@ -144,7 +144,8 @@ def test_page_says_what_withdrawing_the_image_costs(report: ReportData, html: st
     )
     assert sentence is not None
     assert float(sentence[1]) == pytest.approx(faster / slower, abs=0.005)
-    assert f"{cost.num_gained} answers are right only so, {cost.num_lost} only" in sentence[0]
+    changed = f"withdrawn: {cost.num_gained}; only with it in view: {cost.num_lost}."
+    assert changed in sentence[0]
 
 
 def test_page_needs_nothing_from_outside(html: str) -> None:
