@@ -174,10 +174,6 @@ def _predict_one(
     _tell_rpn(setup)
     pipeline = setup.pipeline()
     (answer,) = pipeline.answer([picture], [question], max_new_tokens=max_new_tokens)
-    if overlay is not None:
-        letterbox = pipeline.adapter.letterbox(picture.size)
-        write_file(overlay, overlay_bytes(picture, answer, letterbox, overlay.suffix))
-        say(f"picture: {overlay}", err)
     if as_json:
         plain = {
             "answer": answer.text,
@@ -187,8 +183,12 @@ def _predict_one(
             "seconds": answer.seconds,
         }
         out.print_json(json.dumps(plain))
-        return
-    text, *notes = shown_lines(answer)
-    say(text)
-    for note in notes:
-        say(note, style="dim")
+    else:
+        text, *notes = shown_lines(answer)
+        say(text)
+        for note in notes:
+            say(note, style="dim")
+    if overlay is not None:
+        letterbox = pipeline.adapter.letterbox(picture.size)
+        write_file(overlay, overlay_bytes(picture, answer, letterbox, overlay.suffix))
+        say(f"picture: {overlay}", err)

@@ -8,6 +8,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from data_contracts.errors import SdrpnError, one_line
 from sdrpn_core.complete_files import complete_only
+from sdrpn_core.lazy_images import only_reader
 
 MAX_PIXELS = 89_000_000
 """Larger images are refused before they are decoded (a small file can unpack to gigabytes)."""
@@ -69,12 +70,16 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if 0 in image.size:
         raise UnreadableImage(f"{image.width} x {image.height} has no pixels")
     try:
-        complete_only(image.load)
-    except OSError as error:
-        raise UnreadableImage(f"damaged {image.format or 'image'}: {error}") from error
-    except ValueError as error:  # of an image that its owner has closed
+        with only_reader(image):
+            complete_only(image.load)
+            turn = _turn(image)
+        upright = _to_rgb(image if turn is None else image.transpose(turn))
+    except (UnreadableImage, MemoryError):
+        raise
+    except ValueError as error:  # of a closed image, or of a mode that has no way to RGB
         raise UnreadableImage(f"cannot be read: {one_line(error)}") from error
-    upright = _to_rgb(_upright(image))
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise UnreadableImage(f"damaged {image.format or 'image'}: {one_line(error)}") from error
     upright.info = {}  # an orientation that stayed on would turn it once more, next time
     return upright
 
@@ -85,13 +90,12 @@ def _check_size(image: Image.Image) -> None:
         raise UnreadableImage(f"{width} x {height} is {_TOO_LARGE}")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes it upright; a malformed EXIF block is no reason to lose the image."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (SyntaxError, ValueError, OSError, struct.error):
-        orientation = 1  # a malformed EXIF block is no reason to lose the image
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, TypeError, ValueError, OSError, struct.error):
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

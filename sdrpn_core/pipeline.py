@@ -21,7 +21,8 @@ from PIL import Image
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.generation.greedy import greedy_decode
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.devices import DeviceMap, answering_dtype, resolve_device
+from sdrpn_core.models.devices import DeviceMap, answering_dtype, dtype_name, resolve_device
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
@@ -179,14 +180,16 @@ class ZoomPipeline:
 
         Args:
             images: of any sizes and modes; turned upright and made RGB. Each is taken out of the
-                sequence once, so one that decodes on access does so once per image.
+                sequence once, so one that decodes on access does so once per image. All are held
+                until the call ends, and stay loaded: give thousands in several calls.
             questions: one per image.
             max_new_tokens: most tokens per answer; at least 1.
             batch_size: questions per forward pass, at least 1; does not change the answers.
 
         Raises:
             UnreadableImage: if an image is damaged.
-            ModelError: if a question contains the model's image placeholder.
+            ModelError: if a question contains the model's image placeholder, or the model's
+                numbers overflow in its precision.
             ValueError: if there are not as many images as questions, or a number is below 1.
         """
         images = _checked(images, questions, max_new_tokens, batch_size)
@@ -196,6 +199,7 @@ class ZoomPipeline:
             batch.clock.lap("decode")
             for row, (index, response) in enumerate(zip(batch.indices, responses, strict=True)):
                 answers[index] = batch.answer(row, response)
+            del batch  # its cache, before the next one's is made
         return [answers[index] for index in range(len(questions))]
 
     def stream(
@@ -212,12 +216,7 @@ class ZoomPipeline:
         turns; the last piece of each carries the whole answer. Arguments as of ``answer``.
         """
         images = _checked(images, questions, max_new_tokens, batch_size)
-        batches = self._batches(images, questions, batch_size)
-        return (
-            piece
-            for batch in batches
-            for piece in stream_answers(self.adapter, batch, max_new_tokens)
-        )
+        return self._stream(self._batches(images, questions, batch_size), max_new_tokens)
 
     async def aanswer(
         self,
@@ -260,6 +259,11 @@ class ZoomPipeline:
             self.adapter.pixels_seen(image),
         )
 
+    def _stream(self, batches: Iterator[StartedBatch], max_new_tokens: int) -> Iterator[TextPiece]:
+        for batch in batches:
+            yield from stream_answers(self.adapter, batch, max_new_tokens)
+            del batch  # its cache, before the next one's is made
+
     def _batches(
         self, images: Sequence[Image.Image], questions: Sequence[str], batch_size: int
     ) -> Iterator[StartedBatch]:
@@ -286,6 +290,12 @@ class ZoomPipeline:
         clock: PhaseClock,
     ) -> StartedBatch:
         first = first_stage(self.adapter, self.rpn, [item.features for item in encoded], questions)
+        for index, logits in zip(indices, first.roi_logits, strict=True):
+            if not logits.isfinite().all():
+                raise ModelError(
+                    f"question {index}: the RoI map is not finite, as numbers of this model do not "
+                    f"fit into {dtype_name(self.adapter.dtype)}: load it in bfloat16 or float32"
+                )
         roi_maps = tuple(self.score_calibration.probability(m).numpy() for m in first.roi_logits)
         zooms = tuple(
             self.zoom(roi_map, item.features)

@@ -1,20 +1,15 @@
 """Work on several images at once: Pillow and numpy let go of the interpreter while they work."""
 
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from itertools import islice
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TypeVar
 
 _MAX_THREADS = 16
 SECONDS_BETWEEN_LOOKS = 0.5
 """Most that a main thread waits at once: it might not notice a Ctrl-C before the wait ends."""
-
-_LEFT_BEHIND: deque[Future[Any]] = deque()
-"""Work that nobody takes any more, which may still be reading what the next caller gives."""
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -33,22 +28,16 @@ def in_threads(function: Callable[[A], T], items: Iterable[A]) -> list[T]:
 def made_ahead(make: Callable[[A], T], items: Iterable[A]) -> Generator[T, None, None]:
     """Results in the items' order, each made while its taker is still at work on the last.
 
-    An error is raised when its result is asked for. Closing does not wait for the one being made;
-    whoever asks next, of this function, does.
+    An error is raised when its result is asked for. Closing does not wait for the one being made:
+    garbage collection may close in any thread, also in one that the work being done needs.
     """
-    _wait_for_left_behind()
     todo = iter(items)
     pending = [_begun(make, item) for item in islice(todo, 1)]
-    try:
-        while pending:
-            while wait(pending, SECONDS_BETWEEN_LOOKS).not_done:
-                pass
-            done, pending = pending, [_begun(make, item) for item in islice(todo, 1)]
-            yield done.pop().result()
-    finally:
-        # Not waiting: garbage collection may end this in any thread, also in one that the work
-        # being done needs.
-        _LEFT_BEHIND.extend(pending)
+    while pending:
+        while wait(pending, SECONDS_BETWEEN_LOOKS).not_done:
+            pass
+        done, pending = pending, [_begun(make, item) for item in islice(todo, 1)]
+        yield done.pop().result()
 
 
 def _begun(make: Callable[[A], T], item: A) -> Future[T]:
@@ -63,12 +52,6 @@ def _begun(make: Callable[[A], T], item: A) -> Future[T]:
 
     Thread(target=work, daemon=True).start()
     return future
-
-
-def _wait_for_left_behind() -> None:
-    while _LEFT_BEHIND:
-        with suppress(IndexError):  # another thread was faster
-            wait([_LEFT_BEHIND.pop()])
 
 
 def _num_cores() -> int:

@@ -32,8 +32,21 @@ class Asked(Settings):
 
 
 def is_many(image: str) -> bool:
-    """Whether an IMAGE argument stands for many: a glob pattern, or a file of questions."""
-    return image.endswith(_QUESTIONS_SUFFIX) or (glob.has_magic(image) and not Path(image).exists())
+    """Whether an IMAGE argument stands for many: a glob pattern, or a file of questions.
+
+    Raises:
+        ConfigError: for a pattern of URIs.
+    """
+    if image.endswith(_QUESTIONS_SUFFIX):
+        return True
+    if "://" in image:  # where "?" and brackets are no pattern
+        if "*" in image:
+            raise ConfigError(
+                f"{image}: patterns find files of this machine only; list URIs in a .jsonl of "
+                "questions"
+            )
+        return False
+    return glob.has_magic(image) and not Path(image).exists()
 
 
 def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[Asked]:

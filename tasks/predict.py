@@ -7,10 +7,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.geometry import Letterbox
-from sdrpn_core.images import UnreadableImage, decode_image
+from sdrpn_core.images import decode_image
 from sdrpn_core.models.devices import resolve_dtype
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.report.overlay import draw_boxes, draw_heat_map, fade_hidden
@@ -85,7 +86,7 @@ def read_image(store: ArtifactStore, path: str) -> Image.Image:
     """Upright RGB image from a path or URI.
 
     Raises:
-        ConfigError: if there is no such image or it cannot be decoded.
+        ConfigError: if there is no such image, it cannot be had, or it is none.
     """
     try:
         return decode_image(store.read_uri(absolute_uri(path)))
@@ -94,7 +95,7 @@ def read_image(store: ArtifactStore, path: str) -> Image.Image:
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{path}: cannot be read as an image file ({reason})") from None
-    except UnreadableImage as error:
+    except SdrpnError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
@@ -102,13 +103,15 @@ def check_picture_name(path: Path) -> None:
     """See to it that a picture can be saved under this name.
 
     Raises:
-        ConfigError: if its ending is no picture format's.
+        ConfigError: if its ending is no format's that takes colour pictures.
     """
-    if path.suffix.lower() not in Image.registered_extensions():
+    try:
+        _saved(Image.new("RGB", (8, 8)), path.suffix)
+    except (KeyError, OSError, ValueError):  # no format; one that is only read; none for RGB
         raise ConfigError(
-            f"{path}: no picture format has this ending; use .png or .jpg (a folder is for many "
-            "images)"
-        )
+            f"{path}: no picture can be written in a format of this ending; use .png or .jpg (a "
+            "folder is for many images)"
+        ) from None
 
 
 def draw_overlay(image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox) -> Image.Image:
@@ -122,9 +125,12 @@ def overlay_bytes(
     image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox, suffix: str = ".png"
 ) -> bytes:
     """The picture of ``draw_overlay`` as a file whose name ends in ``suffix``."""
+    return _saved(draw_overlay(image, answer, letterbox), suffix)
+
+
+def _saved(picture: Image.Image, suffix: str) -> bytes:
     buffer = io.BytesIO()
-    drawn = draw_overlay(image, answer, letterbox)
-    drawn.save(buffer, Image.registered_extensions()[suffix.lower()])
+    picture.save(buffer, Image.registered_extensions()[suffix.lower()])
     return buffer.getvalue()
 
 

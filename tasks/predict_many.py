@@ -1,6 +1,7 @@
 """Many questions with the zoom: answers as JSONL, part by part, so that a stopped run can go on."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,8 @@ from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 
 ROWS_PER_PART = 32
+_MOST_BYTES_OF_STEM = 150
+"""File systems take names of 255, and a file that is being written has a longer one."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,9 @@ def answer_many(
 
 def _request(pipeline: ZoomPipeline, asked: Sequence[Asked]) -> dict[str, str | int | None]:
     """What is asked of which model, and how it sees."""
-    questions = canonical_json([row.model_dump() for row in asked])
+    # The same pattern finds other images in another folder.
+    named = ({**row.model_dump(), "image": absolute_uri(row.image)} for row in asked)
+    questions = canonical_json(list(named))
     profile, regions = pipeline.adapter.profile, pipeline.regions
     return {
         "questions": digest(questions.encode()),
@@ -250,4 +255,11 @@ def _draw(
             continue
         letterbox = pipeline.adapter.letterbox(item.image.size)
         picture = overlay_bytes(item.image, item.answer, letterbox)
-        storage.put(f"{place:06d}-{PurePosixPath(item.asked.image).stem}.png", picture)
+        storage.put(picture_name(place, item.asked.image), picture)
+
+
+def picture_name(place: int, image: str) -> str:
+    """Where the picture of a question is, such that every store takes it as a name."""
+    stem = re.sub(r"[^\w. -]", "_", PurePosixPath(image).stem)
+    readable = stem.encode()[:_MOST_BYTES_OF_STEM].decode(errors="ignore")
+    return f"{place:06d}-{readable}.png"

@@ -1,6 +1,6 @@
 """The images of a call: turned upright, prepared ahead of the model, encoded once each."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -72,9 +72,9 @@ class _Prepared:
 def _prepare(
     adapter: ModelAdapter, images: Sequence[Image.Image], new: dict[int, int]
 ) -> _Prepared:
-    upright = _upright_all(images, new.values())
-    inputs = adapter.prepare_images([upright[index] for index in new.values()]) if new else None
-    return _Prepared({key: upright[index] for key, index in new.items()}, inputs)
+    upright = in_threads(partial(_upright, images), new.values())
+    inputs = adapter.prepare_images(upright) if new else None
+    return _Prepared(dict(zip(new, upright, strict=True)), inputs)
 
 
 def _encode(adapter: ModelAdapter, fresh: _Prepared) -> dict[int, EncodedImage]:
@@ -86,18 +86,6 @@ def _encode(adapter: ModelAdapter, fresh: _Prepared) -> dict[int, EncodedImage]:
         key: EncodedImage(image, encoded)
         for (key, image), encoded in zip(fresh.upright.items(), features, strict=True)
     }
-
-
-def _upright_all(images: Sequence[Image.Image], indices: Iterable[int]) -> dict[int, Image.Image]:
-    """Several at a time, except images that are read lazily through one file object."""
-    groups: dict[int, list[int]] = {}
-    for index in indices:
-        source = getattr(images[index], "fp", None) or images[index]
-        groups.setdefault(id(source), []).append(index)
-    decoded = in_threads(
-        lambda group: [(index, _upright(images, index)) for index in group], groups.values()
-    )
-    return dict(pair for group in decoded for pair in group)
 
 
 def _upright(images: Sequence[Image.Image], index: int) -> Image.Image:

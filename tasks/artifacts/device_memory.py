@@ -36,10 +36,11 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 def _remedy(batch_size: int) -> str:
     if batch_size == 1:
         return (
-            "even a batch of 1: take a device with more memory or none of others' work on it, spread "
-            "the model over several (device_map), or load it in bfloat16; what is finished is kept"
+            "even a batch of 1: take a device with more memory or without others' work on it, "
+            "spread the model over several (device_map), or load it in bfloat16; what is finished "
+            "is kept"
         )
     return (
-        f"a batch of {batch_size}: run again with a smaller one (--batch-size, or batch_size in the "
-        "runtime settings), which changes no artifact's id; what is finished is kept"
+        f"a batch of {batch_size}: run again with a smaller one (--batch-size, or batch_size in "
+        "the runtime settings), which changes no artifact's id; what is finished is kept"
     )

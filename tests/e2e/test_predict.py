@@ -121,7 +121,9 @@ def test_damaged_rpn_does_not_hide_the_newest_sound_one(
     ("arguments", "reason"),
     [
         (("picture.png", "it", "--overlay", "picture.png/a.png"), "cannot be written"),
-        (("picture.png", "it", "--overlay", "overlay.xyz"), "no picture format has this ending"),
+        (("picture.png", "it", "--overlay", "overlay.xyz"), "no picture can be written"),
+        (("picture.png", "it", "--overlay", "overlay.psd"), "no picture can be written"),
+        (("picture.png", "it", "--overlay", "overlay.xbm"), "no picture can be written"),
         (("*.png", "it", "--output", "picture.png/a.jsonl"), "is not a folder"),
         (("*.png", "it", "--output", "."), "is a folder; name a file"),
         (("*.png", "it", "--output", "a.jsonl", "--overlay", "b.png"), "many images need a folder"),

@@ -27,6 +27,14 @@ def test_questions_from_a_file_and_from_a_pattern(tmp_path: Path):
     ]
 
 
+def test_a_question_mark_in_a_uri_is_no_pattern():
+    """One picture with a query was taken for many."""
+    assert not is_many("https://host/a.jpg?width=100&crop[0]=1")
+    with pytest.raises(ConfigError, match="list URIs"):
+        is_many("s3://bucket/*.jpg")
+    assert is_many("s3://bucket/questions.jsonl")
+
+
 def test_only_newlines_end_a_line_of_questions(tmp_path: Path):
     """JSON allows the other line separators within strings, and many writers leave them there."""
     asked = [Asked(image="/a.png", question=f"what {sign} is it") for sign in "\u2028\u2029\x85"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -106,6 +107,40 @@ def test_what_cannot_be_answered_is_a_row_with_a_reason(
     assert "no such image" in found[1]["error"]
     assert "not an image" in found[2]["error"]
     assert "image placeholder" in found[3]["error"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "foo://bucket/a.png",
+        "https://[half/a.png",
+        "https://127.0.0.1:9/a.png",
+        "{folder}/0.png#bytes=0-999999",
+    ],
+)
+def test_an_address_of_no_use_takes_nothing_with_it(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path, address: str
+):
+    """The run ended with an error at the same part, however often it was begun again."""
+    bad = Asked(image=address.format(folder=tmp_path), question="it")
+    done = answer(pipeline, [asked[0], bad, asked[1]], tmp_path / "answers.jsonl")
+    assert done == ManyAnswers(3, 1, 0)
+    assert bad.image in rows(tmp_path / "answers.jsonl")[1]["error"]
+
+
+def test_the_same_pattern_in_another_folder_is_another_question(
+    pipeline: ZoomPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It was given the answers about the first folder's pictures."""
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "a.png", number)
+    here = [Asked(image="a.png", question="it")]
+    monkeypatch.chdir(tmp_path / "one")
+    answer(pipeline, here, tmp_path / "answers.jsonl")
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(ConfigError, match="was begun with other questions"):
+        answer(pipeline, here, tmp_path / "answers.jsonl")
 
 
 def test_a_rerun_asks_refused_questions_again(
@@ -277,6 +312,21 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     done = answer(pipeline, asked, killed)
     assert 6 <= done.num_reused < NUM_QUESTIONS
     assert killed.read_bytes() == whole.read_bytes()
+
+
+def test_pictures_of_names_that_no_folder_takes(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path
+):
+    """The run ended with an error there, and what it had answered of the part was lost."""
+    names = ["\N{PILE OF POO}" * 62 + ".png", "a\\b:c.png"]
+    for number, name in enumerate(names):
+        write_image(tmp_path / name, number)
+    odd = [Asked(image=f"{tmp_path}/{name}", question="it") for name in names]
+    pictures = tmp_path / "pictures"
+    answer(pipeline, odd, tmp_path / "answers.jsonl", overlays=str(pictures))
+    first, second = sorted(path.name for path in pictures.iterdir())
+    assert re.fullmatch(r"000000-_+\.png", first)
+    assert second == "000001-a_b_c.png"
 
 
 def test_pictures_are_drawn_for_every_answer(

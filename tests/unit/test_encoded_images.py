@@ -132,7 +132,7 @@ class _Slow(Image.Image):
 
     def load(self):
         self.is_being_read.set()
-        assert self.may_be_read.wait(120)
+        assert self.may_be_read.wait(600)
         self._im, self._mode, self._size = self.image.im, self.image.mode, self.image.size
         return super().load()
 
@@ -151,6 +151,8 @@ def test_a_stream_that_is_left_does_not_wait_for_the_next_batch(adapter: ModelAd
         await pieces.aclose()  # type: ignore[attr-defined]
 
     done_in_time(lambda: asyncio.run(leave()))
+    other = random_pipeline(adapter)
+    done_in_time(lambda: other.answer([later], ["is"], max_new_tokens=2))  # it waited as well
     assert not may_be_read.is_set()
     may_be_read.set()
     again = pipeline.answer([slow], ["is"], max_new_tokens=2)

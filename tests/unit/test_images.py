@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -54,6 +55,50 @@ def test_exif_orientation_is_undone(orientation: int):
 def test_malformed_exif_does_not_lose_the_image():
     data = encoded(gradient(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f")
     assert pixels(data).shape == (24, 40, 3)
+
+
+def test_an_orientation_that_is_no_number_does_not_lose_the_image():
+    image = gradient()
+    image.getexif()[0x0112] = [6]
+    assert np.array_equal(np.asarray(upright_rgb(image)), np.asarray(gradient()))
+
+
+def test_one_opened_file_is_upright_for_every_thread_that_reads_it_first():
+    """Threads that loaded it at the same time got each other's pixels, or an error, or no turn."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = gradient(700, 500)
+    data = encoded(picture, "JPEG", exif=exif)
+    upright = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").rotate(-90, expand=True))
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            opened = Image.open(io.BytesIO(data))
+            for read in pool.map(upright_rgb, [opened] * 8):
+                assert np.array_equal(np.asarray(read), upright)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda data: data.replace(b"IDAT", b"ID\x00T"), "damaged PNG: broken PNG file"),
+        (lambda data: data[:-30], "damaged PNG"),
+    ],
+)
+def test_an_opened_file_that_is_damaged_is_refused_as_its_bytes_are(
+    damage: Callable[[bytes], bytes], reason: str
+):
+    """Pillow's ``SyntaxError`` was let through."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    whole = encoded(Image.fromarray(noise))
+    second = whole.index(b"IDAT", whole.index(b"IDAT") + 4)  # chunks that are met while loading
+    damaged = whole[:second] + damage(whole[second:])
+    with pytest.raises(UnreadableImage, match=reason):
+        upright_rgb(Image.open(io.BytesIO(damaged)))
+
+
+def test_a_mode_without_a_way_to_rgb_is_refused():
+    with pytest.raises(UnreadableImage, match=r"cannot be read: .*La"):
+        upright_rgb(Image.new("La", (4, 4)))
 
 
 def test_16_bit_grey_is_scaled_not_clipped_to_white():

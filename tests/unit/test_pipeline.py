@@ -1,6 +1,8 @@
 """The zoom pipeline: batches, shared images, streaming, threads."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
@@ -25,7 +28,7 @@ from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.zoom.answers import TextPiece, ZoomAnswer
 from sdrpn_core.zoom.crop_masks import masked_crop
-from sdrpn_core.zoom.first_stage import FirstStage
+from sdrpn_core.zoom.first_stage import FirstStage, first_stage
 from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
 
@@ -343,6 +346,49 @@ def test_numbers_below_one_are_refused(
     for ask in (pipeline.answer, pipeline.stream):
         with pytest.raises(ValueError, match=f"{name} is {number}: give at least 1"):
             ask(images, QUESTIONS, **{name: number})  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_batchs_cache_is_gone_before_the_next_one_is_made(
+    adapter: ModelAdapter,
+    images: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    is_streamed: bool,
+):
+    """Two of them were held, of which the device may hold one."""
+    caches: list[weakref.ref[object]] = []
+    num_alive = []
+
+    def watched(*args: Any, **kwargs: Any) -> FirstStage:
+        gc.collect()
+        num_alive.append(sum(cache() is not None for cache in caches))
+        first = first_stage(*args, **kwargs)
+        caches.append(weakref.ref(first.prefix.cache))
+        caches.append(weakref.ref(first.question.cache))
+        return first
+
+    def started(*args: Any, **kwargs: Any) -> Decoding:
+        start = second_stage_prefill(*args, **kwargs)
+        caches.append(weakref.ref(start.cache))
+        return start
+
+    monkeypatch.setattr("sdrpn_core.pipeline.first_stage", watched)
+    monkeypatch.setattr("sdrpn_core.pipeline.second_stage_prefill", started)
+    pipeline = random_pipeline(adapter)
+    call = pipeline.stream if is_streamed else pipeline.answer
+    list(call(images, QUESTIONS, max_new_tokens=3, batch_size=2))
+    assert num_alive == [0, 0, 0]
+
+
+def test_a_map_that_is_not_finite_says_which_and_what_to_do(
+    adapter: ModelAdapter, images: list[Image.Image]
+):
+    """Numbers that overflow float16 ended in a remark about the map's shape."""
+    pipeline = random_pipeline(adapter)
+    with torch.no_grad():
+        next(pipeline.rpn.parameters()).fill_(torch.inf)
+    with pytest.raises(ModelError, match=r"question 0: the RoI map is not finite.*bfloat16"):
+        pipeline.answer(images[:1], QUESTIONS[:1])
 
 
 def test_nothing_to_answer(adapter: ModelAdapter):
