@@ -1,42 +1,60 @@
 """What skipping the second stage saves and costs: ``python -m benchmarks.zoom_gate``.
 
 The reference model on held-out scenes of every layout, and on the same scenes shrunk to what the
-model sees of them anyway: without zoom, with zoom always, with each rule of the gate, with all.
+model sees of them anyway: without zoom, with zoom always, with each rule of the gate, with all; as
+the RPN was made to answer and in the paper's way, with crops of full size beside the image. Cost is
+relative to no zoom, the variants by turns: CPU time on a CPU, which a busy machine hardly distorts
+(with OMP_NUM_THREADS=1).
 """
 
+import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
+from functools import partial
 
+from benchmarks.timing import paired_seconds
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes, shrunk
 from data_contracts.label_settings import RegionSettings
+from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.zoom.answers import ZoomAnswer
 
 RULES = ("max_box_area_ratio", "min_peak_probability", "min_peak_to_mean", "max_seen_ratio")
+NEVER = "never zoom"
 
 
 def main() -> None:
-    given = parser(__doc__, num_scenes=20).parse_args()
+    options = parser(__doc__, num_scenes=20)
+    options.add_argument("--rounds", type=int, default=3)
+    given = options.parse_args()
     pipeline = load_pipeline(given)
     large = probes(given.num_scenes)
-    side = pipeline.adapter.input_side
-    asked = large + [shrunk(probe, side) for probe in large]
-    pipeline.answer([asked[0].image], [asked[0].question])
+    asked = large + [shrunk(probe, pipeline.adapter.input_side) for probe in large]
+    ask = partial(
+        ZoomPipeline.answer,
+        images=[probe.image for probe in asked],
+        questions=[probe.question for probe in asked],
+        max_new_tokens=given.max_new_tokens,
+        batch_size=given.batch_size,
+    )
     clock = time.process_time if pipeline.adapter.device.type == "cpu" else time.perf_counter
-    rows = []
-    for name, settings in variants(pipeline.regions).items():
-        pipeline.regions = settings
-        start = clock()
-        answers = pipeline.answer(
-            [probe.image for probe in asked],
-            [probe.question for probe in asked],
-            max_new_tokens=given.max_new_tokens,
-            batch_size=given.batch_size,
-        )
-        seconds = clock() - start
-        rows.append((name, *_row(asked, answers, len(large)), f"{1000 * seconds / len(asked):.1f}"))
-    header = ("gate", "accuracy", "large images", "small images", "zoomed", "why not", "ms each")
-    print_table(header, rows)
+    made_for = pipeline.regions
+    papers = made_for.with_changes(crop_tokens=None, withdraw_image=False)
+    for way, regions in (("as the RPN was made for", made_for), ("the paper's way", papers)):
+        runs = {}
+        for name, settings in variants(regions).items():
+            gated = copy(pipeline)
+            gated.regions = settings
+            runs[name] = partial(ask, gated)
+        seconds = paired_seconds(runs, given.rounds, clock)
+        rows = [
+            (name, *_row(asked, run(), len(large)), _cost(seconds, name))
+            for name, run in runs.items()
+        ]
+        print(f"\n## {way}\n")
+        header = ("gate", "accuracy", "large images", "small images", "zoomed", "why not", "cost")
+        print_table(header, rows)
 
 
 def variants(regions: RegionSettings) -> dict[str, RegionSettings]:
@@ -48,7 +66,7 @@ def variants(regions: RegionSettings) -> dict[str, RegionSettings]:
     never: dict[str, None] = dict.fromkeys(RULES)
     ungated = regions.model_copy(update=never)
     found = {
-        "never zoom": ungated.model_copy(update={"max_seen_ratio": 1e-9}),
+        NEVER: ungated.model_copy(update={"max_seen_ratio": 1e-9}),
         "always zoom": ungated,
     }
     for rule in RULES:
@@ -66,6 +84,12 @@ def _row(asked: Sequence[Probe], answers: Sequence[ZoomAnswer], num_large: int) 
     accuracies = [f"{sum(part) / len(part):.3f}" for part in (right, large, small)]
     why = ", ".join(f"{name} {count}" for name, count in reasons.most_common())
     return (*accuracies, f"{zoomed:.0%}", why or "-")
+
+
+def _cost(seconds: dict[str, list[float]], name: str) -> str:
+    """Median of the rounds, and their range."""
+    ratios = [one / none for one, none in zip(seconds[name], seconds[NEVER], strict=True)]
+    return f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":

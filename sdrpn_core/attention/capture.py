@@ -44,6 +44,7 @@ class AttentionRecorder:
     sums: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> (N, h, C) weighted sum of rows so far."""
     total_weight_N: Tensor | None = None
+    _head_indices: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def aim(self, rows_NQ: Tensor, weights_NQ: Tensor) -> None:
         """Choose the queries of the next forward pass."""
@@ -99,13 +100,20 @@ class AttentionRecorder:
         rows_NQ: Tensor,
     ) -> Tensor:
         """(N, h, Q, C) rows of these queries at the image's columns."""
-        chosen = self.heads[layer]
-        heads = list(range(query.shape[1]) if chosen is None else chosen)
         # Layers may lie on different devices when a model is spread over several.
         device = query.device
+        heads = self._chosen_heads(layer, query.shape[1], device)
         rows = attention_rows(query, key, mask, scaling, heads, rows_NQ.to(device))
         index = self.columns_NC.to(device)[:, None, None, :].expand(*rows.shape[:3], -1)
         return rows.gather(3, index)
+
+    def _chosen_heads(self, layer: int, num_heads: int, device: torch.device) -> Tensor:
+        """(h,) made once: indices that come from the host are waited for, in every step."""
+        if layer not in self._head_indices:
+            chosen = self.heads[layer]
+            heads = range(num_heads) if chosen is None else chosen
+            self._head_indices[layer] = torch.tensor(list(heads), device=device)
+        return self._head_indices[layer]
 
     def mean(self) -> dict[int, Tensor]:
         """Layer -> (N, h, C) mean over recorded queries; zero for samples without any."""
@@ -153,7 +161,7 @@ def attention_rows(
     key: Tensor,
     mask: Tensor | None,
     scaling: float,
-    heads: list[int],
+    heads: Tensor,
     rows_NQ: Tensor,
 ) -> Tensor:
     """Softmax attention of chosen heads and queries over all keys, in float32.
@@ -163,14 +171,14 @@ def attention_rows(
         key: (N, Hkv, Skv, D); H must be a multiple of Hkv.
         mask: None for causal, else bool (N or 1, 1, Sq, Skv), True = keep.
         scaling: factor on the dot products.
-        heads: chosen query heads.
+        heads: (h,) chosen query heads, on the queries' device.
         rows_NQ: positions of the queries in 0..Sq-1.
 
     Returns:
         (N, h, Q, Skv), each row summing to 1.
     """
     group_size = query.shape[1] // key.shape[1]
-    key_hd = key[:, [head // group_size for head in heads]].float()
+    key_hd = key[:, heads // group_size].float()
     query_hd = query[:, heads]
     index = rows_NQ[:, None, :, None].expand(-1, len(heads), -1, query.shape[3])
     logits = query_hd.gather(2, index).float() @ key_hd.transpose(2, 3) * scaling

@@ -72,11 +72,12 @@ class HiddenRecorder:
         wanted = [signal for signal in self.signals if signal.layer == layer]
         if not wanted:
             return
-        index = self.columns_NC[:, :, None].expand(-1, -1, hidden.shape[2])
+        # Layers may lie on different devices when a model is spread over several.
+        index = self.columns_NC.to(hidden.device)[:, :, None].expand(-1, -1, hidden.shape[2])
         # Sinks are where half precision overflows first.
         tokens = hidden.gather(1, index).float()
         for signal in wanted:
-            self.maps[signal] = _reduced(signal, tokens)
+            self.maps[signal] = _reduced(signal, tokens).to(self.columns_NC.device)
 
 
 def rms_normalised(hidden: Tensor) -> Tensor:

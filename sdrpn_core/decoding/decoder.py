@@ -175,7 +175,7 @@ class Decoder:
                 **extra,
             )
             if deepstack is not None and index < len(deepstack):
-                hidden = hidden + deepstack[index]
+                hidden = hidden + deepstack[index].to(hidden.device)
         if recorder is not None:
             recorder.count()
         return hidden.to(self.device)  # the last layer may be on another

@@ -7,6 +7,7 @@ per layer, which is what a step of a large model otherwise waits for.
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from threading import local
 
 import torch
@@ -19,6 +20,7 @@ from sdrpn_core.decoding.cache_layers import FixedLayer
 from sdrpn_core.decoding.decoder import Decoder, DecoderInput
 from sdrpn_core.decoding.graph_recording import clear_up, record
 from sdrpn_core.decoding.state import Decoding
+from sdrpn_core.device_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,13 @@ class FixedStep:
         self._decoder = decoder
         self._tokens = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
         self._positions = torch.zeros(shape.num_rows, 1, dtype=torch.long, device=device)
-        self._spans = [_FixedSpan(shape.num_rows, *span, device=device) for span in shape.spans]
+        nothing_seen = partial(
+            torch.full, fill_value=-torch.inf, dtype=decoder.dtype, device=device
+        )
+        self._spans = [
+            _FixedSpan(nothing_seen((shape.num_rows, num_columns)), first, last)
+            for first, last, num_columns in shape.spans
+        ]
         layers = [
             FixedLayer(layer, span.column, span.num_columns)
             for span in self._spans
@@ -122,7 +130,7 @@ class FixedStep:
             span.show_column()
             hidden = decoder.run(
                 # Its own mask: to make one from the key mask asks the device whether it is needed.
-                DecoderInput(hidden, span.key_mask[:, None, None], positions, rotation=rotation),
+                DecoderInput(hidden, span.mask[:, None, None], positions, rotation=rotation),
                 range(span.first, span.last),
                 cache=self._cache,
                 kernel=SDPA,  # flash-attn asks the device how many keys there are
@@ -138,7 +146,7 @@ class FixedStep:
             record(graph, self._run, device, memory)
         except RuntimeError as error:
             self._is_given_up = True
-            self.is_refused = not isinstance(error, torch.OutOfMemoryError)
+            self.is_refused = not is_out_of_memory(error)
             log.warning("decoding goes on without a CUDA graph, slower: %s", error)
             clear_up(graph, device, memory)
         else:
@@ -169,18 +177,18 @@ def can_be_fixed(decoder: Decoder, start: Decoding) -> bool:
 class _FixedSpan:
     """Which columns some layers see, and where the next token goes."""
 
-    def __init__(
-        self, num_rows: int, first: int, last: int, num_columns: int, *, device: torch.device
-    ) -> None:
-        self.first, self.last, self.num_columns = first, last, num_columns
-        self.key_mask = torch.zeros(num_rows, num_columns, dtype=torch.bool, device=device)
-        self.column = torch.zeros(1, dtype=torch.long, device=device)
+    def __init__(self, mask: Tensor, first: int, last: int) -> None:
+        self.first, self.last, self.num_columns = first, last, mask.shape[1]
+        self.mask = mask
+        """(rows, columns) 0 where a column is seen, else -inf: what the kernel adds to the logits
+        and would make of booleans anew in every layer."""
+        self.column = torch.zeros(1, dtype=torch.long, device=mask.device)
 
     def load(self, key_mask: Tensor) -> None:
         num_filled = key_mask.shape[1]
-        self.key_mask[:, :num_filled] = key_mask
-        self.key_mask[:, num_filled:] = False
+        self.mask.fill_(-torch.inf)
+        self.mask[:, :num_filled].masked_fill_(key_mask, 0.0)
         self.column.fill_(num_filled)
 
     def show_column(self) -> None:
-        self.key_mask.index_fill_(1, self.column, value=True)
+        self.mask.index_fill_(1, self.column, 0.0)

@@ -15,6 +15,7 @@ from sdrpn_core.decoding.fixed_step import FixedStep, StepShape, can_be_fixed, w
 from sdrpn_core.decoding.graph_recording import give_back_cached_memory
 from sdrpn_core.decoding.growing_step import GrowingStep
 from sdrpn_core.decoding.state import Decoding, Step
+from sdrpn_core.device_memory import is_out_of_memory
 
 MAX_SHARE = 1 / 3
 """Of the memory that the model leaves on its device: buffers of fixed size may take as much."""
@@ -67,8 +68,8 @@ class StepPool:
         """
         try:
             return work()
-        except torch.OutOfMemoryError:
-            if not self._forget_idle():
+        except RuntimeError as error:
+            if not (is_out_of_memory(error) and self._forget_idle()):
                 raise
         give_back_cached_memory()
         return work()
@@ -94,7 +95,9 @@ class StepPool:
         self._shrink(room - needed)
         try:
             step = FixedStep(self._decoder, start, shape)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             self._idle.clear()
             return None
         self._living.add(step)

@@ -8,15 +8,20 @@ Shape legend: W windows, L patches of a window, S patches of all windows, H head
 """
 
 from collections import defaultdict
+from collections.abc import MutableMapping
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface, PreTrainedModel
 
 # Towers hand over where windows end, rather than windows one by one, to kernels of this name.
 NAME = "sdrpn_flash_windows"
+
+_WINDOWS: MutableMapping[Tensor, tuple[Tensor, ...]] = WeakIdKeyDictionary()
+"""By the bounds that the layers of one pass are given; gone with them."""
 
 
 def use_joint_windows(tower: PreTrainedModel) -> None:
@@ -52,25 +57,35 @@ def window_attention(
     """
     del module, attention_mask
     tensors = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-    bounds = [0, len(tensors[0])] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
-    starts = _starts_by_length(bounds)
-    if len(starts) == 1:
-        ((length, own),) = starts.items()
-        windows = [tensor.reshape(len(own), length, *tensor.shape[1:]) for tensor in tensors]
+    if cu_seq_lens_q is None:
+        return _attend([tensor[None] for tensor in tensors], scaling), None
+    windows_by_length = _windows_by_length(cu_seq_lens_q)
+    if len(windows_by_length) == 1:
+        (patches,) = windows_by_length
+        windows = [tensor.reshape(*patches.shape, *tensor.shape[1:]) for tensor in tensors]
         return _attend(windows, scaling).flatten(0, 1)[None], None
     output = torch.empty_like(tensors[0])
-    for length, own in starts.items():
-        first = torch.tensor(own, device=query.device)
-        patches = first[:, None] + torch.arange(length, device=query.device)
+    for patches in windows_by_length:
         output[patches] = _attend([tensor[patches] for tensor in tensors], scaling)
     return output[None], None
 
 
-def _starts_by_length(bounds: list[int]) -> dict[int, list[int]]:
-    starts: dict[int, list[int]] = defaultdict(list)
-    for start, end in pairwise(bounds):
-        starts[end - start].append(start)
-    return starts
+def _windows_by_length(bounds: Tensor) -> tuple[Tensor, ...]:
+    """(W, L) patches of the windows of each length; bounds are asked for once, not by each layer.
+
+    To ask waits for the device.
+    """
+    known = _WINDOWS.get(bounds)
+    if known is None:
+        starts: dict[int, list[int]] = defaultdict(list)
+        for start, end in pairwise(bounds.tolist()):
+            starts[end - start].append(start)
+        device = bounds.device
+        known = _WINDOWS[bounds] = tuple(
+            torch.tensor(own, device=device)[:, None] + torch.arange(length, device=device)
+            for length, own in starts.items()
+        )
+    return known
 
 
 def _attend(windows: list[Tensor], scaling: float) -> Tensor:

@@ -245,7 +245,8 @@ class _Trainer:
 
     def _autocast(self) -> torch.autocast:
         # The CPU has no fast half precision: there the RPN computes in float32 throughout.
-        is_half = self.adapter.dtype != torch.float32 and self.adapter.device.type == "cuda"
+        # Once it is in the model's precision, it is used as it is.
+        is_half = self.adapter.dtype != self.network.dtype and self.adapter.device.type == "cuda"
         return torch.autocast(self.adapter.device.type, torch.bfloat16, enabled=is_half)
 
     @torch.no_grad()

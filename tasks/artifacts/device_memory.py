@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
+from sdrpn_core.device_memory import is_out_of_memory
 
 
 class DeviceMemoryFull(SdrpnError):
@@ -16,21 +17,16 @@ def device_memory_explained(runtime: RuntimeConfig) -> Iterator[None]:
     """Turn torch's error into one that names the setting to change.
 
     Raises:
-        DeviceMemoryFull: instead of ``torch.OutOfMemoryError``.
+        DeviceMemoryFull: instead of what torch or its libraries raise.
     """
     try:
         yield
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise DeviceMemoryFull(
             f"the memory of device {runtime.device!r} does not hold {_remedy(runtime.batch_size)}"
         ) from error
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """By names: stages without a model do without torch, whose CPU allocator has no error class."""
-    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def _remedy(batch_size: int) -> str:

@@ -23,6 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _convolutions_in_full_precision() -> None:
+    """What is compared with the CPU is computed as there: TensorFloat-32 keeps ten bits."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.fixture(scope="session")
 def device(pytestconfig: pytest.Config) -> str:
     """Where models go that are not to be on the CPU."""

@@ -6,6 +6,8 @@ from transformers import LlavaForConditionalGeneration
 
 from data_contracts.enums import ExtractionStatus, QuestionKind
 from data_contracts.profiles import ModelProfile
+from data_contracts.sink_rules import SinkHiddenNorm
+from sdrpn_core.attention.sinks import HiddenRecorder
 from sdrpn_core.extraction.generated_answers import Request, capture_attention, extract_attention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
@@ -60,6 +62,15 @@ def test_capture_in_bfloat16_is_as_exact_as_eager_in_a_padded_batch(
         assert expected.amax() > 0.3, "rows that are flat would be equal whatever is read"
         assert ours[-1][0].amax() < 2**-6, "the first layer has nothing to amplify"
     assert torch.stack(ours).mean() < 1.5 * torch.stack(theirs).mean()
+
+
+def test_sink_signals_of_layers_on_another_device(device: str) -> None:
+    """A model spread over several devices ended with an error about mixed ones."""
+    recorder = HiddenRecorder(signals=[SinkHiddenNorm(layer=1)], columns_NC=torch.tensor([[1, 3]]))
+    hidden = torch.arange(8.0).reshape(1, 4, 2)
+    recorder.see(1, hidden.to(device))
+    (norms,) = recorder.maps.values()
+    torch.testing.assert_close(norms, hidden[:, [1, 3]].norm(dim=-1))
 
 
 def test_extraction_in_float32_equals_the_cpu(

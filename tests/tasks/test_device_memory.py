@@ -36,6 +36,19 @@ def test_the_memory_of_a_cpu_is_explained_too_and_one_question_has_no_smaller_ba
         torch.empty(2**60, dtype=torch.uint8)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_libraries_of_torch_have_no_class_for_a_full_memory(error: RuntimeError):
+    """Theirs was a traceback, and was not tried again without idle buffers."""
+    with pytest.raises(DeviceMemoryFull), device_memory_explained(RuntimeConfig()):
+        raise error
+
+
 def test_other_errors_of_torch_are_left_as_they_are(memory_store: ArtifactStore):
     def make(index: int) -> FileShard:
         raise RuntimeError("shapes do not match")

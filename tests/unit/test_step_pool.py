@@ -33,18 +33,24 @@ def start(adapter: ModelAdapter) -> Decoding:
 class _Hungry:
     """Work that fits only once the buffers of a pool are gone."""
 
-    def __init__(self, pool: StepPool) -> None:
+    def __init__(self, pool: StepPool, error: RuntimeError | None = None) -> None:
         self.pool = pool
+        self.error = error or torch.OutOfMemoryError("no room")
         self.num_tries = 0
 
     def __call__(self) -> str:
         self.num_tries += 1
         if self.pool._idle or self.num_tries == 1:
-            raise torch.OutOfMemoryError("no room")
+            raise self.error
         return "done"
 
 
-def test_work_is_done_again_without_idle_buffers(adapter: ModelAdapter, start: Decoding):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no room"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")]
+)
+def test_work_is_done_again_without_idle_buffers(
+    adapter: ModelAdapter, start: Decoding, error: RuntimeError
+):
     """Idle buffers could make a batch run out of memory that had fitted before."""
     pool = StepPool(adapter.decoder)
     step = FixedStep(adapter.decoder, start, StepShape.of(start, 3))

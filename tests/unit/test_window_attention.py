@@ -1,5 +1,6 @@
 """Towers that look at images in windows: the stock features, in far fewer calls of the kernel."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,11 @@ def test_features_of_several_images_are_the_stock_towers(
         calls.append(len(query))
         return kernel(query, *tensors, scale=scale)
 
+    asked: list[torch.Tensor] = []
     monkeypatch.setattr(window_attention, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(
+        window_attention, "pairwise", lambda bounds: [asked.append(bounds), *pairwise(bounds)][1:]
+    )
     ours = adapter.encode_prepared(prepared)
     stock = AutoModelForImageTextToText.from_pretrained(tmp_path, attn_implementation="sdpa")
     with torch.inference_mode():
@@ -37,6 +42,7 @@ def test_features_of_several_images_are_the_stock_towers(
     for found, wanted in zip(ours, expected.pooler_output, strict=True):
         torch.testing.assert_close(found.tokens, wanted, atol=1e-5, rtol=1e-5)
     assert sum(calls) > len(calls), "no two windows of one length, this test shows nothing"
+    assert len(asked) <= 2, "each layer waited for the device to say where windows end"
     if for_labels:
         num_layers = len(adapter.model.model.visual.blocks)
         assert len(calls) <= num_layers * 3, "windows of a square grid have three sizes at most"
