@@ -79,6 +79,8 @@ def _parse_line(kind: type[S], line: str, origin: str) -> S:
         plain = json.loads(line)
     except ValueError as error:
         raise ConfigError(f"{origin}: not JSON ({error}); one object per line") from None
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{origin}: not a JSON object, {{...}}; one object per line")
     return parse_settings(kind, plain, origin)
 
 

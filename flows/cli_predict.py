@@ -24,6 +24,9 @@ from flows.cli_base import (
 from flows.output_files import check_file, write_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tasks.asked_questions import Asked
     from tasks.predict import PredictSetup
 
 CropTokensOption = Annotated[
@@ -87,7 +90,7 @@ def predict(
     how = runtime_settings(runtime, store=store, device=device, batch_size=batch_size)
     with err.status("loading"):
         from tasks.artifacts.device_memory import device_memory_explained
-        from tasks.asked_questions import is_many
+        from tasks.asked_questions import is_many, read_asked
         from tasks.predict import PredictSetup, check_picture_name
         from tasks.predict_many import check_outputs
 
@@ -97,9 +100,10 @@ def predict(
             raise ConfigError("many answers need --output FILE.jsonl, to go on if it is stopped")
         if as_json:
             raise ConfigError("--json is for one question: --output writes JSON lines as it is")
-        check_outputs(setup.store, output, overlay)
+        asked = read_asked(setup.store, image, question)
+        check_outputs(setup.store, output, overlay, asked)
         with device_memory_explained(how):
-            _predict_many(setup, image, question, output, overlay, max_new_tokens, how.batch_size)
+            _predict_many(setup, asked, output, overlay, max_new_tokens, how.batch_size)
         return
     if question is None or not question.strip():
         raise ConfigError("give a QUESTION to ask about the image, or many in a .jsonl file")
@@ -107,15 +111,14 @@ def predict(
         raise ConfigError("--output is for many questions: use --json, or a .jsonl of questions")
     if overlay is not None:
         check_file(overlay, "--overlay")
-        check_picture_name(overlay)
+        check_picture_name(overlay, image)
     with device_memory_explained(how.model_copy(update={"batch_size": 1})):
         _predict_one(setup, image, question, overlay, max_new_tokens, as_json)
 
 
 def _predict_many(
     setup: "PredictSetup",
-    image: str,
-    question: str | None,
+    asked: "Sequence[Asked]",
     output: str,
     overlay: Path | None,
     max_new_tokens: int,
@@ -123,10 +126,8 @@ def _predict_many(
 ) -> None:
     from flows.console import ProgressDisplay
     from tasks.answer_files import PARTS_SUFFIX
-    from tasks.asked_questions import read_asked
     from tasks.predict_many import answer_many, rpn_digest
 
-    asked = read_asked(setup.store, image, question)
     _tell_rpn(setup)
     kept = (
         f"what is answered is kept in {output}{PARTS_SUFFIX}; the same command goes on from there "

@@ -64,6 +64,17 @@ class ZoomPipeline:
         self.regions = regions
         self.score_calibration = score_calibration or ScoreCalibration()
 
+    @property
+    def threshold(self) -> float:
+        """Of ``crop_regions``: a share of the map's peak, or a probability."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float) -> None:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold!r}: give a number from 0 to 1")
+        self._threshold: float = threshold
+
     @classmethod
     def from_pretrained(
         cls,

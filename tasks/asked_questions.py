@@ -16,12 +16,12 @@ _QUESTIONS_SUFFIX = ".jsonl"
 class Asked(Settings):
     """One line of a questions file; what else it says (an answer, a split) is not read."""
 
-    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="ignore")
 
     image: str = Field(min_length=1)
     """Path or URI; relative paths start from the questions file."""
     question: str
-    id: str | None = None
+    id: str | None = Field(default=None, coerce_numbers_to_str=True)
 
     @field_validator("question")
     @classmethod

@@ -1,6 +1,7 @@
 """Zoom inference with an RPN of the store: what ``sdrpn predict`` does."""
 
 import io
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -82,6 +83,12 @@ class PredictSetup:
         )
 
 
+def local_path(image: str) -> Path | None:
+    """Where an image is on this machine; None if it is not there, or elsewhere."""
+    path = Path(absolute_uri(image).removeprefix("file://"))
+    return path if path.exists() else None
+
+
 def read_image(store: ArtifactStore, path: str) -> Image.Image:
     """Upright RGB image from a path or URI.
 
@@ -99,12 +106,14 @@ def read_image(store: ArtifactStore, path: str) -> Image.Image:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def check_picture_name(path: Path) -> None:
-    """See to it that a picture can be saved under this name.
+def check_picture_name(path: Path, image: str) -> None:
+    """See to it that a picture can be saved under this name, and is not drawn over the image.
 
     Raises:
-        ConfigError: if its ending is no format's that takes colour pictures.
+        ConfigError: if its ending is no format's that takes colour pictures, or it is the image.
     """
+    if path.exists() and path.samefile(local_path(image) or os.devnull):
+        raise ConfigError(f"--overlay {path}: is the image itself; name another file")
     try:
         _saved(Image.new("RGB", (8, 8)), path.suffix)
     except (KeyError, OSError, ValueError):  # no format; one that is only read; none for RGB

@@ -127,6 +127,9 @@ def test_damaged_rpn_does_not_hide_the_newest_sound_one(
         (("*.png", "it", "--output", "picture.png/a.jsonl"), "is not a folder"),
         (("*.png", "it", "--output", "."), "is a folder; name a file"),
         (("*.png", "it", "--output", "a.jsonl", "--overlay", "b.png"), "many images need a folder"),
+        (("picture.png", "it", "--overlay", "store/../picture.png"), "is the image itself"),
+        (("*.png", "it", "--output", "a.jsonl", "--overlay", "."), "is the folder of images"),
+        (("none.jsonl", "--output", "a.jsonl", "--overlay", "new"), "no such file"),
     ],
 )
 def test_unwritable_output_is_found_before_the_model_loads(
@@ -142,6 +145,7 @@ def test_unwritable_output_is_found_before_the_model_loads(
     result = sdrpn("predict", *arguments, "--store", folder / "store")
     assert result.exit_code in (1, 2), result.output
     assert reason in " ".join(result.output.split())
+    assert not (folder / "new").exists()
 
 
 def test_a_missing_image_is_explained(folder: Path) -> None:

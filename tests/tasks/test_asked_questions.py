@@ -55,6 +55,9 @@ def test_files_of_questions_as_people_have_them(tmp_path: Path):
     ("text", "reason"),
     [
         ("{", "line 1: not JSON"),
+        ("[1]", "line 1: not a JSON object"),
+        ('{"image": 3, "question": "it"}', "line 1: key 'image'"),
+        ('{"image": "a", "question": 3}', "line 1: key 'question'"),
         ('{"image": "a.png"}', "line 1: key 'question' is missing"),
         ('{"image": "a", "question": ""}', "line 1: key 'question'"),
         ('{"image": "a", "question": " "}', "line 1: key 'question'.*is blank"),

@@ -391,5 +391,13 @@ def test_a_map_that_is_not_finite_says_which_and_what_to_do(
         pipeline.answer(images[:1], QUESTIONS[:1])
 
 
+@pytest.mark.parametrize("threshold", [1.5, -1, float("nan")])
+def test_a_threshold_that_is_none_is_refused_when_it_is_set(adapter: ModelAdapter, threshold: Any):
+    """It was taken, and failed in the middle of an answer or found nothing."""
+    pipeline = random_pipeline(adapter)
+    with pytest.raises(ValueError, match=r"threshold is .*: give a number from 0 to 1"):
+        pipeline.threshold = threshold
+
+
 def test_nothing_to_answer(adapter: ModelAdapter):
     assert random_pipeline(adapter).answer([], []) == []
