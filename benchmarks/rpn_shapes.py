@@ -17,9 +17,9 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.timing import paired_parts
+from benchmarks.timing import paired_parts, paired_ratio
 from benchmarks.zoom_scenes import Probe, parser, print_table, probes
-from benchmarks.zoom_throughput import ONE_PASS, Run, answered, one_pass, parts, relative_speed
+from benchmarks.zoom_throughput import ONE_PASS, Run, answered, one_pass, parts
 from data_contracts.configs import ModelConfig
 from data_contracts.enums import Stage
 from data_contracts.profiles import RpnShape
@@ -101,7 +101,7 @@ def report(
             (
                 *name,
                 *(f"{mean:.3f}" for mean in (*means, np.mean(means))),
-                relative_speed(seconds[ONE_PASS], seconds[" ".join(name)]),
+                paired_ratio(seconds[ONE_PASS], seconds[" ".join(name)]),
             )
         )
     print_table(("branch x depth", "zoom", *LAYOUTS, "mean", f"speed, batch {batch_size}"), rows)

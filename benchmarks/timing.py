@@ -60,9 +60,11 @@ def paired_parts(
 def print_ratios(seconds: dict[str, list[float]], baseline: str) -> None:
     """One line per candidate: median seconds, and median (min-max) ratio to the baseline."""
     for name, values in seconds.items():
-        ratios = [value / base for value, base in zip(values, seconds[baseline], strict=True)]
-        print(
-            f"{name:<34}{statistics.median(values):8.3f} s   "
-            f"{statistics.median(ratios):6.2f}x of {baseline} "
-            f"({min(ratios):.2f}-{max(ratios):.2f})"
-        )
+        ratio = paired_ratio(values, seconds[baseline])
+        print(f"{name:<34}{statistics.median(values):8.3f} s   {ratio} of {baseline}")
+
+
+def paired_ratio(over: Sequence[float], under: Sequence[float]) -> str:
+    """Median (least-most) of one's numbers over another's, round by round."""
+    ratios = [one / two for one, two in zip(over, under, strict=True)]
+    return f"{statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"

@@ -7,14 +7,13 @@ relative to no zoom, the variants by turns: CPU time on a CPU, which a busy mach
 (with OMP_NUM_THREADS=1).
 """
 
-import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
 
-from benchmarks.timing import paired_seconds
+from benchmarks.timing import paired_ratio, paired_seconds
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes, shrunk
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.pipeline import ZoomPipeline
@@ -31,13 +30,17 @@ def main() -> None:
     pipeline = load_pipeline(given)
     large = probes(given.num_scenes)
     asked = large + [shrunk(probe, pipeline.adapter.input_side) for probe in large]
-    ask = partial(
-        ZoomPipeline.answer,
-        images=[probe.image for probe in asked],
-        questions=[probe.question for probe in asked],
-        max_new_tokens=given.max_new_tokens,
-        batch_size=given.batch_size,
-    )
+    images, questions = zip(*((probe.image, probe.question) for probe in asked), strict=True)
+    answered: dict[str, list[ZoomAnswer]] = {}
+
+    def answer(name: str, gated: ZoomPipeline) -> None:
+        answered[name] = gated.answer(
+            images,
+            questions,
+            max_new_tokens=given.max_new_tokens,
+            batch_size=given.batch_size,
+        )
+
     clock = time.process_time if pipeline.adapter.device.type == "cpu" else time.perf_counter
     made_for = pipeline.regions
     papers = made_for.with_changes(crop_tokens=None, withdraw_image=False)
@@ -46,11 +49,11 @@ def main() -> None:
         for name, settings in variants(regions).items():
             gated = copy(pipeline)
             gated.regions = settings
-            runs[name] = partial(ask, gated)
+            runs[name] = partial(answer, name, gated)
         seconds = paired_seconds(runs, given.rounds, clock)
         rows = [
-            (name, *_row(asked, run(), len(large)), _cost(seconds, name))
-            for name, run in runs.items()
+            (name, *_row(asked, answered[name], len(large)), paired_ratio(own, seconds[NEVER]))
+            for name, own in seconds.items()
         ]
         print(f"\n## {way}\n")
         header = ("gate", "accuracy", "large images", "small images", "zoomed", "why not", "cost")
@@ -84,12 +87,6 @@ def _row(asked: Sequence[Probe], answers: Sequence[ZoomAnswer], num_large: int) 
     accuracies = [f"{sum(part) / len(part):.3f}" for part in (right, large, small)]
     why = ", ".join(f"{name} {count}" for name, count in reasons.most_common())
     return (*accuracies, f"{zoomed:.0%}", why or "-")
-
-
-def _cost(seconds: dict[str, list[float]], name: str) -> str:
-    """Median of the rounds, and their range."""
-    ratios = [one / none for one, none in zip(seconds[name], seconds[NEVER], strict=True)]
-    return f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":

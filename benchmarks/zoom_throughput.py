@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 
 from benchmarks.random_llava import SIZES, fast_dtype, random_llava, random_zoom
-from benchmarks.timing import paired_parts
+from benchmarks.timing import paired_parts, paired_ratio
 from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.attention.capture import ATTENTION_NAME
@@ -271,15 +271,9 @@ def _print_speeds(seconds: dict[str, list[float]], num_questions: int) -> None:
     bases = [name for name in (STOCK, ONE_PASS) if name in seconds]
     rows = []
     for name, values in seconds.items():
-        speeds = [relative_speed(seconds[base], values) for base in bases]
+        speeds = [paired_ratio(seconds[base], values) for base in bases]
         rows.append((name, f"{1000 * statistics.median(values) / num_questions:.1f}", *speeds))
     print_table(("", "ms per question", *(f"relative to {base}" for base in bases)), rows)
-
-
-def relative_speed(base: Sequence[float], values: Sequence[float]) -> str:
-    """Median (least-most) of how many times as fast as ``base``, round by round."""
-    speeds = [one / two for one, two in zip(base, values, strict=True)]
-    return f"{statistics.median(speeds):.2f}x ({min(speeds):.2f}-{max(speeds):.2f})"
 
 
 def _print_phases(name: str, phases: dict[str, list[float]]) -> None:

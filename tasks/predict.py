@@ -1,7 +1,6 @@
 """Zoom inference with an RPN of the store: what ``sdrpn predict`` does."""
 
 import io
-import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from sdrpn_core.report.overlay import draw_boxes, draw_heat_map, fade_hidden
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.artifacts.store import ArtifactStore
+from tasks.fetching.addresses import local_file
 from tasks.rpn_files import find_checkpoint, newest_rpn
 from tasks.storage.addresses import absolute_uri
 
@@ -83,12 +83,6 @@ class PredictSetup:
         )
 
 
-def local_path(image: str) -> Path | None:
-    """Where an image is on this machine; None if it is not there, or elsewhere."""
-    path = Path(absolute_uri(image).removeprefix("file://"))
-    return path if path.exists() else None
-
-
 def read_image(store: ArtifactStore, path: str) -> Image.Image:
     """Upright RGB image from a path or URI.
 
@@ -112,7 +106,8 @@ def check_picture_name(path: Path, image: str) -> None:
     Raises:
         ConfigError: if its ending is no format's that takes colour pictures, or it is the image.
     """
-    if path.exists() and path.samefile(local_path(image) or os.devnull):
+    source = local_file(image)
+    if source is not None and path.resolve() == source.resolve():
         raise ConfigError(f"--overlay {path}: is the image itself; name another file")
     try:
         _saved(Image.new("RGB", (8, 8)), path.suffix)

@@ -20,7 +20,8 @@ from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
-from tasks.predict import local_path, overlay_bytes, read_image, rounded_boxes
+from tasks.fetching.addresses import local_file
+from tasks.predict import overlay_bytes, read_image, rounded_boxes
 from tasks.storage.addresses import absolute_uri, folder_and_name
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
@@ -66,7 +67,7 @@ def check_outputs(
 
 def _check_apart(overlays: Path, asked: Sequence[Asked]) -> None:
     """Drawings among the images might replace some, and would be found by the next pattern."""
-    paths = (local_path(image) for image in {row.image for row in asked})
+    paths = (local_file(image) for image in {row.image for row in asked})
     if overlays.resolve() in {path.resolve().parent for path in paths if path is not None}:
         raise ConfigError(
             f"--overlay {overlays}: is the folder of images that are asked about; name another"
@@ -268,10 +269,10 @@ def _draw(
             continue
         letterbox = pipeline.adapter.letterbox(item.image.size)
         picture = overlay_bytes(item.image, item.answer, letterbox)
-        storage.put(picture_name(place, item.asked.image), picture)
+        storage.put(_picture_name(place, item.asked.image), picture)
 
 
-def picture_name(place: int, image: str) -> str:
+def _picture_name(place: int, image: str) -> str:
     """Where the picture of a question is, such that every store takes it as a name."""
     stem = re.sub(r"[^\w. -]", "_", PurePosixPath(image).stem)
     readable = stem.encode()[:_MOST_BYTES_OF_STEM].decode(errors="ignore")

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -31,6 +30,7 @@ from huggingface_hub.utils.tqdm import (
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
+from sdrpn_core.device_memory import is_out_of_memory
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.transport_errors import is_transport_error
 
@@ -70,12 +70,12 @@ def explained(source: str, revision: str | None) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"model {source!r} does not fit into the GPU's memory: choose dtype bfloat16, or "
-            "spread it over several GPUs with device_map: auto in the runtime settings"
-        ) from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise ModelError(
+                f"model {source!r} does not fit into the device's memory: choose dtype bfloat16, "
+                "or spread it over several GPUs with device_map: auto in the runtime settings"
+            ) from error
         if not isinstance(error, _EXPECTED) and not is_transport_error(error):
             raise
         raise ModelError(f"model {source!r} {_reason(error, source, revision)}") from error
