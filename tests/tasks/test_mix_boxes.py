@@ -17,7 +17,7 @@ GOOD = {"image": "gqa/1.png", "turn": 0, "box": [1, 2, 3.5, 4]}
     ("line", "problem"),
     [
         ("{", "not JSON"),
-        ("[1]", "key 'top level': a section"),
+        ("[1]", "not a JSON object"),
         (json.dumps({"image": "a.png", "box": [1, 2, 3, 4]}), "key 'turn' is missing"),
         (json.dumps(GOOD | {"box": [1, 2, 3]}), r"key 'box.3' is missing"),
         (
