@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from flows.cli_base import (
     BatchSizeOption,
@@ -24,8 +25,9 @@ from flows.cli_base import (
 from flows.output_files import check_file, write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from tasks.artifacts.store import ArtifactStore
     from tasks.asked_questions import Asked
     from tasks.predict import PredictSetup
 
@@ -90,21 +92,62 @@ def predict(
     how = runtime_settings(runtime, store=store, device=device, batch_size=batch_size)
     with err.status("loading"):
         from tasks.artifacts.device_memory import device_memory_explained
-        from tasks.asked_questions import is_many, read_asked
-        from tasks.predict import PredictSetup, check_picture_name
-        from tasks.predict_many import check_outputs
+        from tasks.artifacts.store import ArtifactStore
+        from tasks.asked_questions import is_many
 
-        setup = PredictSetup.of(how, rpn, model, crop_tokens, withdraw_image, dtype)
+        where = ArtifactStore.of(how)
+    setup = partial(_setup, where, how, rpn, model, crop_tokens, withdraw_image, dtype)
     if is_many(image):
-        if output is None:
-            raise ConfigError("many answers need --output FILE.jsonl, to go on if it is stopped")
-        if as_json:
-            raise ConfigError("--json is for one question: --output writes JSON lines as it is")
-        asked = read_asked(setup.store, image, question)
-        check_outputs(setup.store, output, overlay, asked)
+        asked, output = _checked_many(where, image, question, output, overlay, as_json)
         with device_memory_explained(how):
-            _predict_many(setup, asked, output, overlay, max_new_tokens, how.batch_size)
+            _predict_many(setup(), asked, output, overlay, max_new_tokens, how.batch_size)
         return
+    question = _checked_one(image, question, output, overlay)
+    with device_memory_explained(how.model_copy(update={"batch_size": 1})):
+        _predict_one(where, setup, image, question, overlay, max_new_tokens, as_json)
+
+
+def _setup(
+    store: "ArtifactStore",
+    how: RuntimeConfig,
+    rpn: str | None,
+    model: str | None,
+    crop_tokens: int | None,
+    withdraw_image: bool | None,
+    dtype: str | None,
+) -> "PredictSetup":
+    """Imported late: torch and transformers take seconds, wrong files are refused before."""
+    with err.status("loading"):
+        from tasks.predict import PredictSetup
+
+        return PredictSetup.of(store, how, rpn, model, crop_tokens, withdraw_image, dtype)
+
+
+def _checked_many(
+    store: "ArtifactStore",
+    image: str,
+    question: str | None,
+    output: str | None,
+    overlay: Path | None,
+    as_json: bool,
+) -> tuple[list["Asked"], str]:
+    """What is to be asked, and where answers go."""
+    from tasks.asked_questions import read_asked
+    from tasks.predict_files import check_outputs
+
+    if output is None:
+        raise ConfigError("many answers need --output FILE.jsonl, to go on if it is stopped")
+    if as_json:
+        raise ConfigError("--json is for one question: --output writes JSON lines as it is")
+    asked = read_asked(store, image, question)
+    check_outputs(store, output, overlay, asked)
+    return asked, output
+
+
+def _checked_one(image: str, question: str | None, output: str | None, overlay: Path | None) -> str:
+    """What is to be asked."""
+    from tasks.predict_files import check_picture_name
+
     if question is None or not question.strip():
         raise ConfigError("give a QUESTION to ask about the image, or many in a .jsonl file")
     if output is not None:
@@ -112,8 +155,7 @@ def predict(
     if overlay is not None:
         check_file(overlay, "--overlay")
         check_picture_name(overlay, image)
-    with device_memory_explained(how.model_copy(update={"batch_size": 1})):
-        _predict_one(setup, image, question, overlay, max_new_tokens, as_json)
+    return question
 
 
 def _predict_many(
@@ -162,16 +204,20 @@ def _tell_rpn(setup: "PredictSetup") -> None:
 
 
 def _predict_one(
-    setup: "PredictSetup",
+    store: "ArtifactStore",
+    make_setup: "Callable[[], PredictSetup]",
     image: str,
     question: str,
     overlay: Path | None,
     max_new_tokens: int,
     as_json: bool,
 ) -> None:
-    from tasks.predict import overlay_bytes, read_image, rounded_boxes, shown_lines
+    from tasks.predict_files import read_image
 
-    picture = read_image(setup.store, image)
+    picture = read_image(store, image)  # before the seconds of what follows
+    setup = make_setup()
+    from tasks.predict import overlay_bytes, rounded_boxes, shown_lines
+
     _tell_rpn(setup)
     pipeline = setup.pipeline()
     (answer,) = pipeline.answer([picture], [question], max_new_tokens=max_new_tokens)

@@ -1,26 +1,20 @@
 """Zoom inference with an RPN of the store: what ``sdrpn predict`` does."""
 
-import io
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from PIL import Image
 
-from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.settings_files import ConfigError
 from sdrpn_core.geometry import Letterbox
-from sdrpn_core.images import decode_image
 from sdrpn_core.models.devices import resolve_dtype
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.report.overlay import draw_boxes, draw_heat_map, fade_hidden
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.artifacts.store import ArtifactStore
-from tasks.fetching.addresses import local_file
+from tasks.predict_files import picture_bytes
 from tasks.rpn_files import find_checkpoint, newest_rpn
-from tasks.storage.addresses import absolute_uri
 
 _BOX_COLOUR = (40, 220, 90)
 _HEAT_OPACITY = 0.45
@@ -42,6 +36,7 @@ class PredictSetup:
     @classmethod
     def of(
         cls,
+        store: ArtifactStore,
         runtime: RuntimeConfig,
         rpn: str | None,
         model: str | None,
@@ -49,14 +44,13 @@ class PredictSetup:
         withdraw_image: bool | None,
         dtype: str | None,
     ) -> "PredictSetup":
-        """Setup from the runtime settings and what the user chose.
+        """Setup from the store, the runtime settings and what the user chose.
 
         Raises:
             ModelError: if models do not run in that precision.
         """
         if dtype is not None:
             resolve_dtype(dtype)
-        store = ArtifactStore.of(runtime)
         return cls(store, rpn, model, crop_tokens, withdraw_image, dtype, runtime)
 
     @cache  # noqa: B019 - one setup lives as long as the command
@@ -83,41 +77,6 @@ class PredictSetup:
         )
 
 
-def read_image(store: ArtifactStore, path: str) -> Image.Image:
-    """Upright RGB image from a path or URI.
-
-    Raises:
-        ConfigError: if there is no such image, it cannot be had, or it is none.
-    """
-    try:
-        return decode_image(store.read_uri(absolute_uri(path)))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such image; check the path") from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"{path}: cannot be read as an image file ({reason})") from None
-    except SdrpnError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def check_picture_name(path: Path, image: str) -> None:
-    """See to it that a picture can be saved under this name, and is not drawn over the image.
-
-    Raises:
-        ConfigError: if its ending is no format's that takes colour pictures, or it is the image.
-    """
-    source = local_file(image)
-    if source is not None and path.resolve() == source.resolve():
-        raise ConfigError(f"--overlay {path}: is the image itself; name another file")
-    try:
-        _saved(Image.new("RGB", (8, 8)), path.suffix)
-    except (KeyError, OSError, ValueError):  # no format; one that is only read; none for RGB
-        raise ConfigError(
-            f"{path}: no picture can be written in a format of this ending; use .png or .jpg (a "
-            "folder is for many images)"
-        ) from None
-
-
 def draw_overlay(image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox) -> Image.Image:
     """The image with its RoI map and the boxes that were zoomed into, pale outside the regions."""
     heated = draw_heat_map(image, answer.roi_map, letterbox, opacity=_HEAT_OPACITY)
@@ -129,13 +88,7 @@ def overlay_bytes(
     image: Image.Image, answer: ZoomAnswer, letterbox: Letterbox, suffix: str = ".png"
 ) -> bytes:
     """The picture of ``draw_overlay`` as a file whose name ends in ``suffix``."""
-    return _saved(draw_overlay(image, answer, letterbox), suffix)
-
-
-def _saved(picture: Image.Image, suffix: str) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, Image.registered_extensions()[suffix.lower()])
-    return buffer.getvalue()
+    return picture_bytes(draw_overlay(image, answer, letterbox), suffix)
 
 
 def rounded_boxes(answer: ZoomAnswer) -> list[list[float]]:

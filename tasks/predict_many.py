@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -20,9 +20,9 @@ from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
-from tasks.fetching.addresses import local_file
-from tasks.predict import overlay_bytes, read_image, rounded_boxes
-from tasks.storage.addresses import absolute_uri, folder_and_name
+from tasks.predict import overlay_bytes, rounded_boxes
+from tasks.predict_files import read_image
+from tasks.storage.addresses import absolute_uri
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 
@@ -40,38 +40,6 @@ class ManyAnswers:
     """Those that could not be answered, this time either."""
     num_reused: int
     """Answers that an earlier run had made."""
-
-
-def check_outputs(
-    store: ArtifactStore, output: str, overlays: Path | None, asked: Sequence[Asked]
-) -> None:
-    """See to it, before anything is loaded, that answers and pictures can be written.
-
-    Raises:
-        ConfigError: if the output is a folder, or the pictures' folder is called like a picture or
-            holds what is asked about.
-        StoreError: naming the folder and the remedy.
-    """
-    root, name = folder_and_name(absolute_uri(output))
-    if not name or Path(output).is_dir():
-        raise ConfigError(f"--output {output}: is a folder; name a file, such as answers.jsonl")
-    store.storage.elsewhere(root).check_writable()
-    if overlays is not None:
-        if overlays.suffix.lower() in Image.registered_extensions():
-            raise ConfigError(
-                f"--overlay {overlays}: many images need a folder; name one, such as pictures"
-            )
-        _check_apart(overlays, asked)
-        store.storage.elsewhere(absolute_uri(str(overlays))).check_writable()
-
-
-def _check_apart(overlays: Path, asked: Sequence[Asked]) -> None:
-    """Drawings among the images might replace some, and would be found by the next pattern."""
-    paths = (local_file(image) for image in {row.image for row in asked})
-    if overlays.resolve() in {path.resolve().parent for path in paths if path is not None}:
-        raise ConfigError(
-            f"--overlay {overlays}: is the folder of images that are asked about; name another"
-        )
 
 
 def rpn_digest(checkpoint: RpnCheckpoint) -> str:

@@ -79,12 +79,11 @@ def first_stage(
     else:
         heads = [prompts[owner] for owner in distinct]
         prefix, question, logits = _run_apart(adapter, rpn, heads, prompts, rows)
+    maps = zip(logits.float().cpu(), prompts, strict=True)  # one wait for the device
     return FirstStage(
         questions=tuple(questions),
         features=tuple(features),
-        roi_logits=tuple(
-            _as_map(row, prompt.image_grids[0]) for row, prompt in zip(logits, prompts, strict=True)
-        ),
+        roi_logits=tuple(_as_map(row, prompt.image_grids[0]) for row, prompt in maps),
         prefix=prefix,
         question=question,
         prefix_rows=rows,
@@ -217,4 +216,4 @@ def _score(
 
 
 def _as_map(logits: Tensor, grid: GridShape) -> Tensor:
-    return logits[: grid.num_cells].reshape(grid).float().cpu()
+    return logits[: grid.num_cells].reshape(grid)

@@ -123,11 +123,12 @@ def test_core_and_contracts_know_no_environment():
         ("flows.cli", {"torch", "transformers", "prefect", "fsspec", "pyarrow"}),
         ("flows.execution", {"prefect", "torch", "transformers"}),
         ("sdrpn_core.pipeline", {"prefect", "fsspec"}),
+        ("tasks.predict_files", {"torch", "transformers", "prefect"}),
         ("data_contracts.registry", {"torch", "prefect", "fsspec"}),
     ],
 )
 def test_importing_a_module_stays_light(module: str, absent: set[str]):
-    """`sdrpn --help` must not wait for torch, nor a user of the pipeline class for Prefect."""
+    """`sdrpn --help` and what is refused must not wait for torch, nor the pipeline for Prefect."""
     code = f"import sys, {module}; print(*sorted({sorted(absent)!r} & sys.modules.keys()))"
     code = code.replace(f"{sorted(absent)!r}", f"set({sorted(absent)!r})")
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}

@@ -130,28 +130,23 @@ def test_damaged_rpn_does_not_hide_the_newest_sound_one(
         (("picture.png", "it", "--overlay", "store/../picture.png"), "is the image itself"),
         (("*.png", "it", "--output", "a.jsonl", "--overlay", "."), "is the folder of images"),
         (("none.jsonl", "--output", "a.jsonl", "--overlay", "new"), "no such file"),
+        (("none.png", "it"), "no such image"),
     ],
 )
-def test_unwritable_output_is_found_before_the_model_loads(
+def test_a_wrong_file_is_found_before_the_model_loads(
     folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], reason: str
 ) -> None:
     """It was found when the answers were to be written, after the whole run."""
 
     def load(*_: object) -> None:
-        raise AssertionError("the RPN was loaded first")
+        raise AssertionError("torch and the RPN were loaded first")
 
-    monkeypatch.setattr("tasks.predict.PredictSetup.checkpoint", load)
+    monkeypatch.setattr("flows.cli_predict._setup", load)
     monkeypatch.chdir(folder)
     result = sdrpn("predict", *arguments, "--store", folder / "store")
     assert result.exit_code in (1, 2), result.output
     assert reason in " ".join(result.output.split())
     assert not (folder / "new").exists()
-
-
-def test_a_missing_image_is_explained(folder: Path) -> None:
-    result = sdrpn("predict", folder / "no.png", "what is it ?", "--store", folder / "store")
-    assert result.exit_code == 2
-    assert "no such image" in result.output
 
 
 def test_a_pattern_of_images_is_answered_into_a_file(folder: Path) -> None:
