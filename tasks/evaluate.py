@@ -7,7 +7,7 @@ the same bytes whenever and wherever it is made.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from PIL import Image
 
@@ -33,6 +33,7 @@ from tasks.models import adapter_for, model_identity, placement
 from tasks.rpn_files import stored_checkpoint
 from tasks.sources.evaluation_documents import SourceDocuments, benchmark_rows
 from tasks.sources.files import load_image
+from tasks.storage.waiting_threads import in_parallel
 
 RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = recipes.RESULTS_FILES
 
@@ -76,7 +77,7 @@ def make_prediction_shard(
     timings = Timings()
     rows = _evaluator(_Setup(rpn, model, settings, placement(run.runtime), run)).evaluate(
         documents,
-        lambda uri: _open(run.store, uri, digests),
+        partial(in_parallel, lambda uri: _open(run.store, uri, digests)),
         batch_size=run.runtime.batch_size,
         on_batch=timings.add,
     )

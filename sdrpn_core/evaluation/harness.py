@@ -52,7 +52,7 @@ class Evaluator:
     def evaluate(
         self,
         documents: Sequence[Document],
-        load_image: Callable[[str], Image.Image],
+        load_images: Callable[[Sequence[str]], Sequence[Image.Image]],
         *,
         batch_size: int,
         methods: Sequence[Method] | None = None,
@@ -64,7 +64,7 @@ class Evaluator:
 
         Args:
             documents: of any benchmarks; the score follows each one's ``benchmark``.
-            load_image: image URI -> upright RGB image.
+            load_images: image URIs of a batch -> upright RGB images.
             batch_size: documents per batch; does not change the answers.
             methods: those of the settings if None.
             on_batch: told after each batch how long each method took.
@@ -76,7 +76,7 @@ class Evaluator:
         rows: list[dict[str, Any]] = []
         for number, start in enumerate(range(0, len(documents), batch_size)):
             batch = documents[start : start + batch_size]
-            images = [load_image(document.image_uri) for document in batch]
+            images = load_images([document.image_uri for document in batch])
             first = number % max(len(methods), 1)
             by_method: dict[Method, dict[int, dict[str, Any]]] = {}
             times: dict[Method, BatchTime] = {}

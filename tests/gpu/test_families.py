@@ -1,5 +1,6 @@
 """What runs on the device gives what runs on the CPU, in every family: nothing is left behind."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,13 +193,13 @@ def test_every_method_of_an_evaluation_equals_the_cpu(device: str, tmp_path: Pat
         adapter = load_adapter(profile, device=place)
         pipeline = random_pipeline(adapter, mask_threshold_ratio=1.0, min_box_side=2)
         evaluator = Evaluator(adapter, EvaluationConfig.model_validate(plain), pipeline)
-        found.append(evaluator.evaluate(documents(), load_image, batch_size=3))
+        found.append(evaluator.evaluate(documents(), load_images, batch_size=3))
     assert len(found[0]) == len(QUESTIONS) * len(Method)
     for expected, ours in zip(*found, strict=True):
         for column in ("method", "question_id", "prediction", "boxes"):
             assert ours[column] == expected[column], (ours["method"], column)
 
 
-def load_image(uri: str) -> Image.Image:
-    """An image by its place in the list."""
-    return IMAGES[int(uri)]
+def load_images(uris: Sequence[str]) -> list[Image.Image]:
+    """Images by their places in the list."""
+    return [IMAGES[int(uri)] for uri in uris]

@@ -1,5 +1,6 @@
 """One harness for all methods: batches do not matter, rows keep their contract, crops are right."""
 
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
 
@@ -84,6 +85,11 @@ def documents(*, without_box: int | None = None) -> list[Document]:
     ]
 
 
+def loader(images: dict[str, Image.Image]) -> Callable[[Sequence[str]], list[Image.Image]]:
+    """``load_images`` over images in memory."""
+    return lambda uris: [images[uri] for uri in uris]
+
+
 def settings(**changes: object) -> EvaluationConfig:
     source = SceneSource(name="held-out", num_images=5, seed=1)
     plain = {"source": source, "max_new_tokens": 8, "methods": tuple(Method), **changes}
@@ -94,8 +100,8 @@ def test_batches_give_what_documents_give_one_by_one(
     adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
 ) -> None:
     evaluator = Evaluator(adapter, settings(), pipeline)
-    batched = evaluator.evaluate(documents(), images.__getitem__, batch_size=3)
-    single = evaluator.evaluate(documents(), images.__getitem__, batch_size=1)
+    batched = evaluator.evaluate(documents(), loader(images), batch_size=3)
+    single = evaluator.evaluate(documents(), loader(images), batch_size=1)
     assert len(batched) == len(documents()) * len(Method)
     for one, other in zip(batched, single, strict=True):
         key = (one["method"], one["question_id"])
@@ -115,10 +121,10 @@ def test_rows_are_valid_predictions_and_repeat_exactly(
 ) -> None:
     timings = Timings()
     rows = Evaluator(adapter, settings(), pipeline).evaluate(
-        documents(), images.__getitem__, batch_size=2, on_batch=timings.add
+        documents(), loader(images), batch_size=2, on_batch=timings.add
     )
     again = Evaluator(adapter, settings(), pipeline).evaluate(
-        documents(), images.__getitem__, batch_size=2
+        documents(), loader(images), batch_size=2
     )
     assert rows == again
     frame = registry.validate(
@@ -142,7 +148,7 @@ def test_every_cropping_method_crops_somewhere(
     adapter: ModelAdapter, pipeline: ZoomPipeline, images: dict[str, Image.Image]
 ) -> None:
     rows = Evaluator(adapter, settings(), pipeline).evaluate(
-        documents(), images.__getitem__, batch_size=5
+        documents(), loader(images), batch_size=5
     )
     cropping = {row["method"] for row in rows if row["boxes"]}
     assert cropping == {method.value for method in Method} - {"base"}
@@ -261,7 +267,7 @@ def test_oracle_leaves_documents_without_true_box_to_the_others(
 ) -> None:
     timings = Timings()
     rows = Evaluator(adapter, settings(), pipeline).evaluate(
-        documents(without_box=1), images.__getitem__, batch_size=2, on_batch=timings.add
+        documents(without_box=1), loader(images), batch_size=2, on_batch=timings.add
     )
     series = timings.to_series()
     assert series["documents.oracle"] == (1, 2, 1)
@@ -286,7 +292,7 @@ def test_methods_take_turns_so_that_none_is_always_first(
 
     monkeypatch.setattr(evaluator._answerer, "answer", spy)
     methods = (Method.BASE, Method.ORACLE)
-    rows = evaluator.evaluate(documents()[:3], images.__getitem__, batch_size=1, methods=methods)
+    rows = evaluator.evaluate(documents()[:3], loader(images), batch_size=1, methods=methods)
     # Each method's first answer of all is its warm-up, which gives no row.
     base, oracle = methods
     assert order == [base, base, oracle, oracle, oracle, base, base, oracle]
@@ -295,7 +301,7 @@ def test_methods_take_turns_so_that_none_is_always_first(
 
 def test_no_documents_give_no_rows(adapter: ModelAdapter) -> None:
     evaluator = Evaluator(adapter, settings())
-    assert evaluator.evaluate([], lambda uri: Image.new("RGB", (8, 8)), batch_size=4) == []
+    assert evaluator.evaluate([], loader({}), batch_size=4) == []
 
 
 def test_sdrpn_without_network_says_what_to_run(
@@ -303,7 +309,7 @@ def test_sdrpn_without_network_says_what_to_run(
 ) -> None:
     evaluator = Evaluator(adapter, settings(methods=("sdrpn",)))
     with pytest.raises(ModelError, match="train-rpn"):
-        evaluator.evaluate(documents(), images.__getitem__, batch_size=2)
+        evaluator.evaluate(documents(), loader(images), batch_size=2)
 
 
 def test_prompt_attention_is_the_last_rows_mean_over_heads(
@@ -401,7 +407,7 @@ def test_what_a_prediction_showed_is_found_in_its_row(
         max_new_tokens=3,
     )
     rows = Evaluator(pipeline.adapter, settings(), pipeline).evaluate(
-        asked, images.__getitem__, batch_size=2, methods=[Method.SDRPN]
+        asked, loader(images), batch_size=2, methods=[Method.SDRPN]
     )
     assert any(region.shown is not None for answer in answers for region in answer.regions)
     num_of_others = 0
