@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from flows.cli_base import (
     BatchSizeOption,
@@ -96,7 +95,14 @@ def predict(
         from tasks.asked_questions import is_many
 
         where = ArtifactStore.of(how)
-    setup = partial(_setup, where, how, rpn, model, crop_tokens, withdraw_image, dtype)
+
+    def setup() -> "PredictSetup":
+        # Late, as torch and transformers take seconds: wrong files are refused before.
+        with err.status("loading"):
+            from tasks.predict import PredictSetup
+
+            return PredictSetup.of(where, how, rpn, model, crop_tokens, withdraw_image, dtype)
+
     if is_many(image):
         asked, output = _checked_many(where, image, question, output, overlay, as_json)
         with device_memory_explained(how):
@@ -105,22 +111,6 @@ def predict(
     question = _checked_one(image, question, output, overlay)
     with device_memory_explained(how.model_copy(update={"batch_size": 1})):
         _predict_one(where, setup, image, question, overlay, max_new_tokens, as_json)
-
-
-def _setup(
-    store: "ArtifactStore",
-    how: RuntimeConfig,
-    rpn: str | None,
-    model: str | None,
-    crop_tokens: int | None,
-    withdraw_image: bool | None,
-    dtype: str | None,
-) -> "PredictSetup":
-    """Imported late: torch and transformers take seconds, wrong files are refused before."""
-    with err.status("loading"):
-        from tasks.predict import PredictSetup
-
-        return PredictSetup.of(store, how, rpn, model, crop_tokens, withdraw_image, dtype)
 
 
 def _checked_many(

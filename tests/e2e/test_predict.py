@@ -139,14 +139,20 @@ def test_a_wrong_file_is_found_before_the_model_loads(
     """It was found when the answers were to be written, after the whole run."""
 
     def load(*_: object) -> None:
-        raise AssertionError("torch and the RPN were loaded first")
+        raise AssertionError("what answers was loaded first")
 
-    monkeypatch.setattr("flows.cli_predict._setup", load)
+    monkeypatch.setattr("tasks.predict.PredictSetup.of", load)
     monkeypatch.chdir(folder)
     result = sdrpn("predict", *arguments, "--store", folder / "store")
     assert result.exit_code in (1, 2), result.output
     assert reason in " ".join(result.output.split())
     assert not (folder / "new").exists()
+
+
+def test_a_missing_image_is_explained(folder: Path) -> None:
+    result = sdrpn("predict", folder / "no.png", "what is it ?", "--store", folder / "store")
+    assert result.exit_code == 2
+    assert "no such image" in result.output
 
 
 def test_a_pattern_of_images_is_answered_into_a_file(folder: Path) -> None:
