@@ -103,13 +103,14 @@ def predict(
 
             return PredictSetup.of(where, how, rpn, model, crop_tokens, withdraw_image, dtype)
 
+    alone = how.model_copy(update={"batch_size": 1})  # larger batches are made smaller
     if is_many(image):
         asked, output = _checked_many(where, image, question, output, overlay, as_json)
-        with device_memory_explained(how):
+        with device_memory_explained(alone):
             _predict_many(setup(), asked, output, overlay, max_new_tokens, how.batch_size)
         return
     question = _checked_one(image, question, output, overlay)
-    with device_memory_explained(how.model_copy(update={"batch_size": 1})):
+    with device_memory_explained(alone):
         _predict_one(where, setup, image, question, overlay, max_new_tokens, as_json)
 
 

@@ -11,8 +11,9 @@ from data_contracts.enums import ExtractionStatus
 from sdrpn_core.extraction.generated_answers import ExtractedAttention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
+from tasks.artifacts.device_memory import smaller_if_full
 from tasks.artifacts.store import ArtifactStore
-from tasks.opened_images import Row, Turns, opened_batches
+from tasks.opened_images import OpenedBatch, Row, Turns, opened_batches
 
 Extract = Callable[
     [Sequence[tuple[Turns, Image.Image]], Sequence[ImageFeatures]],
@@ -45,9 +46,26 @@ def attention_rows(
                 yield from (_unreadable_row(turn, reason, adapter) for turn in turns)
             if not batch.readable:
                 continue
-            found = extract(batch.readable, batch.encode(adapter))
+            found = _found(adapter, batch, extract)
             for (turns, _), maps in zip(batch.readable, found, strict=True):
                 yield from (_attention_row(*pair) for pair in zip(turns, maps, strict=True))
+
+
+def _found(
+    adapter: ModelAdapter, batch: OpenedBatch, extract: Extract
+) -> Sequence[Sequence[ExtractedAttention]]:
+    """What was found, by turn; of fewer images at a time where the device's memory is full."""
+
+    def in_parts(size: int) -> list[Sequence[ExtractedAttention]]:
+        parts = batch.parts(adapter, size)
+        return [maps for part in parts for maps in _found(adapter, part, extract)]
+
+    return smaller_if_full(
+        adapter.device,
+        len(batch.readable),
+        lambda: extract(batch.readable, batch.encode(adapter)),
+        in_parts,
+    )
 
 
 def _attention_row(question: Row, found: ExtractedAttention) -> Row:

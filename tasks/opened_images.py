@@ -33,6 +33,11 @@ class OpenedBatch:
         """Features of the images."""
         return [] if self.prepared is None else adapter.encode_prepared(self.prepared)
 
+    def parts(self, adapter: ModelAdapter, size: int) -> list["OpenedBatch"]:
+        """The readable ones in batches of at most ``size``."""
+        starts = range(0, len(self.readable), size)
+        return [_prepared(adapter, self.readable[start : start + size], []) for start in starts]
+
 
 def opened_batches(
     store: ArtifactStore, adapter: ModelAdapter, asked: Sequence[Turns], batch_size: int
@@ -51,15 +56,21 @@ def opened_batches(
         images = in_parallel(lambda turns: _open(store, turns[0]), batch)
         found = list(zip(batch, images, strict=True))
         readable = [(turns, image) for turns, image in found if isinstance(image, Image.Image)]
-        pictures = [image for _, image in readable]
-        return OpenedBatch(
-            readable,
-            [(turns, reason) for turns, reason in found if isinstance(reason, str)],
-            adapter.prepare_images(pictures, for_labels=True) if pictures else None,
-        )
+        unreadable = [(turns, reason) for turns, reason in found if isinstance(reason, str)]
+        return _prepared(adapter, readable, unreadable)
 
     starts = range(0, len(asked), batch_size)
     return made_ahead(opened, (asked[start : start + batch_size] for start in starts))
+
+
+def _prepared(
+    adapter: ModelAdapter,
+    readable: list[tuple[Turns, Image.Image]],
+    unreadable: list[tuple[Turns, str]],
+) -> OpenedBatch:
+    pictures = [image for _, image in readable]
+    prepared = adapter.prepare_images(pictures, for_labels=True) if pictures else None
+    return OpenedBatch(readable, unreadable, prepared)
 
 
 def _open(store: ArtifactStore, row: Row) -> Image.Image | str:

@@ -18,6 +18,7 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
+from tasks.artifacts.device_memory import smaller_if_full
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.predict import overlay_bytes, rounded_boxes
@@ -25,6 +26,7 @@ from tasks.predict_files import read_image
 from tasks.storage.addresses import absolute_uri
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
+from tasks.storage.waiting_threads import in_parallel
 
 ROWS_PER_PART = 32
 _MOST_BYTES_OF_STEM = 150
@@ -150,7 +152,7 @@ def _unanswered(rows: Sequence[Asked], kept: Sequence[str]) -> list[int]:
     return [n for n in range(len(rows)) if not kept or is_refused(kept[n])]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Asker:
     """What the parts of a run share."""
 
@@ -181,22 +183,39 @@ class _Asker:
 
     def _answer(self, rows: Sequence[Asked]) -> list[_Answered]:
         """An image that is asked about twice is one object, and run once."""
-        images: dict[str, Image.Image | str] = {row.image: "" for row in rows}
-        for path in images:
-            try:
-                images[path] = read_image(self.images, path)
-            except ConfigError as error:
-                images[path] = str(error)
+        paths = list(dict.fromkeys(row.image for row in rows))
+        images = dict(zip(paths, in_parallel(self._opened, paths), strict=True))
         readable = [
             (row, found) for row in rows if isinstance(found := images[row.image], Image.Image)
         ]
-        answers = iter(_answer_each(self.pipeline, readable, self.max_new_tokens, self.batch_size))
+        answers = iter(self._answer_readable(readable))
         answered = []
         for row in rows:
             found = images[row.image]
             is_image = isinstance(found, Image.Image)
             answered.append(next(answers) if is_image else _Answered(row, error=str(found)))
         return answered
+
+    def _answer_readable(self, rows: Sequence[tuple[Asked, Image.Image]]) -> list[_Answered]:
+        """In smaller batches from here on if the device's memory is full."""
+
+        def smaller(batch_size: int) -> list[_Answered]:
+            self.batch_size = batch_size
+            return self._answer_readable(rows)
+
+        return smaller_if_full(
+            self.pipeline.adapter.device,
+            self.batch_size,
+            lambda: _answer_each(self.pipeline, rows, self.max_new_tokens, self.batch_size),
+            smaller,
+        )
+
+    def _opened(self, path: str) -> Image.Image | str:
+        """The image, or why it cannot be read."""
+        try:
+            return read_image(self.images, path)
+        except ConfigError as error:
+            return str(error)
 
 
 def _answer_each(

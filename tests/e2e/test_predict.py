@@ -67,14 +67,14 @@ def test_answers_with_the_newest_rpn_and_draws_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    "arguments",
     [
-        (("picture.png", "what is it ?"), "does not hold even a batch of 1"),
-        (("*.png", "what is it ?", "--output", "full.jsonl"), "does not hold a batch of 16"),
+        ("picture.png", "what is it ?"),
+        ("*.png", "what is it ?", "--output", "full.jsonl"),
     ],
 )
 def test_a_full_device_is_explained_and_the_same_command_goes_on(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     """It was a traceback of torch."""
     monkeypatch.chdir(folder)
@@ -87,7 +87,7 @@ def test_a_full_device_is_explained_and_the_same_command_goes_on(
         patch.setattr(ZoomPipeline, "answer", fill)
         result = sdrpn(*command)
     assert result.exit_code == 1
-    assert told in " ".join(result.output.split())
+    assert "does not hold even a batch of 1" in " ".join(result.output.split())
     assert sdrpn(*command).exit_code == 0
 
 

@@ -1,10 +1,16 @@
 """A batch that is too large for the device: one line that says what to change, and nothing lost."""
 
+import weakref
+
 import pytest
 import torch
 
 from data_contracts.runtime import RuntimeConfig
-from tasks.artifacts.device_memory import DeviceMemoryFull, device_memory_explained
+from tasks.artifacts.device_memory import (
+    DeviceMemoryFull,
+    device_memory_explained,
+    smaller_if_full,
+)
 from tasks.artifacts.stage import FileShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tests.artifacts import files_recipe
@@ -47,6 +53,60 @@ def test_libraries_of_torch_have_no_class_for_a_full_memory(error: RuntimeError)
     """Theirs was a traceback, and was not tried again without idle buffers."""
     with pytest.raises(DeviceMemoryFull), device_memory_explained(RuntimeConfig()):
         raise error
+
+
+def test_a_batch_that_does_not_fit_is_done_in_smaller_ones(caplog: pytest.LogCaptureFixture):
+    sizes: list[int] = []
+
+    def work(numbers: list[int]) -> list[int]:
+        return smaller_if_full(
+            "cuda:1", len(numbers), lambda: held(numbers), lambda size: in_parts(numbers, size)
+        )
+
+    def held(numbers: list[int]) -> list[int]:
+        sizes.append(len(numbers))
+        if len(numbers) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+        return [-number for number in numbers]
+
+    def in_parts(numbers: list[int], size: int) -> list[int]:
+        starts = range(0, len(numbers), size)
+        return [found for start in starts for found in work(numbers[start : start + size])]
+
+    assert work(list(range(7))) == [-number for number in range(7)]
+    assert sizes == [7, 4, 2, 2, 3, 2, 1]
+    assert "'cuda:1' does not hold a batch of 7: it goes on with 4 at a time" in caplog.text
+
+
+def test_a_smaller_batch_is_tried_when_the_memory_of_the_larger_is_free():
+    """An error that is being handled keeps what its frames hold."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def whole() -> int:
+        tensor = torch.zeros(1)
+        alive.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def smaller(batch_size: int) -> int:
+        assert alive[0]() is None
+        return batch_size
+
+    assert smaller_if_full("cuda", 8, whole, smaller) == 4
+
+
+def test_not_even_one_fits():
+    sizes: list[int] = []
+
+    def work(batch_size: int) -> None:
+        sizes.append(batch_size)
+        smaller_if_full("cuda", batch_size, full, work)
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(DeviceMemoryFull, match=r"'cuda' does not hold even a batch of 1"):
+        work(5)
+    assert sizes == [5, 3, 2, 1]
 
 
 def test_other_errors_of_torch_are_left_as_they_are(memory_store: ArtifactStore):

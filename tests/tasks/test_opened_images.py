@@ -1,18 +1,30 @@
 """Pictures of questions, read and prepared ahead of the model."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
 
 import pytest
 import torch
+from PIL import Image
 
+from data_contracts.enums import QuestionKind
+from sdrpn_core.extraction.generated_answers import (
+    ExtractedAttention,
+    Request,
+    extract_attention,
+)
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.prompts import ImageFeatures
 from tasks.artifacts.store import ArtifactStore
-from tasks.opened_images import Row, opened_batches
+from tasks.attention_rows import attention_rows
+from tasks.opened_images import Row, Turns, opened_batches
 from tests.mixes import write_image
 from tests.tiny_models import tiny_llava
+
+_OF_NO_INTEREST = {"dataset": "seen", "kind": "textual", "answers": []}
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +84,39 @@ def test_the_next_batch_is_prepared_while_the_last_is_used(
             assert len(batch.readable) == 1
             if number < 2:
                 assert is_prepared[number + 1].wait(60), "only prepared when asked for"
+
+
+def test_a_batch_that_is_too_large_for_the_device_is_read_in_parts(
+    adapter: ModelAdapter, file_store: ArtifactStore, tmp_path: Path
+):
+    """One batch with large pictures or long answers ended a night's run."""
+    rows = questions(tmp_path, 5)
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    asked = [
+        [{**row, "question_id": row["image_uri"], "question": "what is it ?"} | _OF_NO_INTEREST]
+        for row in rows
+    ]
+    sizes = []
+
+    def extract(
+        batch: Sequence[tuple[Turns, Image.Image]], features: Sequence[ImageFeatures]
+    ) -> list[list[ExtractedAttention]]:
+        sizes.append(len(batch))
+        if len(batch) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+        requests = [
+            Request(image, turn["question"], QuestionKind(turn["kind"])) for (turn,), image in batch
+        ]
+        found = extract_attention(adapter, requests, max_new_tokens=3, features=features)
+        return [[maps] for maps in found]
+
+    most = 5
+    expected = list(attention_rows(file_store, adapter, asked, 5, extract))
+    most = 1
+    found = list(attention_rows(file_store, adapter, asked, 5, extract))
+    assert sizes == [4, 4, 2, 1, 1, 2, 1, 1]
+    assert [row["question_id"] for row in found] == [row["question_id"] for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one["response"] == other["response"]
+        assert one["status"] == other["status"]
+        assert one["grounding"] == pytest.approx(other["grounding"], abs=1e-6)

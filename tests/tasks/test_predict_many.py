@@ -9,9 +9,11 @@ import time
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from data_contracts.json_lines import json_lines
@@ -22,7 +24,9 @@ from sdrpn_core.pipeline import ZoomPipeline
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.predict_many import ManyAnswers, answer_many
+from tests.file_server import Answer, file_server
 from tests.mixes import write_image
+from tests.patience import PATIENCE_SECONDS
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_pipeline
 
@@ -107,6 +111,45 @@ def test_what_cannot_be_answered_is_a_row_with_a_reason(
     assert "no such image" in found[1]["error"]
     assert "not an image" in found[2]["error"]
     assert "image placeholder" in found[3]["error"]
+
+
+def test_a_batch_that_is_too_large_for_the_device_is_made_smaller_for_good(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The whole run stopped, and its user had to guess a size that fits."""
+    tried: list[int] = []
+    fits = pipeline.answer
+
+    def with_little_memory(images: Any, questions: Any, *, batch_size: int, **more: Any) -> Any:
+        tried.append(batch_size)
+        if batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+        return fits(images, questions, batch_size=batch_size, **more)
+
+    monkeypatch.setattr(pipeline, "answer", with_little_memory)
+    answer(pipeline, asked, tmp_path / "little.jsonl", batch_size=8)
+    assert tried == [8, 4, 2, 2, 2, 2]
+    monkeypatch.undo()
+    answer(pipeline, asked, tmp_path / "enough.jsonl", batch_size=8)
+    assert rows(tmp_path / "little.jsonl") == rows(tmp_path / "enough.jsonl")
+
+
+def test_images_of_a_part_are_fetched_side_by_side(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path
+):
+    """A server took its time for one after the other."""
+    all_asked_for = Barrier(3, timeout=PATIENCE_SECONDS)
+    with file_server() as server:
+        for number in range(3):
+            picture = Path(asked[2 * number].image).read_bytes()
+            server.add(
+                f"/{number}.png",
+                picture,
+                behave=lambda number, wanted: Answer(wait=all_asked_for.wait),
+            )
+        remote = [Asked(image=server.url(f"/{n}.png"), question="what is it ?") for n in range(3)]
+        done = answer(pipeline, remote, tmp_path / "answers.jsonl")
+    assert done == ManyAnswers(3, 0, 0)
 
 
 @pytest.mark.parametrize(
