@@ -81,7 +81,13 @@ class Execution(ABC):
                 from tasks.models import release_model
 
                 release_model()  # an earlier stage's: workers would find it in their way
-            self._make_shards(stage, label, recipe, missing, make, inputs)
+            try:
+                self._make_shards(stage, label, recipe, missing, make, inputs)
+            except BrokenProcessPool as error:
+                raise WorkerLost(
+                    f"a worker of {stage.value} was killed, probably for want of memory; what is "
+                    "done is kept: run again with fewer workers or a smaller batch size"
+                ) from error
         if missing is not None:
             self._finish(stage, label, recipe)
         return self._keep(
@@ -220,13 +226,7 @@ class LocalExecution(Execution):
         jobs = (
             (recipe, index, make, self.runtime, self.is_forced(stage), inputs) for index in missing
         )
-        try:
-            in_processes(make_one, jobs, self.runtime.num_workers, tell)
-        except BrokenProcessPool as error:
-            raise WorkerLost(
-                f"a worker of {stage.value} was killed, probably for want of memory; what is "
-                "done is kept: run again with fewer workers or a smaller batch size"
-            ) from error
+        in_processes(make_one, jobs, self.runtime.num_workers, tell)
 
     def _finish(self, stage: Stage, label: str, recipe: Recipe) -> None:
         finish(recipe, self.runtime)

@@ -8,6 +8,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from data_contracts.runtime import RaySettings, RuntimeConfig
 from data_contracts.settings_files import ConfigError
+from flows.worker_processes import end_with_parent
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def _local_runner(num_workers: int) -> TaskRunner[Any]:
     """One worker shares the flow's process, and the model it may have loaded."""
     if num_workers == 1:
         return ThreadPoolTaskRunner(max_workers=1)
-    return ProcessPoolTaskRunner(max_workers=num_workers)
+    return ProcessPoolTaskRunner(max_workers=num_workers, initializer=end_with_parent)
 
 
 @contextmanager

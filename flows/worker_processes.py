@@ -1,9 +1,12 @@
-"""Work in processes that end at once on Ctrl-C."""
+"""Work in processes that end at once on Ctrl-C, and with the process that started them."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any
 
 from flows.interrupts import interrupts_held
@@ -34,7 +37,8 @@ def in_processes(
         BrokenProcessPool: if a process was killed.
     """
     others = set(active_children())
-    with ProcessPoolExecutor(num_processes, get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(num_processes, context, initializer=end_with_parent) as pool:
         try:
             with interrupts_held():
                 futures = [pool.submit(function, *job) for job in jobs]
@@ -44,6 +48,22 @@ def in_processes(
                 worker.terminate()  # its job may take minutes, and is done again whole
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def end_with_parent() -> None:
+    """See to it, in a worker process, that it does not outlive the one that started it.
+
+    A pool's workers wait for work without end when that one is killed, and keep the memory of the
+    device that a rerun needs.
+    """
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)  # whatever the main thread is at: its shard is made again whole
 
 
 def _wait(

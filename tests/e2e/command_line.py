@@ -1,6 +1,7 @@
 """The command line in this process, and what a first run leaves to be looked at."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ from tasks.artifacts.store import ArtifactStore
 
 def sdrpn(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def is_anyone_left(group: int) -> bool:
+    """Of the processes that were started in a session of their own."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

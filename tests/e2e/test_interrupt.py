@@ -24,6 +24,7 @@ from flows.interrupts import interrupts_heard
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import make_source_shard, source_recipe
+from tests.e2e.command_line import is_anyone_left
 from tests.pipelines import write_tiny_pipeline
 
 
@@ -99,6 +100,21 @@ def test_workers_end_in_the_middle_of_a_shard(tmp_path: Path, to_all: bool):
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path, number: signal.Signals):
+    """They stayed for good, and kept the device's memory from the rerun."""
+    process = start_endless_shards(tmp_path)
+    while len(list(tmp_path.glob("begun/*"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(number)
+    process.communicate()
+    while is_anyone_left(process.pid):
+        time.sleep(0.005)  # without end: pytest has a limit
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_while_workers_are_started(tmp_path: Path):
     """Every shard was made before the Ctrl-C was heard."""
     check_quiet_end(start_endless_shards(tmp_path, "at-start"))
@@ -119,14 +135,6 @@ def check_quiet_end(process: subprocess.Popen[str]) -> None:
     assert (process.returncode, told) == (130, "")
     while is_anyone_left(process.pid):
         time.sleep(0.005)  # without end: pytest has a limit
-
-
-def is_anyone_left(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def interrupt(*arguments: object, **keywords: object) -> None:

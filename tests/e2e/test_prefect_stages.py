@@ -19,12 +19,13 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from data_contracts.artifact import ArtifactRef
+from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource, RemoteFile
 from flows import prefect_execution
+from flows.execution import LocalExecution, WorkerLost
 from flows.pipeline_flow import sdrpn
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
@@ -33,6 +34,7 @@ from tasks.fetching.remote import DownloadError
 from tasks.storage.errors import StoreUnreachable
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import make_source_shard, source_recipe, stage_run
+from tests.e2e.command_line import is_anyone_left
 from tests.e2e.prefect_server import PrefectServer, prefect_server
 from tests.file_server import QUICK, Answer, FileServer, file_server
 from tests.pipelines import write_tiny_pipeline
@@ -182,14 +184,39 @@ def test_a_forced_stage_goes_on_after_a_hiccup(prefect: PrefectServer, tmp_path:
     assert made == [0, 1, 2, 2]
 
 
-def test_ctrl_c_ends_a_run_with_worker_processes(prefect: PrefectServer, tmp_path: Path) -> None:
-    """A terminal sends it to the workers too: they printed tracebacks, and the run hung."""
-    settings = write_tiny_pipeline(tmp_path, num_images=60)
+def plan_three(run: StageRun) -> Recipe:
+    return source_recipe(3)
+
+
+def killed_at_the_second(run: StageRun, recipe: Recipe, index: int) -> FrameShard:
+    if index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_source_shard(index)
+
+
+@pytest.mark.parametrize("is_flow", [True, False])
+def test_a_worker_that_is_killed_is_explained(
+    prefect: PrefectServer, tmp_path: Path, is_flow: bool
+) -> None:
+    """Under Prefect it was an error of a process pool, with no word of what to do."""
+    runtime = RuntimeConfig(store=str(tmp_path / "store"), num_workers=2)
+
+    def run() -> None:
+        kind = prefect_execution.PrefectExecution if is_flow else LocalExecution
+        kind(runtime).sharded(Stage.DOWNLOAD, plan_three, killed_at_the_second)
+
+    with pytest.raises(WorkerLost, match=r"a worker of download was killed.* fewer workers"):
+        (flow(name="killed")(run) if is_flow else run)()
+
+
+def start_in_workers(prefect: PrefectServer, folder: Path) -> subprocess.Popen[str]:
+    """A run of many shards in two processes, in a session of its own, when the first is made."""
+    settings = write_tiny_pipeline(folder, num_images=60)
     extraction = settings.extraction.with_changes(rows_per_shard=1)
     settings = settings.model_copy(update={"extraction": extraction})
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
-    store = tmp_path / "store"
-    arguments = ("run", "--config", tmp_path / "config.yaml", "--store", store, "--workers", 2)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    store = folder / "store"
+    arguments = ("run", "--config", folder / "config.yaml", "--store", store, "--workers", 2)
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *map(str, arguments)],
         cwd=CHECKOUT,
@@ -202,7 +229,22 @@ def test_ctrl_c_ends_a_run_with_worker_processes(prefect: PrefectServer, tmp_pat
     while not list(store.glob("extract-attention/*/receipts/*.json")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)  # without end: pytest has a limit
+    return process
+
+
+def test_ctrl_c_ends_a_run_with_worker_processes(prefect: PrefectServer, tmp_path: Path) -> None:
+    """A terminal sends it to the workers too: they printed tracebacks, and the run hung."""
+    process = start_in_workers(prefect, tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate()
     assert process.returncode == 130, told
-    assert f"interrupted: what is finished is kept in {store}" in told
+    assert f"interrupted: what is finished is kept in {tmp_path / 'store'}" in told
+
+
+def test_workers_end_with_a_flow_that_is_killed(prefect: PrefectServer, tmp_path: Path) -> None:
+    """They stayed for good, and kept the device's memory from the rerun."""
+    process = start_in_workers(prefect, tmp_path)
+    process.kill()
+    process.communicate()
+    while is_anyone_left(process.pid):
+        time.sleep(0.005)  # without end: pytest has a limit
