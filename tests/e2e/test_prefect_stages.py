@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,13 +20,12 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource, RemoteFile
 from flows import prefect_execution
-from flows.execution import LocalExecution, WorkerLost
 from flows.pipeline_flow import sdrpn
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
@@ -184,29 +184,22 @@ def test_a_forced_stage_goes_on_after_a_hiccup(prefect: PrefectServer, tmp_path:
     assert made == [0, 1, 2, 2]
 
 
-def plan_three(run: StageRun) -> Recipe:
-    return source_recipe(3)
-
-
-def killed_at_the_second(run: StageRun, recipe: Recipe, index: int) -> FrameShard:
-    if index == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return make_source_shard(index)
-
-
-@pytest.mark.parametrize("is_flow", [True, False])
+@pytest.mark.parametrize("how", [("flow",), ()])
 def test_a_worker_that_is_killed_is_explained(
-    prefect: PrefectServer, tmp_path: Path, is_flow: bool
+    prefect: PrefectServer, tmp_path: Path, how: tuple[str, ...]
 ) -> None:
     """Under Prefect it was an error of a process pool, with no word of what to do."""
-    runtime = RuntimeConfig(store=str(tmp_path / "store"), num_workers=2)
-
-    def run() -> None:
-        kind = prefect_execution.PrefectExecution if is_flow else LocalExecution
-        kind(runtime).sharded(Stage.DOWNLOAD, plan_three, killed_at_the_second)
-
-    with pytest.raises(WorkerLost, match=r"a worker of download was killed.* fewer workers"):
-        (flow(name="killed")(run) if is_flow else run)()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.e2e.killed_worker", str(tmp_path / "store"), *how],
+        cwd=CHECKOUT,
+        env=prefect.environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    told = done.stderr.splitlines()[-1]
+    assert re.search(r"^told: a worker of download was killed.* fewer workers", told), done.stderr
 
 
 def start_in_workers(prefect: PrefectServer, folder: Path) -> subprocess.Popen[str]:

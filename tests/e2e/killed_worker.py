@@ -1,0 +1,43 @@
+"""A program that loses a worker in the middle of a shard: STORE [flow].
+
+With ``flow`` its stage is that of a Prefect flow.
+"""
+
+import os
+import signal
+import sys
+
+from data_contracts.artifact import Recipe
+from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
+from flows.execution import Execution, LocalExecution, WorkerLost
+from tasks.artifacts.stage import FrameShard, StageRun
+from tests.artifacts import make_source_shard, source_recipe
+
+
+def plan(run: StageRun) -> Recipe:
+    return source_recipe(3)
+
+
+def make(run: StageRun, recipe: Recipe, index: int) -> FrameShard:
+    if index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_source_shard(index)
+
+
+def run(kind: type[Execution]) -> None:
+    kind(RuntimeConfig(store=sys.argv[1], num_workers=2)).sharded(Stage.DOWNLOAD, plan, make)
+
+
+if __name__ == "__main__":
+    try:
+        if sys.argv[2:] == ["flow"]:
+            from prefect import flow
+
+            from flows.prefect_execution import PrefectExecution
+
+            flow(name="killed-worker")(run)(PrefectExecution)
+        else:
+            run(LocalExecution)
+    except WorkerLost as error:
+        sys.exit(f"told: {error}")
