@@ -113,17 +113,20 @@ def promote(
 
     Raises:
         PromotionRefused: naming every limit that does not hold.
-        StoreError: if another process promoted meanwhile.
+        StoreError: if another process has promoted since the comparison was begun.
     """
     entries = _entries(store, name)
     history = [_read(store, key) for _, key in entries]
-    if history and history[-1].label_set == drift.new.label_set:
+    standing = history[-1].label_set if history else None
+    if standing == drift.new.label_set:
         return history[-1]
+    if standing is not None and standing != _compared_with(drift) and not force:
+        raise _outrun(store, name, standing)
     breaches = limits.breaches(drift)
     if breaches and not force:
         raise PromotionRefused(
             f"{drift.new.label_set} is not promoted, "
-            f"{history[-1].label_set if history else 'nothing'} stays: {'; '.join(breaches)}. "
+            f"{standing or 'nothing'} stays: {'; '.join(breaches)}. "
             "Look at its labels, then raise the limit or promote it with "
             "`sdrpn labels promote --force`"
         )
@@ -139,11 +142,19 @@ def promote(
     store.storage.create(key, (made.model_dump_json(indent=2) + "\n").encode())
     stored = _read(store, key)
     if stored.label_set != made.label_set:
-        raise StoreError(
-            f"{store.storage.uri(key)}: another run promoted {stored.label_set} meanwhile; "
-            "run again to compare with that"
-        )
+        raise _outrun(store, name, stored.label_set)
     return stored
+
+
+def _compared_with(drift: LabelDrift) -> str | None:
+    return None if drift.previous is None else drift.previous.label_set
+
+
+def _outrun(store: ArtifactStore, name: str, label_set: str) -> StoreError:
+    return StoreError(
+        f"{store.storage.uri(_folder(name))}: another run promoted {label_set} meanwhile; "
+        "run again to compare with that"
+    )
 
 
 def _folder(name: str) -> str:

@@ -121,15 +121,14 @@ def collect_garbage(
     written to of late.
     """
     limit = datetime.now(UTC) - older_than
-    garbage = [
-        item
-        for stage in Stage
-        for ref in _refs(store, stage)
-        if (item := _garbage(store, ref, limit, on_young))
-    ]
-    if not dry_run:
-        for item in garbage:
+    garbage = []
+    for ref in [ref for stage in Stage for ref in _refs(store, stage)]:
+        item = _garbage(store, ref, limit, on_young)
+        if item is None:
+            continue
+        if not dry_run:  # before the next one is looked at: a run may go on with this one meanwhile
             _delete(store, item)
+        garbage.append(item)
     return garbage
 
 

@@ -49,6 +49,15 @@ class StoreThatLosesWhatItReads(ArtifactStore):
         return found
 
 
+class StoreThatARunGoesOnIn(ArtifactStore):
+    """Another process finishes the download stage when one looks at the report."""
+
+    def manifest(self, ref: ArtifactRef) -> Manifest:
+        if ref.stage is Stage.REPORT:
+            run_stage(stage_run(self), source_recipe(2), make_source_shard)
+        return super().manifest(ref)
+
+
 NEVER = timedelta(days=1)
 AT_ONCE = timedelta(seconds=-5)  # S3 gives whole seconds
 
@@ -220,6 +229,15 @@ class TestGarbage:
         assert store.read_frame(writer.ref).height == 4
         assert store.read_uri(blob) == b"image"
         assert collect_garbage(store, older_than=AT_ONCE) == []
+
+    def test_what_was_finished_while_others_were_looked_at_stays(self) -> None:
+        """All that a run had made since was deleted, a committed artifact too."""
+        store = StoreThatARunGoesOnIn("memory://gone-on-with")
+        store.writer(source_recipe(2)).put_frame(0, source_frame(0))
+        store.writer(files_recipe(1))
+        removed = collect_garbage(store, older_than=AT_ONCE, dry_run=False)
+        assert [item.ref.stage for item in removed] == [Stage.DOWNLOAD, Stage.REPORT]
+        assert store.read_frame(source_recipe(2).ref).height == 8
 
     def test_other_files_in_the_root_are_left_alone(self, store: ArtifactStore) -> None:
         for key in ("download/notes/a.txt", "elsewhere/a", "download/" + "0" * 19 + "/recipe.json"):

@@ -8,14 +8,17 @@ from tasks.promote_labels import promote, promotions
 from tasks.storage.errors import StoreError
 
 
-def promote_set(store: ArtifactStore, letter: str) -> str:
-    counts = LabelCounts(
+def counts(letter: str, num_labelled: int = 1) -> LabelCounts:
+    return LabelCounts(
         label_set=f"merge-labels/{letter * 20}",
-        num_questions=1,
-        num_labelled=1,
+        num_questions=num_labelled,
+        num_labelled=num_labelled,
         foreground_ratio=0.1,
     )
-    drift = LabelDrift(new=counts, previous=None)
+
+
+def promote_set(store: ArtifactStore, letter: str) -> str:
+    drift = LabelDrift(new=counts(letter), previous=None)
     return promote(store, "mine", drift, PromotionLimits(), force=True).label_set
 
 
@@ -40,3 +43,22 @@ def test_promotion_goes_on_after_a_damaged_entry_was_deleted(file_store: Artifac
     file_store.storage.delete([damaged])
     promote_set(file_store, "d")
     assert [one.label_set[-1] for one in promotions(file_store, "mine")] == ["a", "c", "d"]
+
+
+def test_a_comparison_with_what_does_not_stand_any_more_promotes_nothing(
+    file_store: ArtifactStore,
+):
+    """The slower of two nights took the place of the faster one, however much it differed."""
+    promote_set(file_store, "a")
+    few = LabelDrift(new=counts("c"), previous=counts("a"), num_compared=1)
+    many = LabelDrift(new=counts("b", 1000), previous=counts("a"), num_compared=1)
+    limits = PromotionLimits()
+    assert not limits.breaches(few)
+    assert promote(file_store, "mine", many, limits).label_set[-1] == "b"
+    told = r"promotions/mine: another run promoted merge-labels/b+ meanwhile; run again"
+    with pytest.raises(StoreError, match=told):
+        promote(file_store, "mine", few, limits)
+    unseen = LabelDrift(new=counts("c"), previous=None)
+    with pytest.raises(StoreError, match=told):
+        promote(file_store, "mine", unseen, limits)
+    assert [one.label_set[-1] for one in promotions(file_store, "mine")] == ["a", "b"]
