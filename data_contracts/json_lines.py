@@ -11,10 +11,12 @@ from typing import Any
 def text_lines(data: bytes) -> list[str]:
     """The lines as they are, blank ones too, so that their places are those in the file.
 
+    A byte order mark, which some editors write, is no part of the first.
+
     Raises:
         UnicodeDecodeError: if it is not UTF-8.
     """
-    *lines, rest = data.decode().split("\n")
+    *lines, rest = data.decode("utf-8-sig").split("\n")
     return [*lines, rest] if rest else lines
 
 

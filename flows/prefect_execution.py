@@ -19,6 +19,7 @@ from prefect.logging import get_run_logger
 
 from data_contracts.artifact import Recipe
 from data_contracts.enums import Stage
+from data_contracts.errors import one_line
 from flows.execution import (
     Execution,
     MakeShard,
@@ -38,6 +39,8 @@ from tasks.fetching.transient import is_transient
 T = TypeVar("T")
 
 _SECONDS_BETWEEN_REPORTS = 5.0
+_SECONDS_OF_REST = 300.0
+"""Before a server that did not answer is told again: each try takes more than a minute."""
 _KEY_SEPARATORS = re.compile("[^a-z0-9]+")
 """Prefect's artifact keys are lower-case letters, digits and dashes; labels are free text."""
 
@@ -145,7 +148,16 @@ class ProgressReport:
         get_run_logger().info("%s: %d of %d%s", self._name, num_done, num_units, unit)
         if unit:
             return
-        share = 100.0 * num_done / max(num_units, 1)
+        try:
+            self._show(100.0 * num_done / max(num_units, 1))
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            # The work must not stop for want of a server to tell, nor wait for it at every report.
+            self._reported_at = time.monotonic() + _SECONDS_OF_REST
+            get_run_logger().warning("%s: progress is not shown (%s)", self._name, one_line(error))
+
+    def _show(self, share: float) -> None:
         if self._artifact is None:
             created = create_progress_artifact(share, key=self._key, description=self._name)
             self._artifact = cast(UUID, created)

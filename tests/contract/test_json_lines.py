@@ -28,3 +28,9 @@ def test_blank_lines_are_places_and_no_values():
 def test_what_is_no_json_is_a_value_error(data: bytes):
     with pytest.raises(ValueError, match=r"Expecting|codec"):
         json_lines(data)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line():
+    """Files as some editors save them were refused as no JSON."""
+    assert json_lines(b'\xef\xbb\xbf{"a": 1}\r\n2') == [{"a": 1}, 2]
+    assert text_lines(b"\xef\xbb\xbf") == []

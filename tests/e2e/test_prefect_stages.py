@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from PIL import Image
@@ -182,6 +183,26 @@ def test_a_forced_stage_goes_on_after_a_hiccup(prefect: PrefectServer, tmp_path:
 
     assert store.is_committed(ArtifactRef.parse(forced()))
     assert made == [0, 1, 2, 2]
+
+
+def test_work_goes_on_when_the_server_cannot_be_told_of_its_progress(
+    prefect: PrefectServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A display that could not be brought up to date ended an extraction."""
+
+    def tell_nobody(*_: object, **__: object) -> None:
+        httpx.get("http://127.0.0.1:9/api")
+
+    @flow(name="reporting")
+    def reporting() -> str:
+        report = prefect_execution.ProgressReport(Stage.DOWNLOAD, "m")
+        report("download", 1, 3)
+        monkeypatch.setattr(prefect_execution, "update_progress_artifact", tell_nobody)
+        report("download", 3, 3)
+        return "done"
+
+    assert reporting() == "done"
+    assert "download m: progress is not shown (" in caplog.text
 
 
 @pytest.mark.parametrize("how", [("flow",), ()])
