@@ -7,6 +7,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import polars as pl
 
@@ -120,8 +121,11 @@ def begin_stage(run: StageRun, recipe: Recipe) -> list[int] | None:
         run.store.discard(recipe.ref)
         run.discarded.add(recipe.ref)
     elif _is_soundly_committed(run.store, recipe.ref):
-        run.on_progress(recipe.stage.value, recipe.num_shards, recipe.num_shards)
-        return None
+        if not _is_outdated(run.store, recipe):
+            run.on_progress(recipe.stage.value, recipe.num_shards, recipe.num_shards)
+            return None
+        if not run.only_looks:
+            run.store.discard(recipe.ref)
     if run.only_looks:
         raise NotMade(f"{recipe.ref}: is not committed", recipe)
     run.on_start(recipe)
@@ -140,6 +144,21 @@ def _is_soundly_committed(store: ArtifactStore, ref: ArtifactRef) -> bool:
         log.warning("%s: it is made again", error.what)
         return False
     return True
+
+
+def _is_outdated(store: ArtifactStore, recipe: Recipe) -> bool:
+    """Whether a committed artifact is older than one of its own stage that it is made of.
+
+    A forced stage that was stopped halfway, and gone on with unforced, would end with new answers
+    beside the old ones' table.
+    """
+    inputs = (ArtifactRef.parse(text) for text in recipe.inputs)
+    own = [ref for ref in inputs if ref.stage is recipe.stage]
+    made_at = [datetime.fromisoformat(store.manifest(ref).provenance.created_at) for ref in own]
+    if not made_at:
+        return False
+    manifest = store.manifest(recipe.ref)
+    return max(made_at) > datetime.fromisoformat(manifest.provenance.created_at)
 
 
 def run_shard(run: StageRun, recipe: Recipe, index: int, make_shard: MakeShard) -> ShardEntry:

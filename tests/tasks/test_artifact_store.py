@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -13,7 +14,7 @@ from data_contracts.artifact import Recipe
 from data_contracts.registry import ContractError
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact, RecipeMismatch
 from tasks.artifacts.provenance import code_version
-from tasks.artifacts.stage import begin_stage, finish_stage, run_shard, run_stage
+from tasks.artifacts.stage import NotMade, begin_stage, finish_stage, run_shard, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.storage.errors import StoreError
 from tests.architecture.source_tree import CHECKOUT
@@ -26,6 +27,13 @@ from tests.artifacts import (
     source_recipe,
     stage_run,
 )
+
+
+def set_created_at(store: ArtifactStore, recipe: Recipe, created_at: str) -> None:
+    manifest = store.manifest(recipe.ref)
+    provenance = manifest.provenance.model_copy(update={"created_at": created_at})
+    changed = manifest.model_copy(update={"provenance": provenance})
+    store.storage.put(f"{recipe.ref.prefix}/manifest.json", changed.model_dump_json().encode())
 
 
 class TestWritingAndReading:
@@ -275,6 +283,30 @@ class TestResuming:
         assert run_stage(stage_run(store, force=True), files_recipe(1), make_shard("new")) == ref
         assert store.read_file(ref, "a.txt") == b"new"
         assert len(keys_of(store, ref)) == 4
+
+    def test_what_is_older_than_what_it_is_made_of_in_the_same_stage_is_made_anew(
+        self, memory_store: ArtifactStore
+    ) -> None:
+        """A forced evaluation that was stopped kept the old table beside its new answers."""
+        answers, elsewhere = files_recipe(1, name="answers"), source_recipe(1)
+        table = files_recipe(1, name="table").model_copy(
+            update={"inputs": (str(answers.ref), str(elsewhere.ref))}
+        )
+        run = stage_run(memory_store)
+        for recipe, make in (
+            (answers, make_file_shard),
+            (elsewhere, make_source_shard),
+            (table, make_file_shard),
+        ):
+            run_stage(run, recipe, make)
+        assert begin_stage(run, table) is None
+        set_created_at(memory_store, elsewhere, "2999-01-01T00:00:00+00:00")
+        assert begin_stage(run, table) is None  # of another stage, which is forced by itself
+        set_created_at(memory_store, answers, "2999-01-01T00:00:00+00:00")
+        with pytest.raises(NotMade):
+            begin_stage(replace(run, only_looks=True), table)
+        assert memory_store.is_committed(table.ref)
+        assert begin_stage(run, table) == [0]
 
     def test_force_of_what_is_not_there_just_runs(self, store: ArtifactStore) -> None:
         """Forcing discards first: what is not there must not be missed."""
