@@ -303,10 +303,7 @@ class ZoomPipeline:
         first = first_stage(self.adapter, self.rpn, [item.features for item in encoded], questions)
         for index, logits in zip(indices, first.roi_logits, strict=True):
             if not logits.isfinite().all():
-                raise ModelError(
-                    f"question {index}: the RoI map is not finite, as numbers of this model do not "
-                    f"fit into {dtype_name(self.adapter.dtype)}: load it in bfloat16 or float32"
-                )
+                raise ModelError(f"question {index}: {_why_not_finite(self.adapter.dtype)}")
         roi_maps = tuple(self.score_calibration.probability(m).numpy() for m in first.roi_logits)
         zooms = tuple(
             self.zoom(roi_map, item.features)
@@ -332,6 +329,16 @@ class ZoomPipeline:
             start=start,
             clock=clock,
         )
+
+
+def _why_not_finite(dtype: torch.dtype) -> str:
+    told = f"the RoI map is not finite in {dtype_name(dtype)}"
+    if dtype == torch.float16:
+        return f"{told}, whose range is small: load the model in bfloat16 or float32"
+    return (
+        f"{told}: weights of the model or of the RPN are damaged; fetch the model anew, or train "
+        "the RPN again (`sdrpn stage train-rpn --force`)"
+    )
 
 
 def _checked(

@@ -13,14 +13,19 @@ from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 
+from data_contracts.errors import SdrpnError
 from sdrpn_core.attention.capture import ATTENTION_NAME, AttentionRecorder
 from sdrpn_core.attention.kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
 from sdrpn_core.attention.masks import attention_mask
 
 Rotation = tuple[Tensor, Tensor]
 """(..., L, D) cosine and sine of rotary positions."""
+
+
+class PromptTooLong(SdrpnError, ValueError):
+    """There are more tokens than a layer looks back at."""
 
 
 class LayerObserver(Protocol):
@@ -89,6 +94,7 @@ class Decoder:
         self.embedding: nn.Embedding = model.get_input_embeddings()
         self.text_positions = text_positions
         self._image_token_id = image_token_id
+        self._window = _window(model.config.get_text_config(decoder=True))
 
     @property
     def layers(self) -> Any:
@@ -154,7 +160,11 @@ class Decoder:
 
         Returns:
             (N, L, d) output of the last of the layers, before the final norm, on ``device``.
+
+        Raises:
+            PromptTooLong: if some of the model's layers would not look at all columns.
         """
+        self._check_length(inputs, layers, cache)
         hidden, mask, deepstack = inputs.hidden, inputs.mask, inputs.deepstack
         extra: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
         if (kernel or self.attention_kernel) == FLASH:
@@ -180,6 +190,18 @@ class Decoder:
             recorder.count()
         return hidden.to(self.device)  # the last layer may be on another
 
+    def _check_length(self, inputs: DecoderInput, layers: range, cache: Cache | None) -> None:
+        """No window is cut out of masks and caches here: all columns must be within it."""
+        if self._window is None:
+            return
+        num_earlier = 0 if cache is None else cache.get_seq_length(layers.start)
+        num_columns = num_earlier + inputs.hidden.shape[1]
+        if num_columns > self._window:
+            raise PromptTooLong(
+                f"layers of this model look back at {self._window} tokens, and there are "
+                f"{num_columns}: set images of fewer cells or crop_tokens, or ask for less"
+            )
+
     @property
     def vocabulary_size(self) -> int:
         """Logits of a column."""
@@ -190,3 +212,11 @@ class Decoder:
         logits: Tensor = self.model.get_output_embeddings()(self.norm(hidden)).float()
         logits[:, self._image_token_id] = float("-inf")
         return logits
+
+
+def _window(config: PreTrainedConfig) -> int | None:
+    """Columns that layers of a text model look back at; None if all look at all."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    return getattr(config, "sliding_window", None)

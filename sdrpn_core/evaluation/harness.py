@@ -16,7 +16,7 @@ from data_contracts.configs import EvaluationConfig
 from data_contracts.enums import Method
 from sdrpn_core.benchmarks import Document, score
 from sdrpn_core.clock import synchronized_seconds
-from sdrpn_core.evaluation.methods import Answerer, MethodAnswer
+from sdrpn_core.evaluation.methods import Answerer, MethodAnswer, check_true_box
 from sdrpn_core.evaluation.speed import BatchTime
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.pipeline import ZoomPipeline
@@ -71,12 +71,17 @@ class Evaluator:
 
         Returns:
             Rows of ``prediction.v4``, by document, then method.
+
+        Raises:
+            UnusableDocument: if a true box lies outside its image: no figure could be made of it.
         """
         methods = tuple(self._settings.methods if methods is None else methods)
         rows: list[dict[str, Any]] = []
         for number, start in enumerate(range(0, len(documents), batch_size)):
             batch = documents[start : start + batch_size]
             images = load_images([document.image_uri for document in batch])
+            for document, image in zip(batch, images, strict=True):
+                check_true_box(document, image.size)
             first = number % max(len(methods), 1)
             by_method: dict[Method, dict[int, dict[str, Any]]] = {}
             times: dict[Method, BatchTime] = {}

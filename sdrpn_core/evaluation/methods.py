@@ -127,6 +127,12 @@ class Answerer:
         """
         if method in ZOOMS:
             return self._answer_sdrpn(method, images, documents)
+        # Buffers that another method's decoding left may be in its way.
+        return self.adapter.step_pool.with_room(lambda: self._answer(method, images, documents))
+
+    def _answer(
+        self, method: Method, images: Sequence[Image.Image], documents: Sequence[Document]
+    ) -> list[MethodAnswer]:
         features = self.adapter.encode_images(images)
         proposals = self._propose(method, images, documents, features)
         regions = [proposal.regions for proposal in proposals]
@@ -273,16 +279,28 @@ def oracle_box(document: Document, image_size: tuple[int, int], padding_ratio: f
     box = document.true_box
     if box is None:
         raise ValueError(f"document {document.question_id} has no true box")
+    check_true_box(document, image_size)
     margin_x, margin_y = (box.x1 - box.x0) * padding_ratio, (box.y1 - box.y0) * padding_ratio
-    image = BoxXYXY(0.0, 0.0, float(image_size[0]), float(image_size[1]))
     grown = BoxXYXY(box.x0 - margin_x, box.y0 - margin_y, box.x1 + margin_x, box.y1 + margin_y)
-    inside = grown.intersection(image)
-    if inside.area <= 0:
+    return grown.intersection(_whole(image_size))
+
+
+def check_true_box(document: Document, image_size: tuple[int, int]) -> None:
+    """See to it that a document's true box, if it has one, shows a part of its image.
+
+    Raises:
+        UnusableDocument: if it lies outside the image.
+    """
+    box = document.true_box
+    if box is not None and box.intersection(_whole(image_size)).area <= 0:
         raise UnusableDocument(
             f"{document.image_uri}: the true box {tuple(box)} of {document.question!r} is outside "
             f"the image, which has {image_size[0]} x {image_size[1]} pixels; mend the boxes"
         )
-    return inside
+
+
+def _whole(image_size: tuple[int, int]) -> BoxXYXY:
+    return BoxXYXY(0.0, 0.0, float(image_size[0]), float(image_size[1]))
 
 
 def random_box(document: Document, image_size: tuple[int, int], padding_ratio: float) -> BoxXYXY:

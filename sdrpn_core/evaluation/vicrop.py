@@ -40,6 +40,8 @@ GENERAL_PROMPT = "Write a general description of the image."
 TILE_HEIGHT = 1024
 """Greatest height of a row of tiles, in pixels of the image."""
 
+_TILES_AT_ONCE = 4
+"""Gradients keep what all layers make of each tile, and an image of 8K has forty."""
 _BLUR_SIGMA = 0.8
 """Sigma of the 3 x 3 blur that is taken off an image to find its detail."""
 _MEDIAN_SIDE = 7
@@ -180,9 +182,13 @@ def _map_of_tiles(
     boxes = tile_boxes(image.size)
     side = adapter.input_side
     tiles = [image.crop(box).resize((side, side)) for row in boxes for box in row]
-    count = len(tiles)
-    shown = Pictures(tiles, adapter.encode_images(tiles), [question] * count, [layer] * count)
-    maps = iter(make(adapter, shown))
+    found: list[FloatMap] = []
+    for start in range(0, len(tiles), _TILES_AT_ONCE):
+        few = tiles[start : start + _TILES_AT_ONCE]
+        count = len(few)
+        shown = Pictures(few, adapter.encode_images(few), [question] * count, [layer] * count)
+        found += make(adapter, shown)
+    maps = iter(found)
     joined: FloatMap = np.block([[next(maps) for _ in row] for row in boxes])
     return joined
 

@@ -9,6 +9,7 @@ from transformers.utils import is_accelerate_available
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.decoder_check import check_decoder, unknown_layers_explained
 from sdrpn_core.models.devices import DeviceMap, resolve_device, resolve_dtype
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.families import FAMILIES
@@ -72,7 +73,10 @@ def load_adapter(
         stock = load_stock_model(source, profile.revision, dtype=precision, device_map=device_map)
         model = stock.model if target is None else stock.model.to(target)
     log.info("loaded %s at %s in %s", profile.model_id, profile.revision or source, dtype)
-    return FAMILIES[profile.family](model, stock.tokenizer, profile, stock.image_processor)
+    with unknown_layers_explained(profile.model_id):
+        adapter = FAMILIES[profile.family](model, stock.tokenizer, profile, stock.image_processor)
+        check_decoder(adapter.decoder, profile.model_id)
+    return adapter
 
 
 def pinned_profile(profile: ModelProfile) -> ModelProfile:

@@ -59,6 +59,11 @@ class RegionProposalNetwork(nn.Module):
                 f"device_map keeps some of layers {first} to {last} outside the devices' memory, "
                 "and the RPN copies them: map them to a GPU or the CPU, or use more GPUs"
             )
+        if not all(_is_trainable(layer) for layer in stack[first : last + 1]):
+            raise ModelError(
+                f"layers {first} to {last} are quantized, and the RPN copies and trains them: load "
+                "the model's unquantized repository (set model_id in the profile)"
+            )
         scoring = ScoringHead.from_layer(
             stack[last],
             final_norm=adapter.decoder.norm if shape.final_norm else None,
@@ -274,6 +279,13 @@ class ScoringHead(nn.Module):
             )
             products = (keys.float() @ groups.transpose(2, 3)).squeeze(-1)
             return products.sum(dim=1) * (self.scaling / query.shape[1])
+
+
+def _is_trainable(layer: Any) -> bool:
+    """Whether a layer's weights are numbers that gradients can change, not quantized ones."""
+    projection = getattr(layer.self_attn, "q_proj", None)
+    has_weight = projection is None or isinstance(getattr(projection, "weight", None), nn.Parameter)
+    return has_weight and all(parameter.is_floating_point() for parameter in layer.parameters())
 
 
 def _take_columns(values: Tensor, columns: Tensor) -> Tensor:

@@ -16,17 +16,28 @@ from data_contracts.enums import Method, QuestionKind
 from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import RegionSettings
 from data_contracts.sources import SceneSource
-from sdrpn_core.benchmarks import Document, UnknownBenchmark, known_benchmarks, score
+from sdrpn_core.benchmarks import (
+    Document,
+    UnknownBenchmark,
+    UnusableDocument,
+    known_benchmarks,
+    score,
+)
+from sdrpn_core.decoding.fixed_step import FixedStep, StepShape
 from sdrpn_core.evaluation.harness import Evaluator
 from sdrpn_core.evaluation.methods import Answerer, oracle_box, random_box
 from sdrpn_core.evaluation.prediction_rows import regions_of
 from sdrpn_core.evaluation.speed import Timings
 from sdrpn_core.evaluation.vicrop import general_question, most_grounding_layer
 from sdrpn_core.extraction.prompt_attention import prompt_attention
+from sdrpn_core.generation.greedy import prefill
+from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.prompts import ImageFeatures, Prompt
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.regions import Region
 from sdrpn_core.rpn.network import RegionProposalNetwork
@@ -355,6 +366,50 @@ def test_oracle_box_is_padded_and_stays_in_the_image() -> None:
         oracle_box(document, (4, 3), 0.0)
     with pytest.raises(ValueError, match="no true box"):
         oracle_box(documents(without_box=0)[0], (60, 40), 0.1)
+
+
+def test_a_true_box_outside_its_image_is_refused_at_the_first_batch(
+    adapter: ModelAdapter, images: dict[str, Image.Image]
+) -> None:
+    """All answers were made before the results failed; with the oracle's margin, there too."""
+    width, height = images["image-0"].size
+    outside = BoxXYXY(width + 1.0, 4.0, width + 31.0, 14.0)
+    beside = [Document(**{**vars(documents()[0]), "true_box": outside})]
+    evaluator = Evaluator(adapter, settings(methods=(Method.BASE,)))
+    with pytest.raises(UnusableDocument, match=r"image-0: the true box .* is outside the image"):
+        evaluator.evaluate(beside, loader(images), batch_size=1)
+    with pytest.raises(UnusableDocument, match="outside"):
+        oracle_box(beside[0], (width, height), 0.1)
+
+
+@pytest.mark.parametrize("method", [Method.BASE, Method.RAW_ATTENTION, Method.VICROP])
+def test_other_methods_make_idle_buffers_give_way_too(
+    adapter: ModelAdapter,
+    images: dict[str, Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    method: Method,
+) -> None:
+    """Those that the last method's decoding had left were in the way of the next one's tower."""
+    pool, encode = adapter.step_pool, adapter.encode_prepared
+    start = prefill(adapter, pad_left([a_prompt(adapter, images["image-0"])]))
+    step = FixedStep(adapter.decoder, start, StepShape.of(start, 3))
+    pool._idle[step.shape] = step
+
+    def hungry(prepared: PreparedImages) -> list[ImageFeatures]:
+        if pool._idle:
+            raise torch.OutOfMemoryError("no room")
+        return encode(prepared)
+
+    monkeypatch.setattr(adapter, "encode_prepared", hungry)
+    answerer = Answerer(adapter, settings(methods=(method,)))
+    (answer,) = answerer.answer(method, [images["image-0"]], documents()[:1])
+    assert answer.text
+    assert not pool._idle
+
+
+@torch.inference_mode()
+def a_prompt(adapter: ModelAdapter, image: Image.Image) -> Prompt:
+    return adapter.embed_prompt("what is it ?", adapter.encode_images([image]))
 
 
 def test_random_box_has_the_oracles_size_and_depends_on_the_question_only() -> None:

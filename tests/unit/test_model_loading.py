@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING, LlavaConfig, LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from data_contracts.enums import QuestionKind
 from data_contracts.profiles import ModelProfile, RpnShape
+from sdrpn_core.decoding.decoder import PromptTooLong
 from sdrpn_core.extraction.generated_answers import Request, capture_attention
+from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.models import loading
 from sdrpn_core.models.devices import DTYPES, dtype_name, resolve_dtype
 from sdrpn_core.models.errors import ModelError
@@ -218,3 +221,48 @@ def test_prompts_start_at_an_embedding_in_memory(profile: ModelProfile) -> None:
     placement = spread(disk="model.language_model.embed_tokens")
     with pytest.raises(ModelError, match="device_map puts the token embedding outside"):
         load_adapter(profile, device_map=placement)
+
+
+def with_text_model(profile: ModelProfile, folder: Path, kind: str, **settings: object) -> None:
+    """Another text model in its place, of the same sizes and with random weights."""
+    config = LlavaConfig.from_pretrained(profile.model_id)
+    text = config.text_config.to_dict()
+    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    sizes = {name: text[name] for name in (*kept, "num_attention_heads", "num_key_value_heads")}
+    config.text_config = CONFIG_MAPPING[kind](**sizes, **settings)
+    shutil.copytree(profile.model_id, folder, dirs_exist_ok=True)
+    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
+    model.save_pretrained(folder)
+
+
+def test_a_text_model_that_does_more_than_run_its_layers_is_refused(
+    profile: ModelProfile, tmp_path: Path
+):
+    """Granite multiplies embeddings first: its labels and answers were silently wrong."""
+    with_text_model(profile, tmp_path, "granite", embedding_multiplier=12.0)
+    other = profile.model_copy(update={"model_id": str(tmp_path)})
+    told = r"text model \(GraniteModel\) does more than run its layers"
+    with pytest.raises(ModelError, match=told):
+        load_adapter(other, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "phi"])
+def test_a_text_model_that_cannot_be_driven_is_refused(
+    profile: ModelProfile, tmp_path: Path, kind: str
+):
+    """It was an error of torch or Python, with a traceback."""
+    with_text_model(profile, tmp_path, kind)
+    other = profile.model_copy(update={"model_id": str(tmp_path)})
+    with pytest.raises(ModelError, match=r"its text model cannot be run layer by layer \("):
+        load_adapter(other, device="cpu")
+
+
+def test_more_tokens_than_layers_look_back_at_are_refused(profile: ModelProfile, tmp_path: Path):
+    """The window was left out, and answers were others than the stock model's."""
+    with_text_model(profile, tmp_path, "mistral", sliding_window=40)
+    adapter = load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
+    (image,) = adapter.encode_images([Image.new("RGB", (30, 20))])
+    asked = ["what is it ?", "what is it ? " * 10]
+    answer_plain(adapter, asked[:1], [[image]], max_new_tokens=3)
+    with pytest.raises(PromptTooLong, match=r"look back at 40 tokens, and there are \d+"):
+        answer_plain(adapter, asked[1:], [[image]], max_new_tokens=3)

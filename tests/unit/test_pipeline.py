@@ -380,14 +380,21 @@ def test_a_batchs_cache_is_gone_before_the_next_one_is_made(
     assert num_alive == [0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "told"),
+    [
+        ("float16", r"finite in float16.*bfloat16"),
+        ("float32", r"finite in float32.*damaged"),
+    ],
+)
 def test_a_map_that_is_not_finite_says_which_and_what_to_do(
-    adapter: ModelAdapter, images: list[Image.Image]
+    adapter: ModelAdapter, images: list[Image.Image], dtype: str, told: str
 ):
-    """Numbers that overflow float16 ended in a remark about the map's shape."""
-    pipeline = random_pipeline(adapter)
+    """It ended in a remark about the map's shape, then in the advice to load float32 in float32."""
+    pipeline = random_pipeline(load_adapter(adapter.profile, device="cpu", dtype=dtype))
     with torch.no_grad():
         next(pipeline.rpn.parameters()).fill_(torch.inf)
-    with pytest.raises(ModelError, match=r"question 0: the RoI map is not finite.*bfloat16"):
+    with pytest.raises(ModelError, match=rf"question 0: the RoI map is not {told}"):
         pipeline.answer(images[:1], QUESTIONS[:1])
 
 

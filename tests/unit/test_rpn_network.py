@@ -1,6 +1,7 @@
 """The RPN against the stock model: before training it must score as the copied layer attends."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,6 +185,21 @@ def _split(projected: Tensor, attention: Any, name: str) -> Tensor:
     heads = projected.view(projected.shape[0], -1, attention.head_dim)
     norm: Callable[[Tensor], Tensor] = getattr(attention, f"{name}_norm", lambda values: values)
     return norm(heads).transpose(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["whole numbers", "buffers"])
+def test_quantized_layers_are_refused(tmp_path: Path, kind: str) -> None:
+    """What torch said of them was no help."""
+    adapter = load_adapter(tiny_llava(tmp_path), device="cpu")
+    attention = adapter.decoder.layers[BRANCH].self_attn
+    if kind == "whole numbers":
+        codes = torch.zeros(4, dtype=torch.uint8)
+        attention.q_proj.weight = nn.Parameter(codes, requires_grad=False)
+    else:
+        attention.q_proj = nn.Module()
+        attention.q_proj.register_buffer("qweight", torch.zeros(4, dtype=torch.int32))
+    with pytest.raises(ModelError, match=r"layers 2 to 4 are quantized.* unquantized repository"):
+        RegionProposalNetwork.from_adapter(adapter, adapter.profile.rpn)
 
 
 def test_final_norm_comes_before_the_input_norm(llava: ModelAdapter) -> None:

@@ -1,5 +1,6 @@
 """ViCrop's maps against the stock model's own gradients; its tiles; what its code gets wrong."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.prompts import ImageFeatures
 from tests.tiny_models import tiny_llava
 from tests.tiny_qwen import tiny_qwen2_5_vl
 
@@ -114,18 +116,32 @@ def test_every_variant_maps_the_whole_image(adapter: ModelAdapter, method: Metho
         assert found[1][0].shape == grid
 
 
-def test_a_tiles_map_is_that_of_the_tile_alone(adapter: ModelAdapter):
-    image = noise(90, 30)
+@pytest.mark.parametrize(
+    ("high", "plain"),
+    [(Method.VICROP_HIGH, Method.VICROP), (Method.VICROP_GRAD_HIGH, Method.VICROP_GRAD)],
+)
+def test_a_tiles_map_is_that_of_the_tile_alone(
+    adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch, high: Method, plain: Method
+):
+    """All tiles went through the model at once, gradients too, whatever the batch size was."""
+    image = noise(180, 30)
     side = adapter.input_side
-    [(joined, _)] = importance_maps(
-        adapter, Method.VICROP_HIGH, [image], adapter.encode_images([image]), QUESTIONS[:1], [2]
-    )
-    tile = image.crop((30, 0, 60, 30)).resize((side, side))
-    [(alone, _)] = importance_maps(
-        adapter, Method.VICROP, [tile], adapter.encode_images([tile]), QUESTIONS[:1], [2]
-    )
-    width = alone.shape[1]
-    np.testing.assert_allclose(joined[:, width : 2 * width], alone, rtol=1e-4)
+    features = adapter.encode_images([image])
+    sizes, encode = [], adapter.encode_images
+
+    def watched(images: Sequence[Image.Image]) -> list[ImageFeatures]:
+        sizes.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(adapter, "encode_images", watched)
+    [(joined, _)] = importance_maps(adapter, high, [image], features, QUESTIONS[:1], [2])
+    assert sizes == [4, 2]
+    for number in (1, 4):
+        tile = image.crop((30 * number, 0, 30 * number + 30, 30)).resize((side, side))
+        [(alone, _)] = importance_maps(adapter, plain, [tile], encode([tile]), QUESTIONS[:1], [2])
+        width = alone.shape[1]
+        found = joined[:, number * width : (number + 1) * width]
+        np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-8)
 
 
 def test_families_without_plain_pixels_say_which_methods_to_leave_out(tmp_path: Path):

@@ -1,0 +1,63 @@
+"""Whether a text model, driven layer by layer, gives what the stock model itself gives."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from data_contracts.errors import one_line
+from sdrpn_core.decoding.decoder import Decoder, DecoderInput
+from sdrpn_core.device_memory import is_out_of_memory
+from sdrpn_core.models.errors import ModelError
+
+NUM_COLUMNS = 8
+"""A prompt's: enough for all that does not depend on its length."""
+TOLERANCE = 0.05
+"""Of the largest output; another kernel in bfloat16 makes less than half of that."""
+
+
+@contextmanager
+def unknown_layers_explained(model_id: str) -> Iterator[None]:
+    """Turn what Python, torch or transformers say of a text model of another kind into one line.
+
+    Raises:
+        ModelError: instead of theirs.
+    """
+    try:
+        yield
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{model_id}: its text model cannot be run layer by layer ({one_line(error)}); use a "
+            "model with another text model"
+        ) from error
+
+
+@torch.inference_mode()
+def check_decoder(decoder: Decoder, model_id: str) -> None:
+    """Refuse a text model that does more than run its layers: its labels would be wrong.
+
+    Raises:
+        ModelError: if the stock model's output is another.
+    """
+    ours, stock = _both_ways(decoder)
+    if not stock.isfinite().all():
+        return  # its own affair: half precision, say
+    if (ours - stock).abs().max() > TOLERANCE * stock.abs().max():
+        raise ModelError(
+            f"{model_id}: its text model ({type(decoder.text_model).__name__}) does more than run "
+            "its layers, so that labels and answers would be wrong; use a model with another text "
+            "model"
+        )
+
+
+def _both_ways(decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
+    """(1, L, d) outputs of the final norm, by layers and by the stock forward pass."""
+    text_positions = torch.arange(NUM_COLUMNS, device=decoder.device)[None]
+    embeds = decoder.embedding(text_positions % decoder.embedding.num_embeddings)
+    positions = decoder.text_positions(text_positions)
+    inputs = DecoderInput(embeds, None, positions)
+    ours = decoder.norm(decoder.run(inputs, range(len(decoder.layers))))
+    stock = decoder.text_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+    return ours.float(), stock.last_hidden_state.to(ours.device).float()
