@@ -106,32 +106,39 @@ def _content_masks(image_sizes: Array | None, settings: LabelSettings, attention
         return torch.ones_like(attention, dtype=torch.bool)
     num_samples, *shape = attention.shape
     sizes = np.asarray(image_sizes)
-    if sizes.shape != (num_samples, 2) or (sizes <= 0).any():
+    if sizes.shape not in ((num_samples, 2), (num_samples, 4)) or (sizes <= 0).any():
         raise ValueError(
-            f"image_sizes must be ({num_samples}, 2) positive (width, height), got {sizes.shape}"
+            f"image_sizes must be ({num_samples}, 2) positive (width, height), or with those of "
+            f"canvases ({num_samples}, 4), got {sizes.shape}"
         )
+    if sizes.shape[1] == 2:
+        sides = sizes.max(axis=1, keepdims=True)
+        sizes = np.concatenate([sizes, sides, sides], axis=1)
     grid = GridShape(*shape)
     distinct, sample_to_distinct = np.unique(sizes, axis=0, return_inverse=True)
     content_mask = _reference_content_mask if settings.reference_geometry else _exact_content_mask
-    masks = [content_mask((int(width), int(height)), grid) for width, height in distinct]
+    masks = [content_mask(tuple(own[:2]), tuple(own[2:]), grid) for own in distinct.tolist()]
     stacked = np.array(masks, dtype=np.bool_).reshape(-1, *shape)
     return torch.from_numpy(stacked[sample_to_distinct.reshape(-1)]).to(attention.device)
 
 
-def _exact_content_mask(image_size: tuple[int, int], grid: GridShape) -> NDArray[np.bool_]:
-    return Letterbox.square(image_size).content_mask(grid)
+def _exact_content_mask(
+    image_size: tuple[int, int], canvas_size: tuple[int, int], grid: GridShape
+) -> NDArray[np.bool_]:
+    return Letterbox.centred(image_size, canvas_size).content_mask(grid)
 
 
-def _reference_content_mask(image_size: tuple[int, int], grid: GridShape) -> NDArray[np.bool_]:
-    """The reference's content of a padded square: whole cells, rounded down, at least one.
+def _reference_content_mask(
+    image_size: tuple[int, int], canvas_size: tuple[int, int], grid: GridShape
+) -> NDArray[np.bool_]:
+    """The reference's content of a padded canvas: whole cells, rounded down, at least one.
 
     An odd remainder leaves the smaller half of it as padding on both sides.
     """
     mask = np.zeros(grid, dtype=np.bool_)
-    longer_side = max(image_size)
     slices = []
-    for length, num_cells in zip(reversed(image_size), grid, strict=True):
-        num_content = max(int(length / longer_side * num_cells), 1)
+    for length, side, num_cells in zip(image_size[::-1], canvas_size[::-1], grid, strict=True):
+        num_content = max(int(length / side * num_cells), 1)
         start = (num_cells - num_content) // 2
         slices.append(slice(start, num_cells - start))
     mask[tuple(slices)] = True

@@ -134,15 +134,25 @@ class Letterbox:
         Args:
             image_size: (width, height) in pixels.
         """
-        width, height = image_size
-        side = max(width, height)
+        side = max(image_size)
+        return cls.centred(image_size, (side, side))
+
+    @classmethod
+    def centred(cls, image_size: tuple[int, int], canvas_size: tuple[int, int]) -> "Letterbox":
+        """Centre the image on a canvas that is no smaller.
+
+        Args:
+            image_size: (width, height) in pixels.
+            canvas_size: (width, height) in pixels.
+        """
+        (width, height), (canvas_width, canvas_height) = image_size, canvas_size
         return cls(
             image_width=width,
             image_height=height,
-            pad_left=(side - width) // 2,
-            pad_top=(side - height) // 2,
-            canvas_width=side,
-            canvas_height=side,
+            pad_left=(canvas_width - width) // 2,
+            pad_top=(canvas_height - height) // 2,
+            canvas_width=canvas_width,
+            canvas_height=canvas_height,
         )
 
     @classmethod
@@ -173,19 +183,17 @@ class Letterbox:
         width, height = image_size
         canvas_width = max(width, math.ceil(height / max_ratio))
         canvas_height = max(height, math.ceil(width / max_ratio))
-        return cls(
-            image_width=width,
-            image_height=height,
-            pad_left=(canvas_width - width) // 2,
-            pad_top=(canvas_height - height) // 2,
-            canvas_width=canvas_width,
-            canvas_height=canvas_height,
-        )
+        return cls.centred(image_size, (canvas_width, canvas_height))
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(width, height) of the source image in pixels."""
         return self.image_width, self.image_height
+
+    @property
+    def placement(self) -> tuple[int, int, int, int]:
+        """(width, height) of the image and of the canvas that it is centred on, in its pixels."""
+        return *self.image_size, self.canvas_width, self.canvas_height
 
     def paste(
         self, image: Image.Image, fill: tuple[int, int, int], size: tuple[int, int]

@@ -94,7 +94,8 @@ def make_pseudo_labels(
             whose signal is not a number counts as a sink.
         settings: thresholds; see ``LabelSettings.preset``.
         image_sizes: (N, 2) ints, (width, height) of images that were padded to a square before they
-            were laid on the grid; None where nothing was padded (the image fills its grid).
+            were laid on the grid; or (N, 4), ``Letterbox.placement`` of each; None where nothing
+            was padded (the image fills its grid).
 
     Returns:
         Labels, boxes and counts, in NumPy; a batch gives what its samples would one by one.

@@ -30,7 +30,8 @@ _CARRIED = (
     *("pad_left", "pad_top", "canvas_width", "canvas_height"),
 )
 # Samples are labelled together if nothing about their maps' shapes differs.
-_ALIKE = ("grid_height", "grid_width", "has_sink", "is_padded")
+_ALIKE = ("grid_height", "grid_width", "has_sink")
+_PLACEMENT = ("image_width", "image_height", "canvas_width", "canvas_height")
 _REASONS = {
     LabelStatus.OK: "",
     LabelStatus.NO_ATTENTION: "the attention map is zero or not finite",
@@ -48,9 +49,7 @@ def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) 
 
     def make_shard(index: int) -> FrameShard:
         frame = run.store.read_shard_frame(attention, index).with_columns(
-            has_sink=pl.col("sink").is_not_null(),
-            is_padded=(pl.col("canvas_width") != pl.col("image_width"))
-            | (pl.col("canvas_height") != pl.col("image_height")),
+            has_sink=pl.col("sink").is_not_null()
         )
         is_ok = pl.col("status") == ExtractionStatus.OK.value
         rows = [_not_extracted(row) for row in frame.filter(~is_ok).iter_rows(named=True)]
@@ -84,12 +83,11 @@ def _label(frame: pl.DataFrame, settings: LabelSettings) -> list[Row]:
     """Labels of samples on one grid."""
     first = frame.row(0, named=True)
     shape = (frame.height, first["grid_height"], first["grid_width"])
-    sizes = frame.select("image_width", "image_height").to_numpy()
     made = make_pseudo_labels(
         _maps(frame, "grounding", shape),
         _maps(frame, "sink", shape) if first["has_sink"] else None,
         settings,
-        sizes if first["is_padded"] else None,
+        frame.select(_PLACEMENT).to_numpy(),
     )
     return [_row(row, made, index) for index, row in enumerate(frame.iter_rows(named=True))]
 

@@ -216,11 +216,14 @@ def import_rejects_recipe(attention: Recipe) -> Recipe:
 
 def labels_recipe(attention: Manifest, settings: LabelSettings) -> Recipe:
     """Pseudo-labels, shard by shard like the attention they are made of."""
+    is_internvl = attention.recipe.config.get("model", {}).get("family") == "internvl"
+    # Its canvases are no squares, and were once masked as such: those labels and these do not mix.
+    padding = {"padding": "of the canvas"} if is_internvl else {}
     return Recipe(
         stage=Stage.MAKE_LABELS,
         stage_version=pseudo_labels.STAGE_VERSION,
         schema_id=SchemaId.PSEUDO_LABEL,
-        config=settings.model_dump(mode="json"),
+        config=settings.model_dump(mode="json") | padding,
         inputs=(str(attention.recipe.ref),),
         num_shards=len(attention.shards),
     )

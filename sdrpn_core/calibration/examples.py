@@ -59,7 +59,7 @@ class AttentionMaps:
     """(N, h, w) cells of which the true boxes cover more than ``OVERLAP``: on small grids a cell
     whose centre lies just outside still shows the object."""
     image_sizes: NDArray[np.int64] | None
-    """(N, 2) (width, height) of letterboxed images; None where no image was padded."""
+    """(N, 4) ``Letterbox.placement`` of each; None where no image was padded."""
     kinds: tuple[QuestionKind, ...]
     image_indices: NDArray[np.int64]
     """(N,) number of each question's image."""
@@ -255,9 +255,8 @@ def _stacked(attention: dict[int, Tensor], row: int, grid: GridShape) -> Tensor:
 
 
 def _padded_sizes(letterboxes: Sequence[Letterbox]) -> NDArray[np.int64] | None:
-    if all((box.canvas_width, box.canvas_height) == box.image_size for box in letterboxes):
-        return None
-    return np.array([box.image_size for box in letterboxes], dtype=np.int64)
+    placements = np.array([box.placement for box in letterboxes], dtype=np.int64)
+    return placements if (placements[:, :2] != placements[:, 2:]).any() else None
 
 
 def _check_usable(

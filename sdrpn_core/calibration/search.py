@@ -223,4 +223,4 @@ def _evidence(
 
 def _num_padded(maps: AttentionMaps) -> int:
     sizes = maps.image_sizes
-    return 0 if sizes is None else int((sizes[:, 0] != sizes[:, 1]).sum())
+    return 0 if sizes is None else int((sizes[:, :2] != sizes[:, 2:]).any(axis=1).sum())

@@ -24,12 +24,6 @@ def letterbox_of(row: Row) -> Letterbox:
     )
 
 
-def padded_size(letterbox: Letterbox) -> tuple[int, int]:
-    """Size to give label making: of the image if it was padded to a square, else of any square."""
-    is_padded = letterbox.image_size != (letterbox.canvas_width, letterbox.canvas_height)
-    return letterbox.image_size if is_padded else (1, 1)
-
-
 def grid_of(row: Row) -> GridShape:
     """Grid of a row that carries one."""
     return GridShape(row["grid_height"], row["grid_width"])

@@ -28,7 +28,6 @@ from sdrpn_core.evaluation.prediction_rows import (
     crops_of,
     letterbox_of,
     map_of,
-    padded_size,
     true_boxes_of,
 )
 from sdrpn_core.evaluation.roi_quality import (
@@ -233,7 +232,7 @@ def label_quality(rows: Sequence[Row], settings: LabelSettings) -> tuple[LabelSt
             np.stack([map_of(row, "roi_map") for row in group]),
             np.stack([map_of(row, "sink_map") for row in group]) if has_sink else None,
             settings,
-            np.array([padded_size(letterbox_of(row)) for row in group]),
+            np.array([letterbox_of(row).placement for row in group]),
         )
         for step in found:
             masks = zip(group, step.foreground, step.background, strict=True)

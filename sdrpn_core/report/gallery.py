@@ -12,7 +12,7 @@ from PIL import Image
 from data_contracts.enums import Method
 from data_contracts.label_settings import LabelSettings
 from sdrpn_core.evaluation.changed_answers import covers_true_box, is_right
-from sdrpn_core.evaluation.prediction_rows import letterbox_of, map_of, padded_size, true_boxes_of
+from sdrpn_core.evaluation.prediction_rows import letterbox_of, map_of, true_boxes_of
 from sdrpn_core.evaluation.roi_quality import box_quality
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 from sdrpn_core.regions import Region
@@ -139,7 +139,7 @@ def _example(
 def _labels(raw: Row, settings: LabelSettings) -> NDArray[np.int8]:
     """The pseudo-label that the raw attention of a prediction gives."""
     sink = None if raw["sink_map"] is None else map_of(raw, "sink_map")[None]
-    sizes = np.array([padded_size(letterbox_of(raw))])
+    sizes = np.array([letterbox_of(raw).placement])
     labels: NDArray[np.int8] = make_pseudo_labels(
         map_of(raw, "roi_map")[None], sink, settings, sizes
     ).labels[0]

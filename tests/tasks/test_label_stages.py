@@ -3,6 +3,7 @@
 import json
 import re
 import weakref
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -12,17 +13,21 @@ import pytest
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
-from data_contracts.enums import ExtractionStatus, LabelStatus, Stage
-from data_contracts.label_settings import LabelChanges
+from data_contracts.enums import ExtractionStatus, LabelStatus, RoiLabel, Stage
+from data_contracts.label_settings import LabelChanges, LabelSettings
+from data_contracts.registry import SchemaId, frame_of
 from data_contracts.settings_files import ConfigError
 from data_contracts.sources import LlavaMixSource
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
+from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 from tasks.artifacts.admin import ArtifactSummary, committed_artifacts, list_artifacts
+from tasks.artifacts.stage import FrameShard, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.extract_attention import TooManyFailures, usable_questions
-from tests.artifacts import stage_run
+from tasks.make_labels import make_labels
+from tests.artifacts import source_recipe, stage_run
 from tests.mixes import mix_record, write_image
 from tests.pipelines import LENIENT, write_tiny_pipeline
 
@@ -287,3 +292,42 @@ def test_question_of_two_sources_is_trained_on_once(
     labels = file_store.read_frame(made.label_set())
     assert labels["dataset"].to_list() == ["gqa", "gqa", "vg"]
     assert set(labels["label_artifact"]) == {str(made.labels(one)), str(made.labels(two))}
+
+
+def test_labels_of_a_canvas_that_is_no_square(memory_store: ArtifactStore):
+    """InternVL pads images longer than 12:1 to that: what they showed was taken for padding."""
+    grid = GridShape(16, 16)
+    grounding = np.zeros(grid, np.float32)
+    grounding[4, 6:9] = 1.0
+    letterbox = Letterbox.limited((1210, 100), 12.0)
+    row = {
+        **{name: "it" for name in ("dataset", "image_uri", "question", "response", "kernel")},
+        **asdict(letterbox),
+        "question_id": "0" * 20,
+        "kind": "natural",
+        "answers": [],
+        "num_response_tokens": 1,
+        "grid_height": 16,
+        "grid_width": 16,
+        "grounding": grounding.ravel().tolist(),
+        "sink": None,
+        "prompt_attention": None,
+        "kernel": "",
+        "status": "ok",
+        "reason": "",
+    }
+    recipe = source_recipe(1).model_copy(
+        update={
+            "stage": Stage.EXTRACT_ATTENTION,
+            "schema_id": SchemaId.ATTENTION_MAP,
+            "config": {"model": {"family": "internvl"}},
+        }
+    )
+    frame = frame_of([row], SchemaId.ATTENTION_MAP)
+    attention = run_stage(stage_run(memory_store), recipe, lambda index: FrameShard(frame))
+    ref = make_labels(stage_run(memory_store), attention, LabelSettings.preset("default"))
+    labels = memory_store.read_frame(ref)
+    assert labels["status"].to_list() == [LabelStatus.OK]
+    found = np.array(labels["labels"][0]).reshape(grid)
+    np.testing.assert_array_equal(found == RoiLabel.FOREGROUND, grounding > 0)
+    assert "padding" in memory_store.manifest(ref).recipe.config

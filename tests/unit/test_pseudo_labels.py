@@ -288,6 +288,7 @@ def test_empty_batch():
         ((np.zeros((2, 4, 4)), np.zeros((2, 4, 5)), DEFAULT), "sink must have the shape"),
         ((np.zeros((2, 4, 4)), None, DEFAULT, np.array([[5, 5]])), r"image_sizes must be \(2, 2\)"),
         ((np.zeros((1, 4, 4)), None, DEFAULT, np.array([[5, 0]])), "positive"),
+        ((np.zeros((1, 4, 4)), None, DEFAULT, np.array([[5, 5, 5]])), r"\(1, 2\).*\(1, 4\)"),
     ],
 )
 def test_input_that_does_not_fit_is_refused(arguments, message):
@@ -382,3 +383,28 @@ def test_unknown_label_preset_is_named():
 def test_background_threshold_above_foreground_is_refused():
     with pytest.raises(ValueError, match="both background and foreground"):
         LabelSettings(foreground_ratio_threshold=0.1, background_ratio_threshold=0.2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(IMAGE_SIZE, st.sampled_from([1.0, 1.5, 12.0]), st.integers(1, 20), st.integers(1, 20))
+def test_padding_is_that_of_the_canvas_whatever_its_shape(image_size, max_ratio, height, width):
+    """An image a little longer than InternVL takes lost all but a strip, as if of a square."""
+    letterbox, grid = Letterbox.limited(image_size, max_ratio), GridShape(height, width)
+    made = make_pseudo_labels(
+        np.ones((1, *grid), np.float32), None, DEFAULT, np.array([letterbox.placement])
+    )
+    np.testing.assert_array_equal(made.content_mask[0], letterbox.content_mask(grid))
+    if max_ratio == 1.0:
+        alike = make_pseudo_labels(
+            np.ones((1, *grid), np.float32), None, DEFAULT, np.array([image_size])
+        )
+        np.testing.assert_array_equal(made.content_mask, alike.content_mask)
+
+
+@pytest.mark.parametrize("settings", [DEFAULT, QWEN])
+def test_an_image_that_is_its_canvas_has_no_padding(settings: LabelSettings):
+    grounding = np.random.default_rng(0).random((1, 8, 5), dtype=np.float32)
+    placed = make_pseudo_labels(grounding, None, settings, np.array([[50, 80, 50, 80]]))
+    plain = make_pseudo_labels(grounding, None, settings)
+    np.testing.assert_array_equal(placed.labels, plain.labels)
+    assert placed.content_mask.all()
