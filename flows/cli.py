@@ -207,7 +207,7 @@ def _execute_stages(
         from flows.pipeline_flow import require_server, sdrpn
 
         require_server()
-        return sdrpn(config=config, runtime=runtime, stage=until, force=force)
+        return sdrpn(config=config, runtime=_anywhere(runtime), stage=until, force=force)
     with err.status("loading"):
         from flows.cli_plan import show_downloads
         from flows.console import ProgressDisplay
@@ -217,6 +217,13 @@ def _execute_stages(
         execution = LocalExecution(runtime, {until} if force else (), display)
         show = partial(show_downloads, err)
         return run_pipeline(config, execution, until, on_downloads=show)
+
+
+def _anywhere(runtime: RuntimeConfig) -> RuntimeConfig:
+    """The same in every working directory: a deployment's rerun takes the settings as recorded."""
+    from tasks.storage.addresses import absolute_root
+
+    return runtime.model_copy(update={"store": absolute_root(runtime.store)})
 
 
 def _finish(outcome: RunOutcome, json_file: Path | None) -> None:

@@ -17,6 +17,7 @@ from typer.testing import Result
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import DEFAULT_METHODS, Stage
+from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.admin import list_artifacts
 from tasks.artifacts.store import ArtifactStore
 from tests.architecture.source_tree import CHECKOUT
@@ -349,3 +350,22 @@ def test_calibration_replaces_nobodys_files(tmp_path: Path):
     assert result.exit_code == 2
     assert f"--out {tmp_path}: is not empty" in result.stderr
     assert (tmp_path / "calibration.md").read_text() == "mine"
+
+
+def test_a_run_under_prefect_records_a_store_that_is_the_same_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A stage that its deployment ran again opened an empty store in the checkout."""
+    recorded: list[RuntimeConfig] = []
+
+    def record(*, runtime: RuntimeConfig, **_: object) -> None:
+        recorded.append(runtime)
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr("flows.pipeline_flow.require_server", lambda: None)
+    monkeypatch.setattr("flows.pipeline_flow.sdrpn", record)
+    for store in ("mine", "s3://bucket/mine"):
+        assert sdrpn("run", "--store", store).exit_code == 130
+    assert [runtime.store for runtime in recorded] == [f"{tmp_path}/mine", "s3://bucket/mine"]
