@@ -127,6 +127,7 @@ class ProgressReport:
         self._key = _KEY_SEPARATORS.sub("-", self._name.lower()).strip("-")
         self._artifact: UUID | None = None
         self._reported_at = 0.0
+        self._rests_until = 0.0
 
     def __call__(self, of: str, num_done: int, num_units: int | None) -> None:
         """Report, unless the last report was moments ago and this is not the end.
@@ -146,7 +147,7 @@ class ProgressReport:
             get_run_logger().info("%s: %d%s", self._name, num_done, unit)
             return
         get_run_logger().info("%s: %d of %d%s", self._name, num_done, num_units, unit)
-        if unit:
+        if unit or now < self._rests_until:
             return
         try:
             self._show(100.0 * num_done / max(num_units, 1))
@@ -154,7 +155,7 @@ class ProgressReport:
             if not is_transient(error):
                 raise
             # The work must not stop for want of a server to tell, nor wait for it at every report.
-            self._reported_at = time.monotonic() + _SECONDS_OF_REST
+            self._rests_until = time.monotonic() + _SECONDS_OF_REST
             get_run_logger().warning("%s: progress is not shown (%s)", self._name, one_line(error))
 
     def _show(self, share: float) -> None:

@@ -40,32 +40,42 @@ def attention_rows(
         batch_size: images at a time.
         extract: finds what is attended to.
     """
+    extractor = _Extractor(adapter, extract, batch_size)
     with closing(opened_batches(store, adapter, asked, batch_size)) as batches:
         for batch in batches:
             for turns, reason in batch.unreadable:
                 yield from (_unreadable_row(turn, reason, adapter) for turn in turns)
             if not batch.readable:
                 continue
-            found = _found(adapter, batch, extract)
+            found = extractor.found(batch)
             for (turns, _), maps in zip(batch.readable, found, strict=True):
                 yield from (_attention_row(*pair) for pair in zip(turns, maps, strict=True))
 
 
-def _found(
-    adapter: ModelAdapter, batch: OpenedBatch, extract: Extract
-) -> Sequence[Sequence[ExtractedAttention]]:
-    """What was found, by turn; of fewer images at a time where the device's memory is full."""
+class _Extractor:
+    """Extracts batches, in smaller ones once the device's memory did not hold one."""
 
-    def in_parts(size: int) -> list[Sequence[ExtractedAttention]]:
-        parts = batch.parts(adapter, size)
-        return [maps for part in parts for maps in _found(adapter, part, extract)]
+    def __init__(self, adapter: ModelAdapter, extract: Extract, batch_size: int) -> None:
+        self._adapter = adapter
+        self._extract = extract
+        self._batch_size = batch_size
 
-    return smaller_if_full(
-        adapter.device,
-        len(batch.readable),
-        lambda: extract(batch.readable, batch.encode(adapter)),
-        in_parts,
-    )
+    def found(self, batch: OpenedBatch) -> Sequence[Sequence[ExtractedAttention]]:
+        """What was found, by turn."""
+        adapter, count = self._adapter, len(batch.readable)
+
+        def in_parts(size: int) -> list[Sequence[ExtractedAttention]]:
+            self._batch_size = size
+            return [maps for part in batch.parts(adapter, size) for maps in self.found(part)]
+
+        if count > self._batch_size:
+            return in_parts(self._batch_size)
+        return smaller_if_full(
+            adapter.device,
+            count,
+            lambda: self._extract(batch.readable, batch.encode(adapter)),
+            in_parts,
+        )
 
 
 def _attention_row(question: Row, found: ExtractedAttention) -> Row:

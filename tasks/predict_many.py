@@ -205,7 +205,7 @@ class _Asker:
 
         return smaller_if_full(
             self.pipeline.adapter.device,
-            self.batch_size,
+            max(min(self.batch_size, len(rows)), 1),
             lambda: _answer_each(self.pipeline, rows, self.max_new_tokens, self.batch_size),
             smaller,
         )

@@ -194,9 +194,11 @@ class Decoder:
         """No window is cut out of masks and caches here: all columns must be within it."""
         if self._window is None:
             return
-        num_earlier = 0 if cache is None else cache.get_seq_length(layers.start)
+        # Not the length that the cache counts: rows are put together, and columns taken away.
+        earlier = None if cache is None else cache.layers[layers.start]
+        num_earlier = earlier.keys.shape[2] if earlier and earlier.is_initialized else 0
         num_columns = num_earlier + inputs.hidden.shape[1]
-        if num_columns > self._window:
+        if num_columns >= self._window:  # the cache keeps one less
             raise PromptTooLong(
                 f"layers of this model look back at {self._window} tokens, and there are "
                 f"{num_columns}: set images of fewer cells or crop_tokens, or ask for less"

@@ -19,6 +19,7 @@ from data_contracts.profiles import FamilyDefaults, ModelProfile
 from sdrpn_core.decoding.decoder import Decoder
 from sdrpn_core.decoding.step_pool import StepPool
 from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.models.decoder_check import unknown_layers_explained
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.profile_checks import check_profile
@@ -49,9 +50,10 @@ class ModelAdapter(ABC):
             profile, model.config.get_text_config(decoder=True), self.num_deepstack_layers
         )
 
-        self.decoder = Decoder(
-            self.model, text_positions=self.text_positions, image_token_id=self.image_token_id
-        )
+        with unknown_layers_explained(profile.model_id):
+            self.decoder = Decoder(
+                self.model, text_positions=self.text_positions, image_token_id=self.image_token_id
+            )
         self.step_pool = StepPool(self.decoder)
 
     def with_profile(self, profile: ModelProfile) -> Self:

@@ -7,7 +7,6 @@ import torch
 
 from data_contracts.errors import one_line
 from sdrpn_core.decoding.decoder import Decoder, DecoderInput
-from sdrpn_core.device_memory import is_out_of_memory
 from sdrpn_core.models.errors import ModelError
 
 NUM_COLUMNS = 8
@@ -25,9 +24,7 @@ def unknown_layers_explained(model_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise ModelError(
             f"{model_id}: its text model cannot be run layer by layer ({one_line(error)}); use a "
             "model with another text model"

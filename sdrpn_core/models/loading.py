@@ -73,8 +73,8 @@ def load_adapter(
         stock = load_stock_model(source, profile.revision, dtype=precision, device_map=device_map)
         model = stock.model if target is None else stock.model.to(target)
     log.info("loaded %s at %s in %s", profile.model_id, profile.revision or source, dtype)
+    adapter = FAMILIES[profile.family](model, stock.tokenizer, profile, stock.image_processor)
     with unknown_layers_explained(profile.model_id):
-        adapter = FAMILIES[profile.family](model, stock.tokenizer, profile, stock.image_processor)
         check_decoder(adapter.decoder, profile.model_id)
     return adapter
 

@@ -23,6 +23,8 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.profile_checks import check_branch
 
+_PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""Precisions that say all of a weight: one of eight bits has its scale elsewhere."""
 Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """A family's own application of (cos, sin) to (query, key)."""
 
@@ -43,8 +45,8 @@ class RegionProposalNetwork(nn.Module):
         """Copy layers B to B+R-1 of the model, ready to train.
 
         Raises:
-            ModelError: if the model has too few layers, they are laid out in an unknown way, or the
-                branch comes before the last deepstack layer.
+            ModelError: if the model has too few layers, they are laid out in an unknown way or
+                quantized, or the branch comes before the last deepstack layer.
         """
         check_branch(adapter.profile, shape.branch_layer, adapter.num_deepstack_layers)
         first, last = shape.branch_layer, shape.branch_layer + shape.depth - 1
@@ -285,7 +287,7 @@ def _is_trainable(layer: Any) -> bool:
     """Whether a layer's weights are numbers that gradients can change, not quantized ones."""
     projection = getattr(layer.self_attn, "q_proj", None)
     has_weight = projection is None or isinstance(getattr(projection, "weight", None), nn.Parameter)
-    return has_weight and all(parameter.is_floating_point() for parameter in layer.parameters())
+    return has_weight and all(parameter.dtype in _PLAIN for parameter in layer.parameters())
 
 
 def _take_columns(values: Tensor, columns: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from datetime import datetime
 import polars as pl
 
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
+from data_contracts.enums import Stage
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.device_memory import device_memory_explained
@@ -147,18 +148,21 @@ def _is_soundly_committed(store: ArtifactStore, ref: ArtifactRef) -> bool:
 
 
 def _is_outdated(store: ArtifactStore, recipe: Recipe) -> bool:
-    """Whether a committed artifact is older than one of its own stage that it is made of.
+    """Whether a committed table of an evaluation is older than the answers that it is made of.
 
-    A forced stage that was stopped halfway, and gone on with unforced, would end with new answers
-    beside the old ones' table.
+    A forced evaluation that was stopped halfway, and gone on with unforced, would end with new
+    answers beside the old ones' table.
     """
-    inputs = (ArtifactRef.parse(text) for text in recipe.inputs)
-    own = [ref for ref in inputs if ref.stage is recipe.stage]
-    made_at = [datetime.fromisoformat(store.manifest(ref).provenance.created_at) for ref in own]
-    if not made_at:
+    if recipe.stage is not Stage.EVALUATE:
         return False
-    manifest = store.manifest(recipe.ref)
-    return max(made_at) > datetime.fromisoformat(manifest.provenance.created_at)
+    inputs = (ArtifactRef.parse(text) for text in recipe.inputs)
+    answers = [ref for ref in inputs if ref.stage is recipe.stage]
+    made_at = _created_at(store, recipe.ref)
+    return any(_created_at(store, ref) > made_at for ref in answers)
+
+
+def _created_at(store: ArtifactStore, ref: ArtifactRef) -> datetime:
+    return datetime.fromisoformat(store.manifest(ref).provenance.created_at)
 
 
 def run_shard(run: StageRun, recipe: Recipe, index: int, make_shard: MakeShard) -> ShardEntry:

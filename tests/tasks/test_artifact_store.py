@@ -11,6 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from data_contracts.artifact import Recipe
+from data_contracts.enums import Stage
 from data_contracts.registry import ContractError
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact, RecipeMismatch
 from tasks.artifacts.provenance import code_version
@@ -284,13 +285,18 @@ class TestResuming:
         assert store.read_file(ref, "a.txt") == b"new"
         assert len(keys_of(store, ref)) == 4
 
-    def test_what_is_older_than_what_it_is_made_of_in_the_same_stage_is_made_anew(
-        self, memory_store: ArtifactStore
+    @pytest.mark.parametrize("stage", [Stage.EVALUATE, Stage.EXTRACT_ATTENTION])
+    def test_a_table_that_is_older_than_its_answers_is_made_anew(
+        self, memory_store: ArtifactStore, stage: Stage
     ) -> None:
-        """A forced evaluation that was stopped kept the old table beside its new answers."""
-        answers, elsewhere = files_recipe(1, name="answers"), source_recipe(1)
+        """A forced evaluation that was stopped kept the old table beside its new answers.
+
+        What an import rejects, in the other stage, is older than its attention on purpose.
+        """
+        elsewhere = source_recipe(1)
+        answers = files_recipe(1, name="answers").model_copy(update={"stage": stage})
         table = files_recipe(1, name="table").model_copy(
-            update={"inputs": (str(answers.ref), str(elsewhere.ref))}
+            update={"stage": stage, "inputs": (str(answers.ref), str(elsewhere.ref))}
         )
         run = stage_run(memory_store)
         for recipe, make in (
@@ -303,6 +309,11 @@ class TestResuming:
         set_created_at(memory_store, elsewhere, "2999-01-01T00:00:00+00:00")
         assert begin_stage(run, table) is None  # of another stage, which is forced by itself
         set_created_at(memory_store, answers, "2999-01-01T00:00:00+00:00")
+        if stage is not Stage.EVALUATE:
+            assert begin_stage(run, table) is None
+            memory_store.discard(answers.ref)
+            assert begin_stage(run, table) is None
+            return
         with pytest.raises(NotMade):
             begin_stage(replace(run, only_looks=True), table)
         assert memory_store.is_committed(table.ref)

@@ -21,6 +21,7 @@ from data_contracts.profiles import ModelProfile
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
+from tasks.artifacts.device_memory import DeviceMemoryFull
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.predict_many import ManyAnswers, answer_many
@@ -128,10 +129,26 @@ def test_a_batch_that_is_too_large_for_the_device_is_made_smaller_for_good(
 
     monkeypatch.setattr(pipeline, "answer", with_little_memory)
     answer(pipeline, asked, tmp_path / "little.jsonl", batch_size=8)
-    assert tried == [8, 4, 2, 2, 2, 2]
+    assert tried == [8, 2, 2, 2, 2]
     monkeypatch.undo()
     answer(pipeline, asked, tmp_path / "enough.jsonl", batch_size=8)
     assert rows(tmp_path / "little.jsonl") == rows(tmp_path / "enough.jsonl")
+
+
+def test_a_batch_that_was_not_full_is_not_tried_again_as_it_was(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Three questions at 16 a time were tried at 8 and at 4 before at 2."""
+    tried: list[int] = []
+
+    def full(images: Any, questions: Any, *, batch_size: int, **more: Any) -> Any:
+        tried.append(batch_size)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr(pipeline, "answer", full)
+    with pytest.raises(DeviceMemoryFull, match="even a batch of 1"):
+        answer(pipeline, asked, tmp_path / "little.jsonl", batch_size=16)
+    assert tried == [16, 2, 1]
 
 
 def test_images_of_a_part_are_fetched_side_by_side(

@@ -25,6 +25,7 @@ from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from tests.tiny_models import tiny_llava
+from tests.zoom_checks import random_images, random_pipeline
 
 QUERY = "layers.3.self_attn.q_proj.weight"
 STORED = f"language_model.model.{QUERY}"
@@ -266,3 +267,30 @@ def test_more_tokens_than_layers_look_back_at_are_refused(profile: ModelProfile,
     answer_plain(adapter, asked[:1], [[image]], max_new_tokens=3)
     with pytest.raises(PromptTooLong, match=r"look back at 40 tokens, and there are \d+"):
         answer_plain(adapter, asked[1:], [[image]], max_new_tokens=3)
+
+
+def test_a_zoom_is_within_the_window_or_refused(profile: ModelProfile, tmp_path: Path):
+    """Columns of joined and cut caches were counted wrongly: a batch failed in torch."""
+    torch.manual_seed(0)
+    with_text_model(profile, tmp_path, "mistral", sliding_window=4096, initializer_range=0.25)
+    images, asked = random_images([(60, 40), (30, 50), (64, 64)]), ["what ?", "it", "red blue ?"]
+
+    def answers(window: int) -> list[str]:
+        settings = json.loads((tmp_path / "config.json").read_text())
+        settings["text_config"]["sliding_window"] = window
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        other = profile.model_copy(update={"model_id": str(tmp_path)})
+        pipeline = random_pipeline(load_adapter(other, device="cpu"))
+        found = pipeline.answer(images, asked, max_new_tokens=4)
+        assert any(answer.used_crop for answer in found)
+        return [answer.text for answer in found]
+
+    whole, outcomes = answers(4096), []
+    for window in range(40, 140, 10):
+        try:
+            assert answers(window) == whole
+            outcomes.append("answered")
+        except PromptTooLong:
+            outcomes.append("refused")
+    assert outcomes == sorted(outcomes, reverse=True)  # the larger windows hold it
+    assert set(outcomes) == {"answered", "refused"}

@@ -187,13 +187,13 @@ def _split(projected: Tensor, attention: Any, name: str) -> Tensor:
     return norm(heads).transpose(0, 1)
 
 
-@pytest.mark.parametrize("kind", ["whole numbers", "buffers"])
-def test_quantized_layers_are_refused(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float8_e4m3fn, "buffers"])
+def test_quantized_layers_are_refused(tmp_path: Path, kind: torch.dtype | str) -> None:
     """What torch said of them was no help."""
     adapter = load_adapter(tiny_llava(tmp_path), device="cpu")
     attention = adapter.decoder.layers[BRANCH].self_attn
-    if kind == "whole numbers":
-        codes = torch.zeros(4, dtype=torch.uint8)
+    if isinstance(kind, torch.dtype):
+        codes = torch.zeros(4).to(kind)
         attention.q_proj.weight = nn.Parameter(codes, requires_grad=False)
     else:
         attention.q_proj = nn.Module()
