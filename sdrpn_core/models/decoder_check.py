@@ -6,13 +6,14 @@ from contextlib import contextmanager
 import torch
 
 from data_contracts.errors import one_line
+from sdrpn_core.attention.kernels import SDPA
 from sdrpn_core.decoding.decoder import Decoder, DecoderInput
 from sdrpn_core.models.errors import ModelError
 
 NUM_COLUMNS = 8
 """A prompt's: enough for all that does not depend on its length."""
-TOLERANCE = 0.05
-"""Of the largest output; another kernel in bfloat16 makes less than half of that."""
+TOLERANCE = 0.1
+"""Of the largest output. Rounding makes far less of a difference, what is left out far more."""
 
 
 @contextmanager
@@ -55,6 +56,7 @@ def _both_ways(decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
     embeds = decoder.embedding(text_positions % decoder.embedding.num_embeddings)
     positions = decoder.text_positions(text_positions)
     inputs = DecoderInput(embeds, None, positions)
-    ours = decoder.norm(decoder.run(inputs, range(len(decoder.layers))))
+    # With the kernel that the stock model runs.
+    ours = decoder.norm(decoder.run(inputs, range(len(decoder.layers)), kernel=SDPA))
     stock = decoder.text_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)
     return ours.float(), stock.last_hidden_state.to(ours.device).float()
