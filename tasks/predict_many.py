@@ -2,8 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,6 +18,7 @@ from sdrpn_core.models.errors import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
+from sdrpn_core.threads import in_threads, made_ahead
 from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
 from tasks.artifacts.device_memory import smaller_if_full
@@ -93,19 +96,19 @@ def answer_many(
     }
     files = AnswerFiles.claim(images.storage, output, request, len(asked), rows_per_part)
     pictures = None if overlays is None else images.storage.elsewhere(absolute_uri(overlays))
-    asker = _Asker(pipeline, images, max_new_tokens, batch_size, pictures)
+    asker = _Asker(pipeline, max_new_tokens, batch_size, pictures)
     lines: list[str] = []
     num_reused = 0
-    for part, start in enumerate(range(0, len(asked), rows_per_part)):
-        rows = asked[start : start + rows_per_part]
-        kept = files.kept(part)
-        made = kept
-        if places := _unanswered(rows, kept):
-            on_part(len(lines), len(asked))
-            made = asker.lines(rows, kept, places, start)
-            files.keep(part, made)
-        num_reused += len(kept) - num_refused(kept)
-        lines += made
+    num_parts = -(-len(asked) // rows_per_part)
+    with closing(made_ahead(partial(_read, images, files, asked), range(num_parts))) as parts:
+        for part in parts:
+            made = part.kept
+            if part.places:
+                on_part(len(lines), len(asked))
+                made = asker.lines(part)
+                files.keep(part.number, made)
+            num_reused += len(part.kept) - num_refused(part.kept)
+            lines += made
     on_part(len(asked), len(asked))
     files.finish(lines)
     return ManyAnswers(len(asked), num_refused(lines), num_reused)
@@ -147,9 +150,38 @@ class _Answered:
         }
 
 
-def _unanswered(rows: Sequence[Asked], kept: Sequence[str]) -> list[int]:
-    """Places of what was not asked yet or was refused."""
-    return [n for n in range(len(rows)) if not kept or is_refused(kept[n])]
+@dataclass(frozen=True)
+class _Part:
+    """Questions between two saves, and all that answering them needs but the model."""
+
+    number: int
+    rows: Sequence[Asked]
+    start: int
+    """Place of the first row among all questions."""
+    kept: Sequence[str]
+    """A line for each row, of an earlier run; or none."""
+    places: Sequence[int]
+    """Which rows are to be asked."""
+    images: Mapping[str, Image.Image | str]
+    """Of those rows, by path; a text says why one cannot be read."""
+
+
+def _read(images: ArtifactStore, files: AnswerFiles, asked: Sequence[Asked], number: int) -> _Part:
+    start = number * files.rows_per_part
+    rows = asked[start : start + files.rows_per_part]
+    kept = files.kept(number)
+    places = [n for n in range(len(rows)) if not kept or is_refused(kept[n])]
+    paths = list(dict.fromkeys(rows[n].image for n in places))
+    found = in_parallel(partial(_opened, images), paths)
+    return _Part(number, rows, start, kept, places, dict(zip(paths, found, strict=True)))
+
+
+def _opened(images: ArtifactStore, path: str) -> Image.Image | str:
+    """The image, or why it cannot be read."""
+    try:
+        return read_image(images, path)
+    except ConfigError as error:
+        return str(error)
 
 
 @dataclass
@@ -157,44 +189,28 @@ class _Asker:
     """What the parts of a run share."""
 
     pipeline: ZoomPipeline
-    images: ArtifactStore
     max_new_tokens: int
     batch_size: int
     pictures: Storage | None
 
-    def lines(
-        self, rows: Sequence[Asked], kept: Sequence[str], places: Sequence[int], start: int
-    ) -> list[str]:
-        """A part's lines: those kept, and answers to others.
-
-        Args:
-            rows: questions of the part.
-            kept: a line for each of them, or none.
-            places: which are to be asked.
-            start: place of the first among all questions.
-        """
-        answered = self._answer([rows[n] for n in places])
+    def lines(self, part: _Part) -> list[str]:
+        """A part's lines: those kept, and answers to others."""
+        answered = dict(zip(part.places, self._answer(part), strict=True))
         if self.pictures is not None:
-            where = [start + n for n in places]
-            _draw(self.pictures, self.pipeline, zip(where, answered, strict=True))
-        new = (json.dumps(item.row()) for item in answered)
-        by_place = dict(enumerate(kept)) | dict(zip(places, new, strict=True))
-        return [by_place[n] for n in range(len(rows))]
+            in_threads(partial(self._draw, self.pictures, part.start), answered.items())
+        by_place = dict(enumerate(part.kept))
+        by_place |= {n: json.dumps(item.row()) for n, item in answered.items()}
+        return [by_place[n] for n in range(len(part.rows))]
 
-    def _answer(self, rows: Sequence[Asked]) -> list[_Answered]:
+    def _answer(self, part: _Part) -> list[_Answered]:
         """An image that is asked about twice is one object, and run once."""
-        paths = list(dict.fromkeys(row.image for row in rows))
-        images = dict(zip(paths, in_parallel(self._opened, paths), strict=True))
-        readable = [
-            (row, found) for row in rows if isinstance(found := images[row.image], Image.Image)
-        ]
+        rows = [(part.rows[n], part.images[part.rows[n].image]) for n in part.places]
+        readable = [(row, found) for row, found in rows if isinstance(found, Image.Image)]
         answers = iter(self._answer_readable(readable))
-        answered = []
-        for row in rows:
-            found = images[row.image]
-            is_image = isinstance(found, Image.Image)
-            answered.append(next(answers) if is_image else _Answered(row, error=str(found)))
-        return answered
+        return [
+            next(answers) if isinstance(found, Image.Image) else _Answered(row, error=found)
+            for row, found in rows
+        ]
 
     def _answer_readable(self, rows: Sequence[tuple[Asked, Image.Image]]) -> list[_Answered]:
         """In smaller batches from here on if the device's memory is full."""
@@ -210,12 +226,14 @@ class _Asker:
             smaller,
         )
 
-    def _opened(self, path: str) -> Image.Image | str:
-        """The image, or why it cannot be read."""
-        try:
-            return read_image(self.images, path)
-        except ConfigError as error:
-            return str(error)
+    def _draw(self, pictures: Storage, start: int, placed: tuple[int, _Answered]) -> None:
+        """One PNG of an answer, named by the question's place among all and its image."""
+        place, item = placed
+        if item.image is None or item.answer is None:
+            return
+        letterbox = self.pipeline.adapter.letterbox(item.image.size)
+        picture = overlay_bytes(item.image, item.answer, letterbox)
+        pictures.put(_picture_name(start + place, item.asked.image), picture)
 
 
 def _answer_each(
@@ -245,18 +263,6 @@ def _answer_each(
     return [
         _Answered(row, image, answer) for (row, image), answer in zip(rows, answers, strict=True)
     ]
-
-
-def _draw(
-    storage: Storage, pipeline: ZoomPipeline, answered: Iterable[tuple[int, _Answered]]
-) -> None:
-    """One PNG per answer, named by the question's place and its image."""
-    for place, item in answered:
-        if item.image is None or item.answer is None:
-            continue
-        letterbox = pipeline.adapter.letterbox(item.image.size)
-        picture = overlay_bytes(item.image, item.answer, letterbox)
-        storage.put(_picture_name(place, item.asked.image), picture)
 
 
 def _picture_name(place: int, image: str) -> str:

@@ -9,7 +9,7 @@ import time
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -167,6 +167,34 @@ def test_images_of_a_part_are_fetched_side_by_side(
         remote = [Asked(image=server.url(f"/{n}.png"), question="what is it ?") for n in range(3)]
         done = answer(pipeline, remote, tmp_path / "answers.jsonl")
     assert done == ManyAnswers(3, 0, 0)
+
+
+def test_the_next_parts_images_are_read_while_this_one_is_answered(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The model waited for every part's images before it went on."""
+    is_read = [Event() for _ in range(NUM_QUESTIONS // 2)]
+    answered: list[int] = []
+    fits = pipeline.answer
+
+    def after_the_next_is_read(images: Any, questions: Any, **more: Any) -> Any:
+        answered.append(len(answered))
+        if len(answered) < len(is_read):
+            assert is_read[len(answered)].wait(PATIENCE_SECONDS)
+        return fits(images, questions, **more)
+
+    monkeypatch.setattr(pipeline, "answer", after_the_next_is_read)
+    with file_server() as server:
+        for number, event in enumerate(is_read):
+            picture = Path(asked[2 * number].image).read_bytes()
+
+            def behave(number: int, wanted: Any, event: Event = event) -> Answer:
+                return Answer(wait=event.set)
+
+            server.add(f"/{number}.png", picture, behave=behave)
+        remote = [Asked(image=server.url(f"/{n}.png"), question="it") for n in range(len(is_read))]
+        answer(pipeline, remote, tmp_path / "answers.jsonl", rows_per_part=1)
+    assert len(answered) == len(is_read)
 
 
 @pytest.mark.parametrize(
