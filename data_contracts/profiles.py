@@ -141,6 +141,11 @@ class RpnShape(Settings):
     rotary_scores: bool = False
     """Apply rotary embedding to the scoring q and k (Qwen)."""
 
+    @property
+    def last_layer(self) -> int:
+        """Index of the last layer that is copied: the one that scores."""
+        return self.branch_layer + self.depth - 1
+
 
 class FamilyDefaults(Settings):
     """What the first profile of a family's model assumes until calibration has been run."""
@@ -250,10 +255,10 @@ class ModelProfile(Settings):
                 raise ValueError(f"prompt must contain {field} exactly once")
         if self.next_turn is not None and self.next_turn.count("{question}") != 1:
             raise ValueError("next_turn must contain {question} exactly once")
-        if self.rpn.branch_layer + self.rpn.depth > self.num_layers:
+        if self.rpn.last_layer >= self.num_layers:
             raise ValueError(
-                f"the RPN copies layers {self.rpn.branch_layer} to "
-                f"{self.rpn.branch_layer + self.rpn.depth - 1}, the model has {self.num_layers}"
+                f"the RPN copies layers {self.rpn.branch_layer} to {self.rpn.last_layer}, the "
+                f"model has {self.num_layers}"
             )
         for kind, selection in self.heads.items():
             for layer, heads in selection.captured.items():

@@ -49,6 +49,7 @@ def planted_maps(
     maps /= maps.sum(axis=(3, 4), keepdims=True)
     return AttentionMaps(
         response=torch.from_numpy(maps),
+        layers=tuple(range(maps.shape[1])),
         inside=inside,
         overlapping=inside,
         image_sizes=None,

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5Tokenizer,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
@@ -31,6 +35,7 @@ from data_contracts.profiles import (
     SquareGrid,
 )
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
+from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
 from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
 from tests.tiny_models import WORDS
 
@@ -110,6 +115,52 @@ def tiny_qwen3_vl(directory: Path) -> ModelProfile:
     return qwen_profile("qwen3_vl", directory, Qwen3VlAdapter.defaults.prompt)
 
 
+def tiny_qwen3_5(directory: Path) -> ModelProfile:
+    """Two layers of three hand on a state; the others gate their output and turn half of a head."""
+    torch.manual_seed(0)
+    tower = {
+        "depth": 3,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "intermediate_size": 48,
+        "out_hidden_size": 48,
+        "patch_size": PATCH,
+        "num_position_embeddings": 64,
+    }
+    having_heads = range(1, NUM_LAYERS, 3)
+    kinds = ("linear_attention", "full_attention")
+    tokenizer = byte_pair_tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "rope_parameters": _rotary([2, 1, 1], interleaved=True) | {"partial_rotary_factor": 0.5},
+        "head_dim": 16,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 24,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "layer_types": [kinds[layer in having_heads] for layer in range(NUM_LAYERS)],
+    }
+    model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**_sizes(text, tower)))
+    for name, parameter in model.named_parameters():
+        if name.endswith("A_log"):  # states that last for tens of columns, not for one
+            nn.init.uniform_(parameter, -6.0, -3.0)
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "size": {"shortest_edge": 64, "longest_edge": 4096},
+    }
+    _save(model, directory, processor, tokenizer)
+    profile = qwen_profile("qwen3_5", directory, Qwen3_5Adapter.defaults.prompt)
+    heads = {
+        QuestionKind.NATURAL: HeadSelection(
+            grounding={1: (0, 3), 4: (1,)}, sink=SinkHeads(heads={1: (2,)})
+        ),
+        QuestionKind.TEXTUAL: HeadSelection(grounding={4: (2,)}),
+    }
+    return profile.model_copy(update={"heads": heads})
+
+
 def qwen_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
     """Word-level tokenizer with Qwen's markers; it has no token to begin a text with."""
     vocabulary = {word: index for index, word in enumerate([*special, "<unk>", *WORDS])}
@@ -122,6 +173,18 @@ def qwen_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         additional_special_tokens=list(special),
     )
+
+
+def byte_pair_tokenizer() -> Qwen3_5Tokenizer:
+    """Qwen3.5's own: transformers makes no other beside a model of this type."""
+    tokenizer = Qwen3_5Tokenizer().backend_tokenizer
+    trainer = trainers.BpeTrainer(min_frequency=1, show_progress=False, special_tokens=SPECIAL)
+    tokenizer.train_from_iterator([*WORDS, *(f" {word}" for word in WORDS), "\n"], trainer)
+    learnt = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in learnt["merges"]]
+    made = Qwen3_5Tokenizer(vocab=learnt["vocab"], merges=merges, eos_token="<|im_end|>")
+    made.add_special_tokens({"additional_special_tokens": SPECIAL})
+    return made
 
 
 def _rotary(sections: list[int], *, interleaved: bool) -> dict[str, Any]:
@@ -155,19 +218,26 @@ def _sizes(text: dict[str, Any], tower: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _save(model: PreTrainedModel, directory: Path, processor: dict[str, Any]) -> None:
+def _save(
+    model: PreTrainedModel,
+    directory: Path,
+    processor: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
     """Write weights, tokenizer and the processor file in the form that the hub has it."""
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:
             # Real biases and norm weights are not zeros and ones.
-            nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+            # Around one, but in models that add one to them.
+            mean = parameter.mean().item() if name.endswith("weight") else float("norm" in name)
+            nn.init.normal_(parameter, mean=mean, std=0.2)
     end = SPECIAL.index("<|im_end|>")
     # A louder end token makes answers end at different lengths, as real ones do.
     model.get_output_embeddings().weight.data[end] *= 2
     model.generation_config.eos_token_id = [end, SPECIAL.index("<|endoftext|>")]
     model.generation_config.pad_token_id = SPECIAL.index("<|endoftext|>")
     model.save_pretrained(directory)
-    qwen_tokenizer().save_pretrained(directory)
+    (tokenizer or qwen_tokenizer()).save_pretrained(directory)
     cut = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2}
     (directory / "preprocessor_config.json").write_text(json.dumps(processor | cut))
 

@@ -9,7 +9,7 @@ need not compute again.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -44,7 +44,11 @@ class ComparedBranches(Settings):
 
 
 def branch_candidates(
-    profile: ModelProfile, settings: CalibrationSettings, *, lowest: int = 1
+    profile: ModelProfile,
+    settings: CalibrationSettings,
+    *,
+    lowest: int = 1,
+    having_heads: Collection[int] | None = None,
 ) -> tuple[int, ...]:
     """Branch layers to try, rising; as many as wanted, evenly spaced, both ends included.
 
@@ -52,17 +56,34 @@ def branch_candidates(
         profile: of the model.
         settings: how many to try.
         lowest: first layer that the model allows, at least 1.
+        having_heads: layers that an RPN may end with; None for all. Branches that would end it
+            elsewhere give way to the nearest that do not.
     """
-    highest = profile.num_layers - rpn_depth(profile, settings)
-    count = min(settings.num_branch_candidates, max(highest - lowest + 1, 0))
-    places = np.linspace(lowest, highest, count)
-    return tuple(sorted({round(place) for place in places.tolist()}))
+    depth = rpn_depth(profile, settings)
+    highest = profile.num_layers - depth
+    allowed = [
+        layer
+        for layer in range(lowest, highest + 1)
+        if having_heads is None or layer + depth - 1 in having_heads
+    ]
+    count = min(settings.num_branch_candidates, len(allowed))
+    places = np.linspace(lowest, highest, count).tolist()
+    return tuple(sorted({nearest(allowed, round(place)) for place in places}))
 
 
 def branches_of(adapter: ModelAdapter, settings: CalibrationSettings) -> tuple[int, ...]:
     """Branch layers to try of a loaded model, which may add image features to its first layers."""
-    lowest = max(1, adapter.num_deepstack_layers)
-    return branch_candidates(adapter.profile, settings, lowest=lowest)
+    return branch_candidates(
+        adapter.profile,
+        settings,
+        lowest=max(1, adapter.num_deepstack_layers),
+        having_heads=adapter.decoder.attention_layers,
+    )
+
+
+def nearest(layers: Sequence[int], wanted: int) -> int:
+    """The layer that is nearest to the wanted one; of two, the lower."""
+    return min(layers, key=lambda layer: (abs(layer - wanted), layer))
 
 
 def rpn_depth(profile: ModelProfile, settings: CalibrationSettings) -> int:

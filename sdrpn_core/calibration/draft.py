@@ -11,7 +11,9 @@ from transformers import AutoConfig
 
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import ModelProfile, RpnShape, plain_regions
+from sdrpn_core.calibration.branch import nearest
 from sdrpn_core.calibration.examples import CalibrationError
+from sdrpn_core.decoding.recurrent_layers import attention_layers
 from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.hub import explained, quiet_transformers
 from sdrpn_core.models.loading import model_source
@@ -66,6 +68,7 @@ def draft_profile(
         )
     defaults = FAMILIES[family].defaults
     depth = min(3, text.num_hidden_layers - 1)
+    starts = [last - depth + 1 for last in attention_layers(text) if last >= depth]
     return ModelProfile(
         name=name or Path(model_id).name,
         family=family,
@@ -77,7 +80,7 @@ def draft_profile(
         images=defaults.images,
         heads={},
         rpn=RpnShape(
-            branch_layer=max(min(text.num_hidden_layers // 2, text.num_hidden_layers - depth), 1),
+            branch_layer=nearest(starts, text.num_hidden_layers // 2),
             depth=depth,
             final_norm=defaults.final_norm,
             rotary_scores=defaults.rotary_scores,

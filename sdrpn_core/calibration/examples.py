@@ -5,9 +5,10 @@ Every head's attention, and the hidden states' sink signals of every layer.
 Shape legend: N questions, L layers, H heads, h x w grid cells, C = h * w.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ OVERLAP = 0.05
 
 Progress = Callable[[int, int], None]
 """Function that is called with (units of work done, units in all)."""
+Head = tuple[int, int]
+"""(layer, head)."""
 
 
 class CalibrationError(SdrpnError):
@@ -53,6 +56,8 @@ class AttentionMaps:
 
     response: Tensor
     """(N, L, H, h, w) float32, mean over answer tokens."""
+    layers: tuple[int, ...]
+    """Which layers of the model these are, L of them: those that have heads."""
     inside: NDArray[np.bool_]
     """(N, h, w) cells of the true boxes, by the centre rule of ``roi_quality``."""
     overlapping: NDArray[np.bool_]
@@ -72,13 +77,22 @@ class AttentionMaps:
 
     def mean_of_heads(self, heads: Heads) -> Tensor:
         """(N, h, w) mean attention of heads, as extraction reduces it."""
-        pairs = [(layer, head) for layer, many in heads.items() for head in many]
-        layers, indices = zip(*pairs, strict=True)
-        return self.response[:, list(layers), list(indices)].mean(dim=1)
+        chosen = [(layer, head) for layer, many in heads.items() for head in many]
+        return self.response[:, *self.places(chosen)].mean(dim=1)
 
     def mean_of_layer(self, layer: int) -> Tensor:
         """(N, h, w) mean attention of a layer."""
-        return self.response[:, layer].mean(dim=1)
+        return self.response[:, self.layers.index(layer)].mean(dim=1)
+
+    def places(self, heads: Iterable[Head]) -> tuple[list[int], list[int]]:
+        """Indices of (layer, head) pairs along the second and third axis of ``response``."""
+        layers, heads_of_layers = zip(*heads, strict=True)
+        return [self.layers.index(layer) for layer in layers], list(heads_of_layers)
+
+    @property
+    def heads(self) -> list[Head]:
+        """(layer, head) of every head, layer by layer."""
+        return list(product(self.layers, range(self.response.shape[2])))
 
     def of_hidden_state(self, signal: HiddenSignal) -> Tensor:
         """(N, h, w), one of ``hidden``."""
@@ -167,7 +181,7 @@ def capture_maps(
     Raises:
         CalibrationError: if no answer is usable or grids differ.
     """
-    every_head = dict.fromkeys(range(adapter.profile.num_layers))
+    every_head = dict.fromkeys(adapter.decoder.attention_layers)
     usable = _UsableAnswers(hidden_signals(adapter.profile.num_layers, dimensions))
     for start in range(0, len(examples), batch_size):
         batch = examples[start : start + batch_size]
@@ -182,7 +196,7 @@ def capture_maps(
         if on_progress is not None:
             on_progress(start + len(batch), len(examples))
     _check_usable(len(usable.indices), len(examples), set(usable.grids), max_new_tokens)
-    return usable.attention_maps(examples)
+    return usable.attention_maps(examples, tuple(every_head))
 
 
 class _UsableAnswers:
@@ -215,17 +229,21 @@ class _UsableAnswers:
             for signal, maps in self._hidden.items():
                 maps.append(captured.hidden_map(signal, row))
 
-    def attention_maps(self, examples: Sequence[CalibrationExample]) -> AttentionMaps:
+    def attention_maps(
+        self, examples: Sequence[CalibrationExample], layers: tuple[int, ...]
+    ) -> AttentionMaps:
         """All that was kept, with the true cells; grids must be equal.
 
         Args:
             examples: all that were asked.
+            layers: that were captured.
         """
         grid = self.grids[0]
         answered = [examples[index] for index in self.indices]
         truth = [(e.true_boxes, box) for e, box in zip(answered, self._letterboxes, strict=True)]
         return AttentionMaps(
             response=torch.stack(self._responses),
+            layers=layers,
             inside=np.stack([true_cells(boxes, letterbox, grid) for boxes, letterbox in truth]),
             overlapping=np.stack(
                 [true_coverage(boxes, letterbox, grid) > OVERLAP for boxes, letterbox in truth]

@@ -8,7 +8,7 @@ method could know. Kinds may even differ in their threshold, which a profile can
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice, product
+from itertools import combinations, islice
 from math import comb
 
 import numpy as np
@@ -51,10 +51,8 @@ def best_of_all_sets(
     maps: AttentionMaps, labels: LabelSettings, settings: CalibrationSettings
 ) -> ExhaustiveChoice:
     """Try every set of up to ``settings.exhaustive_heads`` heads, without sink rules."""
-    num_layers, num_heads = maps.response.shape[1:3]
     most = settings.exhaustive_heads
-    pairs = list(product(range(num_layers), range(num_heads)))
-    sets = [c for size in range(1, most + 1) for c in combinations(pairs, size)]
+    sets = [c for size in range(1, most + 1) for c in combinations(maps.heads, size)]
     thresholds = sorted({*settings.foreground_thresholds, labels.foreground_ratio_threshold})
     kinds = [kind for kind in QuestionKind if maps.of_kind(kind).any()]
     chosen, hindsight = {}, {}
@@ -125,7 +123,8 @@ def _label_f1(
     f1 = np.zeros((2, len(sets), len(tried)))
     start = 0
     for batch in _batches(sets, max(_CELLS_AT_ONCE // per_set, 1)):
-        stacked = torch.stack([_mean(attention, heads) for heads in batch]).flatten(0, 1)
+        means = [attention[:, *maps.places(heads)].mean(dim=1) for heads in batch]
+        stacked = torch.stack(means).flatten(0, 1)
         all_sizes = None if sizes is None else np.tile(sizes, (len(batch), 1))
         for column, labels in enumerate(tried):
             made = make_pseudo_labels(stacked, None, labels, all_sizes).labels
@@ -138,11 +137,6 @@ def _label_f1(
                 )
         start += len(batch)
     return f1
-
-
-def _mean(attention: torch.Tensor, heads: HeadSet) -> torch.Tensor:
-    layers, indices = zip(*heads, strict=True)
-    return attention[:, list(layers), list(indices)].mean(dim=1)
 
 
 def _batches(sets: Sequence[HeadSet], size: int) -> Iterator[list[HeadSet]]:

@@ -6,7 +6,6 @@ to read, and the RPN learns the map whatever layer it came from.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 from data_contracts.base import Settings
 from data_contracts.calibration import CalibrationSettings
@@ -96,7 +95,6 @@ def _best_alone(
     scorer: LabelScorer, labels: LabelSettings, parts: Sequence[Mask], count: int
 ) -> list[HeadSet]:
     """Single heads, best first; among equals the earliest layer and head."""
-    num_layers, num_heads = scorer.maps.response.shape[1:3]
-    every_head: list[HeadSet] = [(head,) for head in product(range(num_layers), range(num_heads))]
+    every_head: list[HeadSet] = [(head,) for head in scorer.maps.heads]
     gains = {head: scorer.foreground(head, labels).gain(None, parts) for head in every_head}
     return sorted(every_head, key=lambda head: -gains[head])[:count]

@@ -16,9 +16,9 @@ from torch import Tensor
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.sink_rules import HiddenSignal, SinkHiddenNorm
 from sdrpn_core.attention.sinks import sink_map
-from sdrpn_core.calibration.examples import AttentionMaps
+from sdrpn_core.calibration.examples import AttentionMaps, Head
 from sdrpn_core.calibration.label_search import LabelChoice
-from sdrpn_core.calibration.scoring import Head, LabelScorer, head_set
+from sdrpn_core.calibration.scoring import LabelScorer, head_set
 from sdrpn_core.calibration.sink_search import SinkScore, search_sinks
 
 _PEAK_RATIO = 1.5
@@ -73,9 +73,7 @@ def sink_cells(maps: AttentionMaps, rng: np.random.Generator, count: int = 2) ->
 
 def free_head(maps: AttentionMaps, taken: set[Head]) -> Head:
     """The first head of the first layer, or the next one that does not ground."""
-    num_layers, num_heads = maps.response.shape[1:3]
-    pairs = ((layer, head) for layer in range(num_layers) for head in range(num_heads))
-    return next(pair for pair in pairs if pair not in taken)
+    return next(head for head in maps.heads if head not in taken)
 
 
 def plant_sinks(maps: AttentionMaps, cells: NDArray[np.bool_], sink_head: Head) -> AttentionMaps:
@@ -90,7 +88,7 @@ def plant_sinks(maps: AttentionMaps, cells: NDArray[np.bool_], sink_head: Head) 
     before = maps.response
     peak = before.amax(dim=(3, 4), keepdim=True)
     response = torch.where(is_sink, _PEAK_RATIO * peak, before)
-    layer, head = sink_head
+    ((layer,), (head,)) = maps.places([sink_head])
     share = is_sink[:, 0, 0] / is_sink[:, 0, 0].sum(dim=(1, 2), keepdim=True)
     rest = response[:, layer, head].masked_fill(is_sink[:, 0, 0], 0.0)
     rest = rest / rest.sum(dim=(1, 2), keepdim=True).clamp_min(1e-12)

@@ -19,11 +19,9 @@ from data_contracts.enums import RoiLabel
 from data_contracts.label_settings import LabelSettings
 from data_contracts.sink_rules import Heads, SinkRule
 from sdrpn_core.attention.sinks import sink_map
-from sdrpn_core.calibration.examples import AttentionMaps
+from sdrpn_core.calibration.examples import AttentionMaps, Head
 from sdrpn_core.pseudo_labels import foreground_cells, make_pseudo_labels
 
-Head = tuple[int, int]
-"""(layer, head)."""
 HeadSet = tuple[Head, ...]
 """Heads in ascending order, each of them once."""
 Mask = NDArray[np.bool_]
@@ -174,23 +172,19 @@ class HeadScore(Settings):
 def score_heads(scorer: LabelScorer, settings: LabelSettings, chosen: Mask) -> list[HeadScore]:
     """Score every head by itself over the chosen questions, layer by layer."""
     maps = scorer.maps
-    flat = maps.response.flatten(3).numpy()[chosen]
+    flat = maps.response.flatten(3).flatten(1, 2).numpy()[chosen]  # (N, L * H, C)
     inside = maps.inside.reshape(maps.num_questions, -1)[chosen]
-    total = flat.sum(axis=3)
-    mass = np.einsum("nlhc,nc->nlh", flat, inside) / np.maximum(total, 1e-12)
-    peaks = np.take_along_axis(
-        inside[:, None, None], flat.argmax(axis=3)[..., None], axis=3
-    ).squeeze(3)
-    num_layers, num_heads = total.shape[1:]
+    total = flat.sum(axis=2)
+    mass = np.einsum("nhc,nc->nh", flat, inside) / np.maximum(total, 1e-12)
+    peaks = np.take_along_axis(inside[:, None], flat.argmax(axis=2)[..., None], axis=2).squeeze(2)
     return [
         HeadScore(
             layer=layer,
             head=head,
             foreground=scorer.foreground(((layer, head),), settings).quality(chosen),
-            mass_inside=float(mass[:, layer, head].mean()),
-            points_inside=float(peaks[:, layer, head].mean()),
-            image_attention=float(total[:, layer, head].mean()),
+            mass_inside=float(mass[:, index].mean()),
+            points_inside=float(peaks[:, index].mean()),
+            image_attention=float(total[:, index].mean()),
         )
-        for layer in range(num_layers)
-        for head in range(num_heads)
+        for index, (layer, head) in enumerate(maps.heads)
     ]

@@ -25,9 +25,8 @@ from data_contracts.sink_rules import (
     SinkTerm,
 )
 from sdrpn_core.attention.sinks import sink_map
-from sdrpn_core.calibration.examples import AttentionMaps
+from sdrpn_core.calibration.examples import AttentionMaps, Head
 from sdrpn_core.calibration.scoring import (
-    Head,
     HeadSet,
     LabelQuality,
     LabelScorer,
@@ -152,7 +151,7 @@ class _Search:
     def _candidates(self) -> list[_Candidate]:
         """Terms whose signal does not follow the question."""
         maps, settings = self.scorer.maps, self.settings
-        signals: list[SinkSignal] = [SinkLayerMean(layer=i) for i in range(maps.response.shape[1])]
+        signals: list[SinkSignal] = [SinkLayerMean(layer=layer) for layer in maps.layers]
         chosen = maps.of_kind(self.kind) & ~maps.unseen
         suspects = _suspect_heads(
             maps, self.heads, chosen, self.labels, settings.num_sink_candidates
@@ -208,9 +207,8 @@ def _suspect_heads(
     on_wrong = np.einsum("nlhc,nc->lh", flat, wrong) / max(int(wrong.sum()), 1)
     on_right = np.einsum("nlhc,nc->lh", flat, right) / max(int(right.sum()), 1)
     order = np.argsort(-(on_wrong / np.maximum(on_right, 1e-12)), axis=None, kind="stable")
-    layers, indices = np.unravel_index(order, on_wrong.shape)
-    pairs = zip(layers.tolist(), indices.tolist(), strict=True)
-    return [head for head in pairs if head not in heads][:count]
+    suspects = (maps.heads[index] for index in order.tolist())
+    return [head for head in suspects if head not in heads][:count]
 
 
 def question_dependence(

@@ -52,8 +52,7 @@ def score_unsupervised(
 ) -> list[UnsupervisedScore]:
     """Score every head over the chosen questions, (N,), layer by layer."""
     attention = maps.response.numpy()
-    num_layers, num_heads = attention.shape[1:3]
-    flat = attention[chosen].reshape(-1, num_layers * num_heads, *maps.grid)
+    flat = attention[chosen].reshape(-1, len(maps.heads), *maps.grid)
     mass = flat.sum(axis=(2, 3)).mean(axis=0)
     entropy = np.array([[spatial_entropy(m) for m in question] for question in flat])
     images = maps.image_indices[chosen]
@@ -67,14 +66,14 @@ def score_unsupervised(
     votes = _votes(entropy, eligible, settings.num_unsupervised_heads)
     return [
         UnsupervisedScore(
-            layer=index // num_heads,
-            head=index % num_heads,
+            layer=layer,
+            head=head,
             image_attention=float(mass[index]),
             spatial_entropy=float(entropy[:, index].mean()),
             question_dependence=dependence[index],
             votes=float(votes[index]),
         )
-        for index in range(flat.shape[1])
+        for index, (layer, head) in enumerate(maps.heads)
     ]
 
 

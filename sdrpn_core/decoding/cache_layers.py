@@ -1,4 +1,4 @@
-"""Keys and values of a decoder layer, written in place: no step copies those of earlier ones.
+"""What a decoder layer keeps of earlier columns, written in place: no step copies it.
 
 Shape legend: N batch, H heads, L columns, D head size.
 """
@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+
+from sdrpn_core.decoding.recurrent_layers import put_rows, states_of
 
 _ROOM_AT_ONCE = 128
 """Columns that growing keys and values get more room by: few answers are as long as they may be."""
@@ -26,7 +28,7 @@ class FixedLayer(DynamicLayer):  # type: ignore[misc]
     @property
     def num_bytes(self) -> int:
         """Of both buffers."""
-        return sum(part.numel() * part.element_size() for part in (self.keys, self.values))
+        return num_bytes_fixed(self, self.keys.shape[2])
 
     def load(self, filled: DynamicLayer) -> None:
         """Take in an answer's beginning; columns behind it are zero."""
@@ -42,6 +44,25 @@ class FixedLayer(DynamicLayer):  # type: ignore[misc]
         self.keys.index_copy_(2, self._column, key_states)
         self.values.index_copy_(2, self._column, value_states)
         return self.keys, self.values
+
+
+class FixedState(LinearAttentionLayer):  # type: ignore[misc]
+    """State of one layer at a fixed address; it has one size, whatever came before."""
+
+    def __init__(self, like: LinearAttentionLayer) -> None:
+        super().__init__(number_of_states=like.number_of_states)
+        num_rows = len(states_of(like)[0])
+        put_rows(self, like, torch.arange(num_rows), num_rows)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all buffers."""
+        return num_bytes_fixed(self, 0)
+
+    def load(self, filled: LinearAttentionLayer) -> None:
+        """Take in an answer's beginning."""
+        for mine, theirs in zip(states_of(self), states_of(filled), strict=True):
+            mine.copy_(theirs)
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
@@ -82,3 +103,11 @@ def _blank(like: Tensor, num_columns: int) -> Tensor:
 def with_room(layer: Any, num_more: int) -> Any:
     """A layer that a step copies no earlier columns of; other kinds of layers stay as they are."""
     return GrowingLayer(layer, num_more) if type(layer) is DynamicLayer else layer
+
+
+def num_bytes_fixed(layer: Any, num_columns: int) -> int:
+    """What buffers of fixed size take for a layer, before they are made."""
+    if isinstance(layer, LinearAttentionLayer):
+        return sum(state.numel() * state.element_size() for state in states_of(layer))
+    parts = (layer.keys, layer.values)
+    return sum(p.numel() // p.shape[2] * num_columns * p.element_size() for p in parts)

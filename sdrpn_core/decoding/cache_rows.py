@@ -1,6 +1,7 @@
 """Parts of key-value caches: one prefix for several prompts, and prompts joined for decoding.
 
-Layers grow by concatenation, so caches may share tensors; nothing here changes a tensor.
+Layers of keys and values grow by concatenation, so caches may share tensors; nothing here changes
+one. Layers that hand on a state change it in place, and get copies.
 
 Shape legend: N rows, H key heads, S columns, D head size.
 """
@@ -8,10 +9,13 @@ Shape legend: N rows, H key heads, S columns, D head size.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 from transformers import Cache
+from transformers.cache_utils import LinearAttentionLayer
 
+from sdrpn_core.decoding.recurrent_layers import of_rows, put_rows
 from sdrpn_core.decoding.state import LayerSpan
 
 
@@ -20,21 +24,27 @@ def fork(cache: Cache, rows: Tensor) -> Cache:
 
     Args:
         cache: filled in any of its layers.
-        rows: (N,) rows of ``cache``, repeats allowed; if they are all there are, in order, nothing
-            is copied.
+        rows: (N,) rows of ``cache``, repeats allowed; if they are all there are, in order, no keys
+            and values are copied.
     """
     forked = copy.copy(cache)
-    forked.layers = [copy.copy(layer) for layer in cache.layers]
     chosen = rows.tolist()
-    for layer in forked.layers:
-        if layer.is_initialized and chosen != list(range(len(layer.keys))):
-            layer.keys = layer.keys.index_select(0, rows.to(layer.keys.device))
-            layer.values = layer.values.index_select(0, rows.to(layer.values.device))
+    forked.layers = [_forked(layer, rows, chosen) for layer in cache.layers]
+    return forked
+
+
+def _forked(layer: Any, rows: Tensor, chosen: list[int]) -> Any:
+    if isinstance(layer, LinearAttentionLayer):
+        return of_rows(layer, rows)
+    forked = copy.copy(layer)
+    if layer.is_initialized and chosen != list(range(len(layer.keys))):
+        forked.keys = layer.keys.index_select(0, rows.to(layer.keys.device))
+        forked.values = layer.values.index_select(0, rows.to(layer.values.device))
     return forked
 
 
 def first_columns(cache: Cache, number: int) -> Cache:
-    """A cache of the first columns of another; nothing is copied."""
+    """A cache of the first columns of another; nothing is copied. No layer may hand on a state."""
     shorter = copy.copy(cache)
     shorter.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in shorter.layers:
@@ -74,16 +84,28 @@ def join(parts: Sequence[CachePart]) -> tuple[Cache, tuple[LayerSpan, ...]]:
     joined.layers = []
     for _ in range(len(parts[0].cache.layers)):
         layers = [part.cache.layers.pop(0) for part in parts]
-        layer = copy.copy(layers[0])
-        if layer.is_initialized:
-            layer.keys = _joined_columns([item.keys for item in layers], parts)
-            layer.values = _joined_columns([item.values for item in layers], parts)
-        joined.layers.append(layer)
+        joined.layers.append(_joined(layers, parts))
     spans = tuple(
         replace(same[0], key_mask=_scatter([span.key_mask for span in same], parts))
         for same in zip(*(part.spans for part in parts), strict=True)
     )
     return joined, spans
+
+
+def _joined(layers: Sequence[Any], parts: Sequence[CachePart]) -> Any:
+    """One layer of the whole batch."""
+    first = layers[0]
+    if isinstance(first, LinearAttentionLayer):
+        states = type(first)(number_of_states=first.number_of_states)
+        num_rows = sum(len(part.rows) for part in parts)
+        for own, part in zip(layers, parts, strict=True):
+            put_rows(states, own, part.rows, num_rows)
+        return states
+    layer = copy.copy(first)
+    if layer.is_initialized:
+        layer.keys = _joined_columns([item.keys for item in layers], parts)
+        layer.values = _joined_columns([item.values for item in layers], parts)
+    return layer
 
 
 def _joined_columns(values: Sequence[Tensor], parts: Sequence[CachePart]) -> Tensor:

@@ -19,6 +19,7 @@ from data_contracts.errors import SdrpnError
 from sdrpn_core.attention.capture import ATTENTION_NAME, AttentionRecorder
 from sdrpn_core.attention.kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
 from sdrpn_core.attention.masks import attention_mask
+from sdrpn_core.decoding.recurrent_layers import TokenColumns, attention_layers, is_recurrent
 
 Rotation = tuple[Tensor, Tensor]
 """(..., L, D) cosine and sine of rotary positions."""
@@ -49,6 +50,9 @@ class DecoderInput:
     """(K, N, L, d); None where no column is an image's, or all layers come after the first K."""
     rotation: Rotation | None = None
     """Of ``position_ids``; None to make it for these layers alone."""
+    tokens: Tensor | None = None
+    """(N, L) bool, True where a column holds a token; None if all do. What a mask cannot tell
+    layers that hand on a state."""
 
     @classmethod
     def from_key_mask(
@@ -66,8 +70,14 @@ class DecoderInput:
             position_ids: (..., N, L).
             deepstack: (K, N, L, d).
         """
-        mask = attention_mask(key_mask, hidden.shape[1])
-        return cls(hidden, mask, position_ids, deepstack)
+        num_columns = hidden.shape[1]
+        return cls(
+            hidden,
+            attention_mask(key_mask, num_columns),
+            position_ids,
+            deepstack,
+            tokens=key_mask[:, -num_columns:],
+        )
 
 
 class Decoder:
@@ -101,6 +111,16 @@ class Decoder:
         """The stock layers, in order."""
         return self.text_model.layers
 
+    @cached_property
+    def attention_layers(self) -> tuple[int, ...]:
+        """Layers that have attention heads: all, but for models of mixed layers."""
+        return attention_layers(self.model.config.get_text_config(decoder=True))
+
+    @property
+    def has_recurrent_layers(self) -> bool:
+        """Whether some layers hand on a state, from which no column can be taken back."""
+        return len(self.attention_layers) < len(self.layers)
+
     @property
     def norm(self) -> nn.Module:
         """The stock norm behind the last layer."""
@@ -125,7 +145,7 @@ class Decoder:
     @cached_property
     def attention_kernel(self) -> str:
         """Name of the kernel that prompts are read with; steps of decoding run sdpa."""
-        head_dim = int(self.layers[0].self_attn.head_dim)
+        head_dim = int(self.layers[self.attention_layers[0]].self_attn.head_dim)
         return choose_kernel(self.device, self.dtype, head_dim, has_flash=flash_is_usable())
 
     @property
@@ -172,18 +192,23 @@ class Decoder:
         rotation = inputs.rotation
         if rotation is None:
             rotation = self.rotary_emb(hidden, inputs.position_ids)
+        columns = TokenColumns(inputs.tokens)
         for index in layers:
+            layer = self.layers[index]
             if observer is not None:
                 observer.see(index, hidden)
-            hidden = self.layers[index](
-                hidden,
-                attention_mask=mask,
-                position_ids=inputs.position_ids,
-                past_key_values=cache,
-                use_cache=cache is not None,
-                position_embeddings=rotation,
-                **extra,
-            )
+            if is_recurrent(layer):
+                hidden = columns.run(layer, hidden, cache, rotation)
+            else:
+                hidden = layer(
+                    hidden,
+                    attention_mask=mask,
+                    position_ids=inputs.position_ids,
+                    past_key_values=cache,
+                    use_cache=cache is not None,
+                    position_embeddings=rotation,
+                    **extra,
+                )
             if deepstack is not None and index < len(deepstack):
                 hidden = hidden + deepstack[index].to(hidden.device)
         if recorder is not None:

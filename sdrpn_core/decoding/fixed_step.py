@@ -9,14 +9,15 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from threading import local
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 from sdrpn_core.attention.kernels import SDPA
-from sdrpn_core.decoding.cache_layers import FixedLayer
+from sdrpn_core.decoding.cache_layers import FixedLayer, FixedState
 from sdrpn_core.decoding.decoder import Decoder, DecoderInput
 from sdrpn_core.decoding.graph_recording import clear_up, record
 from sdrpn_core.decoding.state import Decoding
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _STEPS_BEFORE_CAPTURE = 4
 """Recording takes about two ordinary steps; buffers that see fewer steps are not worth one."""
+_KNOWN_LAYERS = (DynamicLayer, LinearAttentionLayer)
 _MOVING_ROTARY = ("dynamic", "longrope")
 """Rotary embeddings whose frequencies follow the length of the input, from Python."""
 
@@ -70,7 +72,7 @@ class FixedStep:
             for first, last, num_columns in shape.spans
         ]
         layers = [
-            FixedLayer(layer, span.column, span.num_columns)
+            span.fixed(layer)
             for span in self._spans
             for layer in start.cache.layers[span.first : span.last]
         ]
@@ -161,7 +163,7 @@ def weights_read(decoder: Decoder) -> tuple[tuple[int, torch.dtype], ...]:
 
 
 def can_be_fixed(decoder: Decoder, start: Decoding) -> bool:
-    """Whether ``FixedStep`` runs this model: plain caches, fixed rotary frequencies, one device.
+    """Whether ``FixedStep`` runs this model: known caches, fixed rotary frequencies, one device.
 
     Not under autocast: a graph would go on reading casts of weights that end with it.
     """
@@ -170,7 +172,7 @@ def can_be_fixed(decoder: Decoder, start: Decoding) -> bool:
         len(devices) == 1
         and not torch.is_autocast_enabled(start.logits.device.type)
         and decoder.rotary_emb.rope_type not in _MOVING_ROTARY
-        and all(type(layer) is DynamicLayer for layer in start.cache.layers)
+        and all(type(layer) in _KNOWN_LAYERS for layer in start.cache.layers)
     )
 
 
@@ -183,6 +185,12 @@ class _FixedSpan:
         """(rows, columns) 0 where a column is seen, else -inf: what the kernel adds to the logits
         and would make of booleans anew in every layer."""
         self.column = torch.zeros(1, dtype=torch.long, device=mask.device)
+
+    def fixed(self, layer: Any) -> FixedLayer | FixedState:
+        """Buffers for what one of its layers keeps."""
+        if isinstance(layer, LinearAttentionLayer):
+            return FixedState(layer)
+        return FixedLayer(layer, self.column, self.num_columns)
 
     def load(self, key_mask: Tensor) -> None:
         num_filled = key_mask.shape[1]

@@ -10,6 +10,7 @@ from weakref import WeakSet
 import torch
 
 from sdrpn_core.attention.capture import AttentionRecorder
+from sdrpn_core.decoding.cache_layers import num_bytes_fixed
 from sdrpn_core.decoding.decoder import Decoder
 from sdrpn_core.decoding.fixed_step import FixedStep, StepShape, can_be_fixed, weights_read
 from sdrpn_core.decoding.graph_recording import give_back_cached_memory
@@ -151,10 +152,9 @@ def _room(decoder: Decoder, device: torch.device) -> float:
 
 
 def _num_bytes(start: Decoding, shape: StepShape) -> int:
-    """Of the keys and values of a fixed step."""
+    """Of the keys, values and states of a fixed step."""
     return sum(
-        part.numel() // part.shape[2] * num_columns * part.element_size()
+        num_bytes_fixed(layer, num_columns)
         for first, last, num_columns in shape.spans
         for layer in start.cache.layers[first:last]
-        for part in (layer.keys, layer.values)
     )

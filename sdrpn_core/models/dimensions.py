@@ -1,8 +1,8 @@
-"""How large a model's decoder and grid are: read from its configuration, without its weights."""
+"""How large a model's text part and grid are: read from its configuration, without its weights."""
 
 from dataclasses import dataclass
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
 from data_contracts.profiles import DynamicGrid, ModelProfile, SquareGrid
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
@@ -18,24 +18,10 @@ _NUM_CELLS = 576
 class ModelDimensions:
     """What sizes follow from."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_key_heads: int
-    head_size: int
+    text: PreTrainedConfig
+    """Configuration of the text model."""
     num_cells: int
     """Of the grid that labels are made on; the most that a dynamic one may have."""
-
-    def num_rpn_parameters(self, depth: int) -> int:
-        """Parameters of a region proposal network, small ones (norms, biases) left out.
-
-        Args:
-            depth: decoder layers copied; the last gives only its query and key projections.
-        """
-        query = self.hidden_size * self.num_heads * self.head_size
-        key = self.hidden_size * self.num_key_heads * self.head_size
-        whole = 2 * query + 2 * key + 3 * self.hidden_size * self.intermediate_size
-        return (depth - 1) * whole + query + key
 
 
 def model_dimensions(profile: ModelProfile) -> ModelDimensions:
@@ -47,32 +33,21 @@ def model_dimensions(profile: ModelProfile) -> ModelDimensions:
     source = model_source(profile.model_id)
     folder = local_folder(source, profile.revision)
     if folder is None or not (folder / "config.json").is_file():
-        return _usual(profile)
+        return ModelDimensions(text=_usual(profile), num_cells=_num_cells(profile, None))
     with quiet_transformers(), explained(source, profile.revision):
         config = AutoConfig.from_pretrained(folder)
-    text = config.get_text_config()
-    num_heads = int(text.num_attention_heads)
-    return ModelDimensions(
-        hidden_size=int(text.hidden_size),
-        intermediate_size=int(text.intermediate_size),
-        num_heads=num_heads,
-        num_key_heads=int(text.num_key_value_heads),
-        # Not every family's configuration has one, and it may be null.
-        head_size=int(getattr(text, "head_dim", None) or text.hidden_size // num_heads),
-        num_cells=_num_cells(profile, config),
-    )
+    text = config.get_text_config(decoder=True)
+    return ModelDimensions(text=text, num_cells=_num_cells(profile, config))
 
 
-def _usual(profile: ModelProfile) -> ModelDimensions:
-    """A Llama of this many heads."""
+def _usual(profile: ModelProfile) -> LlamaConfig:
+    """A Llama of this many layers and heads."""
     hidden_size = profile.num_heads * _HEAD_SIZE
-    return ModelDimensions(
+    return LlamaConfig(
         hidden_size=hidden_size,
         intermediate_size=hidden_size * 8 // 3,
-        num_heads=profile.num_heads,
-        num_key_heads=profile.num_heads,
-        head_size=_HEAD_SIZE,
-        num_cells=_num_cells(profile, None),
+        num_hidden_layers=profile.num_layers,
+        num_attention_heads=profile.num_heads,
     )
 
 

@@ -5,6 +5,7 @@ from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
 from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
+from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
 from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
 from sdrpn_core.models.square import SquareAdapter
 
@@ -16,5 +17,6 @@ FAMILIES: dict[str, type[SquareAdapter] | type[Qwen2_5VlAdapter]] = {
     "qwen2_vl": Qwen2_5VlAdapter,
     "qwen2_5_vl": Qwen2_5VlAdapter,
     "qwen3_vl": Qwen3VlAdapter,
+    "qwen3_5": Qwen3_5Adapter,
 }
 """Adapter by family; a family is named as its models' type in transformers."""

@@ -2,8 +2,9 @@
 
 from transformers import PreTrainedConfig
 
-from data_contracts.profiles import ModelProfile
+from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.sink_rules import SinkDimensions
+from sdrpn_core.decoding.recurrent_layers import attention_layers
 from sdrpn_core.models.errors import ModelError
 
 
@@ -23,9 +24,15 @@ def check_profile(
     mismatch = size_mismatch(profile, config)
     if mismatch is not None:
         raise ModelError(f"profile {profile.name!r} {mismatch}: choose its own profile")
-    check_branch(profile, profile.rpn.branch_layer, num_deepstack_layers)
+    having_heads = attention_layers(config)
+    check_shape(profile, profile.rpn, having_heads, num_deepstack_layers)
     hidden_size = config.hidden_size
     for kind, selection in profile.heads.items():
+        if without := sorted(selection.captured.keys() - set(having_heads)):
+            raise ModelError(
+                f"profile {profile.name!r} names heads of layer {without[0]} for {kind.value} "
+                f"questions, and only layers {_listed(having_heads)} have any"
+            )
         for signal in selection.hidden_signals:
             if isinstance(signal, SinkDimensions) and max(signal.dimensions) >= hidden_size:
                 raise ModelError(
@@ -52,18 +59,39 @@ def size_mismatch(profile: ModelProfile, config: PreTrainedConfig) -> str | None
     return f"is for {wanted[0]} layers x {wanted[1]} heads, the model has {found[0]} x {found[1]}"
 
 
-def check_branch(profile: ModelProfile, branch_layer: int, num_deepstack_layers: int) -> None:
-    """Refuse a branch inside the layers that still take in image features.
+def check_shape(
+    profile: ModelProfile,
+    shape: RpnShape,
+    having_heads: tuple[int, ...],
+    num_deepstack_layers: int,
+) -> None:
+    """Refuse an RPN that would begin too low in the model, or end in a layer without heads.
 
-    The RPN copies plain layers, and the second stage enters at the branch: both would miss the
-    features that are added there.
+    It copies plain layers, and the second stage enters at the branch: both would miss the image
+    features that the first layers add. It scores with the query and key of its last layer.
+
+    Args:
+        profile: named in the error.
+        shape: of the RPN.
+        having_heads: the model's layers that have attention heads.
+        num_deepstack_layers: K.
 
     Raises:
-        ModelError: if layer B is one of the first K.
+        ModelError: saying what would do.
     """
-    if branch_layer < num_deepstack_layers:
+    if shape.branch_layer < num_deepstack_layers:
         raise ModelError(
-            f"profile {profile.name!r} branches off at layer {branch_layer}, but image "
+            f"profile {profile.name!r} branches off at layer {shape.branch_layer}, but image "
             f"features are added up to layer {num_deepstack_layers - 1} (deepstack): set "
             f"rpn.branch_layer to at least {num_deepstack_layers}"
         )
+    if shape.last_layer < profile.num_layers and shape.last_layer not in having_heads:
+        raise ModelError(
+            f"profile {profile.name!r} ends its RPN with layer {shape.last_layer}, which has no "
+            f"query and key to score with: set rpn.branch_layer and rpn.depth so that the last of "
+            f"its layers is one of {_listed(having_heads)}"
+        )
+
+
+def _listed(layers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, layers))

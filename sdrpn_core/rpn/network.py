@@ -19,9 +19,10 @@ from transformers import Cache
 
 from data_contracts.profiles import RpnShape
 from sdrpn_core.decoding.decoder import Rotation
+from sdrpn_core.decoding.recurrent_layers import TokenColumns, is_recurrent
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.profile_checks import check_branch
+from sdrpn_core.models.profile_checks import check_shape
 
 _PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Precisions that say all of a weight: one of eight bits has its scale elsewhere."""
@@ -46,10 +47,16 @@ class RegionProposalNetwork(nn.Module):
 
         Raises:
             ModelError: if the model has too few layers, they are laid out in an unknown way or
-                quantized, or the branch comes before the last deepstack layer.
+                quantized, the branch comes before the last deepstack layer, or the last copied
+                layer has no heads.
         """
-        check_branch(adapter.profile, shape.branch_layer, adapter.num_deepstack_layers)
-        first, last = shape.branch_layer, shape.branch_layer + shape.depth - 1
+        check_shape(
+            adapter.profile,
+            shape,
+            adapter.decoder.attention_layers,
+            adapter.num_deepstack_layers,
+        )
+        first, last = shape.branch_layer, shape.last_layer
         stack = adapter.decoder.layers
         if last >= len(stack):
             raise ModelError(
@@ -66,15 +73,26 @@ class RegionProposalNetwork(nn.Module):
                 f"layers {first} to {last} are quantized, and the RPN copies and trains them: load "
                 "the model's unquantized repository (set model_id in the profile)"
             )
+        return cls.copied_from(adapter.decoder.text_model, shape)
+
+    @classmethod
+    def copied_from(cls, text_model: Any, shape: RpnShape) -> Self:
+        """Copy layers of a stock text model that has enough of them.
+
+        Raises:
+            ModelError: if they are laid out in an unknown way.
+        """
+        first, last = shape.branch_layer, shape.last_layer
+        stack = text_model.layers
         scoring = ScoringHead.from_layer(
             stack[last],
-            final_norm=adapter.decoder.norm if shape.final_norm else None,
+            final_norm=text_model.norm if shape.final_norm else None,
             has_rotary=shape.rotary_scores,
         )
         # A model spread over several devices may keep its final norm on another one.
         scoring.to(stack[last].self_attn.q_proj.weight.device)
         layers = [deepcopy(layer) for layer in stack[first:last]]
-        network = cls(layers, scoring, deepcopy(adapter.decoder.rotary_emb))
+        network = cls(layers, scoring, deepcopy(text_model.rotary_emb))
         # Evaluation mode for good: dropout would make a run depend on a random state.
         return network.requires_grad_(True).eval()
 
@@ -125,6 +143,7 @@ class RegionProposalNetwork(nn.Module):
         mask: Tensor | None,
         position_ids: Tensor,
         cache: Cache | None = None,
+        tokens: Tensor | None = None,
     ) -> Tensor:
         """Run the layers that are copied whole.
 
@@ -133,21 +152,26 @@ class RegionProposalNetwork(nn.Module):
             mask: as made by ``masks.attention_mask``.
             position_ids: (..., N, L).
             cache: keys and values of earlier columns; extended in place.
+            tokens: as of ``DecoderInput``.
 
         Returns:
             (N, L, d) input of the scoring head.
         """
         hidden = hidden.to(self.dtype)
         rotation = self.rotary_emb(hidden, position_ids)
+        columns = TokenColumns(tokens)
         for layer in self.layers:
-            hidden = layer(
-                hidden,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=cache is not None,
-                position_embeddings=rotation,
-            )
+            if is_recurrent(layer):
+                hidden = columns.run(layer, hidden, cache, rotation)
+            else:
+                hidden = layer(
+                    hidden,
+                    attention_mask=mask,
+                    position_ids=position_ids,
+                    past_key_values=cache,
+                    use_cache=cache is not None,
+                    position_embeddings=rotation,
+                )
         return hidden
 
     def cell_keys(self, encoded: Tensor, position_ids: Tensor, image_columns: Tensor) -> Tensor:
@@ -208,7 +232,7 @@ class ScoringHead(nn.Module):
         super().__init__()
         self.final_norm = final_norm
         self.input_norm = input_norm
-        self.q_proj: nn.Linear = deepcopy(attention.q_proj)
+        self.q_proj = _query_projection(attention)
         self.k_proj: nn.Linear = deepcopy(attention.k_proj)
         self.q_norm = _head_norm(attention, "q_norm")
         self.k_norm = _head_norm(attention, "k_norm")
@@ -285,7 +309,7 @@ class ScoringHead(nn.Module):
 
 def _is_trainable(layer: Any) -> bool:
     """Whether a layer's weights are numbers that gradients can change, not quantized ones."""
-    projection = getattr(layer.self_attn, "q_proj", None)
+    projection = getattr(getattr(layer, "self_attn", None), "q_proj", None)
     has_weight = projection is None or isinstance(getattr(projection, "weight", None), nn.Parameter)
     return has_weight and all(parameter.dtype in _PLAIN for parameter in layer.parameters())
 
@@ -293,6 +317,22 @@ def _is_trainable(layer: Any) -> bool:
 def _take_columns(values: Tensor, columns: Tensor) -> Tensor:
     """(N, L, d) and (N, C) -> (N, C, d)."""
     return values.gather(1, columns[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def _query_projection(attention: Any) -> nn.Linear:
+    """Copy of the query projection, without the gates that some families make beside each query.
+
+    Qwen3.5's gives every head a query and then as many gates of its output.
+    """
+    projection: nn.Linear = deepcopy(attention.q_proj)
+    output = getattr(attention, "o_proj", None)
+    if output is None or projection.out_features != 2 * output.in_features:
+        return projection
+    projection.out_features = output.in_features
+    for name, value in list(projection.named_parameters()):
+        by_head = value.view(-1, 2, attention.head_dim, *value.shape[1:])
+        setattr(projection, name, nn.Parameter(by_head[:, 0].flatten(0, 1).clone()))
+    return projection
 
 
 def _head_norm(attention: Any, name: str) -> nn.Module | None:

@@ -74,7 +74,8 @@ def first_stage(
     distinct = sorted(set(owners))
     rows = torch.tensor([distinct.index(owner) for owner in owners], device=adapter.device)
     lengths = {(prompt.prefix_length, len(prompt.embeds)) for prompt in prompts}
-    if len(distinct) == len(prompts) and len(lengths) == 1:
+    needs_no_padding = len(distinct) == len(prompts) and len(lengths) == 1
+    if needs_no_padding and not adapter.decoder.has_recurrent_layers:
         prefix, question, logits = _run_together(adapter, rpn, prompts)
     else:
         heads = [prompts[owner] for owner in distinct]
@@ -124,7 +125,8 @@ def _run_together(
     """Prefixes, questions and (N, C) RoI logits of prompts that need no padding.
 
     Each has a prefix of its own, all of them are of one length, and so are the questions; images
-    may start elsewhere. Half as many passes as apart.
+    may start elsewhere. Half as many passes as apart. Not for layers that hand on a state: theirs
+    after the prefix would be lost.
     """
     whole = _run_below(adapter, pad_left(prompts), None)
     columns = image_columns(prompts, [0] * len(prompts))
@@ -203,6 +205,7 @@ def _score(
         mask=attention_mask(prefix.key_mask, prefix.hidden.shape[1]),
         position_ids=prefix.position_ids,
         cache=cache,
+        tokens=prefix.key_mask,
     )
     keys = rpn.cell_keys(encoded, prefix.position_ids, cells)
     asked = rpn.encode(
@@ -210,6 +213,7 @@ def _score(
         mask=attention_mask(question.key_mask, num_question),
         position_ids=question.position_ids,
         cache=fork(cache, rows),
+        tokens=question.key_mask[:, -num_question:],
     )
     last = torch.full((len(rows),), num_question - 1, device=rows.device)
     return rpn.score(asked, question.position_ids, last, keys[rows.to(keys.device)])

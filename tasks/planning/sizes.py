@@ -5,6 +5,7 @@ store that a run of the reference configuration leaves.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import assert_never
 
 from data_contracts.configs import PipelineConfig
@@ -22,6 +23,7 @@ from data_contracts.sources import (
 )
 from sdrpn_core.benchmarks.tasks import TASKS
 from sdrpn_core.models.dimensions import model_dimensions
+from sdrpn_core.rpn.size import num_rpn_parameters
 from tasks.artifacts.checkpoints import NUM_KEPT
 from tasks.models import profile_of
 from tasks.planning.files import PlannedFile
@@ -150,9 +152,9 @@ class RowBytes:
     def _map_bytes(self) -> int:
         return self._model.num_cells * _FLOAT_BYTES
 
-    @property
+    @cached_property
     def _num_parameters(self) -> int:
-        return self._model.num_rpn_parameters(self._profile.rpn.depth)
+        return num_rpn_parameters(self._model.text, self._profile.rpn)
 
 
 def report_bytes(config: PipelineConfig, num_labelled: int | None, num_answered: int | None) -> int:

@@ -30,6 +30,17 @@ class Loaded:
     stock: Any
     """The stock class with eager attention, which can return all its attention maps."""
 
+    def assert_close(self, ours: torch.Tensor, wanted: torch.Tensor) -> None:
+        """Equal but for rounding."""
+        rounding = self.family.rounding
+        torch.testing.assert_close(ours, wanted, atol=2e-5 * rounding, rtol=1e-5 * rounding)
+
+    @property
+    def layers_with_heads(self) -> list[int]:
+        """Those whose attention maps the stock model returns, in order."""
+        layers = self.stock.get_decoder().layers
+        return [index for index, layer in enumerate(layers) if hasattr(layer, "self_attn")]
+
     @property
     def shape(self) -> RpnShape:
         """The RPN of the profile."""

@@ -23,7 +23,7 @@ from sdrpn_core.models.square import SquareAdapter
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.families.internvl import tiny_internvl
 from tests.tiny_models import tiny_llava
-from tests.tiny_qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_vl
+from tests.tiny_qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_5, tiny_qwen3_vl
 
 Inputs = dict[str, Any]
 
@@ -42,6 +42,8 @@ class FamilyModel:
     """(h, w) mean pixel of each cell of the only image in ``stock_images``' form."""
     marks_images: bool = False
     """The stock forward wants ``mm_token_type_ids``."""
+    rounding: float = 1.0
+    """How much more of it there is than in a decoder that attends in every layer."""
 
 
 def stock_inputs(
@@ -177,5 +179,14 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     ),
     "qwen3_vl": FamilyModel(
         tiny_qwen3_vl, qwen_images, qwen_grids, qwen_cell_pixels, marks_images=True
+    ),
+    "qwen3_5": FamilyModel(
+        # States come out in single precision, and depend on where a pass begins.
+        tiny_qwen3_5,
+        qwen_images,
+        qwen_grids,
+        qwen_cell_pixels,
+        marks_images=True,
+        rounding=30.0,
     ),
 }

@@ -8,14 +8,15 @@ from PIL import Image
 from sdrpn_core.models.dimensions import model_dimensions
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.rpn.size import num_rpn_parameters
 from tests.families.conftest import Loaded
 
 
 def test_parameters_of_the_rpn_are_those_of_the_network(loaded: Loaded) -> None:
     network = RegionProposalNetwork.from_adapter(loaded.adapter, loaded.shape)
-    matrices = sum(weights.numel() for weights in network.parameters() if weights.dim() > 1)
+    size = sum(weights.numel() for weights in network.parameters())
     dimensions = model_dimensions(loaded.adapter.profile)
-    assert dimensions.num_rpn_parameters(loaded.shape.depth) == matrices
+    assert num_rpn_parameters(dimensions.text, loaded.shape) == size
 
 
 def test_cells_are_the_most_that_a_picture_gets_for_labels(loaded: Loaded) -> None:
@@ -33,4 +34,9 @@ def test_a_model_that_is_not_here_is_taken_for_a_llama(
     profile = load_profile(name)
     found = model_dimensions(profile)
     whole = {"llava-1.5-7b": 4096, "llava-1.5-13b": 5120}
-    assert (found.hidden_size, found.num_cells) == (whole[name], 576)
+    assert (found.text.hidden_size, found.num_cells) == (whole[name], 576)
+    of_a_layer = 4 * whole[name] ** 2 + 3 * whole[name] * (whole[name] * 8 // 3)
+    rpn = num_rpn_parameters(found.text, profile.rpn)
+    assert rpn == pytest.approx(
+        (profile.rpn.depth - 1) * of_a_layer + 2 * whole[name] ** 2, rel=1e-4
+    )

@@ -55,6 +55,7 @@ def test_every_turn_equals_eager_attention(loaded: Loaded, images: list[Image.Im
         ]
         for row, span in zip(rows, spans, strict=True):
             assert row.status is ExtractionStatus.OK
-            maps = [attentions[layer][0, head] for layer in heads for head in heads[layer]]
+            by_layer = dict(zip(loaded.layers_with_heads, attentions, strict=True))
+            maps = [by_layer[layer][0, head] for layer in heads for head in heads[layer]]
             wanted = torch.stack(maps)[:, span][..., is_image].mean(dim=(0, 1))
             torch.testing.assert_close(row.grounding.flatten(), wanted, atol=1e-5, rtol=0)

@@ -234,6 +234,16 @@ def test_branch_candidates_leave_room_for_the_rpn(
     assert branch_candidates(profile, CalibrationSettings()) == expected
 
 
+def test_branch_candidates_end_the_rpn_where_there_are_heads() -> None:
+    having_heads = range(3, 32, 4)
+    found = branch_candidates(_profile(32), CalibrationSettings(), having_heads=having_heads)
+    assert found == (1, 5, 13, 17, 21, 29)
+    assert all(branch + 2 in having_heads for branch in found)
+    one = CalibrationSettings(num_branch_candidates=1)
+    assert branch_candidates(_profile(6), one, having_heads=(1, 4)) == (2,)
+    assert branch_candidates(_profile(6), one, having_heads=(1,)) == ()
+
+
 def _profile(num_layers: int) -> ModelProfile:
     return ModelProfile(
         name="x",

@@ -30,6 +30,8 @@ UNCALIBRATED = [
     "qwen2-vl-7b",
     "qwen3-vl-4b",
     "qwen3-vl-8b",
+    "qwen3.5-4b",
+    "qwen3.5-9b",
 ]
 NATURAL, TEXTUAL = QuestionKind.NATURAL, QuestionKind.TEXTUAL
 SUFFIX = "Answer the question using a single word or phrase."

@@ -1,0 +1,137 @@
+"""Layers that hand on a state: padding is passed over, and states are not shared by accident."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import LinearAttentionLayer
+
+from data_contracts.enums import QuestionKind
+from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape
+from sdrpn_core.decoding.cache_rows import CachePart, fork, join
+from sdrpn_core.decoding.decoder import DecoderInput
+from sdrpn_core.decoding.recurrent_layers import attention_layers, is_recurrent
+from sdrpn_core.decoding.state import LayerSpan
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.rpn.network import RegionProposalNetwork
+from tests.tiny_qwen import tiny_qwen3_5
+
+HAVING_HEADS = (1, 4)
+TOKENS = torch.tensor(
+    [[0, 1, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 0], [0, 1, 1, 0, 1, 0]]
+)
+LATER = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 1, 1], [1, 1, 0]])
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
+    return tiny_qwen3_5(tmp_path_factory.mktemp("qwen3_5"))
+
+
+@pytest.fixture(scope="module")
+def adapter(profile: ModelProfile) -> ModelAdapter:
+    return load_adapter(profile, device="cpu")
+
+
+def inputs(hidden: Tensor, tokens: Tensor | None = None) -> DecoderInput:
+    """For recurrent layers alone: they look at neither mask nor positions."""
+    positions = torch.zeros(3, *hidden.shape[:2], dtype=torch.long)
+    return DecoderInput(hidden, None, positions, tokens=tokens)
+
+
+def states(layer: LinearAttentionLayer) -> list[Tensor]:
+    return [layer.conv_states[0], layer.recurrent_states[0]]
+
+
+@torch.inference_mode()
+def run(adapter: ModelAdapter, hidden: Tensor, tokens: Tensor | None, cache: Cache) -> Tensor:
+    return adapter.decoder.run(inputs(hidden, tokens), range(2, 4), cache=cache)
+
+
+def test_which_layers_have_heads(adapter: ModelAdapter) -> None:
+    assert attention_layers(adapter.model.config.text_config) == HAVING_HEADS
+    layers = [
+        index for index, layer in enumerate(adapter.decoder.layers) if not is_recurrent(layer)
+    ]
+    assert tuple(layers) == adapter.decoder.attention_layers == HAVING_HEADS
+
+
+def test_columns_without_tokens_are_passed_over(adapter: ModelAdapter) -> None:
+    """Of a first pass and of one that goes on: output and states are those of the tokens alone."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(4, length, 48, generator=generator) for length in (6, 3))
+    cache = adapter.decoder.new_cache()
+    found = [
+        run(adapter, hidden, tokens.bool(), cache)
+        for hidden, tokens in ((first, TOKENS), (second, LATER))
+    ]
+    for row in range(len(TOKENS)):
+        own = adapter.decoder.new_cache()
+        for hidden, tokens, output in zip((first, second), (TOKENS, LATER), found, strict=True):
+            kept = tokens[row].bool()
+            alone = run(adapter, hidden[row, kept][None], None, own)
+            torch.testing.assert_close(output[row, kept], alone[0], atol=1e-4, rtol=1e-4)
+        for index in (2, 3):
+            for whole, part in zip(
+                states(cache.layers[index]), states(own.layers[index]), strict=True
+            ):
+                torch.testing.assert_close(whole[row], part[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_fork_goes_on_by_itself(adapter: ModelAdapter) -> None:
+    """A state is changed in place, where keys and values are put behind others."""
+    hidden = torch.randn(2, 5, 48, generator=torch.Generator().manual_seed(1))
+    cache = adapter.decoder.new_cache()
+    run(adapter, hidden, None, cache)
+    before = [state.clone() for state in states(cache.layers[2])]
+    forked = fork(cache, torch.tensor([0, 1]))
+    run(adapter, hidden[:, :1], None, forked)
+    for state, kept, changed in zip(
+        states(cache.layers[2]), before, states(forked.layers[2]), strict=True
+    ):
+        assert torch.equal(state, kept)
+        assert not torch.equal(state, changed)
+
+
+def test_parts_of_a_batch_come_to_their_places(adapter: ModelAdapter) -> None:
+    hidden = torch.randn(3, 5, 48, generator=torch.Generator().manual_seed(2))
+    whole = adapter.decoder.new_cache()
+    run(adapter, hidden, None, whole)
+    parts = []
+    for rows in (torch.tensor([1]), torch.tensor([0, 2])):
+        cache = adapter.decoder.new_cache()
+        run(adapter, hidden[rows], None, cache)
+        mask = torch.ones(len(rows), 5, dtype=torch.bool)
+        parts.append(CachePart(cache, (LayerSpan(0, 7, mask),), rows))
+    joined, _ = join(parts)
+    for mine, theirs in zip(states(joined.layers[3]), states(whole.layers[3]), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_heads_are_refused_where_a_layer_has_none(profile: ModelProfile) -> None:
+    heads = {QuestionKind.NATURAL: HeadSelection(grounding={1: (0,), 2: (1,)})}
+    with pytest.raises(ModelError, match=r"heads of layer 2 for natural.*only layers 1, 4 have"):
+        load_adapter(profile.model_copy(update={"heads": heads}), device="cpu")
+
+
+def test_an_rpn_that_ends_in_a_layer_without_heads_is_refused(
+    profile: ModelProfile, adapter: ModelAdapter
+) -> None:
+    """It scores with the query and key of its last layer."""
+    shape = RpnShape(branch_layer=2, depth=2)
+    wanted = r"ends its RPN with layer 3.*one of 1, 4"
+    with pytest.raises(ModelError, match=wanted):
+        load_adapter(profile.model_copy(update={"rpn": shape}), device="cpu")
+    with pytest.raises(ModelError, match=wanted):
+        RegionProposalNetwork.from_adapter(adapter, shape)
+
+
+def test_an_rpn_takes_queries_without_their_gates(adapter: ModelAdapter) -> None:
+    network = RegionProposalNetwork.from_adapter(adapter, RpnShape(branch_layer=2, depth=3))
+    stock = adapter.decoder.layers[4].self_attn
+    by_head = stock.q_proj.weight.view(4, 2, 16, 48)
+    assert torch.equal(network.scoring.q_proj.weight.view(4, 16, 48), by_head[:, 0])
+    hidden = torch.randn(3, 48, generator=torch.Generator().manual_seed(3))
+    assert network.scoring.q_proj(hidden).shape == (3, 64)
