@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._device import _device_constructors
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 NAME = "elsewhere"
 _DEVICE = f"{NAME}:0"
@@ -86,17 +85,17 @@ def _with_tensors_of_lists(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     """Run an operation of the dispatcher on what the tensors hold."""
-    tensors = _tensors_of((args, kwargs))
+    tensors = _tensors_of(args, kwargs)
     _check_places(operation.overloadpacket, args, kwargs)
     target = kwargs.get("device")
     if target is not None:
         kwargs["device"] = torch.device("cpu")
-    held_args, held_kwargs = tree_map_only(StandInTensor, lambda t: t.held, (args, kwargs))
-    result = operation(*held_args, **held_kwargs)
+    held = {name: _held(value) for name, value in kwargs.items()}
+    result = operation(*_held(args), **held)
     if target is not None and torch.device(target).type == "cpu":
         return result
     known = {id(t.held): t for t in tensors if isinstance(t, StandInTensor)}
-    return tree_map_only(Tensor, lambda t: _placed(t, known), result)
+    return _mapped(lambda t: _placed(t, known), result)
 
 
 def _placed(result: Tensor, known: dict[int, StandInTensor]) -> StandInTensor:
@@ -109,8 +108,23 @@ def _placed(result: Tensor, known: dict[int, StandInTensor]) -> StandInTensor:
     return given
 
 
-def _tensors_of(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """A function of the tensors among arguments or results: operations know lists, not trees."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(function, item) for item in value])
+    return value
+
+
+def _tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    _mapped(found.append, [*args, *kwargs.values()])
+    return found
+
+
+def _held(value: Any) -> Any:
+    return _mapped(lambda t: t.held if isinstance(t, StandInTensor) else t, value)
 
 
 def _check_places(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -119,7 +133,7 @@ def _check_places(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
         return
     if operation in _TAKE_INDICES_FROM_ANYWHERE:
         args = (args[0], *args[2:])
-    tensors = _tensors_of((args, kwargs))
+    tensors = _tensors_of(args, kwargs)
     elsewhere = [t for t in tensors if not isinstance(t, StandInTensor) and t.dim() > 0]
     if elsewhere:
         shape = tuple(elsewhere[0].shape)
@@ -134,8 +148,7 @@ def _made_on_the_cpu(constructor: Callable[..., Tensor]) -> Callable[..., Tensor
             return constructor(*args, **kwargs)
         if torch.device(device).type != NAME:
             return constructor(*args, device=device, **kwargs)
-        numbers = tree_map_only(StandInTensor, lambda t: t.held, args)
-        return constructor(*numbers, **kwargs).to(device)
+        return constructor(*_held(args), **kwargs).to(device)
 
     return construct
 

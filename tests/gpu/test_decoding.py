@@ -67,7 +67,8 @@ def test_graphs_equal_steps_one_by_one(
             torch.testing.assert_close(replayed, growing, atol=1e-4, rtol=1e-4)
 
 
-def test_pipelines_in_threads_answer_as_alone(full: ModelAdapter) -> None:
+def test_pipelines_in_threads_answer_as_alone(full: ModelAdapter, device: str) -> None:
+    num_calls = 12 if device == "cuda" else 4  # the stand-in is slow, and records no graphs
     pipelines = [random_pipeline(full, seed=seed) for seed in (0, 1)]
 
     def answers(index: int) -> list[tuple[str, object]]:
@@ -76,8 +77,8 @@ def test_pipelines_in_threads_answer_as_alone(full: ModelAdapter) -> None:
 
     alone = [answers(0), answers(1)]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(answers, range(12)))
-    assert together == [alone[index % 2] for index in range(12)]
+        together = list(pool.map(answers, range(num_calls)))
+    assert together == [alone[index % 2] for index in range(num_calls)]
 
 
 @NEEDS_GRAPHS
