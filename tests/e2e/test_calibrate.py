@@ -25,6 +25,7 @@ num_sink_candidates: 4
 """
 REFERENCE = """
 num_branch_candidates: 0
+foreground_thresholds: [0.1, 0.2, 0.4]
 exhaustive_heads: 2
 planted_sinks: true
 """
@@ -73,7 +74,7 @@ def test_a_model_without_a_profile_gets_one_that_loads(tmp_path: Path, method: s
 
 
 def test_reference_model_comes_close_to_the_exhaustive_best(tmp_path: Path) -> None:
-    """Smaller sets of heads than the documented command, to be quick."""
+    """Smaller sets of heads and fewer thresholds than the documented command, to be quick."""
     result = calibrate(tmp_path, "--model", "reference", "--scenes", 150, settings=REFERENCE)
     assert result.exit_code == 0, result.output
     evidence = evidence_of(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.build_rate import in_own_process, measure_build, prepare
 from benchmarks.generated_mix import generated_record
 
-SMALL, LARGE = 60_000, 160_000
+SMALL, LARGE = 60_000, 130_000
 """The small one fills several buckets already, and all that is gathered before it is written."""
 MAX_BYTES_PER_ROW = 100
 """Of memory that a further row takes. Measured: about 20 between these sizes, what allocators keep
