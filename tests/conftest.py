@@ -11,6 +11,12 @@ from tests.gcs_server import GcsServer, gcs_server
 from tests.object_server import ObjectServer, object_server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process is left to run one alone at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
     """SeaweedFS with an empty bucket, for the whole session."""

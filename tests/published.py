@@ -7,7 +7,6 @@ code under test.
 import json
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -76,9 +75,7 @@ def write_row_images(folder: Path, rows: list[Row], size: tuple[int, int] = (48,
 
 def random_rpn(decoder: Any, shape: RpnShape, seed: int = 1) -> RegionProposalNetwork:
     """An RPN beside a decoder whose parameters are no longer the model's."""
-
-    adapter: Any = SimpleNamespace(decoder=decoder, profile=None, num_deepstack_layers=0)
-    network = RegionProposalNetwork.from_adapter(adapter, shape)
+    network = RegionProposalNetwork.copied_from(decoder, shape)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():

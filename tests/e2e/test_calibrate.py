@@ -14,7 +14,7 @@ from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from tests.tiny_models import NUM_HEADS, NUM_LAYERS, tiny_llava
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TINY = """
 max_new_tokens: 64
