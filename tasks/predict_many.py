@@ -18,7 +18,7 @@ from sdrpn_core.models.errors import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
-from sdrpn_core.threads import in_threads, made_ahead
+from sdrpn_core.threads import made_ahead
 from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
 from tasks.artifacts.device_memory import smaller_if_full
@@ -32,6 +32,8 @@ from tasks.storage.storage import Storage
 from tasks.storage.waiting_threads import in_parallel
 
 ROWS_PER_PART = 32
+_DRAWN_AT_ONCE = 4
+"""A picture of a phone takes a gigabyte while it is drawn."""
 _MOST_BYTES_OF_STEM = 150
 """File systems take names of 255, and a file that is being written has a longer one."""
 
@@ -197,7 +199,8 @@ class _Asker:
         """A part's lines: those kept, and answers to others."""
         answered = dict(zip(part.places, self._answer(part), strict=True))
         if self.pictures is not None:
-            in_threads(partial(self._draw, self.pictures, part.start), answered.items())
+            draw = partial(self._draw, self.pictures, part.start)
+            in_parallel(draw, answered.items(), _DRAWN_AT_ONCE)
         by_place = dict(enumerate(part.kept))
         by_place |= {n: json.dumps(item.row()) for n, item in answered.items()}
         return [by_place[n] for n in range(len(part.rows))]

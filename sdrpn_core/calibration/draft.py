@@ -68,7 +68,14 @@ def draft_profile(
         )
     defaults = FAMILIES[family].defaults
     depth = min(3, text.num_hidden_layers - 1)
-    starts = [last - depth + 1 for last in attention_layers(text) if last >= depth]
+    having_heads = attention_layers(text)
+    starts = [last - depth + 1 for last in having_heads if last >= depth]
+    if not starts:
+        raise CalibrationError(
+            f"{model_id}: only layers {', '.join(map(str, having_heads))} of "
+            f"{text.num_hidden_layers} have attention heads, too low for an RPN of {depth} layers "
+            "to end in one: use another model"
+        )
     return ModelProfile(
         name=name or Path(model_id).name,
         family=family,

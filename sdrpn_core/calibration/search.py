@@ -85,7 +85,8 @@ def calibrate(
             heads to try exhaustively.
     """
     profile = adapter.profile
-    check_number_of_sets(profile.num_layers * profile.num_heads, settings)
+    num_heads = len(adapter.decoder.attention_layers) * profile.num_heads
+    check_number_of_sets(num_heads, settings)
     calibration = _Calibration(adapter, examples, settings, batch_size, observer)
     maps = calibration.capture_maps()
     observer.report("heads, sinks and thresholds")

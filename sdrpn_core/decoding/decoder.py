@@ -105,6 +105,9 @@ class Decoder:
         self.text_positions = text_positions
         self._image_token_id = image_token_id
         self._window = _window(model.config.get_text_config(decoder=True))
+        known = {index for index, layer in enumerate(self.layers) if not is_recurrent(layer)}
+        if unknown := sorted(known ^ set(self.attention_layers)):
+            raise ValueError(f"what layer {unknown[0]} keeps of earlier columns is not known")
 
     @property
     def layers(self) -> Any:
@@ -220,7 +223,8 @@ class Decoder:
         if self._window is None:
             return
         # Not the length that the cache counts: rows are put together, and columns taken away.
-        earlier = None if cache is None else cache.layers[layers.start]
+        first = next((index for index in layers if index in self.attention_layers), None)
+        earlier = None if cache is None or first is None else cache.layers[first]
         num_earlier = earlier.keys.shape[2] if earlier and earlier.is_initialized else 0
         num_columns = num_earlier + inputs.hidden.shape[1]
         if num_columns >= self._window:  # the cache keeps one less

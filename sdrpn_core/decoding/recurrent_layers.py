@@ -73,7 +73,8 @@ class TokenColumns:
             rows, columns = (places.to(hidden.device) for places in group)
             place = (rows[:, None], columns)
             own = None if cache is None else _with_rows(cache, index, rows)
-            output[place] = _run(layer, hidden[place], None, own, rotation)
+            found = _run(layer, hidden[place], None, own, rotation)
+            output[place] = found.to(output.device)  # the layer may be on another
             if cache is not None and own is not None:
                 put_rows(cache.layers[index], own.layers[index], rows, len(hidden))
         return output

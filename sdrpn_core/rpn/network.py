@@ -58,11 +58,6 @@ class RegionProposalNetwork(nn.Module):
         )
         first, last = shape.branch_layer, shape.last_layer
         stack = adapter.decoder.layers
-        if last >= len(stack):
-            raise ModelError(
-                f"the RPN copies layers {first} to {last}, the model has {len(stack)}: "
-                "lower branch_layer or depth in the profile"
-            )
         if any(p.is_meta for layer in stack[first : last + 1] for p in layer.parameters()):
             raise ModelError(
                 f"device_map keeps some of layers {first} to {last} outside the devices' memory, "
@@ -77,13 +72,18 @@ class RegionProposalNetwork(nn.Module):
 
     @classmethod
     def copied_from(cls, text_model: Any, shape: RpnShape) -> Self:
-        """Copy layers of a stock text model that has enough of them.
+        """Copy layers of a stock text model.
 
         Raises:
-            ModelError: if they are laid out in an unknown way.
+            ModelError: if it has too few, or they are laid out in an unknown way.
         """
         first, last = shape.branch_layer, shape.last_layer
         stack = text_model.layers
+        if last >= len(stack):
+            raise ModelError(
+                f"the RPN copies layers {first} to {last}, the model has {len(stack)}: "
+                "lower branch_layer or depth in the profile"
+            )
         scoring = ScoringHead.from_layer(
             stack[last],
             final_norm=text_model.norm if shape.final_norm else None,
@@ -122,7 +122,8 @@ class RegionProposalNetwork(nn.Module):
         """Score image cells.
 
         Args:
-            hidden: (N, L, d) input of layer B; padding may be on either side.
+            hidden: (N, L, d) input of layer B; padding may be on either side, or, where copied
+                layers hand on a state, on the right.
             mask: as made by ``masks.attention_mask``; None (causal) will also do for padding on
                 the right, which no scored column can see.
             position_ids: (..., N, L).
@@ -247,8 +248,9 @@ class ScoringHead(nn.Module):
         Raises:
             ModelError: if the layer is not laid out as scoring needs it.
         """
-        attention = layer.self_attn
-        names = {name for part in (layer, attention) for name, _ in part.named_children()}
+        attention = getattr(layer, "self_attn", None)
+        parts = (layer,) if attention is None else (layer, attention)
+        names = {name for part in parts for name, _ in part.named_children()}
         if missing := {"input_layernorm", "q_proj", "k_proj"} - names:
             raise ModelError(
                 f"{type(layer).__name__} has no {' and no '.join(sorted(missing))}: the RPN scores "

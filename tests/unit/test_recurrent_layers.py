@@ -1,13 +1,18 @@
 """Layers that hand on a state: padding is passed over, and states are not shared by accident."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, LlavaConfig, LlavaForConditionalGeneration, MiniMaxConfig
 from transformers.cache_utils import LinearAttentionLayer
 
 from data_contracts.enums import QuestionKind
 from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape
+from sdrpn_core.calibration import draft_profile
+from sdrpn_core.calibration.examples import CalibrationError
 from sdrpn_core.decoding.cache_rows import CachePart, fork, join
 from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.decoding.recurrent_layers import attention_layers, is_recurrent
@@ -16,6 +21,8 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.rpn.size import num_rpn_parameters
+from tests.tiny_models import tiny_llava
 from tests.tiny_qwen import tiny_qwen3_5
 
 HAVING_HEADS = (1, 4)
@@ -126,6 +133,59 @@ def test_an_rpn_that_ends_in_a_layer_without_heads_is_refused(
         load_adapter(profile.model_copy(update={"rpn": shape}), device="cpu")
     with pytest.raises(ModelError, match=wanted):
         RegionProposalNetwork.from_adapter(adapter, shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (RpnShape(branch_layer=2, depth=2), "Qwen3_5DecoderLayer has no k_proj and no q_proj"),
+        (RpnShape(branch_layer=6, depth=2), "copies layers 6 to 7, the model has 7"),
+    ],
+)
+def test_the_size_of_an_rpn_that_does_not_fit_is_refused(
+    adapter: ModelAdapter, shape: RpnShape, message: str
+) -> None:
+    """A plan was a traceback where a run is told what to change."""
+    with pytest.raises(ModelError, match=message):
+        num_rpn_parameters(adapter.model.config.text_config, shape)
+
+
+def test_layers_that_keep_something_else_are_refused(tmp_path: Path) -> None:
+    """MiniMax's lightning attention looks like attention, and hands on a state."""
+    profile = tiny_llava(tmp_path).model_copy(update={"heads": {}})
+    vision = LlavaConfig.from_pretrained(tmp_path).vision_config
+    text = MiniMaxConfig(
+        vocab_size=17,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+        layer_types=["full_attention", "linear_attention"] * 3,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=4,
+        vision_feature_layer=-1,
+        image_seq_length=25,
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"layer 1 keeps of earlier columns is not known"):
+        load_adapter(profile, device="cpu")
+
+
+def test_no_draft_where_no_rpn_can_end_in_a_layer_with_heads(tmp_path: Path) -> None:
+    tiny_qwen3_5(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    kinds = config["text_config"]["layer_types"]
+    config["text_config"]["layer_types"] = ["full_attention", *["linear_attention"] * 6]
+    assert len(kinds) == 7
+    file.write_text(json.dumps(config))
+    with pytest.raises(CalibrationError, match="only layers 0 of 7 have attention heads"):
+        draft_profile(str(tmp_path))
 
 
 def test_an_rpn_takes_queries_without_their_gates(adapter: ModelAdapter) -> None:
