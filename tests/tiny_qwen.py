@@ -58,6 +58,24 @@ IMAGES = ImageSettings(
 )
 
 
+_TOWER_3 = {
+    "depth": 3,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "intermediate_size": 48,
+    "out_hidden_size": 48,
+    "patch_size": PATCH,
+    "num_position_embeddings": 64,
+}
+_PROCESSOR_3 = {
+    "image_processor_type": "Qwen2VLImageProcessorFast",
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "size": {"shortest_edge": 64, "longest_edge": 4096},
+}
+"""Of Qwen3-VL and Qwen3.5 alike."""
+
+
 def tiny_qwen2_vl(directory: Path) -> ModelProfile:
     """A tower without windows; the decoder is that of Qwen2.5-VL."""
     torch.manual_seed(0)
@@ -93,40 +111,16 @@ def tiny_qwen2_5_vl(directory: Path) -> ModelProfile:
 def tiny_qwen3_vl(directory: Path) -> ModelProfile:
     """Two deepstack layers, query and key norms, interleaved axes, head size of its own."""
     torch.manual_seed(0)
-    tower = {
-        "depth": 3,
-        "hidden_size": 32,
-        "num_heads": 2,
-        "intermediate_size": 48,
-        "out_hidden_size": 48,
-        "patch_size": PATCH,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1],
-    }
+    tower = _TOWER_3 | {"deepstack_visual_indexes": [0, 1]}
     text = {"rope_parameters": _rotary([4, 2, 2], interleaved=True), "head_dim": 16}
     model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**_sizes(text, tower)))
-    processor = {
-        "image_processor_type": "Qwen2VLImageProcessorFast",
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "size": {"shortest_edge": 64, "longest_edge": 4096},
-    }
-    _save(model, directory, processor)
+    _save(model, directory, _PROCESSOR_3)
     return qwen_profile("qwen3_vl", directory, Qwen3VlAdapter.defaults.prompt)
 
 
 def tiny_qwen3_5(directory: Path) -> ModelProfile:
     """Two layers of three hand on a state; the others gate their output and turn half of a head."""
     torch.manual_seed(0)
-    tower = {
-        "depth": 3,
-        "hidden_size": 32,
-        "num_heads": 2,
-        "intermediate_size": 48,
-        "out_hidden_size": 48,
-        "patch_size": PATCH,
-        "num_position_embeddings": 64,
-    }
     having_heads = range(1, NUM_LAYERS, 3)
     kinds = ("linear_attention", "full_attention")
     tokenizer = byte_pair_tokenizer()
@@ -140,17 +134,11 @@ def tiny_qwen3_5(directory: Path) -> ModelProfile:
         "linear_num_value_heads": 4,
         "layer_types": [kinds[layer in having_heads] for layer in range(NUM_LAYERS)],
     }
-    model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**_sizes(text, tower)))
+    model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**_sizes(text, _TOWER_3)))
     for name, parameter in model.named_parameters():
         if name.endswith("A_log"):  # states that last for tens of columns, not for one
             nn.init.uniform_(parameter, -6.0, -3.0)
-    processor = {
-        "image_processor_type": "Qwen2VLImageProcessorFast",
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "size": {"shortest_edge": 64, "longest_edge": 4096},
-    }
-    _save(model, directory, processor, tokenizer)
+    _save(model, directory, _PROCESSOR_3, tokenizer)
     profile = qwen_profile("qwen3_5", directory, Qwen3_5Adapter.defaults.prompt)
     heads = {
         QuestionKind.NATURAL: HeadSelection(

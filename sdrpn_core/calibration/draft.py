@@ -7,10 +7,10 @@ models of the family share.
 
 from pathlib import Path
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from data_contracts.label_settings import LabelSettings
-from data_contracts.profiles import ModelProfile, RpnShape, plain_regions
+from data_contracts.profiles import FamilyDefaults, ModelProfile, RpnShape, plain_regions
 from sdrpn_core.calibration.branch import nearest
 from sdrpn_core.calibration.examples import CalibrationError
 from sdrpn_core.decoding.recurrent_layers import attention_layers
@@ -67,15 +67,6 @@ def draft_profile(
             }
         )
     defaults = FAMILIES[family].defaults
-    depth = min(3, text.num_hidden_layers - 1)
-    having_heads = attention_layers(text)
-    starts = [last - depth + 1 for last in having_heads if last >= depth]
-    if not starts:
-        raise CalibrationError(
-            f"{model_id}: only layers {', '.join(map(str, having_heads))} of "
-            f"{text.num_hidden_layers} have attention heads, too low for an RPN of {depth} layers "
-            "to end in one: use another model"
-        )
     return ModelProfile(
         name=name or Path(model_id).name,
         family=family,
@@ -86,14 +77,28 @@ def draft_profile(
         prompt=prompt or defaults.prompt,
         images=defaults.images,
         heads={},
-        rpn=RpnShape(
-            branch_layer=nearest(starts, text.num_hidden_layers // 2),
-            depth=depth,
-            final_norm=defaults.final_norm,
-            rotary_scores=defaults.rotary_scores,
-        ),
+        rpn=_first_shape(model_id, text, defaults),
         training=defaults.training,
         source="draft: not calibrated",
+    )
+
+
+def _first_shape(model_id: str, text: PreTrainedConfig, defaults: FamilyDefaults) -> RpnShape:
+    """Three layers from the middle of the model, or as near to it as they end where heads are."""
+    depth = min(3, text.num_hidden_layers - 1)
+    having_heads = attention_layers(text)
+    starts = [last - depth + 1 for last in having_heads if last >= depth]
+    if not starts:
+        raise CalibrationError(
+            f"{model_id}: only layers {', '.join(map(str, having_heads))} of "
+            f"{text.num_hidden_layers} have attention heads, too low for an RPN of {depth} layers "
+            "to end in one: use another model"
+        )
+    return RpnShape(
+        branch_layer=nearest(starts, text.num_hidden_layers // 2),
+        depth=depth,
+        final_norm=defaults.final_norm,
+        rotary_scores=defaults.rotary_scores,
     )
 
 

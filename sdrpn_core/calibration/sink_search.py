@@ -207,7 +207,8 @@ def _suspect_heads(
     on_wrong = np.einsum("nlhc,nc->lh", flat, wrong) / max(int(wrong.sum()), 1)
     on_right = np.einsum("nlhc,nc->lh", flat, right) / max(int(right.sum()), 1)
     order = np.argsort(-(on_wrong / np.maximum(on_right, 1e-12)), axis=None, kind="stable")
-    suspects = (maps.heads[index] for index in order.tolist())
+    every_head = maps.heads
+    suspects = (every_head[index] for index in order.tolist())
     return [head for head in suspects if head not in heads][:count]
 
 

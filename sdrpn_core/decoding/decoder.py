@@ -19,10 +19,8 @@ from data_contracts.errors import SdrpnError
 from sdrpn_core.attention.capture import ATTENTION_NAME, AttentionRecorder
 from sdrpn_core.attention.kernels import FLASH, CausalKeys, choose_kernel, flash_is_usable
 from sdrpn_core.attention.masks import attention_mask
-from sdrpn_core.decoding.recurrent_layers import TokenColumns, attention_layers, is_recurrent
-
-Rotation = tuple[Tensor, Tensor]
-"""(..., L, D) cosine and sine of rotary positions."""
+from sdrpn_core.decoding.layer_pass import LayerPass, Rotation
+from sdrpn_core.decoding.recurrent_layers import attention_layers, is_recurrent
 
 
 class PromptTooLong(SdrpnError, ValueError):
@@ -195,23 +193,11 @@ class Decoder:
         rotation = inputs.rotation
         if rotation is None:
             rotation = self.rotary_emb(hidden, inputs.position_ids)
-        columns = TokenColumns(inputs.tokens)
+        columns = LayerPass(mask, inputs.position_ids, rotation, inputs.tokens, cache, extra)
         for index in layers:
-            layer = self.layers[index]
             if observer is not None:
                 observer.see(index, hidden)
-            if is_recurrent(layer):
-                hidden = columns.run(layer, hidden, cache, rotation)
-            else:
-                hidden = layer(
-                    hidden,
-                    attention_mask=mask,
-                    position_ids=inputs.position_ids,
-                    past_key_values=cache,
-                    use_cache=cache is not None,
-                    position_embeddings=rotation,
-                    **extra,
-                )
+            hidden = columns.through(self.layers[index], hidden)
             if deepstack is not None and index < len(deepstack):
                 hidden = hidden + deepstack[index].to(hidden.device)
         if recorder is not None:

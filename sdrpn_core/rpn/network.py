@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from data_contracts.profiles import RpnShape
-from sdrpn_core.decoding.decoder import Rotation
-from sdrpn_core.decoding.recurrent_layers import TokenColumns, is_recurrent
+from sdrpn_core.decoding.layer_pass import LayerPass, Rotation
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.profile_checks import check_shape
@@ -160,19 +159,9 @@ class RegionProposalNetwork(nn.Module):
         """
         hidden = hidden.to(self.dtype)
         rotation = self.rotary_emb(hidden, position_ids)
-        columns = TokenColumns(tokens)
+        columns = LayerPass(mask, position_ids, rotation, tokens, cache)
         for layer in self.layers:
-            if is_recurrent(layer):
-                hidden = columns.run(layer, hidden, cache, rotation)
-            else:
-                hidden = layer(
-                    hidden,
-                    attention_mask=mask,
-                    position_ids=position_ids,
-                    past_key_values=cache,
-                    use_cache=cache is not None,
-                    position_embeddings=rotation,
-                )
+            hidden = columns.through(layer, hidden)
         return hidden
 
     def cell_keys(self, encoded: Tensor, position_ids: Tensor, image_columns: Tensor) -> Tensor:

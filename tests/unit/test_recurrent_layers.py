@@ -1,6 +1,8 @@
 """Layers that hand on a state: padding is passed over, and states are not shared by accident."""
 
 import json
+import xml.etree.ElementTree as ET
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from data_contracts.enums import QuestionKind
 from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape
 from sdrpn_core.calibration import draft_profile
 from sdrpn_core.calibration.examples import CalibrationError
+from sdrpn_core.calibration.heat_map import render_heat_map
+from sdrpn_core.calibration.scoring import HeadScore, LabelQuality
 from sdrpn_core.decoding.cache_rows import CachePart, fork, join
 from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.decoding.recurrent_layers import attention_layers, is_recurrent
@@ -176,13 +180,36 @@ def test_layers_that_keep_something_else_are_refused(tmp_path: Path) -> None:
         load_adapter(profile, device="cpu")
 
 
+def test_a_heat_map_leaves_no_room_for_layers_without_heads() -> None:
+    """Of a model of 32 layers, three rows of four were blank."""
+    none = LabelQuality(**dict.fromkeys(LabelQuality.model_fields, 0.0))
+    scores = [
+        HeadScore(
+            layer=layer,
+            head=head,
+            foreground=none,
+            mass_inside=0.0,
+            points_inside=0.0,
+            image_attention=0.0,
+        )
+        for layer, head in product(HAVING_HEADS, range(2))
+    ]
+    picture = ET.fromstring(
+        render_heat_map({QuestionKind.NATURAL: scores}, {QuestionKind.NATURAL: ((4, 1),)})
+    )
+    cells = [element for element in picture.iter() if element.tag.endswith("rect")][1:]
+    rows = sorted({float(cell.attrib["y"]) for cell in cells if "rgb" in cell.attrib["fill"]})
+    side = float(cells[0].attrib["height"])
+    assert rows == [rows[0], rows[0] + side]
+    (outline,) = [cell for cell in cells if cell.attrib["fill"] == "none"]
+    assert float(outline.attrib["y"]) == rows[1] + 1
+
+
 def test_no_draft_where_no_rpn_can_end_in_a_layer_with_heads(tmp_path: Path) -> None:
     tiny_qwen3_5(tmp_path)
     file = tmp_path / "config.json"
     config = json.loads(file.read_text())
-    kinds = config["text_config"]["layer_types"]
     config["text_config"]["layer_types"] = ["full_attention", *["linear_attention"] * 6]
-    assert len(kinds) == 7
     file.write_text(json.dumps(config))
     with pytest.raises(CalibrationError, match="only layers 0 of 7 have attention heads"):
         draft_profile(str(tmp_path))
