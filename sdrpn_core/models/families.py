@@ -2,6 +2,7 @@
 
 from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
 from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
+from sdrpn_core.models.dynamic import DynamicAdapter
 from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
@@ -9,7 +10,7 @@ from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
 from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
 from sdrpn_core.models.square import SquareAdapter
 
-FAMILIES: dict[str, type[SquareAdapter] | type[Qwen2_5VlAdapter]] = {
+FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "deepseek_vl": DeepseekVlAdapter,
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
     "internvl": InternVlAdapter,

@@ -1,0 +1,129 @@
+"""What families share that take grids of any size: the rule of the grid is the profile's.
+
+A square grid of fixed size letterboxes every image; a dynamic one follows the image's shape.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from PIL import Image
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from data_contracts.profiles import DynamicGrid, GridRule, ModelProfile, SquareGrid
+from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.images import PreparedImages
+from sdrpn_core.models.prompts import ImageFeatures
+
+MAX_ASPECT_RATIO = 100.0
+"""Longer images are padded: Qwen's stock processor refuses a ratio above 200."""
+
+
+class DynamicAdapter(ModelAdapter):
+    """A family whose images become grids of the shape and size that the profile's rules give."""
+
+    fill: tuple[int, int, int]
+    """Colour of padding."""
+    cell_side: int
+    """Of a cell of the grid, in pixels of the canvas."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        profile: ModelProfile,
+        image_processor: BaseImageProcessor,
+    ) -> None:
+        super().__init__(model, tokenizer, profile, image_processor)
+        if profile.images.labels is None or profile.images.answers is None:
+            raise ModelError(
+                f"profile {profile.name!r} gives no grid rule: set images.labels and "
+                f"images.answers, {profile.family} models take grids of any size"
+            )
+        self.label_grid: GridRule = profile.images.labels
+        self.answer_grid: GridRule = profile.images.answers
+        self.input_side = self._side(self.answer_grid) * self.cell_side
+
+    @abstractmethod
+    def draw(
+        self,
+        images: Sequence[Image.Image],
+        letterboxes: Sequence[Letterbox],
+        grids: Sequence[GridShape],
+    ) -> PreparedImages:
+        """Draw canvases that these grids divide evenly, and prepare them."""
+
+    def letterbox(self, image_size: tuple[int, int], *, for_labels: bool = False) -> Letterbox:
+        """Centred on a square of the longer side, or the image itself on a dynamic grid."""
+        if isinstance(self._rule(for_labels), SquareGrid):
+            return Letterbox.square(image_size)
+        return Letterbox.limited(image_size, MAX_ASPECT_RATIO)
+
+    def pixels_seen(self, image: ImageFeatures) -> tuple[int, int]:
+        """The size that this image's canvas was resized to."""
+        return image.grid.width * self.cell_side, image.grid.height * self.cell_side
+
+    def prepare_images(
+        self, images: Sequence[Image.Image], *, for_labels: bool = False
+    ) -> PreparedImages:
+        """On a grid of the rule's side, or of the image's shape and as many cells as allowed."""
+        rule = self._rule(for_labels)
+        letterboxes = [self.letterbox(image.size, for_labels=for_labels) for image in images]
+        if isinstance(rule, DynamicGrid):
+            return self.prepare_free(images, letterboxes, rule)
+        return self.draw(images, letterboxes, [GridShape(rule.side, rule.side)] * len(images))
+
+    def prepare_free(
+        self, images: Sequence[Image.Image], letterboxes: Sequence[Letterbox], rule: DynamicGrid
+    ) -> PreparedImages:
+        """On grids of the images' shapes. Families whose stock processor rounds otherwise override
+        this."""
+        grids = [self._grid_within(box, rule, rule.max_cells) for box in letterboxes]
+        return self.draw(images, letterboxes, grids)
+
+    def prepare_crops(
+        self, crops: Sequence[Image.Image], max_tokens: int | None = None
+    ) -> PreparedImages:
+        """With a budget, crops are drawn smaller: cheaper in tower and decoder alike, and coarser.
+
+        They keep their shape, and never take more cells than the budget.
+        """
+        self.check_crop_tokens(max_tokens)
+        if max_tokens is None:
+            return self.prepare_images(crops)
+        letterboxes = [self._budget_letterbox(crop.size, max_tokens) for crop in crops]
+        grids = [self._grid_within(box, self.answer_grid, max_tokens) for box in letterboxes]
+        return self.draw(crops, letterboxes, grids)
+
+    def _budget_letterbox(self, crop_size: tuple[int, int], max_tokens: int) -> Letterbox:
+        """As of an image, but no longer than all the budget's cells in a row."""
+        if isinstance(self.answer_grid, SquareGrid):
+            return self.letterbox(crop_size)
+        return Letterbox.limited(crop_size, min(MAX_ASPECT_RATIO, max_tokens))
+
+    def _grid_within(self, letterbox: Letterbox, rule: GridRule, max_cells: int) -> GridShape:
+        """The canvas's shape in as many cells as the rule asks for, and at most ``max_cells``."""
+        width = letterbox.canvas_width / self.cell_side
+        height = letterbox.canvas_height / self.cell_side
+        least, most = self._cell_bounds(rule)
+        num_cells = min(max(width * height, least), most, max_cells)
+        scale = math.sqrt(num_cells / (width * height))
+        # Rounded down, so that the product stays within; a hair more, for what is whole already.
+        rows, columns = (max(math.floor(side * scale + 1e-6), 1) for side in (height, width))
+        return GridShape(rows, columns)
+
+    @staticmethod
+    def _cell_bounds(rule: GridRule) -> tuple[int, int]:
+        """Fewest and most cells of an image."""
+        if isinstance(rule, SquareGrid):
+            return rule.side**2, rule.side**2
+        return rule.min_cells, rule.max_cells
+
+    def _rule(self, for_labels: bool) -> GridRule:
+        return self.label_grid if for_labels else self.answer_grid
+
+    @staticmethod
+    def _side(rule: GridRule) -> int:
+        return rule.side if isinstance(rule, SquareGrid) else round(math.sqrt(rule.max_cells))
