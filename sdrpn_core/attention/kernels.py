@@ -34,7 +34,7 @@ class CausalKeys:
 
     @classmethod
     def from_mask(cls, mask: Tensor | None) -> Self:
-        """Read the token columns off a mask made by ``masks.attention_mask``.
+        """Read the token columns off a causal mask made by ``ColumnMasks``.
 
         The last query sees every token before it. It also sees itself when it is padding, which
         changes the output of that padding column alone: no other query comes after it.

@@ -6,8 +6,8 @@ per layer, which is what a step of a large model otherwise waits for.
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from threading import local
 from typing import Any
 
@@ -17,9 +17,11 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 from sdrpn_core.attention.kernels import SDPA
+from sdrpn_core.attention.patterns import AttentionPattern
 from sdrpn_core.decoding.cache_layers import FixedLayer, FixedState
 from sdrpn_core.decoding.decoder import Decoder, DecoderInput
 from sdrpn_core.decoding.graph_recording import clear_up, record
+from sdrpn_core.decoding.layer_pass import Rotations
 from sdrpn_core.decoding.state import Decoding
 from sdrpn_core.device_memory import is_out_of_memory
 
@@ -64,17 +66,14 @@ class FixedStep:
         self._decoder = decoder
         self._tokens = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
         self._positions = torch.zeros(shape.num_rows, 1, dtype=torch.long, device=device)
-        nothing_seen = partial(
-            torch.full, fill_value=-torch.inf, dtype=decoder.dtype, device=device
-        )
         self._spans = [
-            _FixedSpan(nothing_seen((shape.num_rows, num_columns)), first, last)
+            _FixedSpan(shape.num_rows, num_columns, decoder, range(first, last))
             for first, last, num_columns in shape.spans
         ]
         layers = [
             span.fixed(layer)
             for span in self._spans
-            for layer in start.cache.layers[span.first : span.last]
+            for layer in start.cache.layers[span.layers.start : span.layers.stop]
         ]
         self.num_bytes = sum(layer.num_bytes for layer in layers)
         self._layers = layers
@@ -127,13 +126,11 @@ class FixedStep:
         decoder = self._decoder
         positions = decoder.text_positions(self._positions)
         hidden = decoder.embedding(self._tokens)[:, None]
-        rotation = decoder.rotary_emb(hidden, positions)
+        rotations = Rotations(decoder.rotary_emb, hidden, positions)
         for span in self._spans:
-            span.show_column()
             hidden = decoder.run(
-                # Its own mask: to make one from the key mask asks the device whether it is needed.
-                DecoderInput(hidden, span.mask[:, None, None], positions, rotation=rotation),
-                range(span.first, span.last),
+                DecoderInput(hidden, span.next_masks(), positions, rotations=rotations),
+                span.layers,
                 cache=self._cache,
                 kernel=SDPA,  # flash-attn asks the device how many keys there are
             )
@@ -171,32 +168,70 @@ def can_be_fixed(decoder: Decoder, start: Decoding) -> bool:
     return (
         len(devices) == 1
         and not torch.is_autocast_enabled(start.logits.device.type)
-        and decoder.rotary_emb.rope_type not in _MOVING_ROTARY
+        and not any(kind in _MOVING_ROTARY for kind in _rotary_kinds(decoder))
         and all(type(layer) in _KNOWN_LAYERS for layer in start.cache.layers)
     )
+
+
+def _rotary_kinds(decoder: Decoder) -> Collection[str]:
+    """Names of the rules by which rotary frequencies are made."""
+    rope_type = decoder.rotary_emb.rope_type
+    return [rope_type] if isinstance(rope_type, str) else rope_type.values()
 
 
 class _FixedSpan:
     """Which columns some layers see, and where the next token goes."""
 
-    def __init__(self, mask: Tensor, first: int, last: int) -> None:
-        self.first, self.last, self.num_columns = first, last, mask.shape[1]
-        self.mask = mask
-        """(rows, columns) 0 where a column is seen, else -inf: what the kernel adds to the logits
-        and would make of booleans anew in every layer."""
-        self.column = torch.zeros(1, dtype=torch.long, device=mask.device)
+    def __init__(self, num_rows: int, num_columns: int, decoder: Decoder, layers: range) -> None:
+        self.layers = layers
+        self._num_columns = num_columns
+        self.column = torch.zeros(1, dtype=torch.long, device=decoder.device)
+        self._mask = torch.full(
+            (num_rows, num_columns), -torch.inf, dtype=decoder.dtype, device=decoder.device
+        )
+        """0 where a column is seen, else -inf: what the kernel adds to the logits and would make of
+        booleans anew in every layer."""
+        self._places = torch.zeros_like(self._mask, dtype=torch.long)
+        """How many tokens there are up to a column, were all after those loaded tokens too."""
 
     def fixed(self, layer: Any) -> FixedLayer | FixedState:
         """Buffers for what one of its layers keeps."""
         if isinstance(layer, LinearAttentionLayer):
             return FixedState(layer)
-        return FixedLayer(layer, self.column, self.num_columns)
+        return FixedLayer(layer, self.column, self._num_columns)
 
     def load(self, key_mask: Tensor) -> None:
         num_filled = key_mask.shape[1]
-        self.mask.fill_(-torch.inf)
-        self.mask[:, :num_filled].masked_fill_(key_mask, 0.0)
+        self._mask.fill_(-torch.inf)
+        self._mask[:, :num_filled].masked_fill_(key_mask, 0.0)
+        self._places.fill_(1)
+        self._places[:, :num_filled].copy_(key_mask)
+        self._places.copy_(self._places.cumsum(dim=1))
         self.column.fill_(num_filled)
 
-    def show_column(self) -> None:
-        self.mask.index_fill_(1, self.column, 0.0)
+    def next_masks(self) -> "_FixedMasks":
+        """What the next column sees, once it is shown itself."""
+        self._mask.index_fill_(1, self.column, 0.0)
+        return _FixedMasks(self._mask, self._places, self.column)
+
+
+class _FixedMasks:
+    """Masks of one column. To make them from a key mask asks the device whether they are needed."""
+
+    tokens = None
+
+    def __init__(self, mask: Tensor, places: Tensor, column: Tensor) -> None:
+        self._whole = mask[:, None, None]
+        self._places, self._column = places, column
+        self._in_windows: dict[int, Tensor] = {}
+
+    def of(self, pattern: AttentionPattern) -> Tensor:
+        """As of ``Masks``, but for what it says: added to the logits, not True for what is kept."""
+        window = pattern.window
+        if window is None:
+            return self._whole
+        if window not in self._in_windows:
+            distances = self._places.index_select(1, self._column) - self._places
+            is_outside = (distances >= window)[:, None, None]
+            self._in_windows[window] = self._whole.masked_fill(is_outside, -torch.inf)
+        return self._in_windows[window]

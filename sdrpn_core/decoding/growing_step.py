@@ -7,11 +7,14 @@ Shape legend: N batch, S columns so far.
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sdrpn_core.attention.capture import AttentionRecorder
 from sdrpn_core.attention.kernels import SDPA
+from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.cache_layers import with_room
 from sdrpn_core.decoding.decoder import Decoder, DecoderInput
+from sdrpn_core.decoding.layer_pass import Rotations
 from sdrpn_core.decoding.state import Decoding, LayerSpan
 
 
@@ -41,11 +44,11 @@ class GrowingStep:
         decoder = self._decoder
         positions = decoder.text_positions(self._position[:, None])
         hidden = decoder.embedding(tokens)[:, None]
-        rotation = decoder.rotary_emb(hidden, positions)
+        rotations = Rotations(decoder.rotary_emb, hidden, positions)
         for span in self._spans:
             span.add_token()
             hidden = decoder.run(
-                DecoderInput(hidden, span.mask, positions, rotation=rotation),
+                DecoderInput(hidden, span.masks(), positions, rotations=rotations),
                 span.layers,
                 cache=self._cache,
                 recorder=self._recorder,
@@ -60,10 +63,14 @@ class _GrowingSpan:
 
     def __init__(self, span: LayerSpan) -> None:
         self.layers = range(span.first, span.last)
-        self.mask = None if bool(span.key_mask.all()) else span.key_mask[:, None, None]
-        """(N, 1, 1, S) bool, True = keep; None if every column holds a token."""
+        self._key_mask = span.key_mask
+        self._is_full = bool(span.key_mask.all())
+        self._no_image = torch.zeros_like(span.key_mask[:, :1], dtype=torch.int32)
 
     def add_token(self) -> None:
         """One more column, of a token in every row."""
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask, torch.ones_like(self.mask[..., :1])], dim=-1)
+        self._key_mask = functional.pad(self._key_mask, (0, 1), value=True)
+
+    def masks(self) -> ColumnMasks:
+        """What the new column sees."""
+        return ColumnMasks(self._no_image, self._key_mask, is_full=self._is_full)

@@ -1,6 +1,6 @@
 """One pass of columns through decoder layers, whatever kind each layer is of.
 
-Shape legend: N rows, L columns, d hidden size.
+Shape legend: N rows, L columns, d hidden size, D head size.
 """
 
 from dataclasses import dataclass, field
@@ -10,24 +10,48 @@ from typing import Any
 from torch import Tensor
 from transformers import Cache
 
+from sdrpn_core.attention.masks import Masks
+from sdrpn_core.attention.patterns import pattern_of
 from sdrpn_core.decoding.recurrent_layers import TokenColumns, is_recurrent
 
 Rotation = tuple[Tensor, Tensor]
 """(..., L, D) cosine and sine of rotary positions."""
 
 
+class Rotations:
+    """Rotary embeddings of some positions, made once; Gemma's differ between kinds of layers."""
+
+    def __init__(self, rotary_emb: Any, hidden: Tensor, position_ids: Tensor) -> None:
+        """Prepare.
+
+        Args:
+            rotary_emb: the stock module.
+            hidden: what they are for: gives device and precision.
+            position_ids: (..., N, L).
+        """
+        self._rotary_emb = rotary_emb
+        self._like = hidden.new_empty(0)
+        self._position_ids = position_ids
+        self._made: dict[str | None, Rotation] = {}
+
+    def of(self, attention: Any) -> Rotation:
+        """Those of a stock attention module, or of what was copied from one."""
+        kind = attention.layer_type if hasattr(self._rotary_emb, "layer_types") else None
+        if kind not in self._made:
+            kinds = () if kind is None else (kind,)
+            self._made[kind] = self._rotary_emb(self._like, self._position_ids, *kinds)
+        return self._made[kind]
+
+
 @dataclass(frozen=True)
 class LayerPass:
     """What is the same for all layers of a pass."""
 
-    mask: Tensor | None
-    """As made by ``masks.attention_mask``."""
+    masks: Masks
     position_ids: Tensor
     """(..., N, L)"""
-    rotation: Rotation
+    rotations: Rotations
     """Of ``position_ids``."""
-    tokens: Tensor | None = None
-    """As of ``DecoderInput``."""
     cache: Cache | None = None
     """What layers keep of earlier columns; extended in place."""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -36,18 +60,19 @@ class LayerPass:
     def through(self, layer: Any, hidden: Tensor) -> Tensor:
         """(N, L, d) input of a stock layer -> its output."""
         if is_recurrent(layer):
-            return self._columns.run(layer, hidden, self.cache, self.rotation)
+            rotation = self.rotations.of(layer.linear_attn)
+            return self._columns.run(layer, hidden, self.cache, rotation)
         output: Tensor = layer(
             hidden,
-            attention_mask=self.mask,
+            attention_mask=self.masks.of(pattern_of(layer)),
             position_ids=self.position_ids,
             past_key_values=self.cache,
             use_cache=self.cache is not None,
-            position_embeddings=self.rotation,
+            position_embeddings=self.rotations.of(layer.self_attn),
             **self.extra,
         )
         return output
 
     @cached_property
     def _columns(self) -> TokenColumns:
-        return TokenColumns(self.tokens)
+        return TokenColumns(self.masks.tokens)

@@ -127,6 +127,7 @@ def _append(adapter: ModelAdapter, prompt: Prompt, tokens: Sequence[int]) -> Pro
         embeds=torch.cat([prompt.embeds, adapter.decoder.embedding(ids)]),
         deepstack=pad(prompt.deepstack, (0, 0, 0, len(tokens))),
         position_ids=torch.cat([prompt.position_ids, following], dim=-1),
+        image_numbers=pad(prompt.image_numbers, (0, len(tokens))),
         token_ids=tuple(sorted({*prompt.token_ids, *tokens})),
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.models.prompts import Prompt
 
@@ -25,6 +26,8 @@ class PromptBatch:
     """(N, L) bool, True = token."""
     position_ids: Tensor
     """(..., N, L)"""
+    image_numbers: Tensor
+    """(N, L) as of ``Prompt``."""
     offsets: tuple[int, ...]
     """Padding columns before each prompt."""
     token_ids: tuple[tuple[int, ...], ...] = ()
@@ -32,9 +35,8 @@ class PromptBatch:
 
     def as_input(self) -> DecoderInput:
         """Input of the first layer, with nothing before the prompts."""
-        return DecoderInput.from_key_mask(
-            self.embeds, self.key_mask, self.position_ids, self.deepstack
-        )
+        masks = ColumnMasks(self.image_numbers, self.key_mask)
+        return DecoderInput(self.embeds, masks, self.position_ids, self.deepstack)
 
 
 def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:
@@ -47,6 +49,7 @@ def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:
         deepstack=torch.stack([_pad_rows(p.deepstack, length) for p in prompts], dim=1),
         key_mask=torch.stack([columns >= offset for offset in offsets]),
         position_ids=torch.stack([_pad(p.position_ids, length) for p in prompts], dim=-2),
+        image_numbers=torch.stack([_pad(p.image_numbers, length) for p in prompts]),
         offsets=offsets,
         token_ids=tuple(prompt.token_ids for prompt in prompts),
     )

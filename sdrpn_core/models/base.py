@@ -214,8 +214,10 @@ class ModelAdapter(ABC):
         grids = tuple(image.grid for image in images)
         embeds = self.decoder.embedding(layout.ids[layout.columns].to(self.device))
         deepstack = embeds.new_zeros(self.num_deepstack_layers, *embeds.shape)
-        for start, image in zip(layout.starts, images, strict=True):
+        numbers = torch.zeros(len(embeds), dtype=torch.int32)
+        for number, (start, image) in enumerate(zip(layout.starts, images, strict=True), start=1):
             own, cells = slice(start, start + image.num_tokens), image.shown_cells()
+            numbers[own] = number
             embeds[own] = image.tokens[cells].to(embeds.dtype)
             for level, features in enumerate(image.deepstack):
                 deepstack[level, own] = features[cells].to(embeds.dtype)
@@ -224,6 +226,7 @@ class ModelAdapter(ABC):
             deepstack=deepstack,
             # On the host: stock code that counts positions asks for one number after another.
             position_ids=self.position_ids(layout.ids, grids)[..., layout.columns].to(self.device),
+            image_numbers=numbers.to(self.device),
             image_starts=layout.starts,
             image_grids=grids,
             image_lengths=tuple(image.num_tokens for image in images),

@@ -7,6 +7,7 @@ import torch
 
 from data_contracts.errors import one_line
 from sdrpn_core.attention.kernels import SDPA
+from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.decoder import Decoder, DecoderInput
 from sdrpn_core.models.errors import ModelError
 
@@ -55,7 +56,8 @@ def _both_ways(decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
     text_positions = torch.arange(NUM_COLUMNS, device=decoder.device)[None]
     embeds = decoder.embedding(text_positions % decoder.embedding.num_embeddings)
     positions = decoder.text_positions(text_positions)
-    inputs = DecoderInput(embeds, None, positions)
+    masks = ColumnMasks(torch.zeros_like(text_positions))
+    inputs = DecoderInput(embeds, masks, positions)
     # With the kernel that the stock model runs.
     ours = decoder.norm(decoder.run(inputs, range(len(decoder.layers)), kernel=SDPA))
     stock = decoder.text_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)

@@ -67,6 +67,8 @@ class Prompt:
     """(K, L, d), zero outside images; K is 0 for families without deepstack features."""
     position_ids: Tensor
     """(..., L); leading axes for multi-axis rotary embeddings."""
+    image_numbers: Tensor
+    """(L,) which image, from 1, a column holds a token of; 0 for text."""
     image_starts: tuple[int, ...]
     """First column of each image's tokens."""
     image_grids: tuple[GridShape, ...]
@@ -100,6 +102,7 @@ class Prompt:
             embeds=self.embeds[columns],
             deepstack=self.deepstack[:, columns],
             position_ids=self.position_ids[..., columns],
+            image_numbers=self.image_numbers[columns],
             image_starts=(),
             image_grids=(),
             image_lengths=(),

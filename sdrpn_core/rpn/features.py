@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_contracts.enums import RoiLabel
+from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.images import PreparedImages
@@ -139,7 +140,7 @@ class FrozenPrefix:
     def _hidden(self, prompt: Prompt) -> Tensor:
         inputs = DecoderInput(
             prompt.embeds[None],
-            mask=None,
+            ColumnMasks(prompt.image_numbers[None]),
             position_ids=prompt.position_ids[..., None, :],
             deepstack=prompt.deepstack[:, None],
         )
@@ -163,14 +164,16 @@ class FeatureBatch:
     """(N,)"""
     image_columns: Tensor
     """(N, C)"""
+    image_numbers: Tensor
+    """(N, L) 1 where a column holds a token of the image, else 0."""
     labels: Tensor
     """(N, C) int64; cells that pad a smaller grid are ignored."""
 
     def logits(self, network: RegionProposalNetwork) -> Tensor:
-        """(N, C) RoI logits. Padding needs no mask: a causal column never sees what follows it."""
+        """(N, C) RoI logits. Padding needs no mask: no column sees text that follows it."""
         logits: Tensor = network(
             self.hidden,
-            mask=None,
+            masks=ColumnMasks(self.image_numbers),
             position_ids=self.position_ids,
             query_columns=self.query_columns,
             image_columns=self.image_columns,
@@ -192,9 +195,15 @@ def collate(
             [_pad_right(item.position_ids, length) for item in features], dim=-2
         ),
         query_columns=torch.tensor([item.hidden.shape[0] - 1 for item in features], device=device),
+        image_numbers=torch.stack([_image_numbers(item, length) for item in features]),
         image_columns=torch.stack([_pad_right(item.image_columns, num_cells) for item in features]),
         labels=torch.stack([_pad_right(item, num_cells, int(RoiLabel.IGNORE)) for item in labels]),
     )
+
+
+def _image_numbers(features: PrefixFeatures, length: int) -> Tensor:
+    numbers = torch.zeros(length, dtype=torch.int32, device=features.hidden.device)
+    return numbers.index_fill(0, features.image_columns, 1)
 
 
 def _pad_right(values: Tensor, length: int, fill: int = 0) -> Tensor:

@@ -8,9 +8,11 @@ Shape legend: N batch, L sequence, d hidden size, C image cells, H query heads, 
 D head size.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -18,15 +20,16 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from data_contracts.profiles import RpnShape
-from sdrpn_core.decoding.layer_pass import LayerPass, Rotation
+from sdrpn_core.attention.masks import Masks
+from sdrpn_core.decoding.layer_pass import LayerPass, Rotation, Rotations
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.profile_checks import check_shape
 
 _PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Precisions that say all of a weight: one of eight bits has its scale elsewhere."""
-Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A family's own application of (cos, sin) to (query, key)."""
+Rotary = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A family's own application of (cos, sin) to queries or keys."""
 
 
 class RegionProposalNetwork(nn.Module):
@@ -113,7 +116,7 @@ class RegionProposalNetwork(nn.Module):
         self,
         hidden: Tensor,
         *,
-        mask: Tensor | None,
+        masks: Masks,
         position_ids: Tensor,
         query_columns: Tensor,
         image_columns: Tensor,
@@ -123,8 +126,8 @@ class RegionProposalNetwork(nn.Module):
         Args:
             hidden: (N, L, d) input of layer B; padding may be on either side, or, where copied
                 layers hand on a state, on the right.
-            mask: as made by ``masks.attention_mask``; None (causal) will also do for padding on
-                the right, which no scored column can see.
+            masks: what the columns see. Padding on the right may be left out of account, as no
+                scored column can see it.
             position_ids: (..., N, L).
             query_columns: (N,) column of the last prompt token.
             image_columns: (N, C) columns of the image tokens.
@@ -132,7 +135,7 @@ class RegionProposalNetwork(nn.Module):
         Returns:
             (N, C) RoI logits in float32.
         """
-        encoded = self.encode(hidden, mask=mask, position_ids=position_ids)
+        encoded = self.encode(hidden, masks=masks, position_ids=position_ids)
         keys = self.cell_keys(encoded, position_ids, image_columns)
         return self.score(encoded, position_ids, query_columns, keys)
 
@@ -140,26 +143,24 @@ class RegionProposalNetwork(nn.Module):
         self,
         hidden: Tensor,
         *,
-        mask: Tensor | None,
+        masks: Masks,
         position_ids: Tensor,
         cache: Cache | None = None,
-        tokens: Tensor | None = None,
     ) -> Tensor:
         """Run the layers that are copied whole.
 
         Args:
             hidden: (N, L, d) input of layer B.
-            mask: as made by ``masks.attention_mask``.
+            masks: what the columns see.
             position_ids: (..., N, L).
             cache: keys and values of earlier columns; extended in place.
-            tokens: as of ``DecoderInput``.
 
         Returns:
             (N, L, d) input of the scoring head.
         """
         hidden = hidden.to(self.dtype)
-        rotation = self.rotary_emb(hidden, position_ids)
-        columns = LayerPass(mask, position_ids, rotation, tokens, cache)
+        rotations = Rotations(self.rotary_emb, hidden, position_ids)
+        columns = LayerPass(masks, position_ids, rotations, cache)
         for layer in self.layers:
             hidden = columns.through(layer, hidden)
         return hidden
@@ -204,7 +205,7 @@ class RegionProposalNetwork(nn.Module):
             return states, None
         cos, sin = (
             _take_columns(part.to(encoded.device).expand(len(encoded), -1, -1), columns)
-            for part in self.rotary_emb(encoded, position_ids)
+            for part in Rotations(self.rotary_emb, encoded, position_ids).of(self.scoring)
         )
         return states, (cos, sin)
 
@@ -228,6 +229,7 @@ class ScoringHead(nn.Module):
         self.k_norm = _head_norm(attention, "k_norm")
         self.head_dim = int(attention.head_dim)
         self.scaling = float(attention.scaling)
+        self.layer_type: str | None = getattr(attention, "layer_type", None)
         self.rotary = rotary
 
     @classmethod
@@ -272,8 +274,7 @@ class ScoringHead(nn.Module):
         heads = self._heads(projection(self.input_norm(states)), head_norm)
         if self.rotary is not None:
             assert rotation is not None
-            # The stock function turns a query and a key by the same angle; one is wanted.
-            heads, _ = self.rotary(heads, heads, *rotation)
+            heads = self.rotary(heads, *rotation)
         return heads
 
     def _heads(self, projected: Tensor, norm: nn.Module | None) -> Tensor:
@@ -346,4 +347,11 @@ def _rotary_of(attention: object) -> Rotary:
             f"{module.__name__} has no apply_rotary_pos_emb: set rotary_scores to false in the "
             "profile's rpn"
         )
-    return rotary  # type: ignore[no-any-return]
+    takes_pairs = "k" in inspect.signature(rotary).parameters
+    return partial(_turned_of_pair, rotary) if takes_pairs else rotary
+
+
+def _turned_of_pair(rotary: Callable[..., Any], heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """What most stock functions, which turn a query and a key by the same angle, make of one."""
+    turned: Tensor = rotary(heads, heads, cos, sin)[0]
+    return turned

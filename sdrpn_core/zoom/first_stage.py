@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdrpn_core.attention.masks import attention_mask
+from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.cache_rows import first_columns, fork
 from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.generation.prompt_batch import PromptBatch, image_columns, pad_left
@@ -133,7 +133,7 @@ def _run_together(
     num_rows, num_columns, _ = whole.hidden.shape
     logits: Tensor = rpn(
         whole.hidden,
-        mask=None,
+        masks=ColumnMasks(whole.image_numbers),
         position_ids=whole.position_ids,
         query_columns=torch.full((num_rows,), num_columns - 1, device=columns.device),
         image_columns=columns,
@@ -143,10 +143,15 @@ def _run_together(
         whole.hidden[:, :length],
         whole.key_mask[:, :length],
         whole.position_ids[..., :length],
+        whole.image_numbers[:, :length],
         first_columns(whole.cache, length),
     )
     question = CachedColumns(
-        whole.hidden[:, length:], whole.key_mask, whole.position_ids[..., length:], whole.cache
+        whole.hidden[:, length:],
+        whole.key_mask,
+        whole.position_ids[..., length:],
+        whole.image_numbers[:, length:],
+        whole.cache,
     )
     return prefix, question, logits
 
@@ -184,10 +189,11 @@ def _run_below(
         earlier, rows = before
         key_mask = torch.cat([earlier.key_mask[rows], key_mask], dim=1)
         cache = fork(earlier.cache, rows)
-    inputs = DecoderInput.from_key_mask(batch.embeds, key_mask, batch.position_ids, batch.deepstack)
+    masks = ColumnMasks(batch.image_numbers, key_mask)
+    inputs = DecoderInput(batch.embeds, masks, batch.position_ids, batch.deepstack)
     below = range(adapter.profile.rpn.branch_layer)
     hidden = adapter.decoder.run(inputs, below, cache=cache)
-    return CachedColumns(hidden, key_mask, batch.position_ids, cache)
+    return CachedColumns(hidden, key_mask, batch.position_ids, batch.image_numbers, cache)
 
 
 def _score(
@@ -199,23 +205,21 @@ def _score(
     cells: Tensor,
 ) -> Tensor:
     """(N, C) RoI logits; image cells go through the RPN once per prefix."""
-    cache, num_question = adapter.decoder.new_cache(), question.hidden.shape[1]
+    cache = adapter.decoder.new_cache()
     encoded = rpn.encode(
         prefix.hidden,
-        mask=attention_mask(prefix.key_mask, prefix.hidden.shape[1]),
+        masks=prefix.masks,
         position_ids=prefix.position_ids,
         cache=cache,
-        tokens=prefix.key_mask,
     )
     keys = rpn.cell_keys(encoded, prefix.position_ids, cells)
     asked = rpn.encode(
         question.hidden,
-        mask=attention_mask(question.key_mask, num_question),
+        masks=question.masks,
         position_ids=question.position_ids,
         cache=fork(cache, rows),
-        tokens=question.key_mask[:, -num_question:],
     )
-    last = torch.full((len(rows),), num_question - 1, device=rows.device)
+    last = torch.full((len(rows),), question.hidden.shape[1] - 1, device=rows.device)
     return rpn.score(asked, question.position_ids, last, keys[rows.to(keys.device)])
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.cache_rows import CachePart, fork, join, take_layers
 from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.decoding.state import Decoding, LayerSpan
@@ -183,14 +184,13 @@ class _SecondStage:
         goes_on = self.has_shared_prefixes and not self.withdraw_image
         cache = self._prefix_cache(rows) if goes_on else fork(prefix.cache, prefix_rows)
         key_mask = torch.cat([prefix.key_mask[prefix_rows], suffix.key_mask], dim=1)
+        masks = ColumnMasks(suffix.image_numbers, key_mask)
         hidden = self.adapter.decoder.run(
-            DecoderInput.from_key_mask(
-                suffix.embeds, key_mask, suffix.position_ids, suffix.deepstack
-            ),
+            DecoderInput(suffix.embeds, masks, suffix.position_ids, suffix.deepstack),
             range(self.branch),
             cache=cache,
         )
-        inputs = Columns(hidden, key_mask, suffix.position_ids)
+        inputs = Columns(hidden, key_mask, suffix.position_ids, suffix.image_numbers)
         if self.withdraw_image:
             inputs = self._text_before_image(rows).followed_by(inputs)
         elif not goes_on:
@@ -216,6 +216,7 @@ class _SecondStage:
             hidden=hidden.gather(1, inside[..., None].expand(-1, -1, hidden.shape[2])),
             key_mask=key_mask.gather(1, inside) & (columns >= 0),
             position_ids=position_ids.gather(-1, inside.expand_as(position_ids[..., :num_columns])),
+            image_numbers=torch.zeros_like(inside),
         )
 
     def _run_above(self, columns: Columns, cache: Cache) -> Tensor:

@@ -10,6 +10,7 @@ from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.first_stage import first_stage
 from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.families.conftest import QUESTIONS, Loaded
+from tests.families.pattern_masks import PatternMasks
 
 
 @torch.inference_mode()
@@ -32,14 +33,11 @@ def test_a_masked_crop_is_a_crop_with_tokens_hidden(
             if crop.shown is not None:
                 columns = prompt.image_columns(number)
                 seen[columns] = torch.from_numpy(crop.shown.ravel())
-        own = torch.eye(len(seen), dtype=torch.bool)
-        mask = (torch.ones(len(seen), len(seen), dtype=torch.bool).tril() & seen) | own
         inputs = DecoderInput(
             prompt.embeds[None],
-            mask=mask[None, None],
+            PatternMasks(prompt.image_numbers, seen),
             position_ids=prompt.position_ids[..., None, :],
             deepstack=prompt.deepstack[:, None],
-            tokens=seen[None],
         )
         hidden = adapter.decoder.run(inputs, range(adapter.profile.num_layers))
         wanted = adapter.decoder.next_token_logits(hidden[:, -1])[0]

@@ -6,6 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_contracts.enums import QuestionKind
+from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.extraction.generated_answers import Request, capture_attention, extract_attention
 from sdrpn_core.generation.greedy import prefill
@@ -65,7 +66,7 @@ def test_hidden_state_at_branch_equals_stock_forward(
         prompt = embedded(loaded, question, [image])
         inputs = DecoderInput(
             prompt.embeds[None],
-            mask=None,
+            ColumnMasks(prompt.image_numbers[None]),
             position_ids=prompt.position_ids[..., None, :],
             deepstack=prompt.deepstack[:, None],
         )

@@ -14,6 +14,7 @@ from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.first_stage import FirstStage, first_stage
 from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.families.conftest import QUESTIONS, Loaded
+from tests.families.pattern_masks import PatternMasks
 from tests.zoom_checks import (
     EVERY_REGION,
     check_batched_equals_alone,
@@ -117,21 +118,19 @@ def test_a_withdrawn_image_is_out_of_view_of_the_upper_layers_only(
 def _masked_logits(adapter: ModelAdapter, prompt: Prompt, *, withdrawn: bool) -> torch.Tensor:
     """Logits of the next token."""
     branch, length = adapter.profile.rpn.branch_layer, len(prompt.embeds)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    above, in_view = causal.clone(), torch.ones(length, dtype=torch.bool)
-    seen = in_view.clone()
+    in_view = torch.ones(length, dtype=torch.bool)
+    below = above = PatternMasks(prompt.image_numbers, in_view)
     if withdrawn:
-        above[prompt.prefix_length :, prompt.image_columns()] = False
-        in_view[prompt.image_columns()] = False
+        above = PatternMasks(prompt.image_numbers, in_view.clone())
+        above.in_view[prompt.image_columns()] = False
     hidden = prompt.embeds[None]
     upper = range(branch, adapter.profile.num_layers)
-    for layers, mask, tokens in ((range(branch), causal, seen), (upper, above, in_view)):
+    for layers, masks in ((range(branch), below), (upper, above)):
         inputs = DecoderInput(
             hidden,
-            mask=mask[None, None],
+            masks,
             position_ids=prompt.position_ids[..., None, :],
             deepstack=prompt.deepstack[:, None],
-            tokens=tokens[None],  # for layers that no mask hides columns from
         )
         hidden = adapter.decoder.run(inputs, layers)
     return adapter.decoder.next_token_logits(hidden[:, -1])[0]
@@ -143,6 +142,7 @@ def _with_token(adapter: ModelAdapter, prompt: Prompt, token: int) -> Prompt:
         embeds=torch.cat([prompt.embeds, adapter.decoder.embedding(torch.tensor([token]))]),
         deepstack=torch.nn.functional.pad(prompt.deepstack, (0, 0, 0, 1)),
         position_ids=torch.cat([prompt.position_ids, position], dim=-1),
+        image_numbers=torch.nn.functional.pad(prompt.image_numbers, (0, 1)),
         image_starts=prompt.image_starts,
         image_grids=prompt.image_grids,
         image_lengths=prompt.image_lengths,

@@ -19,7 +19,8 @@ from sdrpn_core.attention.kernels import (
     choose_kernel,
     flash_is_usable,
 )
-from sdrpn_core.attention.masks import attention_mask
+from sdrpn_core.attention.masks import ColumnMasks
+from sdrpn_core.attention.patterns import CAUSAL
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 
@@ -122,7 +123,7 @@ def test_knowing_the_tokens_is_as_good_as_the_mask(layout: str, num_queries: int
     torch.manual_seed(0)
     query = torch.randn(2, 3, num_queries, 8)
     key, value = torch.randn(2, 2, 3, 8, 8).unbind(0)
-    mask = attention_mask(key_mask, num_queries)
+    mask = ColumnMasks(torch.zeros(2, num_queries), key_mask).of(CAUSAL)
     wanted = scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
     keys = CausalKeys.from_mask(mask)
@@ -133,7 +134,7 @@ def test_knowing_the_tokens_is_as_good_as_the_mask(layout: str, num_queries: int
 
 
 def test_without_padding_there_is_nothing_to_tell() -> None:
-    assert attention_mask(torch.ones(2, 5, dtype=torch.bool), 5) is None
+    assert ColumnMasks(torch.zeros(2, 5), torch.ones(2, 5, dtype=torch.bool)).of(CAUSAL) is None
     assert CausalKeys.from_mask(None).key_mask is None
 
 

@@ -9,7 +9,6 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
 from data_contracts.enums import ExtractionStatus, QuestionKind
-from sdrpn_core.attention.masks import attention_mask
 from sdrpn_core.extraction.generated_answers import Request, capture_attention, extract_attention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
@@ -178,24 +177,3 @@ def test_kinds_use_their_own_heads_in_one_batch(
         for r, kind in zip(requests, [QuestionKind.TEXTUAL, QuestionKind.NATURAL] * 3, strict=False)
     ]
     assert_batch_equals_one_by_one(adapter, mixed, atol=5e-6)
-
-
-def test_padding_queries_stay_finite() -> None:
-    key_mask = torch.tensor([[False, False, True, True], [True, True, True, True]])
-    mask = attention_mask(key_mask, 4)
-    assert mask is not None
-    assert bool(mask.any(dim=-1).all()), "a query without keys would give NaN"
-    assert mask[0, 0].tolist() == [
-        [True, False, False, False],
-        [False, True, False, False],
-        [False, False, True, False],
-        [False, False, True, True],
-    ]
-
-
-def test_mask_with_cached_columns_keeps_causality() -> None:
-    mask = attention_mask(torch.ones(1, 5, dtype=torch.bool), 2)
-    assert mask is not None
-    assert mask[0, 0].tolist() == [[True, True, True, True, False], [True] * 5]
-    assert attention_mask(torch.ones(1, 5, dtype=torch.bool), 1) is None
-    assert attention_mask(torch.ones(1, 5, dtype=torch.bool), 5) is None

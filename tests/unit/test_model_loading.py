@@ -15,17 +15,17 @@ from transformers.utils import logging as transformers_logging
 
 from data_contracts.enums import QuestionKind
 from data_contracts.profiles import ModelProfile, RpnShape
-from sdrpn_core.decoding.decoder import PromptTooLong
 from sdrpn_core.extraction.generated_answers import Request, capture_attention
 from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.models import loading
+from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import DTYPES, dtype_name, resolve_dtype
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from tests.tiny_models import tiny_llava
-from tests.zoom_checks import random_images, random_pipeline
+from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
 
 QUERY = "layers.3.self_attn.q_proj.weight"
 STORED = f"language_model.model.{QUERY}"
@@ -258,39 +258,40 @@ def test_a_text_model_that_cannot_be_driven_is_refused(
         load_adapter(other, device="cpu")
 
 
-def test_more_tokens_than_layers_look_back_at_are_refused(profile: ModelProfile, tmp_path: Path):
-    """The window was left out, and answers were others than the stock model's."""
-    with_text_model(profile, tmp_path, "mistral", sliding_window=40)
-    adapter = load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
-    (image,) = adapter.encode_images([Image.new("RGB", (30, 20))])
-    asked = ["what is it ?", "what is it ? " * 10]
-    answer_plain(adapter, asked[:1], [[image]], max_new_tokens=3)
-    with pytest.raises(PromptTooLong, match=r"look back at 40 tokens, and there are \d+"):
-        answer_plain(adapter, asked[1:], [[image]], max_new_tokens=3)
-
-
-def test_a_zoom_is_within_the_window_or_refused(profile: ModelProfile, tmp_path: Path):
-    """Columns of joined and cut caches were counted wrongly: a batch failed in torch."""
+@pytest.fixture(scope="module")
+def windowed(profile: ModelProfile, tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
+    """Its layers look back at fewer tokens than an image has."""
     torch.manual_seed(0)
-    with_text_model(profile, tmp_path, "mistral", sliding_window=4096, initializer_range=0.25)
+    folder = tmp_path_factory.mktemp("windowed")
+    with_text_model(profile, folder, "mistral", sliding_window=20, initializer_range=0.25)
+    return load_adapter(profile.model_copy(update={"model_id": str(folder)}), device="cpu")
+
+
+def test_layers_with_a_window_answer_as_the_stock_model_does(windowed: ModelAdapter):
+    """Windows were left out, and answers were others; later such prompts were refused."""
+    images = random_images([(60, 40), (30, 50)])
+    asked = ["what is it ?", "what is it ? " * 10]
+    features = windowed.encode_images(images)
+    found = answer_plain(windowed, asked, [[image] for image in features], max_new_tokens=6)
+    stock = LlavaForConditionalGeneration.from_pretrained(windowed.profile.model_id).eval()
+    for question, image, answer in zip(asked, features, found, strict=True):
+        embeds = windowed.embed_prompt(question, [image]).embeds[None]
+        (tokens,) = stock.generate(
+            inputs_embeds=embeds,
+            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+            max_new_tokens=6,
+            do_sample=False,
+            suppress_tokens=[windowed.image_token_id],
+        )
+        wanted = [token for token in tokens.tolist() if token not in windowed.eos_ids]
+        assert list(answer.tokens) == wanted
+    assert any(answer.tokens for answer in found)
+
+
+def test_a_zoom_with_windows_in_a_batch_equals_one_by_one(windowed: ModelAdapter):
+    """Columns of joined and cut caches lie anywhere; windows count the tokens between them."""
     images, asked = random_images([(60, 40), (30, 50), (64, 64)]), ["what ?", "it", "red blue ?"]
-
-    def answers(window: int) -> list[str]:
-        settings = json.loads((tmp_path / "config.json").read_text())
-        settings["text_config"]["sliding_window"] = window
-        (tmp_path / "config.json").write_text(json.dumps(settings))
-        other = profile.model_copy(update={"model_id": str(tmp_path)})
-        pipeline = random_pipeline(load_adapter(other, device="cpu"))
-        found = pipeline.answer(images, asked, max_new_tokens=4)
-        assert any(answer.used_crop for answer in found)
-        return [answer.text for answer in found]
-
-    whole, outcomes = answers(4096), []
-    for window in range(40, 140, 10):
-        try:
-            assert answers(window) == whole
-            outcomes.append("answered")
-        except PromptTooLong:
-            outcomes.append("refused")
-    assert outcomes == sorted(outcomes, reverse=True)  # the larger windows hold it
-    assert set(outcomes) == {"answered", "refused"}
+    for withdraw_image in (False, True):
+        pipeline = random_pipeline(windowed, withdraw_image=withdraw_image)
+        num_crops = check_batched_equals_alone(pipeline, images, asked, max_new_tokens=4)
+        assert num_crops.total() > num_crops[0]

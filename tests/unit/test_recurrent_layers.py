@@ -13,6 +13,7 @@ from transformers.cache_utils import LinearAttentionLayer
 
 from data_contracts.enums import QuestionKind
 from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape
+from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.calibration import draft_profile
 from sdrpn_core.calibration.examples import CalibrationError
 from sdrpn_core.calibration.heat_map import render_heat_map
@@ -47,9 +48,9 @@ def adapter(profile: ModelProfile) -> ModelAdapter:
 
 
 def inputs(hidden: Tensor, tokens: Tensor | None = None) -> DecoderInput:
-    """For recurrent layers alone: they look at neither mask nor positions."""
+    """For recurrent layers alone: they look at no positions."""
     positions = torch.zeros(3, *hidden.shape[:2], dtype=torch.long)
-    return DecoderInput(hidden, None, positions, tokens=tokens)
+    return DecoderInput(hidden, ColumnMasks(positions[0], tokens), positions)
 
 
 def states(layer: LinearAttentionLayer) -> list[Tensor]:

@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from data_contracts.profiles import ModelProfile, RpnShape
-from sdrpn_core.attention.masks import attention_mask
+from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
@@ -101,14 +101,15 @@ def branch_inputs(adapter: ModelAdapter, seed: int = 0) -> list[Tensor]:
 
 def unpadded(hidden: Tensor) -> DecoderInput:
     """The input that a prompt of (1, L, d) hidden states makes on its own."""
-    return DecoderInput(hidden, mask=None, position_ids=torch.arange(hidden.shape[1])[None])
+    positions = torch.arange(hidden.shape[1])[None]
+    return DecoderInput(hidden, ColumnMasks(torch.zeros_like(positions)), positions)
 
 
 def score_alone(network: RegionProposalNetwork, hidden: Tensor) -> Tensor:
     length = len(hidden)
     logits: Tensor = network(
         hidden[None],
-        mask=None,
+        masks=ColumnMasks(torch.zeros(1, length)),
         position_ids=torch.arange(length)[None],
         query_columns=torch.tensor([length - 1]),
         image_columns=torch.arange(IMAGE_START, IMAGE_START + NUM_CELLS)[None],
@@ -239,7 +240,7 @@ def test_padded_batch_equals_one_by_one(adapter: ModelAdapter, side: str) -> Non
     starts = torch.tensor(offsets)
     together = network(
         batch,
-        mask=None if "only" in side else attention_mask(key_mask, longest),
+        masks=ColumnMasks(torch.zeros_like(positions), None if "only" in side else key_mask),
         position_ids=positions,
         query_columns=starts + torch.tensor(LENGTHS) - 1,
         image_columns=starts[:, None] + IMAGE_START + torch.arange(NUM_CELLS),

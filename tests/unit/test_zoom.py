@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
+from sdrpn_core.attention.masks import ColumnMasks, Masks
+from sdrpn_core.attention.patterns import CAUSAL
 from sdrpn_core.decoding import cache_rows
 from sdrpn_core.decoding.cache_rows import CachePart
 from sdrpn_core.decoding.decoder import DecoderInput
@@ -166,7 +168,7 @@ class _Pass:
     layers: range
     num_rows: int
     num_columns: int
-    mask: Tensor | None
+    masks: Masks
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def passes(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> list[_Pass
     run = adapter.decoder.run
 
     def noting(inputs: DecoderInput, layers: range, **options: Any) -> Tensor:
-        seen.append(_Pass(layers, *inputs.hidden.shape[:2], inputs.mask))
+        seen.append(_Pass(layers, *inputs.hidden.shape[:2], inputs.masks))
         return run(inputs, layers, **options)
 
     monkeypatch.setattr(adapter.decoder, "run", noting)
@@ -237,7 +239,7 @@ def test_a_step_asks_nothing_of_columns_without_padding(
     assert len(start.spans) == len(passes) == 2
     assert len(turned) == 1
     is_padded = questions[0] != questions[1]
-    assert [item.mask is not None for item in passes] == [is_padded] * 2
+    assert [item.masks.of(CAUSAL) is not None for item in passes] == [is_padded] * 2
 
 
 def test_first_stage_logits_equal_the_training_forward(
@@ -248,11 +250,12 @@ def test_first_stage_logits_equal_the_training_forward(
     prompt = adapter.embed_prompt(QUESTIONS[0], features[:1])
     positions = prompt.position_ids[..., None, :]
     with torch.inference_mode():
-        inputs = DecoderInput(prompt.embeds[None], mask=None, position_ids=positions)
+        masks = ColumnMasks(prompt.image_numbers[None])
+        inputs = DecoderInput(prompt.embeds[None], masks, positions)
         hidden = adapter.decoder.run(inputs, range(adapter.profile.rpn.branch_layer))
         whole = rpn(
             hidden,
-            mask=None,
+            masks=masks,
             position_ids=positions,
             query_columns=torch.tensor([prompt.embeds.shape[0] - 1]),
             image_columns=prompt.image_columns()[None],

@@ -1,0 +1,39 @@
+"""What the layers of a model let their columns see: all that came before, in most models.
+
+Some layers look back at a window of tokens only (Mistral, Gemma); in Gemma's, the tokens of an
+image also see those of the same image that follow them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AttentionPattern:
+    """Which columns a layer's column sees, of those that hold tokens."""
+
+    window: int | None = None
+    """Tokens looked back at, the column's own included; None for all of them."""
+    whole_images: bool = False
+    """Tokens of an image see all of that image, within the window."""
+
+
+CAUSAL = AttentionPattern()
+"""All columns up to a column's own."""
+
+
+def pattern_of(layer: Any) -> AttentionPattern:
+    """The pattern of a stock decoder layer that has attention heads, or of a copy of one."""
+    attention = layer.self_attn
+    config = attention.config
+    kinds = getattr(config, "layer_types", None)
+    has_window = kinds is None or kinds[attention.layer_idx] == "sliding_attention"
+    window = getattr(config, "sliding_window", None) if has_window else None
+    # Gemma 4 says so of all its layers, and then leaves those without a window out.
+    sees_images = getattr(config, "use_bidirectional_attention", None) == "vision"
+    return AttentionPattern(window, whole_images=sees_images and window is not None)
+
+
+def patterns_of(layers: Any) -> set[AttentionPattern]:
+    """Those of some layers; layers without attention heads have none."""
+    return {pattern_of(layer) for layer in layers if hasattr(layer, "self_attn")}
