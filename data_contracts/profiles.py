@@ -75,9 +75,9 @@ class ImageSettings(Settings):
 def plain_regions(images: ImageSettings) -> RegionSettings:
     """Region settings of a model for which nobody has chosen any: those of the preset ``default``.
 
-    Models with dynamic grids enlarge small pictures, to 576 cells in the packaged profiles, and so
-    see every pixel of most. They zoom all the same: the paper's gains on POPE and OCRBench are on
-    such pictures, as a crop has more tokens for the same place.
+    Models with dynamic grids enlarge small pictures, to 280 or 576 cells in the packaged profiles,
+    and so see every pixel of most. They zoom all the same: the paper's gains on POPE and OCRBench
+    are on such pictures, as a crop has more tokens for the same place.
     """
     preset = RegionSettings.preset("default")
     if isinstance(images.answers, DynamicGrid):
@@ -148,7 +148,7 @@ class RpnShape(Settings):
 
 
 class FamilyDefaults(Settings):
-    """What the first profile of a family's model assumes until calibration has been run."""
+    """What is assumed of a family's model for which nothing better is known yet."""
 
     prompt: str
     images: ImageSettings = ImageSettings()
@@ -156,6 +156,10 @@ class FamilyDefaults(Settings):
     rotary_scores: bool = False
     training: TrainingConfig = TrainingConfig(batch_size=512)
     """The reference's for LLaVA."""
+    head_size: int = 128
+    """Of an attention head."""
+    num_cells: int = 576
+    """Of the grid, in families whose tower has one only."""
 
 
 class ModelProfile(Settings):

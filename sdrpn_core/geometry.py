@@ -196,26 +196,34 @@ class Letterbox:
         return *self.image_size, self.canvas_width, self.canvas_height
 
     def paste(
-        self, image: Image.Image, fill: tuple[int, int, int], size: tuple[int, int]
+        self,
+        image: Image.Image,
+        fill: tuple[int, int, int],
+        size: tuple[int, int],
+        resample: Image.Resampling = Image.Resampling.BICUBIC,
     ) -> Image.Image:
         """Draw the canvas: the image padded with ``fill``, resized to ``size`` (width, height)."""
         if image.size != self.image_size:
             raise ValueError(f"letterbox is for {self.image_size} pixels, image has {image.size}")
         if self.canvas_width * self.canvas_height > MAX_CANVAS_PIXELS:
-            return self._paste_thin(image, fill, size)
+            return self._paste_thin(image, fill, size, resample)
         canvas = Image.new("RGB", (self.canvas_width, self.canvas_height), fill)
         canvas.paste(image, (self.pad_left, self.pad_top))
-        return canvas.resize(size, Image.Resampling.BICUBIC)
+        return canvas.resize(size, resample)
 
     def _paste_thin(
-        self, image: Image.Image, fill: tuple[int, int, int], size: tuple[int, int]
+        self,
+        image: Image.Image,
+        fill: tuple[int, int, int],
+        size: tuple[int, int],
+        resample: Image.Resampling,
     ) -> Image.Image:
         """Draw the canvas of a very long and thin image without ever holding it at full size."""
         scale_x, scale_y = size[0] / self.canvas_width, size[1] / self.canvas_height
         width, height = max(round(image.width * scale_x), 1), max(round(image.height * scale_y), 1)
         canvas = Image.new("RGB", size, fill)
         corner = (round(self.pad_left * scale_x), round(self.pad_top * scale_y))
-        canvas.paste(image.resize((width, height), Image.Resampling.BICUBIC), corner)
+        canvas.paste(image.resize((width, height), resample), corner)
         return canvas
 
     def to_canvas(self, box: BoxXYXY) -> BoxXYXY:

@@ -28,7 +28,8 @@ class ColumnMasks:
     """Masks over the columns that hold tokens, made once for each pattern.
 
     A column always sees itself, so that padding queries give finite numbers (a row without any key
-    would be NaN and spread). Windows count tokens, not columns: padding takes no room in them.
+    would be NaN and spread). Windows count tokens, not columns: padding takes no room in them, and
+    no more do tokens that are out of view.
     """
 
     def __init__(

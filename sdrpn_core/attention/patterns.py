@@ -7,6 +7,8 @@ image also see those of the same image that follow them.
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 
 @dataclass(frozen=True)
 class AttentionPattern:
@@ -29,9 +31,15 @@ def pattern_of(layer: Any) -> AttentionPattern:
     kinds = getattr(config, "layer_types", None)
     has_window = kinds is None or kinds[attention.layer_idx] == "sliding_attention"
     window = getattr(config, "sliding_window", None) if has_window else None
-    # Gemma 4 says so of all its layers, and then leaves those without a window out.
-    sees_images = getattr(config, "use_bidirectional_attention", None) == "vision"
-    return AttentionPattern(window, whole_images=sees_images and window is not None)
+    return AttentionPattern(window, whole_images=_sees_whole_images(config, window))
+
+
+def _sees_whole_images(config: PreTrainedConfig, window: int | None) -> bool:
+    """Gemma 3's layers all do, of Gemma 4's only those with a window."""
+    if config.model_type == "gemma3_text":
+        return True
+    is_gemma4 = getattr(config, "use_bidirectional_attention", None) == "vision"
+    return is_gemma4 and window is not None
 
 
 def patterns_of(layers: Any) -> set[AttentionPattern]:

@@ -45,6 +45,7 @@ class ModelAdapter(ABC):
         self.tokenizer = tokenizer
         self.profile = profile
         self.image_processor = image_processor
+        self.resample = Image.Resampling(image_processor.resample)
         self.image_token_id = int(model.config.image_token_id)
         check_profile(
             profile, model.config.get_text_config(decoder=True), self.num_deepstack_layers

@@ -44,6 +44,7 @@ class DeepseekVlHybridAdapter(SquareAdapter):
                 "use the preprocessor_config.json that belongs to the model"
             )
         self.low_side, self.input_side = wanted
+        self.resample = Image.Resampling(image_processor.high_res_resample)
 
     def default_fill(self) -> tuple[int, int, int]:
         """The colour that the image processor pads with before either tower's resizing."""

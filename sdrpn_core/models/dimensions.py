@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
 from data_contracts.profiles import DynamicGrid, ModelProfile, SquareGrid
+from sdrpn_core.models.families import FAMILIES, check_family
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
 from sdrpn_core.models.loading import model_source
 from sdrpn_core.models.square import square_canvas
-
-_HEAD_SIZE = 128
-_NUM_CELLS = 576
-"""Of the grid that the paper's models see."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +22,12 @@ class ModelDimensions:
 
 
 def model_dimensions(profile: ModelProfile) -> ModelDimensions:
-    """Those of a model whose configuration is on this machine, else those usual for its heads.
+    """Those of a model whose configuration is on this machine, else those usual in its family.
 
     Raises:
-        ModelError: if the configuration cannot be read.
+        ModelError: if the family is not known, or the configuration cannot be read.
     """
+    check_family(profile)
     source = model_source(profile.model_id)
     folder = local_folder(source, profile.revision)
     if folder is None or not (folder / "config.json").is_file():
@@ -42,7 +40,7 @@ def model_dimensions(profile: ModelProfile) -> ModelDimensions:
 
 def _usual(profile: ModelProfile) -> LlamaConfig:
     """A Llama of this many layers and heads."""
-    hidden_size = profile.num_heads * _HEAD_SIZE
+    hidden_size = profile.num_heads * FAMILIES[profile.family].defaults.head_size
     return LlamaConfig(
         hidden_size=hidden_size,
         intermediate_size=hidden_size * 8 // 3,
@@ -59,4 +57,4 @@ def _num_cells(profile: ModelProfile, config: PreTrainedConfig | None) -> int:
             return num_cells
         case None if config is not None:
             return square_canvas(config)[1].num_cells
-    return _NUM_CELLS
+    return FAMILIES[profile.family].defaults.num_cells

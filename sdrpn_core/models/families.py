@@ -1,8 +1,12 @@
 """Which adapter serves which family of models."""
 
+from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
 from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
 from sdrpn_core.models.dynamic import DynamicAdapter
+from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.gemma3 import Gemma3Adapter
+from sdrpn_core.models.gemma4_unified import Gemma4UnifiedAdapter
 from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
@@ -13,6 +17,8 @@ from sdrpn_core.models.square import SquareAdapter
 FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "deepseek_vl": DeepseekVlAdapter,
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
+    "gemma3": Gemma3Adapter,
+    "gemma4_unified": Gemma4UnifiedAdapter,
     "internvl": InternVlAdapter,
     "llava": LlavaAdapter,
     "qwen2_vl": Qwen2_5VlAdapter,
@@ -21,3 +27,16 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "qwen3_5": Qwen3_5Adapter,
 }
 """Adapter by family; a family is named as its models' type in transformers."""
+
+
+def check_family(profile: ModelProfile) -> None:
+    """Refuse a profile of a family that no adapter serves.
+
+    Raises:
+        ModelError: naming those that are.
+    """
+    if profile.family not in FAMILIES:
+        raise ModelError(
+            f"profile {profile.name!r}: unknown family {profile.family!r}; "
+            f"known are {', '.join(FAMILIES)}"
+        )

@@ -34,10 +34,11 @@ def paste_all(
     images: Sequence[Image.Image],
     fill: tuple[int, int, int],
     sizes: Sequence[tuple[int, int]],
+    resample: Image.Resampling,
 ) -> list[Image.Image]:
     """The canvas of each image, several at a time; arguments as of ``Letterbox.paste``."""
     return in_threads(
-        lambda item: item[0].paste(item[1], fill, item[2]),
+        lambda item: item[0].paste(item[1], fill, item[2], resample),
         zip(letterboxes, images, sizes, strict=True),
     )
 

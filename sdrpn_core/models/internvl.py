@@ -29,6 +29,7 @@ class InternVlAdapter(LlavaAdapter):
         final_norm=False,
         rotary_scores=True,
         training=TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999)),
+        num_cells=256,
     )
 
     def letterbox(self, image_size: tuple[int, int], *, for_labels: bool = False) -> Letterbox:

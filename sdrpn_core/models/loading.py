@@ -12,7 +12,7 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.decoder_check import check_decoder, unknown_layers_explained
 from sdrpn_core.models.devices import DeviceMap, resolve_device, resolve_dtype
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.families import FAMILIES
+from sdrpn_core.models.families import FAMILIES, check_family
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
 from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.reference.model import reference_model_path
@@ -55,11 +55,7 @@ def load_adapter(
         ModelError: if the family, device or dtype is unknown, or the weights cannot be had; says
             what to do.
     """
-    if profile.family not in FAMILIES:
-        raise ModelError(
-            f"profile {profile.name!r}: unknown family {profile.family!r}; "
-            f"known are {', '.join(FAMILIES)}"
-        )
+    check_family(profile)
     if device_map is not None and not is_accelerate_available():
         raise ModelError(
             "device_map needs the package accelerate: run `pip install 'sdrpn[multi-gpu]'`, or "

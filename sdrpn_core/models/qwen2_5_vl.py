@@ -136,7 +136,7 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         **resize: Any,
     ) -> PreparedImages:
         """Draw canvases of some (width, height) and let the stock processor cut them up."""
-        canvases = paste_all(letterboxes, images, self.fill, sizes)
+        canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
         inputs = processed(self.image_processor, canvases, self.dtype, **resize)
         grids = (
             GridShape(height // self.merge_size, width // self.merge_size)

@@ -16,6 +16,7 @@ class Qwen3_5Adapter(Qwen2_5VlAdapter):
             "prompt": (
                 "<|im_start|>user\n{question}{images}<|im_end|>\n"
                 "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-            )
+            ),
+            "head_size": 256,
         }
     )

@@ -99,7 +99,7 @@ class SquareAdapter(ModelAdapter):
         """Draw each image on the model's canvas; ``grid`` is that of its tokens."""
         letterboxes = tuple(self.letterbox(image.size) for image in images)
         sizes = [(self.input_side, self.input_side)] * len(images)
-        canvases = paste_all(letterboxes, images, self.fill, sizes)
+        canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
         return PreparedImages(
             letterboxes=letterboxes,
             grids=(grid,) * len(images),
@@ -112,6 +112,9 @@ def square_canvas(config: PreTrainedConfig) -> tuple[int, GridShape]:
     vision = config.vision_config
     side, patch_side = _side(vision.image_size), _side(vision.patch_size)
     num_cells = round(side // patch_side * getattr(config, "downsample_ratio", 1.0))
+    pooled = getattr(config, "mm_tokens_per_image", None)  # Gemma's
+    if pooled is not None:
+        num_cells = math.isqrt(pooled)
     return side, GridShape(num_cells, num_cells)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoTokenizer,
@@ -16,9 +17,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
 from sdrpn_core.models.devices import DeviceMap
 from sdrpn_core.models.errors import ModelError
+
+_RELATIVES: dict[str, type[BaseImageProcessor]] = {
+    "gemma4_unified": Gemma4ImageProcessorPil,  # patches before they are merged
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def load_stock_model(
     """
     at = {"revision": revision}
     tokenizer = AutoTokenizer.from_pretrained(source, **at)
-    image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **at)
+    image_processor = _image_processor(source, revision)
     model, report = AutoModelForImageTextToText.from_pretrained(
         source,
         dtype=dtype,
@@ -67,6 +73,14 @@ def load_stock_model(
     _check_weights(source, report)
     _check_placement(source, model)
     return StockModel(model, tokenizer, image_processor)
+
+
+def _image_processor(source: str, revision: str | None) -> BaseImageProcessor:
+    """The one of Pillow; of what transformers has for torchvision alone, its nearest relative."""
+    kind = AutoConfig.from_pretrained(source, revision=revision).model_type
+    if kind in _RELATIVES:
+        return _RELATIVES[kind].from_pretrained(source, revision=revision)
+    return AutoImageProcessor.from_pretrained(source, backend="pil", revision=revision)
 
 
 def _check_weights(source: str, report: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from data_contracts.configs import EvaluationConfig, PipelineConfig
 from data_contracts.enums import LabelStatus, Method, Stage
 from data_contracts.sources import BenchmarkSource, EvaluationSource
+from sdrpn_core.models.dimensions import model_dimensions
 from tasks.models import profile_of
 from tasks.planning.files import PlannedFile
 from tasks.planning.made_so_far import MadeSoFar
@@ -45,7 +46,7 @@ compute them once and keep what comes out."""
 _EXTRACT_SECONDS = 0.30
 """Prefill and a short answer on the same card; an estimate."""
 _EVALUATE_SECONDS = 0.40
-_SIZE_7B = 32 * 32 * 32
+_SIZE_7B = 32 * 4096**2
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class _Planner:
         self._config = config
         self._by_source = by_source
         self._rows = RowBytes(config)
+        self._relative_size = _relative_size(config)
         self._numbers = numbers
         self._made = made
 
@@ -274,7 +276,7 @@ class _Planner:
         """
         made = self._made.get((kind, source), MadeSoFar())
         left = _share_left(made, work)
-        seconds = work.seconds * _relative_size(self._config)
+        seconds = work.seconds * self._relative_size
         is_known = number.number is not None or not seconds or not left
         num_shards = num_shards if made.num_shards is None else made.num_shards
         is_table = work.row_bytes and kind is not Stage.BUILD_JSONL
@@ -319,9 +321,9 @@ def _num_shards(number: NumQuestions, per_shard: int) -> int | None:
 
 
 def _relative_size(config: PipelineConfig) -> float:
-    """Work per question relative to LLaVA-1.5-7B, from layers and heads of 128."""
-    profile = profile_of(config.model)
-    return profile.num_layers * profile.num_heads**2 / _SIZE_7B
+    """Work per question relative to LLaVA-1.5-7B, from the layers and their width."""
+    text = model_dimensions(profile_of(config.model)).text
+    return float(text.num_hidden_layers * text.hidden_size**2 / _SIZE_7B)
 
 
 def _has_same_files(one: EvaluationSource, other: EvaluationSource) -> bool:

@@ -1,6 +1,8 @@
 """One tiny random model per family, loaded twice: by its adapter and as the stock class."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,19 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     plain = profile.rpn.model_copy(update={"final_norm": False, "rotary_scores": True})
     profile = profile.model_copy(update={"rpn": plain})
     stock = AutoModelForImageTextToText.from_pretrained(directory, attn_implementation="eager")
-    return Loaded(name, FAMILY_MODELS[name], load_adapter(profile, device="cpu"), stock.eval())
+    family = FAMILY_MODELS[name]
+    if family.stock_masks is not None:
+        stock.register_forward_pre_hook(partial(_put_masks, family.stock_masks), with_kwargs=True)
+    return Loaded(name, family, load_adapter(profile, device="cpu"), stock.eval())
+
+
+def _put_masks(
+    make: Callable[[Any, Inputs], Any], stock: Any, args: tuple[Any, ...], inputs: Inputs
+) -> tuple[tuple[Any, ...], Inputs]:
+    """Within ``generate``, masks are made already."""
+    if isinstance(inputs.get("attention_mask"), torch.Tensor):
+        inputs = inputs | {"attention_mask": make(stock, inputs)}
+    return args, inputs
 
 
 @pytest.fixture(scope="package")

@@ -5,7 +5,7 @@ A new family adds one entry to ``FAMILY_MODELS``; every test of this folder then
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.square import SquareAdapter
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
+from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, gemma_masks
 from tests.families.internvl import tiny_internvl
+from tests.families.squares import padded_to_square
+from tests.tiny_gemma import tiny_gemma3, tiny_gemma4_unified
 from tests.tiny_models import tiny_llava
 from tests.tiny_qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_5, tiny_qwen3_vl
 
@@ -40,8 +43,12 @@ class FamilyModel:
     """Grid of each image, by the stock model's own rules."""
     cell_pixels: Callable[[Inputs, GridShape], Tensor]
     """(h, w) mean pixel of each cell of the only image in ``stock_images``' form."""
-    marks_images: bool = False
-    """The stock forward wants ``mm_token_type_ids``."""
+    image_marks: str | None = None
+    """Where the stock forward wants to be told which tokens are an image's."""
+    stock_masks: Callable[[Any, Inputs], Any] | None = None
+    """(stock model, inputs) -> the attention mask in place of that of its own forward pass."""
+    generation: Inputs = field(default_factory=dict)
+    """Further arguments of the stock ``generate``."""
     rounding: float = 1.0
     """How much more of it there is than in a decoder that attends in every layer."""
 
@@ -77,8 +84,8 @@ def stock_inputs(
         ids += [token] * (counts.pop(0) if is_image else 1)
     input_ids = torch.tensor([[*ids, *response]])
     inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **pixels}
-    if family.marks_images:
-        inputs["mm_token_type_ids"] = (input_ids == adapter.image_token_id).int()
+    if family.image_marks is not None:
+        inputs[family.image_marks] = (input_ids == adapter.image_token_id).int()
     return inputs
 
 
@@ -92,9 +99,10 @@ def llava_images(adapter: ModelAdapter, images: Sequence[Image.Image], for_label
 
 
 def llava_grids(adapter: ModelAdapter, inputs: Inputs) -> list[GridShape]:
-    """One grid for all images."""
-    vision = adapter.model.config.vision_config
-    side = vision.image_size // vision.patch_size
+    """One grid for all images, as coarse as the model pools it."""
+    config = adapter.model.config
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    side = math.isqrt(getattr(config, "mm_tokens_per_image", side**2))
     return [GridShape(side, side)] * len(inputs["pixel_values"])
 
 
@@ -104,6 +112,13 @@ def internvl_images(
     """One tile each, stretched to a square."""
     del for_labels
     inputs = adapter.image_processor(list(images), crop_to_patches=False, return_tensors="pt")
+    return {"pixel_values": inputs["pixel_values"]}
+
+
+def gemma3_images(adapter: ModelAdapter, images: Sequence[Image.Image], for_labels: bool) -> Inputs:
+    """Stretched to a square, without further tiles."""
+    del for_labels
+    inputs = adapter.image_processor(list(images), return_tensors="pt")
     return {"pixel_values": inputs["pixel_values"]}
 
 
@@ -157,28 +172,33 @@ def deepseek_images(
     return dict(processor([padded_to_square(image, fill) for image in images], return_tensors="pt"))
 
 
-def padded_to_square(image: Image.Image, fill: tuple[int, ...]) -> Image.Image:
-    """The image in the middle of a square of its longer side."""
-    square = Image.new("RGB", (max(image.size), max(image.size)), fill)
-    square.paste(image, tuple((max(image.size) - side) // 2 for side in image.size))
-    return square
-
-
 FAMILY_MODELS: dict[str, FamilyModel] = {
     "deepseek_vl": FamilyModel(tiny_deepseek_vl, deepseek_images, llava_grids, square_cell_pixels),
     "deepseek_vl_hybrid": FamilyModel(
         tiny_deepseek_vl_hybrid, deepseek_images, llava_grids, square_cell_pixels
     ),
+    "gemma3": FamilyModel(
+        tiny_gemma3, gemma3_images, llava_grids, square_cell_pixels, image_marks="token_type_ids"
+    ),
+    "gemma4_unified": FamilyModel(
+        tiny_gemma4_unified,
+        gemma_images,
+        gemma_grids,
+        gemma_cell_pixels,
+        image_marks="mm_token_type_ids",
+        stock_masks=gemma_masks,
+        generation={"cache_implementation": "static", "disable_compile": True},
+    ),
     "internvl": FamilyModel(tiny_internvl, internvl_images, internvl_grids, square_cell_pixels),
     "llava": FamilyModel(tiny_llava, llava_images, llava_grids, square_cell_pixels),
     "qwen2_vl": FamilyModel(
-        tiny_qwen2_vl, qwen_images, qwen_grids, qwen_cell_pixels, marks_images=True
+        tiny_qwen2_vl, qwen_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"
     ),
     "qwen2_5_vl": FamilyModel(
-        tiny_qwen2_5_vl, qwen_images, qwen_grids, qwen_cell_pixels, marks_images=True
+        tiny_qwen2_5_vl, qwen_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"
     ),
     "qwen3_vl": FamilyModel(
-        tiny_qwen3_vl, qwen_images, qwen_grids, qwen_cell_pixels, marks_images=True
+        tiny_qwen3_vl, qwen_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"
     ),
     "qwen3_5": FamilyModel(
         # States come out in single precision, and depend on where a pass begins.
@@ -186,7 +206,7 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         qwen_images,
         qwen_grids,
         qwen_cell_pixels,
-        marks_images=True,
+        image_marks="mm_token_type_ids",
         rounding=30.0,
     ),
 }

@@ -34,7 +34,7 @@ def test_rotary_positions_equal_stock(
         seen: list[Tensor] = []
         rotary = loaded.stock.get_decoder().rotary_emb
         hook = rotary.register_forward_pre_hook(
-            lambda _, args, kwargs, seen=seen: seen.append(kwargs.get("position_ids", args[-1])),
+            lambda _, args, kwargs, seen=seen: seen.append((*args, *kwargs.values())[1]),
             with_kwargs=True,
         )
         with torch.inference_mode():
@@ -133,6 +133,7 @@ def test_responses_equal_stock_generate(
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
             suppress_tokens=[loaded.adapter.image_token_id],
+            **loaded.family.generation,
         )[0, inputs["input_ids"].shape[1] :]
         assert list(response.tokens) == [token for token in stock.tolist() if token not in ends]
     assert any(response.tokens for response in captured.responses)

@@ -26,17 +26,29 @@ def test_cells_are_the_most_that_a_picture_gets_for_labels(loaded: Loaded) -> No
     assert model_dimensions(loaded.adapter.profile).num_cells == most
 
 
-@pytest.mark.parametrize("name", ["llava-1.5-7b", "llava-1.5-13b"])
+@pytest.mark.parametrize(
+    ("name", "hidden_size", "num_cells"),
+    [
+        ("llava-1.5-7b", 4096, 576),
+        ("llava-1.5-13b", 5120, 576),
+        ("qwen3.5-9b", 4096, 576),
+        ("gemma-4-12b", 4096, 256),
+        ("gemma-3-12b", 4096, 256),
+        ("internvl3-8b", 3584, 256),
+    ],
+)
 def test_a_model_that_is_not_here_is_taken_for_a_llama(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str,
+    hidden_size: int,
+    num_cells: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    """Of its family's usual heads: all had been taken to have heads of 128, and grids of 576."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     profile = load_profile(name)
     found = model_dimensions(profile)
-    whole = {"llava-1.5-7b": 4096, "llava-1.5-13b": 5120}
-    assert (found.text.hidden_size, found.num_cells) == (whole[name], 576)
-    of_a_layer = 4 * whole[name] ** 2 + 3 * whole[name] * (whole[name] * 8 // 3)
+    assert (found.text.hidden_size, found.num_cells) == (hidden_size, num_cells)
+    of_a_layer = 4 * hidden_size**2 + 3 * hidden_size * (hidden_size * 8 // 3)
     rpn = num_rpn_parameters(found.text, profile.rpn)
-    assert rpn == pytest.approx(
-        (profile.rpn.depth - 1) * of_a_layer + 2 * whole[name] ** 2, rel=1e-4
-    )
+    assert rpn == pytest.approx((profile.rpn.depth - 1) * of_a_layer + 2 * hidden_size**2, rel=1e-4)

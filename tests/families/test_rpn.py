@@ -31,10 +31,10 @@ def test_untrained_scores_are_the_frozen_models_query_times_key(
     maps = first_stage(loaded.adapter, network, features, QUESTIONS).roi_logits
     for question, image, ours in zip(QUESTIONS, images, maps, strict=True):
         inputs = loaded.inputs(question, [image])
-        query, key = stock_query_and_key(loaded.stock, inputs, scored_layer)
+        query, key, scaling = stock_query_and_key(loaded.stock, inputs, scored_layer)
         key = key.repeat_interleave(query.shape[0] // key.shape[0], dim=0)
         is_image = inputs["input_ids"][0] == loaded.adapter.image_token_id
-        products = (query[:, -1:] * key[:, is_image]).sum(dim=-1) / query.shape[-1] ** 0.5
+        products = (query[:, -1:] * key[:, is_image]).sum(dim=-1) * scaling
         expected = products.mean(dim=0)
         torch.testing.assert_close(ours.flatten(), expected, atol=2e-5, rtol=1e-4)
         assert expected.std() > 1e-3
@@ -62,15 +62,17 @@ def test_scores_depend_on_rotary_embedding_and_head_norms(
         assert (roi_map(without_norm) - roi_map(whole)).abs().max() > 1e-3
 
 
-def stock_query_and_key(stock: Any, inputs: dict[str, Any], layer: int) -> tuple[Tensor, Tensor]:
-    """(H, L, D) and (K, L, D) that one stock decoder layer hands to its attention kernel."""
-    seen: list[tuple[Tensor, Tensor]] = []
+def stock_query_and_key(
+    stock: Any, inputs: dict[str, Any], layer: int
+) -> tuple[Tensor, Tensor, float]:
+    """(H, L, D), (K, L, D) and their scaling that a stock layer hands to its attention kernel."""
+    seen: list[tuple[Tensor, Tensor, float]] = []
 
     def spy(
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
     ) -> Any:
         if module.layer_idx == layer:
-            seen.append((query[0], key[0]))
+            seen.append((query[0], key[0], kwargs["scaling"]))
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
     AttentionInterface.register("query_key_spy", spy)

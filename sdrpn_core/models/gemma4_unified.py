@@ -1,0 +1,133 @@
+"""Gemma 4 12B: no vision tower, pixels go into the decoder; grids of any size.
+
+A cell of the grid is a patch of 48 x 48 pixels, as large as an image of at most 280 cells of its
+own shape makes it. Five of six decoder layers look back at a window of tokens, and in those the
+tokens of an image see each other whatever their order; these layers also turn positions otherwise
+than the sixth, and have smaller heads.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from data_contracts.profiles import (
+    DynamicGrid,
+    FamilyDefaults,
+    ImageSettings,
+    ModelProfile,
+    SquareGrid,
+)
+from data_contracts.training import TrainingConfig
+from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.models.dynamic import DynamicAdapter
+from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all
+from sdrpn_core.models.prompts import ImageFeatures
+from sdrpn_core.threads import in_threads
+
+GRIDS = ImageSettings(
+    fill=(127, 127, 127),
+    labels=SquareGrid(side=16),
+    answers=DynamicGrid(min_cells=280, max_cells=280),
+)
+"""The stock processor's for answers; for labels a letterbox of about as many cells, as for Qwen."""
+
+
+class Gemma4UnifiedAdapter(DynamicAdapter):
+    """Adapter of ``Gemma4UnifiedForConditionalGeneration``."""
+
+    defaults = FamilyDefaults(
+        prompt=(
+            "<|turn>user\n{images}{question}<turn|>\n<|turn>model\n<|channel>thought\n<channel|>"
+        ),
+        images=GRIDS,
+        final_norm=False,
+        rotary_scores=True,
+        training=TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999)),
+        head_size=256,
+    )
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        profile: ModelProfile,
+        image_processor: BaseImageProcessor,
+    ) -> None:
+        vision = model.config.vision_config
+        if vision is None:
+            raise ModelError(f"{profile.model_id} takes no images: use a model that does")
+        self.patch_side = int(vision.patch_size)
+        self.patches_a_side = int(vision.pooling_kernel_size)
+        self.cell_side = self.patch_side * self.patches_a_side
+        super().__init__(model, tokenizer, profile, image_processor)
+        self.fill = profile.images.fill or mean_colour(image_processor)
+        self._check_processor()
+
+    def image_placeholder(self) -> str:
+        """One image token, between the markers that the stock processor writes."""
+        config = self.model.config
+        ids = [config.boi_token_id, self.image_token_id, config.eoi_token_id]
+        return "".join(self.tokenizer.convert_ids_to_tokens(ids))
+
+    def draw(
+        self,
+        images: Sequence[Image.Image],
+        letterboxes: Sequence[Letterbox],
+        grids: Sequence[GridShape],
+    ) -> PreparedImages:
+        """Rescaled by the stock processor, and cut into cells with the place of each."""
+        sizes = [(grid.width * self.cell_side, grid.height * self.cell_side) for grid in grids]
+        canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
+        cells = in_threads(lambda item: self._cells(*item), zip(canvases, grids, strict=True))
+        inputs = {
+            "pixel_values": torch.cat(cells),
+            "image_position_ids": torch.cat([_places(grid) for grid in grids]),
+        }
+        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
+
+    @torch.inference_mode()
+    def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
+        """One projection of the cells of all images: each stands for itself."""
+        output = self.model.get_image_features(
+            pixel_values=prepared.inputs["pixel_values"][None].to(self.device),
+            image_position_ids=prepared.inputs["image_position_ids"][None].to(self.device),
+            return_dict=True,
+        )
+        (tokens,) = output.pooler_output
+        counts = [grid.num_cells for grid in prepared.grids]
+        return [
+            ImageFeatures(tokens=own, grid=grid, letterbox=letterbox)
+            for own, grid, letterbox in zip(
+                tokens.split(counts), prepared.grids, prepared.letterboxes, strict=True
+            )
+        ]
+
+    def _cells(self, canvas: Image.Image, grid: GridShape) -> Tensor:
+        """(C, pixels) of a canvas; the stock processor cuts it into patches, of several a cell."""
+        prepared = self.image_processor([canvas], do_resize=False, return_tensors="pt")
+        count, side = self.patches_a_side, self.patch_side
+        patches: Tensor = prepared["pixel_values"][0, : grid.num_cells * count**2]  # then padding
+        by_place = patches.view(grid.height, count, grid.width, count, side, side, 3)
+        cells = by_place.permute(0, 2, 1, 4, 3, 5, 6)
+        return cells.reshape(grid.num_cells, -1).to(self.dtype)
+
+    def _check_processor(self) -> None:
+        processor = self.image_processor
+        found = (int(processor.patch_size), int(processor.pooling_kernel_size))
+        if found != (self.patch_side, self.patches_a_side):
+            raise ModelError(
+                f"the image processor of {self.profile.model_id!r} cuts patches of {found[0]} "
+                f"pixels merged {found[1]} x {found[1]}, the model wants {self.patch_side} merged "
+                f"{self.patches_a_side} x {self.patches_a_side}: load both from the same repository"
+            )
+
+
+def _places(grid: GridShape) -> Tensor:
+    """(C, 2) column and row of every cell, in reading order."""
+    rows = torch.arange(grid.height)[:, None].expand(grid)
+    columns = torch.arange(grid.width).expand(grid)
+    return torch.stack([columns, rows], dim=-1).flatten(0, 1)

@@ -1,0 +1,136 @@
+"""What is particular to Gemma: shapes of grids, windows, soft caps, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import Gemma4UnifiedForConditionalGeneration
+from transformers.models.gemma4.image_processing_pil_gemma4 import (
+    Gemma4ImageProcessorPil,
+    get_aspect_ratio_preserving_size,
+)
+
+from data_contracts.profiles import ModelProfile
+from sdrpn_core.attention.kernels import SDPA
+from sdrpn_core.attention.patterns import CAUSAL, AttentionPattern
+from sdrpn_core.geometry import GridShape
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.gemma3 import MAX_ASPECT_RATIO, Gemma3Adapter
+from sdrpn_core.models.gemma4_unified import GRIDS, Gemma4UnifiedAdapter
+from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.profiles import load_profile
+from tests.tiny_gemma import WINDOW, tiny_gemma3, tiny_gemma4_unified
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
+    return tiny_gemma4_unified(tmp_path_factory.mktemp("gemma4"))
+
+
+@pytest.fixture(scope="module")
+def gemma4(profile: ModelProfile) -> ModelAdapter:
+    return load_adapter(profile, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def gemma3(tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
+    return load_adapter(tiny_gemma3(tmp_path_factory.mktemp("gemma3")), device="cpu")
+
+
+def test_layers_with_and_without_a_window_see_images_as_the_model_was_trained(
+    gemma3: ModelAdapter, gemma4: ModelAdapter
+) -> None:
+    windowed = AttentionPattern(WINDOW, whole_images=True)
+    assert gemma4.decoder.patterns == {windowed, CAUSAL}
+    assert gemma3.decoder.patterns == {windowed, AttentionPattern(whole_images=True)}
+
+
+def test_flash_attn_is_not_asked_for_what_is_not_causal(
+    gemma4: ModelAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would see too much through windows, and too little of images."""
+    monkeypatch.setattr("sdrpn_core.decoding.decoder.flash_is_usable", lambda: True)
+    monkeypatch.setattr("sdrpn_core.decoding.decoder.choose_kernel", pytest.fail)
+    assert gemma4.decoder.attention_kernel == SDPA
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000))
+@settings(deadline=None, max_examples=300)
+def test_grids_are_those_of_the_stock_processor(width: int, height: int) -> None:
+    """At the model's own numbers: cells of 48 pixels, 280 of them; longer strips are padded."""
+    if max(width, height) > 100 * min(width, height):
+        return
+    processor = Gemma4ImageProcessorPil()
+    adapter = object.__new__(Gemma4UnifiedAdapter)
+    adapter.cell_side = processor.patch_size * processor.pooling_kernel_size
+    adapter.label_grid, adapter.answer_grid = GRIDS.labels, GRIDS.answers  # type: ignore[assignment]
+    adapter.fill, adapter.resample = (0, 0, 0), Image.Resampling.NEAREST
+    letterbox = adapter.letterbox((width, height))
+    found = adapter._grid_within(letterbox, adapter.answer_grid, processor.max_soft_tokens)
+    wanted = get_aspect_ratio_preserving_size(height, width, 16, 280 * 9, 3)
+    assert found == GridShape(wanted[0] // 48, wanted[1] // 48)
+
+
+def test_gemma_4_cuts_an_image_as_its_processor_for_torchvision(gemma4: ModelAdapter) -> None:
+    """Pixels of a cell in reading order, colours last, and (column, row) of each cell."""
+    grid = GridShape(2, 3)
+    side = gemma4.cell_side  # type: ignore[attr-defined]
+    canvas = torch.arange(grid.num_cells * side**2 * 3, dtype=torch.uint8)
+    image = Image.fromarray(canvas.view(2 * side, 3 * side, 3).numpy())
+    prepared = gemma4.draw([image], [gemma4.letterbox(image.size)], [grid])  # type: ignore[attr-defined]
+    fifth = canvas.view(2 * side, 3 * side, 3)[side:, side : 2 * side].flatten() / 255
+    torch.testing.assert_close(prepared.inputs["pixel_values"][4], fifth)
+    assert prepared.inputs["image_position_ids"].tolist() == [
+        [0, 0],
+        [1, 0],
+        [2, 0],
+        [0, 1],
+        [1, 1],
+        [2, 1],
+    ]
+
+
+def test_gemma_3_stretches_images_and_pads_strips(gemma3: ModelAdapter) -> None:
+    assert isinstance(gemma3, Gemma3Adapter)
+    assert gemma3.grid == GridShape(5, 5)  # ten patches a side, pooled two by two
+    box = gemma3.letterbox((90, 30))
+    assert (box.canvas_width, box.canvas_height) == (90, 30)
+    strip = gemma3.letterbox((6000, 10))
+    assert strip.canvas_width / strip.canvas_height == MAX_ASPECT_RATIO
+    assert gemma3.resample is Image.Resampling.BILINEAR  # its processor's, not everybody's
+
+
+def test_cells_of_another_model_are_refused(profile: ModelProfile, tmp_path: Path) -> None:
+    shutil.copytree(profile.model_id, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "processor_config.json"
+    stated = json.loads(file.read_text())
+    stated["image_processor"]["patch_size"] = 16
+    file.write_text(json.dumps(stated))
+    other = profile.model_copy(update={"model_id": str(tmp_path)})
+    with pytest.raises(ModelError, match=r"patches of 16 pixels merged 3 x 3, the model wants 2"):
+        load_adapter(other, device="cpu")
+
+
+def test_layers_that_borrow_keys_are_refused(profile: ModelProfile, tmp_path: Path) -> None:
+    """Those of the small Gemmas take keys and values from a layer below, which nothing hands on."""
+    shutil.copytree(profile.model_id, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    config["text_config"]["num_kv_shared_layers"] = 2
+    file.write_text(json.dumps(config))
+    model = Gemma4UnifiedForConditionalGeneration.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    other = profile.model_copy(update={"model_id": str(tmp_path)})
+    with pytest.raises(ModelError, match=r"its text model cannot be run layer by layer \("):
+        load_adapter(other, device="cpu")
+
+
+def test_the_packaged_rpn_of_gemma_4_ends_in_a_layer_without_a_window() -> None:
+    """Every sixth has none: 5, 11, ..."""
+    assert load_profile("gemma-4-12b").rpn.last_layer % 6 == 5
