@@ -25,6 +25,8 @@ class _LabelFields(Settings):
     """Samples whose box covers at least this share of the content cells are rejected."""
     sink_threshold: float | None = Field(1e-3, gt=0)
     """Cells with a sink signal at or above this are sinks; None keeps all cells."""
+    border_cells: int = Field(0, ge=0)
+    """Cells this near to the grid's edge are sinks, whatever their signal."""
     mask_padding: bool = True
     """Letterbox padding is never foreground (needs the image sizes)."""
     padding_label: Literal["background", "ignore"] = "background"

@@ -75,7 +75,7 @@ class ImageSettings(Settings):
 def plain_regions(images: ImageSettings) -> RegionSettings:
     """Region settings of a model for which nobody has chosen any: those of the preset ``default``.
 
-    Models with dynamic grids enlarge small pictures, to 280 or 576 cells in the packaged profiles,
+    Models with dynamic grids enlarge small pictures, to 560 or 576 cells in the packaged profiles,
     and so see every pixel of most. They zoom all the same: the paper's gains on POPE and OCRBench
     are on such pictures, as a crop has more tokens for the same place.
     """

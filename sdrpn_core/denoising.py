@@ -50,6 +50,7 @@ def denoise(
     """
     attention, is_finite = _finite_attention(grounding)
     sink_mask = _sink_mask(sink, settings.sink_threshold, attention)
+    sink_mask |= _border(settings.border_cells, attention)
     content_mask = _content_masks(image_sizes, settings, attention)
     denoised = attention.masked_fill(sink_mask | ~content_mask, 0.0)
     peak = denoised.amax(dim=(1, 2), keepdim=True)
@@ -98,6 +99,14 @@ def _sink_mask(sink: Array | None, threshold: float | None, attention: Tensor) -
             f"got {tuple(signal.shape)}"
         )
     return ~(signal < torch.tensor(threshold, dtype=signal.dtype, device=signal.device))
+
+
+def _border(num_cells: int, attention: Tensor) -> Tensor:
+    """(h, w) cells that are among the outermost ``num_cells`` of their row or column."""
+    height, width = attention.shape[1:]
+    border = torch.ones((height, width), dtype=torch.bool, device=attention.device)
+    border[num_cells : max(height - num_cells, 0), num_cells : max(width - num_cells, 0)] = False
+    return border
 
 
 def _content_masks(image_sizes: Array | None, settings: LabelSettings, attention: Tensor) -> Tensor:

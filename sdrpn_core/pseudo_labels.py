@@ -157,13 +157,17 @@ def denoising_steps(
 
 def _cumulative_settings(settings: LabelSettings) -> Iterator[tuple[str, LabelSettings]]:
     """Settings with one rule after the other switched on; rules that are off are passed over."""
-    off = {"sink_threshold": None, "mask_padding": False, "strongest_region_only": False}
-    step = settings.model_copy(update=off)
+    rules: dict[str, dict[str, object]] = {
+        "padding": {"mask_padding": False},
+        "sinks": {"sink_threshold": None, "border_cells": 0},
+        "region": {"strongest_region_only": False},
+    }
+    step = settings.model_copy(update={k: v for off in rules.values() for k, v in off.items()})
     yield "threshold", step
-    rules = {"padding": "mask_padding", "sinks": "sink_threshold"}
-    for name, field in (rules | {"region": "strongest_region_only"}).items():
-        if getattr(settings, field) != off[field]:
-            step = step.model_copy(update={field: getattr(settings, field)})
+    for name, off in rules.items():
+        wanted = {field: getattr(settings, field) for field in off}
+        if wanted != off:
+            step = step.model_copy(update=wanted)
             yield name, step
 
 

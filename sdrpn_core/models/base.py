@@ -209,7 +209,7 @@ class ModelAdapter(ABC):
             ModelError: if the tokenizer does not turn placeholders into image tokens.
         """
         text = self.profile.prompt.replace("{images}", self.image_placeholder() * len(images))
-        ids = self.tokenizer(text.replace("{question}", question)).input_ids
+        ids = self._tokens(text.replace("{question}", question))
         self._check_placeholders(ids, question, len(images))
         layout = lay_out(ids, self.image_token_id, images)
         grids = tuple(image.grid for image in images)
@@ -233,6 +233,15 @@ class ModelAdapter(ABC):
             image_lengths=tuple(image.num_tokens for image in images),
             token_ids=tuple(sorted(set(ids))),
         )
+
+    def _tokens(self, prompt: str) -> list[int]:
+        """With what begins a text once: some tokenizers put it there, others leave it to prompts.
+
+        Gemma 3's does, Gemma 4's does not, and neither model works without it.
+        """
+        ids: list[int] = self.tokenizer(prompt).input_ids
+        begin = self.tokenizer.bos_token_id
+        return ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
 
     def _check_placeholders(self, ids: Sequence[int], question: str, num_images: int) -> None:
         found = ids.count(self.image_token_id)

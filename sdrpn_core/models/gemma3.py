@@ -24,7 +24,9 @@ class Gemma3Adapter(LlavaAdapter):
     """Adapter of ``Gemma3ForConditionalGeneration``."""
 
     defaults = FamilyDefaults(
-        prompt="<start_of_turn>user\n{images}{question}<end_of_turn>\n<start_of_turn>model\n",
+        prompt=(
+            "<bos><start_of_turn>user\n{images}{question}<end_of_turn>\n<start_of_turn>model\n"
+        ),
         final_norm=False,
         rotary_scores=True,
         training=TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999)),

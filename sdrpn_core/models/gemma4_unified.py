@@ -1,7 +1,7 @@
 """Gemma 4 12B: no vision tower, pixels go into the decoder; grids of any size.
 
-A cell of the grid is a patch of 48 x 48 pixels, as large as an image of at most 280 cells of its
-own shape makes it. Five of six decoder layers look back at a window of tokens, and in those the
+A cell of the grid is a patch of 48 x 48 pixels of the image, resized to as many cells as it gets.
+Five of six decoder layers look back at a window of tokens, and in those the
 tokens of an image see each other whatever their order; these layers also turn positions otherwise
 than the sixth, and have smaller heads.
 """
@@ -29,11 +29,12 @@ from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.threads import in_threads
 
 GRIDS = ImageSettings(
-    fill=(127, 127, 127),
-    labels=SquareGrid(side=16),
-    answers=DynamicGrid(min_cells=280, max_cells=280),
+    fill=(0, 0, 0),
+    labels=SquareGrid(side=23),
+    answers=DynamicGrid(min_cells=560, max_cells=560),
 )
-"""The stock processor's for answers; for labels a letterbox of about as many cells, as for Qwen."""
+"""As many cells as SD-RPN's authors train on (arXiv 2609.19745), twice the stock processor's; the
+letterbox of labels, as for Qwen, takes the largest square of them."""
 
 
 class Gemma4UnifiedAdapter(DynamicAdapter):
@@ -41,7 +42,8 @@ class Gemma4UnifiedAdapter(DynamicAdapter):
 
     defaults = FamilyDefaults(
         prompt=(
-            "<|turn>user\n{images}{question}<turn|>\n<|turn>model\n<|channel>thought\n<channel|>"
+            "<bos><|turn>user\n{images}{question}<turn|>\n<|turn>model\n"
+            "<|channel>thought\n<channel|>"
         ),
         images=GRIDS,
         final_norm=False,

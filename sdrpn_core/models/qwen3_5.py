@@ -10,11 +10,12 @@ from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 class Qwen3_5Adapter(Qwen2_5VlAdapter):
     """Adapter of ``Qwen3_5ForConditionalGeneration``."""
 
-    # What the chat template writes where it is asked for no thinking: a thought that is over.
+    # The image first, as SD-RPN's authors ask it; then, as the chat template does where it is asked
+    # for no thinking, a thought that is over.
     defaults = Qwen2_5VlAdapter.defaults.model_copy(
         update={
             "prompt": (
-                "<|im_start|>user\n{question}{images}<|im_end|>\n"
+                "<|im_start|>user\n{images}{question}<|im_end|>\n"
                 "<|im_start|>assistant\n<think>\n\n</think>\n\n"
             ),
             "head_size": 256,

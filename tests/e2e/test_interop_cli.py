@@ -112,10 +112,10 @@ def test_errors_are_one_line_and_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "good.pkl").write_bytes(good)
     options = ("--images", tmp_path, "--store", tmp_path / "store")
     # It was trained at the layer that a profile names before anybody has looked for a good one.
-    onwards = ("--config", "qwen3-vl-4b", "--until", "train-rpn")
+    onwards = ("--config", "qwen2-vl-7b", "--until", "train-rpn")
     result = sdrpn("import-labels", tmp_path / "good.pkl", *options, *onwards)
     assert result.exit_code == 1
-    assert "profile 'qwen3-vl-4b' is uncalibrated" in result.output
+    assert "profile 'qwen2-vl-7b' is uncalibrated" in result.output
     for until, message in (("train-rpn", "needs --config"), ("report", "choose from")):
         result = sdrpn("import-labels", tmp_path / "good.pkl", *options, "--until", until)
         assert result.exit_code == 2

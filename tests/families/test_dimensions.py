@@ -32,7 +32,7 @@ def test_cells_are_the_most_that_a_picture_gets_for_labels(loaded: Loaded) -> No
         ("llava-1.5-7b", 4096, 576),
         ("llava-1.5-13b", 5120, 576),
         ("qwen3.5-9b", 4096, 576),
-        ("gemma-4-12b", 4096, 256),
+        ("gemma-4-12b", 4096, 529),
         ("gemma-3-12b", 4096, 256),
         ("internvl3-8b", 3584, 256),
     ],

@@ -136,3 +136,7 @@ def test_denoising_passes_over_rules_that_are_off():
     )
     steps = denoising_steps(blob((8, 8), 2, 2, 4, 4)[None], None, off)
     assert [step.name for step in steps] == ["threshold", "region", "ambiguity"]
+    border = off.model_copy(update={"border_cells": 1})
+    steps = denoising_steps(blob((8, 8), 0, 0, 2, 2)[None], None, border)
+    found = {step.name: int(step.foreground.sum()) for step in steps}
+    assert found == {"threshold": 4, "sinks": 1, "region": 1, "ambiguity": 1}

@@ -63,7 +63,7 @@ def test_flash_attn_is_not_asked_for_what_is_not_causal(
 @given(st.integers(1, 4000), st.integers(1, 4000))
 @settings(deadline=None, max_examples=300)
 def test_grids_are_those_of_the_stock_processor(width: int, height: int) -> None:
-    """At the model's own numbers: cells of 48 pixels, 280 of them; longer strips are padded."""
+    """At the model's own numbers: cells of 48 pixels, 560 of them; longer strips are padded."""
     if max(width, height) > 100 * min(width, height):
         return
     processor = Gemma4ImageProcessorPil()
@@ -72,8 +72,8 @@ def test_grids_are_those_of_the_stock_processor(width: int, height: int) -> None
     adapter.label_grid, adapter.answer_grid = GRIDS.labels, GRIDS.answers  # type: ignore[assignment]
     adapter.fill, adapter.resample = (0, 0, 0), Image.Resampling.NEAREST
     letterbox = adapter.letterbox((width, height))
-    found = adapter._grid_within(letterbox, adapter.answer_grid, processor.max_soft_tokens)
-    wanted = get_aspect_ratio_preserving_size(height, width, 16, 280 * 9, 3)
+    found = adapter._grid_within(letterbox, adapter.answer_grid, 560)
+    wanted = get_aspect_ratio_preserving_size(height, width, 16, 560 * 9, 3)
     assert found == GridShape(wanted[0] // 48, wanted[1] // 48)
 
 
@@ -104,6 +104,28 @@ def test_gemma_3_stretches_images_and_pads_strips(gemma3: ModelAdapter) -> None:
     strip = gemma3.letterbox((6000, 10))
     assert strip.canvas_width / strip.canvas_height == MAX_ASPECT_RATIO
     assert gemma3.resample is Image.Resampling.BILINEAR  # its processor's, not everybody's
+
+
+@pytest.mark.parametrize("adds_it", [False, True])
+def test_a_prompt_begins_once(profile: ModelProfile, adds_it: bool, tmp_path: Path) -> None:
+    """Gemma 3's tokenizer begins every text with <bos>, Gemma 4's leaves it to the prompt."""
+    shutil.copytree(profile.model_id, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "tokenizer.json"
+    begin = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
+    added = {
+        "type": "TemplateProcessing",
+        "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
+    }
+    stated = json.loads(file.read_text()) | ({"post_processor": added} if adds_it else {})
+    file.write_text(json.dumps(stated))
+    adapter = load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
+    assert (adapter.tokenizer("it").input_ids[0] == 2) == adds_it
+    features = adapter.encode_images([Image.new("RGB", (30, 20))])
+    prompt = adapter.embed_prompt("it", features)
+    begun = adapter.decoder.embedding(torch.tensor([2, 3]))
+    assert torch.equal(prompt.embeds[:2], begun)
 
 
 def test_cells_of_another_model_are_refused(profile: ModelProfile, tmp_path: Path) -> None:

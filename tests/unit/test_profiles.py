@@ -28,14 +28,9 @@ UNCALIBRATED = [
     "gemma-3-12b",
     "gemma-3-27b",
     "gemma-3-4b",
-    "gemma-4-12b",
     "internvl3-8b",
     "internvl3.5-8b",
     "qwen2-vl-7b",
-    "qwen3-vl-4b",
-    "qwen3-vl-8b",
-    "qwen3.5-4b",
-    "qwen3.5-9b",
 ]
 NATURAL, TEXTUAL = QuestionKind.NATURAL, QuestionKind.TEXTUAL
 SUFFIX = "Answer the question using a single word or phrase."
@@ -54,6 +49,37 @@ PUBLISHED = {
         {22: (1, 4), 23: (6, 11)},
     ),
 }
+
+
+LATER = {
+    "qwen3-vl-4b": (
+        (24, {20: (15, 21, 23), 21: (8, 10, 11)}, {20: (1, 24)}),
+        ({19: (24, 27), 24: (21, 23)}, {24: (6, 10)}),
+    ),
+    "qwen3-vl-8b": (
+        (24, {20: (15, 21, 23), 21: (8, 10, 11)}, {21: (7,)}),
+        ({19: (24, 26, 27), 24: (21, 22, 23)}, {24: (1, 2)}),
+    ),
+    "qwen3.5-4b": ((21, {19: (14, 15)}, None), ({19: (14, 15)}, None)),
+    "qwen3.5-9b": ((21, {19: (14, 15)}, None), ({19: (14, 15)}, None)),
+    "gemma-4-12b": ((27, {29: (0, 1)}, None), ({17: (0, 15), 29: (3, 15)}, None)),
+}
+"""B, natural heads and sinks, textual heads and sinks: of Q-Zoom and Vision-RL2."""
+
+
+@pytest.mark.parametrize("name", sorted(LATER))
+def test_later_profiles_hold_the_published_values(name: str) -> None:
+    profile = load_profile(name)
+    (branch, *natural), textual = LATER[name]
+    assert (profile.rpn.branch_layer, profile.rpn.depth) == (branch, 3)
+    for kind, (grounding, sinks) in ((NATURAL, natural), (TEXTUAL, textual)):
+        selection = profile.heads_for(kind)
+        assert selection.grounding == grounding
+        assert selection.sink == (None if sinks is None else SinkHeads(heads=sinks))
+    labels = profile.labels
+    assert (labels.foreground_ratio_threshold, labels.background_ratio_threshold) == (0.25, 0.05)
+    assert labels.border_cells == (1 if name.startswith("gemma") else 0)
+    assert "grounding bounding box" in profile.extraction_instructions[NATURAL].instruction
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,8 +184,8 @@ def test_uncalibrated_profile_refuses_with_the_remedy(name: str) -> None:
 
 
 def test_extraction_refuses_before_it_reads_or_loads_anything() -> None:
-    with pytest.raises(UncalibratedProfile, match="sdrpn calibrate --model Qwen/Qwen3-VL-4B"):
-        attention_recipe(None, None, ModelConfig(profile="qwen3-vl-4b"), ExtractionConfig())
+    with pytest.raises(UncalibratedProfile, match="sdrpn calibrate --model Qwen/Qwen2-VL-7B"):
+        attention_recipe(None, None, ModelConfig(profile="qwen2-vl-7b"), ExtractionConfig())
 
 
 def test_missing_kind_names_the_kind() -> None:

@@ -90,6 +90,24 @@ def test_qwen_gate_is_inclusive(peak, status):
     assert one(grounding, None, QWEN).status == (status,)
 
 
+@settings(max_examples=100, deadline=None)
+@given(samples(), st.integers(0, 4))
+def test_a_border_is_what_a_sink_signal_on_it_would_be(sample, num_cells):
+    """The outermost ring is where Gemma 4's attention gathers, by its authors' account."""
+    grounding = sample[0]
+    height, width = grounding.shape
+    signal = np.ones_like(grounding)
+    for y in range(height):
+        for x in range(width):
+            if min(y, x, height - 1 - y, width - 1 - x) >= num_cells:
+                signal[y, x] = 0.0
+    given_signal = one(grounding, signal, DEFAULT)
+    found = one(grounding, None, DEFAULT.model_copy(update={"border_cells": num_cells}))
+    np.testing.assert_array_equal(found.sink_mask, given_signal.sink_mask)
+    np.testing.assert_array_equal(found.labels, given_signal.labels)
+    assert found.status == given_signal.status
+
+
 def test_max_is_taken_after_sinks_are_removed():
     grounding = blob((8, 8), 1, 1, 3, 3, 0.1)
     grounding[7, 7] = 1.0
