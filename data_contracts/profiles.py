@@ -156,8 +156,9 @@ class FamilyDefaults(Settings):
     rotary_scores: bool = False
     training: TrainingConfig = TrainingConfig(batch_size=512)
     """The reference's for LLaVA."""
-    head_size: int = 128
-    """Of an attention head."""
+    width_per_head: int = 128
+    """Hidden size over attention heads, which differs between the sizes of some families: for rough
+    plans."""
     num_cells: int = 576
     """Of the grid, in families whose tower has one only."""
 

@@ -73,7 +73,7 @@ def tiny_gemma4_unified(directory: Path) -> ModelProfile:
         "pooling_kernel_size": MERGED,
         "mm_embed_dim": 32,
         "output_proj_dims": 32,
-        "mm_posemb_size": 64,
+        "mm_posemb_size": 128,
         "initializer_range": 0.25,
     }
     config = Gemma4UnifiedConfig(
@@ -83,7 +83,7 @@ def tiny_gemma4_unified(directory: Path) -> ModelProfile:
         boi_token_id=SPECIAL.index("<|image>"),
         image_token_id=SPECIAL.index("<|image|>"),
         eoi_token_id=SPECIAL.index("<image|>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,
     )
     model = Gemma4UnifiedForConditionalGeneration(config)
     for name, buffer in model.named_buffers():
@@ -125,7 +125,7 @@ def tiny_gemma3(directory: Path) -> ModelProfile:
         boi_token_index=SPECIAL_3.index("<start_of_image>"),
         image_token_index=SPECIAL_3.index("<image_soft_token>"),
         eoi_token_index=SPECIAL_3.index("<end_of_image>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,
     )
     model = Gemma3ForConditionalGeneration(config)
     nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)

@@ -53,7 +53,9 @@ class ColumnMasks:
     @property
     def tokens(self) -> Tensor | None:
         """As of ``Masks``."""
-        return None if self._key_mask is None else self._key_mask[:, -self._num_columns :]
+        if self._key_mask is None or self._is_full:
+            return None
+        return self._key_mask[:, -self._num_columns :]
 
     def of(self, pattern: AttentionPattern) -> Tensor | None:
         """As of ``Masks``; may wait for the device."""
@@ -85,7 +87,7 @@ class ColumnMasks:
         if pattern.whole_images:
             keep = keep | functional.pad(self._same_image(), (num_keys - num_columns, 0))
         if pattern.window is not None:
-            places = key_mask.cumsum(dim=1)
+            places = key_mask.cumsum(dim=1, dtype=torch.int32)
             distances = places[:, num_keys - num_columns :, None] - places[:, None, :]
             keep = keep & (distances < pattern.window)
         return ((keep & key_mask[:, None, :]) | (keys == queries))[:, None]

@@ -1,7 +1,8 @@
 """What the layers of a model let their columns see: all that came before, in most models.
 
 Some layers look back at a window of tokens only (Mistral, Gemma); in Gemma's, the tokens of an
-image also see those of the same image that follow them.
+image also see those of the same image that follow them. Whether images are shown so is the
+multimodal model's doing: a text model only says what it was made for.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class AttentionPattern:
     window: int | None = None
     """Tokens looked back at, the column's own included; None for all of them."""
     whole_images: bool = False
-    """Tokens of an image see all of that image, within the window."""
+    """Tokens of an image see what follows them in that image, and what comes before as all do."""
 
 
 CAUSAL = AttentionPattern()

@@ -118,7 +118,11 @@ class Decoder:
 
     @cached_property
     def attention_kernel(self) -> str:
-        """Name of the kernel that prompts are read with; steps of decoding run sdpa."""
+        """Name of the kernel that prompts are read with; steps of decoding run sdpa.
+
+        Models with windows run sdpa throughout, however short a prompt is: what a shard records as
+        its kernel must not depend on what is in it.
+        """
         if self.patterns != {CAUSAL}:
             return SDPA
         head_dim = int(self.layers[self.attention_layers[0]].self_attn.head_dim)

@@ -228,7 +228,7 @@ class _FixedMasks:
     def of(self, pattern: AttentionPattern) -> Tensor:
         """As of ``Masks``, but for what it says: added to the logits, not True for what is kept."""
         window = pattern.window
-        if window is None:
+        if window is None or window >= self._places.shape[1]:
             return self._whole
         if window not in self._in_windows:
             distances = self._places.index_select(1, self._column) - self._places

@@ -73,4 +73,13 @@ class _GrowingSpan:
 
     def masks(self) -> ColumnMasks:
         """What the new column sees."""
-        return ColumnMasks(self._no_image, self._key_mask, is_full=self._is_full)
+        return _TokenMasks(self._no_image, self._key_mask, is_full=self._is_full)
+
+
+class _TokenMasks(ColumnMasks):
+    """Masks of one column that holds a token in every row, whatever those before it hold."""
+
+    @property
+    def tokens(self) -> None:
+        """As of ``Masks``."""
+        return None

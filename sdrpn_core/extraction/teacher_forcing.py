@@ -1,8 +1,8 @@
 """Attention of given answers: the data set's own responses are put in the model's mouth.
 
 No generation: all answered turns of a conversation are read in one forward pass, which stops after
-the deepest layer that the profile's heads need. Attention is causal, so each turn's rows are those
-that the model would have had while writing that answer after the turns before it.
+the deepest layer that the profile's heads need. No column sees text that follows it, so each turn's
+rows are those that the model would have had while writing that answer after the turns before it.
 
 Shape legend: N sequences, G groups of queries, Q recorded queries, C image cells.
 """

@@ -31,6 +31,8 @@ class ModelAdapter(ABC):
 
     defaults: ClassVar[FamilyDefaults]
     """For models of the family that have no profile yet."""
+    shows_images_whole: ClassVar[bool] = False
+    """The multimodal model lets the tokens of an image see each other where its text model may."""
     input_side: int
     """Side in pixels of the square that the model sees of one image (ViCrop's base crop)."""
 
@@ -54,6 +56,12 @@ class ModelAdapter(ABC):
         with unknown_layers_explained(profile.model_id):
             self.decoder = Decoder(
                 self.model, text_positions=self.text_positions, image_token_id=self.image_token_id
+            )
+        sees_whole = any(pattern.whole_images for pattern in self.decoder.patterns)
+        if sees_whole and not self.shows_images_whole:
+            raise ModelError(
+                f"{profile.model_id}: its text model was made to see images whole, and a "
+                f"{profile.family} model does not show them so: use a model with another text model"
             )
         self.step_pool = StepPool(self.decoder)
 

@@ -40,7 +40,7 @@ def model_dimensions(profile: ModelProfile) -> ModelDimensions:
 
 def _usual(profile: ModelProfile) -> LlamaConfig:
     """A Llama of this many layers and heads."""
-    hidden_size = profile.num_heads * FAMILIES[profile.family].defaults.head_size
+    hidden_size = profile.num_heads * FAMILIES[profile.family].defaults.width_per_head
     return LlamaConfig(
         hidden_size=hidden_size,
         intermediate_size=hidden_size * 8 // 3,

@@ -18,7 +18,8 @@ from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import ImageFeatures
 
 MAX_ASPECT_RATIO = 100.0
-"""Longer images are padded: Qwen's stock processor refuses a ratio above 200."""
+"""Longer images are padded: Qwen's stock processor refuses a ratio above 200. So are those that all
+the cells in a row could not show."""
 
 
 class DynamicAdapter(ModelAdapter):
@@ -57,9 +58,10 @@ class DynamicAdapter(ModelAdapter):
 
     def letterbox(self, image_size: tuple[int, int], *, for_labels: bool = False) -> Letterbox:
         """Centred on a square of the longer side, or the image itself on a dynamic grid."""
-        if isinstance(self._rule(for_labels), SquareGrid):
+        rule = self._rule(for_labels)
+        if isinstance(rule, SquareGrid):
             return Letterbox.square(image_size)
-        return Letterbox.limited(image_size, MAX_ASPECT_RATIO)
+        return Letterbox.limited(image_size, min(MAX_ASPECT_RATIO, rule.max_cells))
 
     def pixels_seen(self, image: ImageFeatures) -> tuple[int, int]:
         """The size that this image's canvas was resized to."""
@@ -101,7 +103,8 @@ class DynamicAdapter(ModelAdapter):
         """As of an image, but no longer than all the budget's cells in a row."""
         if isinstance(self.answer_grid, SquareGrid):
             return self.letterbox(crop_size)
-        return Letterbox.limited(crop_size, min(MAX_ASPECT_RATIO, max_tokens))
+        most = min(MAX_ASPECT_RATIO, max_tokens, self.answer_grid.max_cells)
+        return Letterbox.limited(crop_size, most)
 
     def _grid_within(self, letterbox: Letterbox, rule: GridRule, max_cells: int) -> GridShape:
         """The canvas's shape in as many cells as the rule asks for, and at most ``max_cells``."""
@@ -120,6 +123,23 @@ class DynamicAdapter(ModelAdapter):
         if isinstance(rule, SquareGrid):
             return rule.side**2, rule.side**2
         return rule.min_cells, rule.max_cells
+
+    def check_cells(self, found: tuple[int, int], wanted: tuple[int, int]) -> None:
+        """Refuse an image processor of another model.
+
+        Args:
+            found: pixels of a patch's side, and patches of a cell's, of the image processor.
+            wanted: the same of the model.
+
+        Raises:
+            ModelError: naming both.
+        """
+        if found != wanted:
+            raise ModelError(
+                f"the image processor of {self.profile.model_id!r} cuts patches of {found[0]} "
+                f"pixels merged {found[1]} x {found[1]}, the model wants {wanted[0]} merged "
+                f"{wanted[1]} x {wanted[1]}: load both from the same repository"
+            )
 
     def _rule(self, for_labels: bool) -> GridRule:
         return self.label_grid if for_labels else self.answer_grid

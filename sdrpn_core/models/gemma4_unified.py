@@ -1,9 +1,9 @@
 """Gemma 4 12B: no vision tower, pixels go into the decoder; grids of any size.
 
 A cell of the grid is a patch of 48 x 48 pixels of the image, resized to as many cells as it gets.
-Five of six decoder layers look back at a window of tokens, and in those the
-tokens of an image see each other whatever their order; these layers also turn positions otherwise
-than the sixth, and have smaller heads.
+Five of six decoder layers look back at a window of tokens, and in those the tokens of an image also
+see those that follow them in it; these layers turn positions otherwise than the sixth, and have
+smaller heads.
 """
 
 from collections.abc import Sequence
@@ -40,6 +40,8 @@ letterbox of labels, as for Qwen, takes the largest square of them."""
 class Gemma4UnifiedAdapter(DynamicAdapter):
     """Adapter of ``Gemma4UnifiedForConditionalGeneration``."""
 
+    shows_images_whole = True
+
     defaults = FamilyDefaults(
         prompt=(
             "<bos><|turn>user\n{images}{question}<turn|>\n<|turn>model\n"
@@ -49,7 +51,7 @@ class Gemma4UnifiedAdapter(DynamicAdapter):
         final_norm=False,
         rotary_scores=True,
         training=TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999)),
-        head_size=256,
+        width_per_head=240,
     )
 
     def __init__(
@@ -67,7 +69,8 @@ class Gemma4UnifiedAdapter(DynamicAdapter):
         self.cell_side = self.patch_side * self.patches_a_side
         super().__init__(model, tokenizer, profile, image_processor)
         self.fill = profile.images.fill or mean_colour(image_processor)
-        self._check_processor()
+        found = (int(image_processor.patch_size), int(image_processor.pooling_kernel_size))
+        self.check_cells(found, (self.patch_side, self.patches_a_side))
 
     def image_placeholder(self) -> str:
         """One image token, between the markers that the stock processor writes."""
@@ -116,16 +119,6 @@ class Gemma4UnifiedAdapter(DynamicAdapter):
         by_place = patches.view(grid.height, count, grid.width, count, side, side, 3)
         cells = by_place.permute(0, 2, 1, 4, 3, 5, 6)
         return cells.reshape(grid.num_cells, -1).to(self.dtype)
-
-    def _check_processor(self) -> None:
-        processor = self.image_processor
-        found = (int(processor.patch_size), int(processor.pooling_kernel_size))
-        if found != (self.patch_side, self.patches_a_side):
-            raise ModelError(
-                f"the image processor of {self.profile.model_id!r} cuts patches of {found[0]} "
-                f"pixels merged {found[1]} x {found[1]}, the model wants {self.patch_side} merged "
-                f"{self.patches_a_side} x {self.patches_a_side}: load both from the same repository"
-            )
 
 
 def _places(grid: GridShape) -> Tensor:

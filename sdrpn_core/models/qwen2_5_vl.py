@@ -26,7 +26,6 @@ from data_contracts.profiles import (
 from data_contracts.training import TrainingConfig
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
-from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all, processed
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.models.window_attention import use_joint_windows
@@ -66,7 +65,8 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         super().__init__(model, tokenizer, profile, image_processor)
         use_joint_windows(model.model.visual)
         self.fill = profile.images.fill or mean_colour(image_processor)
-        self._check_processor(int(vision.patch_size))
+        found = (int(image_processor.patch_size), int(image_processor.merge_size))
+        self.check_cells(found, (int(vision.patch_size), self.merge_size))
 
     def image_placeholder(self) -> str:
         """One image token, between the markers that the chat template writes."""
@@ -148,12 +148,3 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         """Features that early decoder layers add, per image: none in this family."""
         del output
         return [()] * num_images
-
-    def _check_processor(self, patch_size: int) -> None:
-        found = (int(self.image_processor.patch_size), int(self.image_processor.merge_size))
-        if found != (patch_size, self.merge_size):
-            raise ModelError(
-                f"the image processor of {self.profile.model_id!r} cuts patches of {found[0]} "
-                f"pixels merged {found[1]} x {found[1]}, the model wants {patch_size} merged "
-                f"{self.merge_size} x {self.merge_size}: load both from the same repository"
-            )

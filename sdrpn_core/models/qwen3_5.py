@@ -18,6 +18,6 @@ class Qwen3_5Adapter(Qwen2_5VlAdapter):
                 "<|im_start|>user\n{images}{question}<|im_end|>\n"
                 "<|im_start|>assistant\n<think>\n\n</think>\n\n"
             ),
-            "head_size": 256,
+            "width_per_head": 200,
         }
     )

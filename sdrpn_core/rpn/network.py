@@ -347,7 +347,8 @@ def _rotary_of(attention: object) -> Rotary:
             f"{module.__name__} has no apply_rotary_pos_emb: set rotary_scores to false in the "
             "profile's rpn"
         )
-    takes_pairs = "k" in inspect.signature(rotary).parameters
+    # Where the package ``kernels`` is installed, transformers puts a module in its place.
+    takes_pairs = "k" in inspect.signature(getattr(rotary, "forward", rotary)).parameters
     return partial(_turned_of_pair, rotary) if takes_pairs else rotary
 
 

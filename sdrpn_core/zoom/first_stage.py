@@ -1,11 +1,11 @@
 """The first stage of two-stage answering: propose regions with the RPN.
 
 It runs layers 0 .. B-1 over image and question and branches into the RPN. The second stage inserts
-the crops' tokens right after the image's. Attention is causal, so everything up to the end of the
-image (the prefix) depends on no crops, and on the question only in templates that put it before the
-image. Each distinct prefix is computed once, whatever the number of questions, and the second stage
-goes on where the first stopped. A question that gets no crop continues from its own columns as
-well; nothing is computed twice for it.
+the crops' tokens right after the image's. No column sees text or another image that follows it, so
+everything up to the end of the image (the prefix) depends on no crops, and on the question only in
+templates that put it before the image. Each distinct prefix is computed once, whatever the number
+of questions, and the second stage goes on where the first stopped. A question that gets no crop
+continues from its own columns as well; nothing is computed twice for it.
 
 Columns, P = longest prefix of the batch::
 

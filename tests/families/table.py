@@ -70,6 +70,12 @@ def render(outcomes: Outcomes) -> str:
         cells = [_cell(outcomes.get((test, family), [])) for family in families]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", *(f"* `{family}`: {_in_a_line(family)}" for family in families)]
+    if others := [f"`{name}`" for name, model in FAMILY_MODELS.items() if model.stock_masks]:
+        lines += [
+            "",
+            f"Of {' and '.join(others)} the stock class is given the masks that it makes for",
+            "caches of fixed size: those of its plain forward pass are not what it was trained on.",
+        ]
     lines += [
         "",
         "## Packaged profiles",

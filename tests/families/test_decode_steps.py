@@ -79,6 +79,21 @@ def test_decoding_on_fixed_buffers_equals_growing_ones(
     loaded.assert_close(fixed, growing)
 
 
+def test_a_growing_step_asks_the_device_nothing(
+    loaded: Loaded,
+    images: list[Image.Image],
+    crops: list[list[Image.Image]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not of padding, which it was told of, nor of its own column, which holds a token."""
+    start, _ = starts(loaded, images, crops, withdraw_image=True)
+    step = GrowingStep(loaded.adapter.decoder, start, NUM_STEPS)
+    asked: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda value: asked.append(value) or value.item())
+    logits_of(step, start)
+    assert asked == []
+
+
 def test_an_earlier_answer_in_the_buffers_is_not_seen(
     loaded: Loaded, images: list[Image.Image], crops: list[list[Image.Image]]
 ) -> None:

@@ -31,9 +31,9 @@ def test_cells_are_the_most_that_a_picture_gets_for_labels(loaded: Loaded) -> No
     [
         ("llava-1.5-7b", 4096, 576),
         ("llava-1.5-13b", 5120, 576),
-        ("qwen3.5-9b", 4096, 576),
-        ("gemma-4-12b", 4096, 529),
-        ("gemma-3-12b", 4096, 256),
+        ("qwen3.5-9b", 3200, 576),
+        ("gemma-4-12b", 3840, 529),
+        ("gemma-3-12b", 3840, 256),
         ("internvl3-8b", 3584, 256),
     ],
 )
@@ -44,7 +44,7 @@ def test_a_model_that_is_not_here_is_taken_for_a_llama(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Of its family's usual heads: all had been taken to have heads of 128, and grids of 576."""
+    """Of its family's usual width: all had been taken to have heads of 128, and grids of 576."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     profile = load_profile(name)
     found = model_dimensions(profile)

@@ -13,6 +13,7 @@ from transformers.masking_utils import sdpa_mask
 from data_contracts.label_settings import RegionSettings
 from data_contracts.training import TrainingConfig
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
+from sdrpn_core.rpn.features import FrozenPrefix, collate
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.training import train_rpn
 from sdrpn_core.zoom.first_stage import first_stage
@@ -38,6 +39,27 @@ def test_untrained_scores_are_the_frozen_models_query_times_key(
         expected = products.mean(dim=0)
         torch.testing.assert_close(ours.flatten(), expected, atol=2e-5, rtol=1e-4)
         assert expected.std() > 1e-3
+
+
+def test_training_sees_what_answering_sees(loaded: Loaded, images: list[Image.Image]) -> None:
+    """The frozen prefix and padded batches of questions of all lengths, layer by layer the masks of
+    one prompt alone."""
+    network = RegionProposalNetwork.from_adapter(loaded.adapter, loaded.shape)
+    examples = randomly_labelled(loaded.adapter, images, QUESTIONS)
+    prefix = FrozenPrefix(
+        loaded.adapter,
+        lambda example: images[int(example.image_uri)],
+        branch_layer=loaded.shape.branch_layer,
+        cache_bytes=2**20,
+    )
+    ((part, features),) = prefix.of_parts([examples])
+    with torch.inference_mode():
+        logits = collate(features, part).logits(network)
+    encoded = loaded.adapter.encode_images(images, for_labels=True)
+    maps = first_stage(loaded.adapter, network, encoded, QUESTIONS).roi_logits
+    assert [example.question for example in part] == QUESTIONS
+    for own, answering in zip(logits, maps, strict=True):
+        loaded.assert_close(own[: answering.numel()], answering.flatten())
 
 
 def test_scores_depend_on_rotary_embedding_and_head_norms(

@@ -1,5 +1,6 @@
 """What is particular to Gemma: shapes of grids, windows, soft caps, and what is refused."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -15,16 +16,17 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import (
     get_aspect_ratio_preserving_size,
 )
 
-from data_contracts.profiles import ModelProfile
+from data_contracts.profiles import DynamicGrid, ModelProfile
 from sdrpn_core.attention.kernels import SDPA
 from sdrpn_core.attention.patterns import CAUSAL, AttentionPattern
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.gemma3 import MAX_ASPECT_RATIO, Gemma3Adapter
+from sdrpn_core.models.gemma3 import Gemma3Adapter
 from sdrpn_core.models.gemma4_unified import GRIDS, Gemma4UnifiedAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
+from sdrpn_core.models.stretched import MAX_ASPECT_RATIO
 from tests.tiny_gemma import WINDOW, tiny_gemma3, tiny_gemma4_unified
 
 
@@ -137,6 +139,30 @@ def test_cells_of_another_model_are_refused(profile: ModelProfile, tmp_path: Pat
     other = profile.model_copy(update={"model_id": str(tmp_path)})
     with pytest.raises(ModelError, match=r"patches of 16 pixels merged 3 x 3, the model wants 2"):
         load_adapter(other, device="cpu")
+
+
+@pytest.mark.parametrize("size", [(1000, 10), (7500, 100), (1, 1), (2, 900)])
+@pytest.mark.parametrize("max_cells", [70, 7])
+def test_strips_keep_within_the_cells_that_an_image_gets(
+    profile: ModelProfile, size: tuple[int, int], max_cells: int
+) -> None:
+    """One side was rounded up to a cell, and the other stayed as it was."""
+    grid = DynamicGrid(min_cells=max_cells, max_cells=max_cells)
+    limited = profile.images.model_copy(update={"answers": grid})
+    adapter = load_adapter(profile.model_copy(update={"images": limited}), device="cpu")
+    (features,) = adapter.encode_images([Image.new("RGB", size)])
+    assert features.tokens.shape[0] == features.grid.num_cells <= max_cells
+    assert features.letterbox.content_mask(features.grid).any()
+    (crop,) = adapter.encode_crops([Image.new("RGB", size)], 100)
+    assert crop.grid.num_cells <= max_cells
+
+
+def test_a_model_without_images_is_refused(profile: ModelProfile, gemma4: ModelAdapter) -> None:
+    config = copy.deepcopy(gemma4.model.config)
+    config.vision_config = None
+    model = Gemma4UnifiedForConditionalGeneration(config)
+    with pytest.raises(ModelError, match=r"takes no images: use a model that does"):
+        Gemma4UnifiedAdapter(model, gemma4.tokenizer, profile, gemma4.image_processor)
 
 
 def test_layers_that_borrow_keys_are_refused(profile: ModelProfile, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from PIL import Image
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.families import FAMILIES
-from sdrpn_core.models.internvl import MAX_ASPECT_RATIO, InternVlAdapter
+from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
+from sdrpn_core.models.stretched import MAX_ASPECT_RATIO
 from tests.families.internvl import SIDE, tiny_internvl, tiny_internvl_qwen3
 from tests.stock_generation import check_generates_as_stock
 

@@ -247,6 +247,16 @@ def test_a_text_model_that_does_more_than_run_its_layers_is_refused(
         load_adapter(other, device="cpu")
 
 
+def test_a_text_model_that_sees_images_whole_is_refused_where_they_are_not_shown_so(
+    profile: ModelProfile, tmp_path: Path
+):
+    """Gemma 3's text model beside LLaVA's tower is causal; it got masks as in Gemma 3."""
+    with_text_model(profile, tmp_path, "gemma3_text", head_dim=12)
+    other = profile.model_copy(update={"model_id": str(tmp_path)})
+    with pytest.raises(ModelError, match=r"a llava model does not show them so"):
+        load_adapter(other, device="cpu")
+
+
 @pytest.mark.parametrize("kind", ["gemma2", "phi"])
 def test_a_text_model_that_cannot_be_driven_is_refused(
     profile: ModelProfile, tmp_path: Path, kind: str

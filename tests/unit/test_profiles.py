@@ -26,7 +26,6 @@ UNCALIBRATED = [
     "deepseek-vl-1.3b",
     "deepseek-vl-7b",
     "gemma-3-12b",
-    "gemma-3-27b",
     "gemma-3-4b",
     "internvl3-8b",
     "internvl3.5-8b",

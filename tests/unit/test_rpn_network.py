@@ -1,5 +1,7 @@
 """The RPN against the stock model: before training it must score as the copied layer attends."""
 
+import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +203,26 @@ def test_quantized_layers_are_refused(tmp_path: Path, kind: torch.dtype | str) -
         attention.q_proj.register_buffer("qweight", torch.zeros(4, dtype=torch.int32))
     with pytest.raises(ModelError, match=r"layers 2 to 4 are quantized.* unquantized repository"):
         RegionProposalNetwork.from_adapter(adapter, adapter.profile.rpn)
+
+
+def test_rotary_embedding_may_be_a_module(
+    adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers makes of the function where the package ``kernels`` is installed."""
+    stock = sys.modules[type(adapter.decoder.layers[BRANCH].self_attn).__module__]
+    function = stock.apply_rotary_pos_emb
+
+    class Kernel(nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+    Kernel.forward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    shape = RpnShape(branch_layer=BRANCH, depth=1, final_norm=False, rotary_scores=True)
+    hidden = branch_inputs(adapter)[0]
+    expected = score_alone(RegionProposalNetwork.from_adapter(adapter, shape), hidden)
+    monkeypatch.setattr(stock, "apply_rotary_pos_emb", Kernel())
+    found = score_alone(RegionProposalNetwork.from_adapter(adapter, shape), hidden)
+    assert torch.equal(found, expected)
 
 
 def test_final_norm_comes_before_the_input_norm(llava: ModelAdapter) -> None:
