@@ -4,7 +4,8 @@ A pickle is a list of dictionaries: ``question_id`` (position in LLaVA's mix), `
 question), ``text`` (the model's response), ``image`` (path), ``grounding_attn_o2i`` and
 ``sink_attn``. LLaVA's maps are flat (576,), float16 for 7B and float64 for 13B; Qwen's are (24, 24)
 float64, and a sink map of zeros means that no sink was looked for. LLaVA-7B's grounding maps are
-already zero at sinks, which denoising does not change again.
+already zero at sinks, which denoising does not change again. Q-Zoom's rows also have ``mode``, the
+kind of the question.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from data_contracts.artifact import ID_LENGTH, canonical_json
-from data_contracts.enums import ExtractionStatus
+from data_contracts.enums import ExtractionStatus, QuestionKind
 from data_contracts.interop import PublishedLabels
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.images import UnreadableImage, decode_image
@@ -54,6 +55,8 @@ class PublishedRow:
     """(h, w) in [0, 1]."""
     sink: NDArray[np.float32] | None
     """(h, w), or None where the authors looked for no sink."""
+    kind: QuestionKind | None
+    """Of the question, if the row says so."""
 
     @property
     def question_id(self) -> str:
@@ -88,6 +91,7 @@ def read_row(row: object, settings: PublishedLabels) -> PublishedRow:
         response=_text(row, "text").strip(),
         grounding=grounding,
         sink=sink if sink is not None and sink.any() else None,
+        kind=_mode(row),
     )
 
 
@@ -120,7 +124,7 @@ def attention_row(
     return {
         "question_id": row.question_id,
         "dataset": row.dataset,
-        "kind": settings.datasets.get(row.dataset, settings.default_kind).value,
+        "kind": (row.kind or settings.datasets.get(row.dataset, settings.default_kind)).value,
         "image_uri": image_uri,
         "image_sha256": hashlib.sha256(image).hexdigest(),
         "question": row.question,
@@ -146,6 +150,15 @@ def _text(row: dict[Any, Any], key: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise BadRow(f"{key} is not valid Unicode")
     return value
+
+
+def _mode(row: dict[Any, Any]) -> QuestionKind | None:
+    if row.get("mode") is None:
+        return None
+    given = _text(row, "mode")
+    if given not in list(QuestionKind):
+        raise BadRow(f"mode is {given!r}, not {' or '.join(QuestionKind)}")
+    return QuestionKind(given)
 
 
 def _source_id(row: dict[Any, Any]) -> str:

@@ -69,6 +69,8 @@ def test_the_authors_own_folders_are_cut_off(given: str, path: str) -> None:
         ({"prompt": " <image>\n"}, "prompt is empty"),
         ({"text": "\ud800"}, "text is not valid Unicode"),
         ({"question_id": True}, "question_id is a bool"),
+        ({"mode": "spoken"}, "mode is 'spoken', not textual or natural"),
+        ({"mode": 1}, "mode is a int, not text"),
     ],
 )
 def test_defects_have_reasons(changed: dict[str, Any], reason: str) -> None:
@@ -107,6 +109,16 @@ def test_a_square_grid_is_of_the_padded_square() -> None:
     assert (row["canvas_width"], row["canvas_height"]) == (60, 60)
     assert (row["pad_left"], row["pad_top"]) == (0, 10)
     assert (row["kind"], row["response"]) == ("natural", "a sign")
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("textual", "textual"), ("natural", "natural"), (None, "natural")]
+)
+def test_rows_of_q_zoom_say_what_kind_of_question_they_ask(mode: str | None, kind: str) -> None:
+    """Their pipeline's rows have three keys more than SD-RPN's."""
+    given = qwen_row(0, natural=True) | {"uid": "gqa_7", "dataset": "gqa_train", "mode": mode}
+    row = attention_row(read_row(given, SETTINGS), SETTINGS, "x.jpg", encoded((60, 40)))
+    assert (row["kind"], row["dataset"]) == (kind, "gqa")
 
 
 def test_another_grid_is_of_the_image_alone() -> None:
