@@ -13,6 +13,7 @@ from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError, parse_settings
 from data_contracts.sources import SceneSource
 from flows.cli_artifacts import artifacts
+from flows.cli_attention import attention
 from flows.cli_base import (
     BatchSizeOption,
     ConfigOption,
@@ -53,7 +54,7 @@ app = typer.Typer(
 )
 app.add_typer(artifacts, name="artifacts")
 app.add_typer(labels, name="labels")
-for command in (predict, calibrate, import_labels, import_checkpoint, export, doctor):
+for command in (predict, attention, calibrate, import_labels, import_checkpoint, export, doctor):
     app.command()(command)
 
 

@@ -32,7 +32,7 @@ _CARRIED = (
 # Samples are labelled together if nothing about their maps' shapes differs.
 _ALIKE = ("grid_height", "grid_width", "has_sink")
 _PLACEMENT = ("image_width", "image_height", "canvas_width", "canvas_height")
-_REASONS = {
+REASONS = {
     LabelStatus.OK: "",
     LabelStatus.NO_ATTENTION: "the attention map is zero or not finite",
     LabelStatus.NO_FOREGROUND: "only sinks or padding are attended to",
@@ -40,6 +40,7 @@ _REASONS = {
     LabelStatus.AMBIGUOUS: "another region is nearly as strong, by max_rival_ratio",
     LabelStatus.BOX_TOO_LARGE: "the box covers more than max_box_area_ratio of the grid",
 }
+"""What rows say of labels that were made, by status."""
 
 
 def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) -> ArtifactRef:
@@ -107,7 +108,7 @@ def _row(row: Row, made: PseudoLabels, index: int) -> Row:
         "num_ignore": int(made.num_ignore[index]),
         "max_attention": float(made.max_attention[index]),
         "status": status.value,
-        "reason": _REASONS[status],
+        "reason": REASONS[status],
     }
 
 

@@ -158,6 +158,18 @@ def fade_hidden(
     return Image.composite(pale, picture, mask)
 
 
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one height in a row, with a white gap between them."""
+    gap = max(pictures[0].width // 50, 4)
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    row = Image.new("RGB", (width, pictures[0].height), "white")
+    x = 0
+    for picture in pictures:
+        row.paste(picture, (x, 0))
+        x += picture.width + gap
+    return row
+
+
 def _pixels(
     box: BoxXYXY, size: tuple[int, int], source_size: tuple[int, int]
 ) -> tuple[slice, slice]:

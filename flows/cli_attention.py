@@ -1,0 +1,84 @@
+"""``sdrpn attention``: what a model's own answer looks at, before there is an RPN."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_contracts.configs import ModelConfig
+from data_contracts.enums import QuestionKind
+from data_contracts.settings_files import ConfigError, parse_settings
+from flows.cli_base import DeviceOption, RuntimeOption, StoreOption, err, out, runtime_settings, say
+from flows.output_files import file_option, write_file
+
+
+def attention(
+    image: Annotated[str, typer.Argument(help="Path or URI of an image.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    profile: Annotated[
+        str, typer.Option(help="Profile of the model: a packaged name, or a YAML file.")
+    ] = "reference",
+    heads: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of the profile's: 14:3,24 for two heads of layer 14, 14 for all of its "
+            "heads; again for more layers. No sinks are taken out then.",
+            show_default=False,
+        ),
+    ] = None,
+    kind: Annotated[
+        QuestionKind, typer.Option(help="Of question: says which of the profile's heads count.")
+    ] = QuestionKind.TEXTUAL,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the attention and the pseudo-label over the image here.",
+            callback=file_option,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the map.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
+    dtype: Annotated[
+        str, typer.Option(help="Precision of the model: float32, bfloat16 or float16.")
+    ] = "float32",
+    store: StoreOption = None,
+    runtime: RuntimeOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Show what the frozen model's answer attends to, and the pseudo-label that it gives.
+
+    No RPN is needed, nor any run: this is what a run would extract of the question, put as it is.
+    """
+    if not question.strip():
+        raise ConfigError("give a QUESTION to ask about the image")
+    how = runtime_settings(runtime, store=store, device=device)
+    model = parse_settings(ModelConfig, {"profile": profile, "dtype": dtype}, "options")
+    with err.status("loading"):
+        from tasks.artifacts.device_memory import device_memory_explained
+        from tasks.artifacts.store import ArtifactStore
+        from tasks.attention_view import view_attention, with_heads
+        from tasks.models import adapter_for, profile_of
+        from tasks.predict_files import check_picture_name, picture_bytes, read_image
+
+        if overlay is not None:
+            check_picture_name(overlay, image)
+        picture = read_image(ArtifactStore.of(how), image)
+        chosen = profile_of(model)
+        if heads:
+            chosen = with_heads(chosen, kind, heads)
+        chosen.heads_for(kind)  # refuses what is not calibrated, before anything is fetched
+    with device_memory_explained(how.model_copy(update={"batch_size": 1})):
+        with err.status("loading the model"):
+            adapter = adapter_for(model.model_copy(update={"profile": chosen}), how)
+        view = view_attention(
+            adapter, picture, question, kind, chosen.labels, max_new_tokens=max_new_tokens
+        )
+    if as_json:
+        out.print_json(json.dumps(view.as_json()), indent=None)
+    else:
+        say(view.answer)
+        say(view.label_line(), style="dim")
+    if overlay is not None:
+        write_file(overlay, picture_bytes(view.draw(picture), overlay.suffix))
+        say(f"picture: {overlay}", err)

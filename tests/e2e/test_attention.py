@@ -1,0 +1,177 @@
+"""``sdrpn attention``: what a run would extract of one question, shown without a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from data_contracts.enums import RoiLabel, Stage
+from data_contracts.profiles import ModelProfile
+from sdrpn_core.evaluation.prediction_rows import letterbox_of, map_of
+from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
+from sdrpn_core.models.profiles import load_profile
+from sdrpn_core.reference.scenes import make_scene
+from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX
+from tasks.artifacts.admin import committed_artifacts
+from tasks.artifacts.store import ArtifactStore
+from tests.e2e.command_line import sdrpn
+from tests.pipelines import LENIENT, write_tiny_pipeline
+
+pytestmark = pytest.mark.timeout(600)
+
+
+SCENE = make_scene(3, layout="objects", size=(512, 768))
+TURN = SCENE.turns[0]
+QUESTION = TURN.question + SHORT_ANSWER_SUFFIX
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scene") / "scene.png"
+    SCENE.image.save(path)
+    return path
+
+
+def shown(*arguments: object) -> dict[str, Any]:
+    result = sdrpn("attention", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def write_profile(path: Path, profile: ModelProfile, **changes: object) -> Path:
+    changed = profile.model_copy(update=changes)
+    path.write_text(yaml.safe_dump(changed.model_dump(mode="json")))
+    return path
+
+
+def test_shows_what_a_run_extracts_and_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    config = write_tiny_pipeline(tmp_path)
+    store = ArtifactStore(str(tmp_path / "store"))
+    options = ("--config", tmp_path / "config.yaml", "--store", store.root)
+    assert sdrpn("stage", "make-labels", *options).exit_code == 0
+    profile = load_profile(f"{tmp_path}/profile.yaml")
+    own = write_profile(tmp_path / "own.yaml", profile, labels=LENIENT)
+    rows = {}
+    for stage in (Stage.EXTRACT_ATTENTION, Stage.MAKE_LABELS):
+        (made,) = committed_artifacts(store, stage)
+        frame = store.read_frame(made.ref)
+        rows[stage] = {row["question_id"]: row for row in frame.iter_rows(named=True)}
+    labelled = [key for key, row in rows[Stage.MAKE_LABELS].items() if row["status"] == "ok"]
+    assert len(labelled) >= 2
+    for key in labelled[:3]:
+        extracted, label = (rows[stage][key] for stage in rows)
+        view = shown(
+            *(label["image_uri"], label["question"], "--kind", label["kind"], "--profile", own),
+            *("--max-new-tokens", config.extraction.max_new_tokens),
+        )
+        assert view["answer"] == extracted["response"].strip()
+        expected = map_of(extracted, "grounding")
+        np.testing.assert_allclose(view["attention"], expected, rtol=1e-3, atol=1e-6)
+        assert view["labels"] == map_of(label, "labels").tolist()
+        cells = GridBox(*(label[f"box_{side}"] for side in ("x0", "y0", "x1", "y1")))
+        box = letterbox_of(label).cells_to_image(cells, GridShape(*view["grid"]))
+        assert view["box"] == pytest.approx(list(box), abs=0.05)
+
+
+def test_the_reference_model_looks_at_what_it_is_asked_about(picture: Path, tmp_path: Path) -> None:
+    """And the picture shows it: bright where asked, green there on the right."""
+    result = sdrpn("attention", picture, QUESTION, "--overlay", tmp_path / "overlay.png")
+    assert result.exit_code == 0, result.output
+    answer, label = result.stdout.splitlines()
+    assert answer
+    view = shown(picture, QUESTION)
+    corners = ", ".join(f"{side:.0f}" for side in view["box"])
+    assert label == f"label: box ({corners}) in pixels"
+    found, true = BoxXYXY(*view["box"]), TURN.box
+    assert found.coverage_of(true) > 0.5
+    source = np.asarray(SCENE.image.convert("RGB")).astype(int)
+    drawn = np.asarray(Image.open(tmp_path / "overlay.png").convert("RGB")).astype(int)
+    width, height = SCENE.image.size
+    assert drawn.shape[0] == height
+    heat, label_picture = drawn[:, :width], drawn[:, -width:]
+    changed = np.abs(heat - source).sum(axis=2)
+    y, x = np.unravel_index(changed.argmax(), changed.shape)
+    assert found.x0 <= x < found.x1
+    assert found.y0 <= y < found.y1
+    labels, letterbox = np.array(view["labels"]), Letterbox.square(SCENE.image.size)
+    grid = GridShape(*labels.shape)
+    in_picture = letterbox.content_mask(grid)
+
+    def tint(label: RoiLabel) -> int:
+        """Green less blue of the first such cell's middle, against the picture."""
+        row, column = np.argwhere((labels == label) & in_picture)[0]
+        cell = letterbox.cells_to_image(GridBox(column, row, column + 1, row + 1), grid)
+        x, y = map(int, cell.center)
+        _, green, blue = label_picture[y, x] - source[y, x]
+        return int(green - blue)
+
+    assert tint(RoiLabel.FOREGROUND) > 0 > tint(RoiLabel.BACKGROUND)
+
+
+def test_a_layer_alone_stands_for_the_mean_of_its_heads(picture: Path) -> None:
+    num_heads = load_profile("reference").num_heads
+    whole = shown(picture, QUESTION, "--heads", "2")
+    assert whole["heads"] == {"2": list(range(num_heads))}
+    each = [shown(picture, QUESTION, "--heads", f"2:{head}") for head in range(num_heads)]
+    maps = np.array([view["attention"] for view in each])
+    np.testing.assert_allclose(whole["attention"], maps.mean(axis=0), rtol=1e-4, atol=1e-7)
+    assert not np.allclose(maps[0], maps[1], rtol=0.1)
+    several = shown(picture, QUESTION, "--heads", "2:0", "--heads", "2:1", "--heads", "1:0")
+    assert several["heads"] == {"2": [0, 1], "1": [0]}
+
+
+def test_heads_may_be_looked_at_before_any_are_known(picture: Path, tmp_path: Path) -> None:
+    unknown = write_profile(tmp_path / "unknown.yaml", load_profile("reference"), heads={})
+    refused = sdrpn("attention", picture, QUESTION, "--profile", unknown)
+    assert refused.exit_code == 1
+    assert "sdrpn calibrate" in refused.output
+    assert shown(picture, QUESTION, "--profile", unknown, "--heads", "1")["heads"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--heads", "8"), "outside the model's 8 layers x 4 heads"),
+        (("--heads", "1:4"), "outside the model's 8 layers x 4 heads"),
+        (("--heads", "1:"), "give LAYER or LAYER:HEAD,HEAD"),
+        (("--heads", "-1"), "give LAYER or LAYER:HEAD,HEAD"),
+        (("--profile", "none"), "no profile 'none'"),
+        (("--dtype", "float8"), "dtype"),
+        (("--overlay", "scene.png"), "is the image itself"),
+        (("--overlay", "view.xyz"), "no picture can be written"),
+        (("--overlay", "."), "is a folder"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_model_loads(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], reason: str
+) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("the model was loaded first")
+
+    monkeypatch.setattr("tasks.models.adapter_for", load)
+    monkeypatch.chdir(picture.parent)
+    monkeypatch.setenv("COLUMNS", "200")
+    result = sdrpn("attention", "scene.png", "what is it ?", *options)
+    assert result.exit_code == 2, result.output
+    assert reason in " ".join(result.output.split())
+    assert "top level" not in result.output
+
+
+def test_an_answer_that_is_cut_off_says_what_to_do(picture: Path) -> None:
+    result = sdrpn("attention", picture, QUESTION, "--max-new-tokens", 1)
+    assert result.exit_code == 1
+    assert "raise --max-new-tokens" in " ".join(result.output.split())
+
+
+def test_an_empty_answer_says_what_to_do(picture: Path) -> None:
+    """The reference model knows questions that ask for a word or phrase only."""
+    result = sdrpn("attention", picture, TURN.question)
+    assert result.exit_code == 1
+    assert "Answer the question using a single word or phrase." in " ".join(result.output.split())
