@@ -59,6 +59,7 @@ def attention(
         from tasks.artifacts.store import ArtifactStore
         from tasks.attention_view import view_attention, with_heads
         from tasks.models import adapter_for, profile_of
+        from tasks.predict import shown_text
         from tasks.predict_files import check_picture_name, picture_bytes, read_image
 
         if overlay is not None:
@@ -77,7 +78,7 @@ def attention(
     if as_json:
         out.print_json(json.dumps(view.as_json()), indent=None)
     else:
-        say(view.answer)
+        say(shown_text(view.answer))
         say(view.label_line(), style="dim")
     if overlay is not None:
         write_file(overlay, picture_bytes(view.draw(picture), overlay.suffix))

@@ -98,8 +98,13 @@ def rounded_boxes(answer: ZoomAnswer) -> list[list[float]]:
 
 def shown_lines(answer: ZoomAnswer) -> list[str]:
     """Lines for a person: the answer, and where it was looked for."""
-    text = answer.text if answer.text.strip() else "(no answer)"
+    text = shown_text(answer.text)
     if not answer.boxes:
         return [text, f"not zoomed: {answer.decision.value}"]
     corners = (", ".join(f"{side:.0f}" for side in box) for box in answer.boxes)
     return [text, *(f"zoomed into ({box})" for box in corners)]
+
+
+def shown_text(answer: str) -> str:
+    """An answer for a person, to whom a blank line would say nothing."""
+    return answer if answer.strip() else "(no answer)"
