@@ -9,11 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.zoom_scenes import load_pipeline, parser, probes
-from sdrpn_core.report.overlay import fade_hidden, shrink
+from sdrpn_core.report.overlay import fade_hidden, joined, shrink
 from tasks.predict import draw_overlay
 
 SIDE = 360
-GAP = 12
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
             answer.boxes[0].crop(fade_hidden(probe.image, answer.regions, probe.image.size)),
         ]
         path = given.out / f"zoom-{probe.layout}.png"
-        side_by_side([fitted(picture) for picture in pictures]).save(path, optimize=True)
+        joined([fitted(picture) for picture in pictures]).save(path, optimize=True)
         print(f"{path}: {probe.question.splitlines()[0]} -> {answer.text}")
     for layout in sorted({probe.layout for probe in asked} - drawn):
         print(f"{layout}: none was answered right with a crop; raise --num-scenes")
@@ -52,14 +51,6 @@ def fitted(image: Image.Image) -> Image.Image:
     square = Image.new("RGB", (SIDE, SIDE), "white")
     square.paste(small, ((SIDE - small.width) // 2, (SIDE - small.height) // 2))
     return square
-
-
-def side_by_side(pictures: list[Image.Image]) -> Image.Image:
-    """Equal squares in a row."""
-    row = Image.new("RGB", (len(pictures) * (SIDE + GAP) - GAP, SIDE), "white")
-    for place, picture in enumerate(pictures):
-        row.paste(picture, (place * (SIDE + GAP), 0))
-    return row
 
 
 if __name__ == "__main__":

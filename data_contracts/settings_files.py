@@ -104,8 +104,6 @@ def _describe(problem: dict[str, Any]) -> str:
             known = problem["ctx"][base.VALID_KEYS]
             remedy = _ELSEWHERE.get(key, f"remove it or mend its spelling; valid are {known}")
             return f"key '{key}' is not known: {remedy}"
-        case "value_error" if not parts:  # of keys that do not fit each other: it names them
-            return reason_of(problem)
         case _:
             return f"key '{key}': {reason_of(problem)}"
 

@@ -8,6 +8,7 @@ import typer
 
 from data_contracts.configs import ModelConfig
 from data_contracts.enums import QuestionKind
+from data_contracts.profiles import ModelProfile, UncalibratedProfile
 from data_contracts.settings_files import ConfigError, parse_settings
 from flows.cli_base import DeviceOption, RuntimeOption, StoreOption, err, out, runtime_settings, say
 from flows.output_files import file_option, write_file
@@ -23,7 +24,7 @@ def attention(
         list[str] | None,
         typer.Option(
             help="Instead of the profile's: 14:3,24 for two heads of layer 14, 14 for all of its "
-            "heads; again for more layers. No sinks are taken out then.",
+            "heads; again for more layers. The profile's sink rule is left out then.",
             show_default=False,
         ),
     ] = None,
@@ -48,7 +49,8 @@ def attention(
 ) -> None:
     """Show what the frozen model's answer attends to, and the pseudo-label that it gives.
 
-    No RPN is needed, nor any run: this is what a run would extract of the question, put as it is.
+    No RPN is needed, nor any run: this is what a run would extract. Of natural questions, some
+    profiles ask for boxes instead of an answer, as runs do.
     """
     if not question.strip():
         raise ConfigError("give a QUESTION to ask about the image")
@@ -59,16 +61,15 @@ def attention(
         from tasks.artifacts.store import ArtifactStore
         from tasks.attention_view import view_attention, with_heads
         from tasks.models import adapter_for, profile_of
-        from tasks.predict import shown_text
         from tasks.predict_files import check_picture_name, picture_bytes, read_image
 
         if overlay is not None:
             check_picture_name(overlay, image)
-        picture = read_image(ArtifactStore.of(how), image)
         chosen = profile_of(model)
         if heads:
             chosen = with_heads(chosen, kind, heads)
-        chosen.heads_for(kind)  # refuses what is not calibrated, before anything is fetched
+        _require_heads(chosen, kind)
+        picture = read_image(ArtifactStore.of(how), image)
     with device_memory_explained(how.model_copy(update={"batch_size": 1})):
         with err.status("loading the model"):
             adapter = adapter_for(model.model_copy(update={"profile": chosen}), how)
@@ -78,8 +79,18 @@ def attention(
     if as_json:
         out.print_json(json.dumps(view.as_json()), indent=None)
     else:
-        say(shown_text(view.answer))
-        say(view.label_line(), style="dim")
+        answer, *notes = view.lines()
+        say(answer)
+        for note in notes:
+            say(note, style="dim")
     if overlay is not None:
         write_file(overlay, picture_bytes(view.draw(picture), overlay.suffix))
         say(f"picture: {overlay}", err)
+
+
+def _require_heads(profile: ModelProfile, kind: QuestionKind) -> None:
+    """Before anything is fetched."""
+    try:
+        profile.heads_for(kind)
+    except UncalibratedProfile as error:
+        raise UncalibratedProfile(f"{error}; or look at heads of your choice: --heads") from None

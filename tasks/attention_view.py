@@ -5,7 +5,8 @@ The same attention and the same pseudo-label that the stages make of a question.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from PIL import Image
 from data_contracts.enums import ExtractionStatus, LabelStatus, QuestionKind
 from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import LabelSettings
-from data_contracts.profiles import ModelProfile
-from data_contracts.settings_files import ConfigError, parse_settings
+from data_contracts.profiles import HeadSelection, ModelProfile
+from data_contracts.settings_files import ConfigError
 from data_contracts.sink_rules import Heads
 from sdrpn_core.extraction.generated_answers import Request, extract_attention
 from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
@@ -27,15 +28,17 @@ from sdrpn_core.report.overlay import (
     draw_boxes,
     draw_heat_map,
     draw_labels,
+    joined,
     relative_to_peak,
     shrink,
-    side_by_side,
 )
 from tasks.make_labels import REASONS
+from tasks.shown_answers import rounded_box, shown_box, shown_text
 
 _MAX_SIDE = 1024
-"""Longer side of each of the two pictures, in pixels."""
-_HEADS = re.compile(r"(\d+)(?::(\d+(?:,\d+)*))?")
+"""Longer side of each of the two pictures, in pixels, unless the shorter would vanish."""
+_MIN_SIDE = 64
+_HEADS = re.compile(r"([0-9]{1,4})(?::([0-9]{1,4}(?:,[0-9]{1,4})*))?")
 
 
 class NoAttention(SdrpnError):
@@ -46,48 +49,74 @@ class NoAttention(SdrpnError):
 class AttentionView:
     """One answer, with the map and the pseudo-label that it gives."""
 
+    question: str
+    """As it was put."""
     answer: str
     heads: Heads
     """Whose attention it is, the mean of them."""
     attention: NDArray[np.float32]
-    """(h, w), as extracted: sinks and padding included."""
+    """(h, w) on the canvas, as extracted: sinks and padding included."""
     labels: NDArray[np.int8]
     """(h, w) of ``RoiLabel``."""
     status: LabelStatus
     box: BoxXYXY | None
-    """Of the label's foreground, in source pixels; None if it has none."""
+    """What the label zooms into, in source pixels; None if that shows nothing of the picture. A
+    rejected label keeps its box, to show why."""
     letterbox: Letterbox
 
     def as_json(self) -> dict[str, Any]:
-        """As plain data; boxes to a tenth of a pixel."""
+        """As plain data; boxes to a tenth of a pixel, cells that are not finite as None."""
+        rows = self.attention.tolist()
         return {
+            "question": self.question,
             "answer": self.answer,
             "heads": {str(layer): list(heads) for layer, heads in self.heads.items()},
             "label": self.status.value,
-            "box": None if self.box is None else [round(side, 1) for side in self.box],
+            "reason": REASONS[self.status],
+            "box": None if self.box is None else rounded_box(self.box),
+            "letterbox": asdict(self.letterbox),
             "grid": list(self.attention.shape),
-            "attention": self.attention.tolist(),
+            "attention": [[cell if isfinite(cell) else None for cell in row] for row in rows],
             "labels": self.labels.tolist(),
         }
 
-    def label_line(self) -> str:
-        """The pseudo-label in words."""
-        if self.status is not LabelStatus.OK or self.box is None:
-            return f"label: none, {REASONS[self.status]}"
-        corners = ", ".join(f"{side:.0f}" for side in self.box)
-        return f"label: box ({corners}) in pixels"
+    def lines(self) -> list[str]:
+        """Lines for a person: the answer, its pseudo-label, and what is odd about it."""
+        return [shown_text(self.answer), f"label: {self._label()}", *self._notes()]
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """The attention relative to its peak, and right of it the pseudo-label with its box."""
-        picture, letterbox = shrink(image, _MAX_SIDE), self.letterbox
+        """The attention, and right of it or below it the pseudo-label with its box.
+
+        The attention is relative to its peak within the picture.
+        """
+        thinness = max(image.size) / min(image.size)
+        picture = shrink(image, max(_MAX_SIDE, round(_MIN_SIDE * thinness)))
+        letterbox = self.letterbox
         heat = draw_heat_map(picture, relative_to_peak(self.attention, letterbox), letterbox)
         label = draw_labels(picture, self.labels, letterbox)
         boxes = [] if self.box is None else [self.box]
-        return side_by_side([heat, draw_boxes(label, boxes, image.size, CROP_COLOUR)])
+        label = draw_boxes(label, boxes, image.size, CROP_COLOUR)
+        return joined([heat, label], in_column=image.width > image.height)
+
+    def _label(self) -> str:
+        if self.status is not LabelStatus.OK:
+            return f"none, {REASONS[self.status]}"
+        if self.box is None:
+            return "its box lies in the padding"
+        return f"box {shown_box(self.box)} in pixels"
+
+    def _notes(self) -> list[str]:
+        in_picture = self.letterbox.content_mask(GridShape(*self.attention.shape))
+        inside, peak = self.attention[in_picture].max(initial=0.0), self.attention.max()
+        if not peak > inside:
+            return []
+        return [
+            f"the strongest cell is padding, {peak / max(inside, 1e-12):.1f} times the picture's"
+        ]
 
 
 def with_heads(profile: ModelProfile, kind: QuestionKind, choices: Sequence[str]) -> ModelProfile:
-    """The profile with other grounding heads for a kind of question, and no sinks.
+    """The profile with other grounding heads for a kind of question, and without a sink rule.
 
     Args:
         profile: calibrated or not.
@@ -99,16 +128,26 @@ def with_heads(profile: ModelProfile, kind: QuestionKind, choices: Sequence[str]
     """
     heads: dict[int, tuple[int, ...]] = {}
     for choice in choices:
-        found = _HEADS.fullmatch(choice)
-        if found is None:
-            raise ConfigError(
-                f"--heads {choice}: give LAYER or LAYER:HEAD,HEAD, counted from 0, such as 14:3,24"
-            )
-        layer, listed = int(found[1]), found[2]
-        numbers = range(profile.num_heads) if listed is None else map(int, listed.split(","))
-        heads[layer] = tuple(sorted({*heads.get(layer, ()), *numbers}))
-    chosen = {"heads": {kind: {"grounding": heads}}}
-    return parse_settings(ModelProfile, {**profile.model_dump(), **chosen}, "--heads")
+        layer, listed = _parsed(choice, profile)
+        heads[layer] = tuple(sorted({*heads.get(layer, ()), *listed}))
+    return profile.model_copy(update={"heads": {kind: HeadSelection(grounding=heads)}})
+
+
+def _parsed(choice: str, profile: ModelProfile) -> tuple[int, Sequence[int]]:
+    """Layer and heads."""
+    found = _HEADS.fullmatch(choice)
+    if found is None:
+        raise ConfigError(
+            f"--heads {choice}: give LAYER or LAYER:HEAD,HEAD, counted from 0, such as 14:3,24"
+        )
+    layer, every_head = int(found[1]), range(profile.num_heads)
+    listed = every_head if found[2] is None else [int(head) for head in found[2].split(",")]
+    if layer >= profile.num_layers or max(listed) >= profile.num_heads:
+        raise ConfigError(
+            f"--heads {choice}: the model of profile {profile.name!r} has layers 0 to "
+            f"{profile.num_layers - 1} with heads 0 to {profile.num_heads - 1}"
+        )
+    return layer, listed
 
 
 def view_attention(
@@ -125,7 +164,7 @@ def view_attention(
     Args:
         adapter: the model, with a profile that has heads for the kind.
         image: upright RGB.
-        question: as labels ask it.
+        question: as data sets put it; profiles may ask for boxes instead of an answer.
         kind: whose heads to take.
         settings: of the pseudo-label.
         max_new_tokens: of an answer.
@@ -142,6 +181,7 @@ def view_attention(
     placement = np.array([letterbox.placement])
     made = make_pseudo_labels(attention[None], sink, settings, placement)
     return AttentionView(
+        question=adapter.profile.extraction_question(question, kind),
         answer=found.response.strip(),
         heads=adapter.profile.heads_for(kind).grounding,
         attention=attention,
@@ -154,8 +194,9 @@ def view_attention(
 
 def _why_none(status: ExtractionStatus, answer: str, max_new_tokens: int) -> str:
     if status is ExtractionStatus.OVERLONG_RESPONSE:
+        begins = f", it begins {answer[:60]!r}" if answer.strip() else ""
         return (
-            f"the answer does not end within {max_new_tokens} tokens ({answer[:60]!r}...): raise "
+            f"the answer does not end within {max_new_tokens} tokens{begins}: raise "
             "--max-new-tokens, or ask for a single word or phrase"
         )
     return (
@@ -168,4 +209,5 @@ def _why_none(status: ExtractionStatus, answer: str, max_new_tokens: int) -> str
 def _box_in_image(
     cells: NDArray[np.int32], grid: GridShape, letterbox: Letterbox
 ) -> BoxXYXY | None:
-    return None if cells[0] < 0 else letterbox.cells_to_image(GridBox(*cells.tolist()), grid)
+    box = None if cells[0] < 0 else letterbox.cells_to_image(GridBox(*cells.tolist()), grid)
+    return box if box is not None and box.area > 0 else None

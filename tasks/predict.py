@@ -15,6 +15,7 @@ from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.artifacts.store import ArtifactStore
 from tasks.predict_files import picture_bytes
 from tasks.rpn_files import find_checkpoint, newest_rpn
+from tasks.shown_answers import rounded_box, shown_box, shown_text
 
 _BOX_COLOUR = (40, 220, 90)
 _HEAT_OPACITY = 0.45
@@ -93,7 +94,7 @@ def overlay_bytes(
 
 def rounded_boxes(answer: ZoomAnswer) -> list[list[float]]:
     """Boxes to a tenth of a pixel."""
-    return [[round(side, 1) for side in box] for box in answer.boxes]
+    return [rounded_box(box) for box in answer.boxes]
 
 
 def shown_lines(answer: ZoomAnswer) -> list[str]:
@@ -101,10 +102,4 @@ def shown_lines(answer: ZoomAnswer) -> list[str]:
     text = shown_text(answer.text)
     if not answer.boxes:
         return [text, f"not zoomed: {answer.decision.value}"]
-    corners = (", ".join(f"{side:.0f}" for side in box) for box in answer.boxes)
-    return [text, *(f"zoomed into ({box})" for box in corners)]
-
-
-def shown_text(answer: str) -> str:
-    """An answer for a person, to whom a blank line would say nothing."""
-    return answer if answer.strip() else "(no answer)"
+    return [text, *(f"zoomed into {shown_box(box)}" for box in answer.boxes)]

@@ -31,7 +31,7 @@ def check_profile(
         if without := sorted(selection.captured.keys() - set(having_heads)):
             raise ModelError(
                 f"profile {profile.name!r} names heads of layer {without[0]} for {kind.value} "
-                f"questions, and only layers {_listed(having_heads)} have any"
+                f"questions, and only layers {_listed(having_heads)} have any: name those"
             )
         for signal in selection.hidden_signals:
             if isinstance(signal, SinkDimensions) and max(signal.dimensions) >= hidden_size:

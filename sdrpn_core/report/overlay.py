@@ -67,8 +67,11 @@ def draw_heat_map(
 def relative_to_peak(
     values: NDArray[np.floating], letterbox: Letterbox | None = None
 ) -> NDArray[np.float64]:
-    """Map divided by its maximum, within the picture if a letterbox is given; (h, w) in [0, 1]."""
-    from_zero = np.maximum(values.astype(np.float64), 0.0)
+    """Map divided by its maximum, within the picture if a letterbox is given; (h, w) in [0, 1].
+
+    Cells that are not finite are 0.
+    """
+    from_zero = np.where(np.isfinite(values), np.maximum(values.astype(np.float64), 0.0), 0.0)
     if letterbox is not None:
         height, width = values.shape
         rows, columns = _cells_of_pixels(letterbox, (height, width), letterbox.image_size)
@@ -158,16 +161,16 @@ def fade_hidden(
     return Image.composite(pale, picture, mask)
 
 
-def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one height in a row, with a white gap between them."""
-    gap = max(pictures[0].width // 50, 4)
-    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
-    row = Image.new("RGB", (width, pictures[0].height), "white")
-    x = 0
-    for picture in pictures:
-        row.paste(picture, (x, 0))
-        x += picture.width + gap
-    return row
+def joined(pictures: Sequence[Image.Image], *, in_column: bool = False) -> Image.Image:
+    """Pictures of one size in a row, or one below the other, with white gaps between them."""
+    width, height = pictures[0].size
+    gap = max(max(width, height) // 30, 4)
+    step_x, step_y = (0, height + gap) if in_column else (width + gap, 0)
+    last = len(pictures) - 1
+    canvas = Image.new("RGB", (width + last * step_x, height + last * step_y), "white")
+    for place, picture in enumerate(pictures):
+        canvas.paste(picture, (place * step_x, place * step_y))
+    return canvas
 
 
 def _pixels(

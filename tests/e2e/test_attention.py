@@ -9,16 +9,21 @@ import pytest
 import yaml
 from PIL import Image
 
-from data_contracts.enums import RoiLabel, Stage
+from data_contracts.configs import PipelineConfig
+from data_contracts.enums import LabelStatus, RoiLabel, Stage
 from data_contracts.profiles import ModelProfile
+from data_contracts.sink_rules import SinkHiddenNorm
 from sdrpn_core.evaluation.prediction_rows import letterbox_of, map_of
 from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
 from sdrpn_core.models.profiles import load_profile
+from sdrpn_core.pseudo_labels import make_pseudo_labels
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX
 from tasks.artifacts.admin import committed_artifacts
 from tasks.artifacts.store import ArtifactStore
+from tasks.attention_view import AttentionView
 from tests.e2e.command_line import sdrpn
+from tests.mixes import write_image
 from tests.pipelines import LENIENT, write_tiny_pipeline
 
 pytestmark = pytest.mark.timeout(600)
@@ -26,6 +31,7 @@ pytestmark = pytest.mark.timeout(600)
 
 SCENE = make_scene(3, layout="objects", size=(512, 768))
 TURN = SCENE.turns[0]
+LABELS = LENIENT.model_copy(update={"sink_threshold": 0.8, "mask_padding": True})
 QUESTION = TURN.question + SHORT_ANSWER_SUFFIX
 
 
@@ -48,43 +54,69 @@ def write_profile(path: Path, profile: ModelProfile, **changes: object) -> Path:
     return path
 
 
+def write_pipeline_with_sinks(folder: Path) -> PipelineConfig:
+    """The tiny pipeline, with most cells called sinks, and pictures that are padded."""
+    config = write_tiny_pipeline(folder, num_images=30)
+    profile = load_profile(f"{folder}/profile.yaml")
+    sink = SinkHiddenNorm(layer=2)
+    heads = {k: h.model_copy(update={"sink": sink}) for k, h in profile.heads.items()}
+    write_profile(folder / "profile.yaml", profile, heads=heads, labels=LABELS)
+    for number, path in enumerate(sorted((folder / "data").rglob("*.png"))):
+        if Image.open(path).size[0] > 8:
+            write_image(path, number, size=[(120, 16), (16, 120), (48, 32)][number % 3])
+    changed = config.model_copy(update={"labels": None})
+    (folder / "config.yaml").write_text(yaml.safe_dump(changed.model_dump(mode="json")))
+    return changed
+
+
 def test_shows_what_a_run_extracts_and_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    config = write_tiny_pipeline(tmp_path)
+    config = write_pipeline_with_sinks(tmp_path)
     store = ArtifactStore(str(tmp_path / "store"))
     options = ("--config", tmp_path / "config.yaml", "--store", store.root)
     assert sdrpn("stage", "make-labels", *options).exit_code == 0
-    profile = load_profile(f"{tmp_path}/profile.yaml")
-    own = write_profile(tmp_path / "own.yaml", profile, labels=LENIENT)
     rows = {}
     for stage in (Stage.EXTRACT_ATTENTION, Stage.MAKE_LABELS):
         (made,) = committed_artifacts(store, stage)
         frame = store.read_frame(made.ref)
         rows[stage] = {row["question_id"]: row for row in frame.iter_rows(named=True)}
-    labelled = [key for key, row in rows[Stage.MAKE_LABELS].items() if row["status"] == "ok"]
-    assert len(labelled) >= 2
-    for key in labelled[:3]:
+    labels_made = rows[Stage.MAKE_LABELS]
+    answered = [key for key, row in labels_made.items() if row["status"] != "not_extracted"]
+    assert "ok" in {labels_made[key]["status"] for key in answered}
+    assert len(answered) >= 4
+    has_changed = {"sink_threshold": False, "mask_padding": False}
+    for key in answered:
         extracted, label = (rows[stage][key] for stage in rows)
         view = shown(
-            *(label["image_uri"], label["question"], "--kind", label["kind"], "--profile", own),
+            *(label["image_uri"], label["question"], "--kind", label["kind"]),
+            *("--profile", tmp_path / "profile.yaml"),
             *("--max-new-tokens", config.extraction.max_new_tokens),
         )
+        assert view["question"] == label["question"]
         assert view["answer"] == extracted["response"].strip()
-        expected = map_of(extracted, "grounding")
-        np.testing.assert_allclose(view["attention"], expected, rtol=1e-3, atol=1e-6)
-        assert view["labels"] == map_of(label, "labels").tolist()
-        cells = GridBox(*(label[f"box_{side}"] for side in ("x0", "y0", "x1", "y1")))
-        box = letterbox_of(label).cells_to_image(cells, GridShape(*view["grid"]))
-        assert view["box"] == pytest.approx(list(box), abs=0.05)
+        attention, sink = map_of(extracted, "grounding"), map_of(extracted, "sink")
+        np.testing.assert_allclose(view["attention"], attention, rtol=1e-3, atol=1e-6)
+        labels, letterbox = map_of(label, "labels"), letterbox_of(label)
+        assert (view["label"], view["labels"]) == (label["status"], labels.tolist())
+        cells = GridBox(*(label[f"box_{side}"] or 0 for side in ("x0", "y0", "x1", "y1")))
+        box = letterbox.cells_to_image(cells, GridShape(*view["grid"]))
+        assert (view["box"] or []) == pytest.approx(list(box) if box.area else [], abs=0.05)
+        assert Letterbox(**view["letterbox"]) == letterbox
+        for rule, off in {"sink_threshold": None, "mask_padding": False}.items():
+            without = LABELS.model_copy(update={rule: off})
+            placement = np.array([letterbox.placement])
+            others = make_pseudo_labels(attention[None], sink[None], without, placement).labels[0]
+            has_changed[rule] |= bool((others != labels).any())
+    assert has_changed == {"sink_threshold": True, "mask_padding": True}
 
 
 def test_the_reference_model_looks_at_what_it_is_asked_about(picture: Path, tmp_path: Path) -> None:
     """And the picture shows it: bright where asked, green there on the right."""
     result = sdrpn("attention", picture, QUESTION, "--overlay", tmp_path / "overlay.png")
     assert result.exit_code == 0, result.output
-    answer, label = result.stdout.splitlines()
+    answer, label = result.stdout.splitlines()[:2]
     assert answer
     view = shown(picture, QUESTION)
     corners = ", ".join(f"{side:.0f}" for side in view["box"])
@@ -132,14 +164,16 @@ def test_heads_may_be_looked_at_before_any_are_known(picture: Path, tmp_path: Pa
     refused = sdrpn("attention", picture, QUESTION, "--profile", unknown)
     assert refused.exit_code == 1
     assert "sdrpn calibrate" in refused.output
+    assert "--heads" in refused.output
     assert shown(picture, QUESTION, "--profile", unknown, "--heads", "1")["heads"]
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--heads", "8"), "outside the model's 8 layers x 4 heads"),
-        (("--heads", "1:4"), "outside the model's 8 layers x 4 heads"),
+        (("--heads", "8"), "has layers 0 to 7 with heads 0 to 3"),
+        (("--heads", "1:4"), "has layers 0 to 7 with heads 0 to 3"),
+        (("--heads", "9" * 5000), "give LAYER or LAYER:HEAD,HEAD"),
         (("--heads", "1:"), "give LAYER or LAYER:HEAD,HEAD"),
         (("--heads", "-1"), "give LAYER or LAYER:HEAD,HEAD"),
         (("--profile", "none"), "no profile 'none'"),
@@ -161,7 +195,67 @@ def test_wrong_options_are_refused_before_the_model_loads(
     result = sdrpn("attention", "scene.png", "what is it ?", *options)
     assert result.exit_code == 2, result.output
     assert reason in " ".join(result.output.split())
-    assert "top level" not in result.output
+
+
+def test_a_label_in_the_padding_is_no_box(tmp_path: Path) -> None:
+    """It was told as a box without area, and the padding's peak not at all."""
+    SCENE.image.resize((1500, 60)).save(tmp_path / "wide.png")
+    options = (
+        tmp_path / "wide.png",
+        QUESTION,
+        "--heads",
+        "2:0",
+        "--overlay",
+        tmp_path / "seen.png",
+    )
+    result = sdrpn("attention", *options)
+    assert result.exit_code == 0, result.output
+    view = shown(tmp_path / "wide.png", QUESTION, "--heads", "2:0")
+    attention = np.array(view["attention"])
+    letterbox = Letterbox(**view["letterbox"])
+    in_picture = letterbox.content_mask(GridShape(*view["grid"]))
+    assert attention.argmax() not in np.flatnonzero(in_picture)
+    assert "the strongest cell is padding" in result.stdout
+    width, height = Image.open(tmp_path / "seen.png").size
+    assert width > 1024
+    assert height > 2 * 60
+
+
+def view_of(status: LabelStatus, box: BoxXYXY | None, answer: str = "red") -> AttentionView:
+    attention = np.full((4, 4), 0.1, np.float32)
+    attention[0, 0] = np.nan if status is LabelStatus.NO_ATTENTION else 0.2
+    labels = np.full((4, 4), int(RoiLabel.IGNORE), np.int8)
+    square = Letterbox.square((80, 80))
+    return AttentionView("what ?", answer, {1: (0,)}, attention, labels, status, box, square)
+
+
+@pytest.mark.parametrize(
+    ("view", "lines"),
+    [
+        (
+            view_of(LabelStatus.OK, BoxXYXY(20, 20, 60, 40)),
+            ["red", "label: box (20, 20, 60, 40) in pixels"],
+        ),
+        (view_of(LabelStatus.OK, None), ["red", "label: its box lies in the padding"]),
+        (
+            view_of(LabelStatus.BOX_TOO_LARGE, BoxXYXY(0, 0, 80, 80)),
+            ["red", "label: none, the box covers more than max_box_area_ratio of the grid"],
+        ),
+        (
+            view_of(LabelStatus.NO_ATTENTION, None, " "),
+            ["(no answer)", "label: none, the attention map is zero or not finite"],
+        ),
+    ],
+)
+def test_odd_labels_are_told_drawn_and_written(view: AttentionView, lines: list[str]) -> None:
+    assert view.lines() == lines
+    grey = Image.new("RGB", (80, 80), (60, 60, 60))
+    drawn = view.draw(grey)
+    assert drawn.height == 80
+    written = json.loads(json.dumps(view.as_json(), allow_nan=False))
+    is_finite = view.status is not LabelStatus.NO_ATTENTION
+    assert written["attention"][0][0] == (pytest.approx(0.2) if is_finite else None)
+    assert bool(written["reason"]) == (view.status is not LabelStatus.OK)
 
 
 def test_an_answer_that_is_cut_off_says_what_to_do(picture: Path) -> None:
