@@ -81,13 +81,15 @@ class AttentionView:
         }
 
     def lines(self) -> list[str]:
-        """Lines for a person: the answer, its pseudo-label, and what is odd about it."""
-        return [shown_text(self.answer), f"label: {self._label()}", *self._notes()]
+        """Lines for a person: the answer, its pseudo-label, and whose attention it is."""
+        heads = (f"{layer}:{','.join(map(str, own))}" for layer, own in self.heads.items())
+        attention = f"attention: of heads {' '.join(heads)}{self._peak_in_padding()}"
+        return [shown_text(self.answer), f"label: {self._label()}", attention]
 
     def draw(self, image: Image.Image) -> Image.Image:
         """The attention, and right of it or below it the pseudo-label with its box.
 
-        The attention is relative to its peak within the picture.
+        The attention is relative to its peak within the picture; a rejected label's box is dashed.
         """
         thinness = max(image.size) / min(image.size)
         picture = shrink(image, max(_MAX_SIDE, round(_MIN_SIDE * thinness)))
@@ -95,7 +97,8 @@ class AttentionView:
         heat = draw_heat_map(picture, relative_to_peak(self.attention, letterbox), letterbox)
         label = draw_labels(picture, self.labels, letterbox)
         boxes = [] if self.box is None else [self.box]
-        label = draw_boxes(label, boxes, image.size, CROP_COLOUR)
+        is_rejected = self.status is not LabelStatus.OK
+        label = draw_boxes(label, boxes, image.size, CROP_COLOUR, dashed=is_rejected)
         return joined([heat, label], in_column=image.width > image.height)
 
     def _label(self) -> str:
@@ -105,14 +108,14 @@ class AttentionView:
             return "its box lies in the padding"
         return f"box {shown_box(self.box)} in pixels"
 
-    def _notes(self) -> list[str]:
+    def _peak_in_padding(self) -> str:
         in_picture = self.letterbox.content_mask(GridShape(*self.attention.shape))
         inside, peak = self.attention[in_picture].max(initial=0.0), self.attention.max()
         if not peak > inside:
-            return []
-        return [
-            f"the strongest cell is padding, {peak / max(inside, 1e-12):.1f} times the picture's"
-        ]
+            return ""
+        return (
+            f"; strongest in the padding, {peak / max(inside, 1e-12):.1f} times the picture's peak"
+        )
 
 
 def with_heads(profile: ModelProfile, kind: QuestionKind, choices: Sequence[str]) -> ModelProfile:

@@ -215,7 +215,7 @@ def test_a_label_in_the_padding_is_no_box(tmp_path: Path) -> None:
     letterbox = Letterbox(**view["letterbox"])
     in_picture = letterbox.content_mask(GridShape(*view["grid"]))
     assert attention.argmax() not in np.flatnonzero(in_picture)
-    assert "the strongest cell is padding" in result.stdout
+    assert "attention: of heads 2:0; strongest in the padding, " in result.stdout
     width, height = Image.open(tmp_path / "seen.png").size
     assert width > 1024
     assert height > 2 * 60
@@ -248,10 +248,13 @@ def view_of(status: LabelStatus, box: BoxXYXY | None, answer: str = "red") -> At
     ],
 )
 def test_odd_labels_are_told_drawn_and_written(view: AttentionView, lines: list[str]) -> None:
-    assert view.lines() == lines
+    assert view.lines() == [*lines, "attention: of heads 1:0"]
     grey = Image.new("RGB", (80, 80), (60, 60, 60))
     drawn = view.draw(grey)
     assert drawn.height == 80
+    outline = [drawn.getpixel((80 + 4 + x, 21)) for x in range(24, 56)]
+    has_solid_top = all(red > 200 and green < 100 for red, green, _ in outline)
+    assert has_solid_top == (lines[1] == "label: box (20, 20, 60, 40) in pixels")
     written = json.loads(json.dumps(view.as_json(), allow_nan=False))
     is_finite = view.status is not LabelStatus.NO_ATTENTION
     assert written["attention"][0][0] == (pytest.approx(0.2) if is_finite else None)
