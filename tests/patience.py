@@ -2,9 +2,18 @@
 
 import faulthandler
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 PATIENCE_SECONDS = 120.0
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    """Ask again and again; fails if it does not become true."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not is_true():
+        assert time.monotonic() < end, f"not so after {PATIENCE_SECONDS:.0f} s"
+        time.sleep(0.01)
 
 
 class LeftInCycle:

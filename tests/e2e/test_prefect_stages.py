@@ -19,6 +19,7 @@ from PIL import Image
 from prefect import flow
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import TaskRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from data_contracts.artifact import ArtifactRef
@@ -38,6 +39,7 @@ from tests.artifacts import make_source_shard, source_recipe, stage_run
 from tests.e2e.command_line import is_anyone_left
 from tests.e2e.prefect_server import PrefectServer, prefect_server
 from tests.file_server import QUICK, Answer, FileServer, file_server
+from tests.patience import wait_until
 from tests.pipelines import write_tiny_pipeline
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -75,6 +77,18 @@ def config_of(source: LlavaMixSource) -> PipelineConfig:
     return PipelineConfig(name="d", sources=(source,))
 
 
+def ended_task_runs(*names: str) -> list[TaskRun]:
+    """The server learns of task runs from events, which may arrive after their flow has ended."""
+
+    def ended() -> dict[str, TaskRun]:
+        with get_client(sync_client=True) as client:
+            return {run.name: run for run in client.read_task_runs() if run.end_time is not None}
+
+    wait_until(lambda: set(names) <= ended().keys())
+    runs = ended()
+    return [runs[name] for name in names]
+
+
 def test_files_are_announced_before_they_are_fetched_and_never_again(
     prefect: PrefectServer, files: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,9 +110,7 @@ def test_files_are_announced_before_they_are_fetched_and_never_again(
         "licence": "CC BY 4.0",
         "state": "to fetch",
     }
-    with get_client(sync_client=True) as client:
-        runs = {run.name: run for run in client.read_task_runs()}
-    plan, fetched = runs["download plan"], runs["download m"]
+    plan, fetched = ended_task_runs("download plan", "download m")
     assert plan.run_count == 2, "the silent server was asked again"
     assert plan.end_time <= announced.created <= fetched.start_time
     assert any("CC BY 4.0" in line and row["SHA-256"] in line for line in caplog.messages)

@@ -4,7 +4,6 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +14,7 @@ from benchmarks.build_rate import measure_build, prepare
 from data_contracts.artifact import ArtifactRef
 from tasks.storage.scratch_folders import ScratchFull, scratch_folder
 from tests.fault_injection.processes import CONTEXT
+from tests.patience import wait_until
 
 
 def hold_folder(temporary: str, told: Connection) -> None:
@@ -36,13 +36,6 @@ def build(temporary: str, folder: str, files: ArtifactRef) -> None:
 def scratch(temporary: Path) -> list[Path]:
     """Folders of the project; ``multiprocessing`` has some as well."""
     return list(temporary.glob("sdrpn-*"))
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture
