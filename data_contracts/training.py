@@ -70,3 +70,7 @@ class TrainingConfig(_TrainingFields):
 
 class TrainingChanges(_TrainingFields, Changes):
     """Training settings that a run changes."""
+
+
+QWEN_TRAINING = TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999))
+"""The reference's for Qwen2.5-VL; families that are like it take it over."""

@@ -2,16 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data_contracts.configs import ModelConfig
 from data_contracts.enums import QuestionKind
-from data_contracts.profiles import ModelProfile, UncalibratedProfile
+from data_contracts.profiles import UncalibratedProfile
 from data_contracts.settings_files import ConfigError, parse_settings
 from flows.cli_base import DeviceOption, RuntimeOption, StoreOption, err, out, runtime_settings, say
 from flows.output_files import file_option, write_file
+
+if TYPE_CHECKING:
+    from tasks.attention_view import AttentionView
 
 
 def attention(
@@ -55,42 +58,48 @@ def attention(
     if not question.strip():
         raise ConfigError("give a QUESTION to ask about the image")
     how = runtime_settings(runtime, store=store, device=device)
-    model = parse_settings(ModelConfig, {"profile": profile, "dtype": dtype}, "options")
     with err.status("loading"):
         from tasks.artifacts.device_memory import device_memory_explained
         from tasks.artifacts.store import ArtifactStore
-        from tasks.attention_view import view_attention, with_heads
-        from tasks.models import adapter_for, profile_of
+        from tasks.attention_view import view_attention
+        from tasks.models import adapter_for
         from tasks.predict_files import check_picture_name, picture_bytes, read_image
 
         if overlay is not None:
             check_picture_name(overlay, image)
-        chosen = profile_of(model)
-        if heads:
-            chosen = with_heads(chosen, kind, heads)
-        _require_heads(chosen, kind)
+        model = _model(profile, dtype, kind, heads)
         picture = read_image(ArtifactStore.of(how), image)
     with device_memory_explained(how.model_copy(update={"batch_size": 1})):
         with err.status("loading the model"):
-            adapter = adapter_for(model.model_copy(update={"profile": chosen}), how)
-        view = view_attention(
-            adapter, picture, question, kind, chosen.labels, max_new_tokens=max_new_tokens
-        )
-    if as_json:
-        out.print_json(json.dumps(view.as_json()), indent=None)
-    else:
-        answer, *notes = view.lines()
-        say(answer)
-        for note in notes:
-            say(note, style="dim")
+            adapter = adapter_for(model, how)
+        view = view_attention(adapter, picture, question, kind, max_new_tokens=max_new_tokens)
+    _print(view, as_json)
     if overlay is not None:
         write_file(overlay, picture_bytes(view.draw(picture), overlay.suffix))
         say(f"picture: {overlay}", err)
 
 
-def _require_heads(profile: ModelProfile, kind: QuestionKind) -> None:
-    """Before anything is fetched."""
+def _model(profile: str, dtype: str, kind: QuestionKind, heads: list[str] | None) -> ModelConfig:
+    """The model with a profile that has heads for the kind; nothing is fetched yet."""
+    from tasks.attention_view import with_heads
+    from tasks.models import profile_of
+
+    model = parse_settings(ModelConfig, {"profile": profile, "dtype": dtype}, "options")
+    chosen = profile_of(model)
+    if heads:
+        chosen = with_heads(chosen, kind, heads)
     try:
-        profile.heads_for(kind)
+        chosen.heads_for(kind)
     except UncalibratedProfile as error:
         raise UncalibratedProfile(f"{error}; or look at heads of your choice: --heads") from None
+    return model.model_copy(update={"profile": chosen})
+
+
+def _print(view: "AttentionView", as_json: bool) -> None:
+    if as_json:
+        out.print_json(json.dumps(view.as_json()), indent=None)
+        return
+    answer, *notes = view.lines()
+    say(answer)
+    for note in notes:
+        say(note, style="dim")

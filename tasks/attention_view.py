@@ -15,7 +15,6 @@ from PIL import Image
 
 from data_contracts.enums import ExtractionStatus, LabelStatus, QuestionKind
 from data_contracts.errors import SdrpnError
-from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import HeadSelection, ModelProfile
 from data_contracts.settings_files import ConfigError
 from data_contracts.sink_rules import Heads
@@ -158,18 +157,16 @@ def view_attention(
     image: Image.Image,
     question: str,
     kind: QuestionKind,
-    settings: LabelSettings,
     *,
     max_new_tokens: int,
 ) -> AttentionView:
     """Let the frozen model answer, and see where.
 
     Args:
-        adapter: the model, with a profile that has heads for the kind.
+        adapter: the model, with a profile that has heads for the kind and says how to label.
         image: upright RGB.
         question: as data sets put it; profiles may ask for boxes instead of an answer.
         kind: whose heads to take.
-        settings: of the pseudo-label.
         max_new_tokens: of an answer.
 
     Raises:
@@ -182,7 +179,7 @@ def view_attention(
     attention, letterbox = found.grounding.numpy(), found.letterbox
     sink = None if found.sink is None else found.sink.numpy()[None]
     placement = np.array([letterbox.placement])
-    made = make_pseudo_labels(attention[None], sink, settings, placement)
+    made = make_pseudo_labels(attention[None], sink, adapter.profile.labels, placement)
     return AttentionView(
         question=adapter.profile.extraction_question(question, kind),
         answer=found.response.strip(),

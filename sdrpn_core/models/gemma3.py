@@ -5,7 +5,8 @@ tokens only, and turn positions otherwise.
 """
 
 from data_contracts.profiles import FamilyDefaults
-from data_contracts.training import TrainingConfig
+from data_contracts.training import QWEN_TRAINING
+from sdrpn_core.models.gemma import marked_image_token
 from sdrpn_core.models.stretched import StretchedAdapter
 
 
@@ -18,7 +19,7 @@ class Gemma3Adapter(StretchedAdapter):
         ),
         final_norm=False,
         rotary_scores=True,
-        training=TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999)),
+        training=QWEN_TRAINING,
         width_per_head=240,
         num_cells=256,
     )
@@ -27,6 +28,4 @@ class Gemma3Adapter(StretchedAdapter):
 
     def image_placeholder(self) -> str:
         """One image token, between the markers and line breaks that the stock processor writes."""
-        config = self.model.config
-        ids = [config.boi_token_id, self.image_token_id, config.eoi_token_id]
-        return "\n\n" + "".join(self.tokenizer.convert_ids_to_tokens(ids)) + "\n\n"
+        return f"\n\n{marked_image_token(self)}\n\n"

@@ -20,10 +20,11 @@ from data_contracts.profiles import (
     ModelProfile,
     SquareGrid,
 )
-from data_contracts.training import TrainingConfig
+from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
 from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.gemma import marked_image_token
 from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.threads import in_threads
@@ -50,7 +51,7 @@ class Gemma4UnifiedAdapter(DynamicAdapter):
         images=GRIDS,
         final_norm=False,
         rotary_scores=True,
-        training=TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999)),
+        training=QWEN_TRAINING,
         width_per_head=240,
     )
 
@@ -74,9 +75,7 @@ class Gemma4UnifiedAdapter(DynamicAdapter):
 
     def image_placeholder(self) -> str:
         """One image token, between the markers that the stock processor writes."""
-        config = self.model.config
-        ids = [config.boi_token_id, self.image_token_id, config.eoi_token_id]
-        return "".join(self.tokenizer.convert_ids_to_tokens(ids))
+        return marked_image_token(self)
 
     def draw(
         self,

@@ -1,7 +1,7 @@
 """InternVL3 and 3.5: InternViT tower, one square tile an image, four patches a token."""
 
 from data_contracts.profiles import FamilyDefaults
-from data_contracts.training import TrainingConfig
+from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.models.stretched import StretchedAdapter
 
 
@@ -13,7 +13,7 @@ class InternVlAdapter(StretchedAdapter):
         prompt="<|im_start|>user\n{images}{question}<|im_end|>\n<|im_start|>assistant\n",
         final_norm=False,
         rotary_scores=True,
-        training=TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999)),
+        training=QWEN_TRAINING,
         num_cells=256,
     )
     one_tile = {"crop_to_patches": False}

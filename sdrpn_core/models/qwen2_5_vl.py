@@ -23,7 +23,7 @@ from data_contracts.profiles import (
     ModelProfile,
     SquareGrid,
 )
-from data_contracts.training import TrainingConfig
+from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
 from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all, processed
@@ -49,7 +49,7 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         images=GRIDS,
         final_norm=False,
         rotary_scores=True,
-        training=TrainingConfig(batch_size=128, learning_rate=1e-4, betas=(0.9, 0.999)),
+        training=QWEN_TRAINING,
     )
 
     def __init__(
