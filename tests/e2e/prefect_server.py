@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
 CHECKOUT = Path(__file__).parents[2]
 _START_SECONDS = 240
 
@@ -33,6 +36,20 @@ class PrefectServer:
             text=True,
             timeout=600,
         )
+
+    @contextmanager
+    def in_this_process(self) -> Iterator[None]:
+        """Flows and clients of this process talk to the server until the block ends.
+
+        What Prefect still has to send is sent before: its services are kept for the whole process
+        and know the address that they began with, so that the events of flows on the next server
+        went to this one, which was gone, and task runs never ended.
+        """
+        with temporary_settings({PREFECT_API_URL: self.environment["PREFECT_API_URL"]}):
+            try:
+                yield
+            finally:
+                EventsWorker.drain_all()  # all of its base class: the service that sends logs too
 
     @contextmanager
     def background(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:

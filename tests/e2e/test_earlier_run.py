@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
@@ -18,10 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module", autouse=True)
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as server:
-        url = server.environment["PREFECT_API_URL"]
-        with temporary_settings({PREFECT_API_URL: url}):
-            yield
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as server, server.in_this_process():
+        yield
 
 
 @flow

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
@@ -119,9 +118,8 @@ def test_regenerated_labels_are_promoted_within_limits_only(
 
 
 def test_an_unknown_run_is_named(server: PrefectServer):
-    url = server.environment["PREFECT_API_URL"]
     with (
-        temporary_settings({PREFECT_API_URL: url}),
+        server.in_this_process(),
         pytest.raises(
             ConfigError, match="run 'no-such-run': this Prefect server knows no such earlier"
         ),

@@ -20,7 +20,6 @@ from prefect import flow
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import TaskRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
@@ -47,10 +46,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with (
-        prefect_server(tmp_path_factory.mktemp("prefect")) as server,
-        temporary_settings({PREFECT_API_URL: server.environment["PREFECT_API_URL"]}),
-    ):
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as server, server.in_this_process():
         yield server
 
 
