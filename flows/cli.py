@@ -205,10 +205,12 @@ def _execute_stages(
     config: PipelineConfig, runtime: RuntimeConfig, until: Stage, force: bool
 ) -> RunOutcome:
     if runs_under_prefect():
-        from flows.pipeline_flow import require_server, sdrpn
+        from flows.pipeline_flow import sdrpn
+        from flows.prefect_server import require_server, server_loss_explained
 
         require_server()
-        return sdrpn(config=config, runtime=_anywhere(runtime), stage=until, force=force)
+        with server_loss_explained(kept_in(runtime.store)):
+            return sdrpn(config=config, runtime=_anywhere(runtime), stage=until, force=force)
     with err.status("loading"):
         from flows.cli_plan import show_downloads
         from flows.console import ProgressDisplay

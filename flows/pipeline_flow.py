@@ -5,16 +5,12 @@ from collections.abc import Sequence
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_table_artifact
-from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_URL
 
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
-from data_contracts.errors import one_line
 from data_contracts.label_drift import LabelDrift, PromotionLimits
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.settings_files import ConfigError
 from flows.config_files import load_config
 from flows.downloads import file_row
 from flows.earlier_run import parameters_of
@@ -23,21 +19,6 @@ from flows.outcome import RunOutcome
 from flows.prefect_execution import PrefectExecution
 from flows.run import run_pipeline
 from tasks.planning.files import PlannedFile
-
-
-def require_server() -> None:
-    """Check that the Prefect server answers, before a flow needs it.
-
-    Raises:
-        ConfigError: naming its address and the remedy.
-    """
-    with get_client(sync_client=True) as client:
-        problem = client.api_healthcheck()
-    if problem is not None:
-        raise ConfigError(
-            f"no Prefect server answers at {PREFECT_API_URL.value()} ({one_line(problem)}): start "
-            "one with `prefect server start`, or unset PREFECT_API_URL to run without"
-        )
 
 
 @flow(name="sdrpn", persist_result=False)

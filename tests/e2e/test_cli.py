@@ -364,7 +364,7 @@ def test_a_run_under_prefect_records_a_store_that_is_the_same_everywhere(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr("flows.pipeline_flow.require_server", lambda: None)
+    monkeypatch.setattr("flows.prefect_server.require_server", lambda: None)
     monkeypatch.setattr("flows.pipeline_flow.sdrpn", record)
     for store in ("mine", "s3://bucket/mine"):
         assert sdrpn("run", "--store", store).exit_code == 130

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 from PIL import Image
 from prefect import flow
 from prefect.artifacts import Artifact
@@ -36,10 +35,10 @@ from tasks.storage.errors import StoreUnreachable
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import make_source_shard, source_recipe, stage_run
 from tests.e2e.command_line import is_anyone_left
+from tests.e2e.prefect_run import start_run
 from tests.e2e.prefect_server import PrefectServer, prefect_server
 from tests.file_server import QUICK, Answer, FileServer, file_server
 from tests.patience import wait_until
-from tests.pipelines import write_tiny_pipeline
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -231,32 +230,9 @@ def test_a_worker_that_is_killed_is_explained(
     assert re.search(r"^told: a worker of download was killed.* fewer workers", told), done.stderr
 
 
-def start_in_workers(prefect: PrefectServer, folder: Path) -> subprocess.Popen[str]:
-    """A run of many shards in two processes, in a session of its own, when the first is made."""
-    settings = write_tiny_pipeline(folder, num_images=60)
-    extraction = settings.extraction.with_changes(rows_per_shard=1)
-    settings = settings.model_copy(update={"extraction": extraction})
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
-    store = folder / "store"
-    arguments = ("run", "--config", folder / "config.yaml", "--store", store, "--workers", 2)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
-        cwd=CHECKOUT,
-        env=prefect.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while not list(store.glob("extract-attention/*/receipts/*.json")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)  # without end: pytest has a limit
-    return process
-
-
 def test_ctrl_c_ends_a_run_with_worker_processes(prefect: PrefectServer, tmp_path: Path) -> None:
     """A terminal sends it to the workers too: they printed tracebacks, and the run hung."""
-    process = start_in_workers(prefect, tmp_path)
+    process = start_run(prefect, tmp_path, "--workers", "2")
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate()
     assert process.returncode == 130, told
@@ -265,7 +241,7 @@ def test_ctrl_c_ends_a_run_with_worker_processes(prefect: PrefectServer, tmp_pat
 
 def test_workers_end_with_a_flow_that_is_killed(prefect: PrefectServer, tmp_path: Path) -> None:
     """They stayed for good, and kept the device's memory from the rerun."""
-    process = start_in_workers(prefect, tmp_path)
+    process = start_run(prefect, tmp_path, "--workers", "2")
     process.kill()
     process.communicate()
     while is_anyone_left(process.pid):
