@@ -28,6 +28,7 @@ from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
+from sdrpn_core.source_paths import is_unicode
 from sdrpn_core.zoom.answers import PhaseClock, StartedBatch, TextPiece, ZoomAnswer, stream_answers
 from sdrpn_core.zoom.crop_masks import masked_crops
 from sdrpn_core.zoom.encoded_images import EncodedImage, batches_by_image, encoded_batches
@@ -57,7 +58,16 @@ class ZoomPipeline:
             regions: how a RoI map becomes boxes, when no crop is worth it, and what the second
                 stage reads.
             score_calibration: RoI logits -> probabilities; the plain sigmoid if None.
+
+        Raises:
+            ModelError: if the RPN branches off elsewhere than the adapter's profile says.
         """
+        if rpn.branch_layer != (branch_layer := adapter.profile.rpn.branch_layer):
+            raise ModelError(
+                f"the RPN branches off before layer {rpn.branch_layer}, profile "
+                f"{adapter.profile.name!r} before layer {branch_layer}: use the profile that it "
+                "was trained with"
+            )
         self.adapter = adapter
         self.rpn = rpn.eval()
         self.threshold = threshold
@@ -303,7 +313,7 @@ class ZoomPipeline:
         first = first_stage(self.adapter, self.rpn, [item.features for item in encoded], questions)
         for index, logits in zip(indices, first.roi_logits, strict=True):
             if not logits.isfinite().all():
-                raise ModelError(f"question {index}: {_why_not_finite(self.adapter.dtype)}")
+                raise ModelError(f"question {index}: {_not_finite('RoI map', self.adapter.dtype)}")
         roi_maps = tuple(self.score_calibration.probability(m).numpy() for m in first.roi_logits)
         zooms = tuple(
             self.zoom(roi_map, item.features)
@@ -320,6 +330,10 @@ class ZoomPipeline:
         start = second_stage_prefill(
             self.adapter, first, crops, withdraw_image=self.regions.withdraw_image
         )
+        largest = start.logits.amax(dim=-1)  # NaN where any is; tokens that are barred have -inf
+        for index, is_finite in zip(indices, largest.isfinite().tolist(), strict=True):
+            if not is_finite:
+                raise ModelError(f"question {index}: {_not_finite('answer', self.adapter.dtype)}")
         clock.lap("prefill")
         return StartedBatch(
             indices=tuple(indices),
@@ -331,8 +345,8 @@ class ZoomPipeline:
         )
 
 
-def _why_not_finite(dtype: torch.dtype) -> str:
-    told = f"the RoI map is not finite in {dtype_name(dtype)}"
+def _not_finite(what: str, dtype: torch.dtype) -> str:
+    told = f"the {what} is not finite in {dtype_name(dtype)}"
     if dtype == torch.float16:
         return f"{told}, whose range is small: load the model in bfloat16 or float32"
     return (
@@ -354,6 +368,8 @@ def _checked(
             raise ValueError(f"{name} is {number}: give at least 1")
     if isinstance(questions, str):
         raise ValueError("questions is one text: give a list, with one question for each image")
+    if isinstance(images, Image.Image):
+        raise ValueError("images is one picture: give a list, with one image for each question")
     if len(images) != len(questions):
         raise ValueError(f"{len(images)} images for {len(questions)} questions")
     taken = list(images)
@@ -365,4 +381,6 @@ def _checked(
             )
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"question {index} is {question!r}: give a text that asks something")
+        if not is_unicode(question):
+            raise ValueError(f"question {index} is {question!r}, which is not valid Unicode")
     return taken

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from data_contracts.base import Settings
 from data_contracts.settings_files import ConfigError, parse_lines
+from sdrpn_core.source_paths import is_unicode
 from tasks.artifacts.store import ArtifactStore
 from tasks.storage.addresses import absolute_uri, folder_and_name
 
@@ -28,6 +29,8 @@ class Asked(Settings):
     def _asks_something(cls, question: str) -> str:
         if not question.strip():
             raise ValueError("is blank")
+        if not is_unicode(question):
+            raise ValueError(f"is {question!r}, which is not valid Unicode")
         return question
 
 

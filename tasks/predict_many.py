@@ -21,7 +21,7 @@ from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from sdrpn_core.threads import made_ahead
 from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
-from tasks.artifacts.device_memory import smaller_if_full
+from tasks.artifacts.device_memory import DeviceMemoryFull, smaller_if_full
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.predict import overlay_bytes, rounded_boxes
@@ -36,6 +36,9 @@ _DRAWN_AT_ONCE = 4
 """A picture of a phone takes a gigabyte while it is drawn."""
 _MOST_BYTES_OF_STEM = 150
 """File systems take names of 255, and a file that is being written has a longer one."""
+
+
+_Readable = tuple[Asked, Image.Image]
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,8 @@ class _Answered:
     image: Image.Image | None = None
     answer: ZoomAnswer | None = None
     error: str | None = None
+    is_too_large: bool = False
+    """For the device's memory."""
 
     def row(self) -> dict[str, Any]:
         answer = self.answer
@@ -194,6 +199,8 @@ class _Asker:
     max_new_tokens: int
     batch_size: int
     pictures: Storage | None
+    _has_fit: bool = False
+    """The device's memory has held a question."""
 
     def lines(self, part: _Part) -> list[str]:
         """A part's lines: those kept, and answers to others."""
@@ -215,19 +222,43 @@ class _Asker:
             for row, found in rows
         ]
 
-    def _answer_readable(self, rows: Sequence[tuple[Asked, Image.Image]]) -> list[_Answered]:
-        """In smaller batches from here on if the device's memory is full."""
+    def _answer_readable(self, rows: Sequence[_Readable]) -> list[_Answered]:
+        """In smaller batches from here on if the device's memory is full.
 
+        Raises:
+            DeviceMemoryFull: if it has held no question of the run yet, and holds none of these.
+        """
+        before = self.batch_size
+        answered = self._in_batches(rows)
+        too_large = [item for item in answered if item.is_too_large]
+        self._has_fit = self._has_fit or len(too_large) < len(answered)
+        if too_large and not self._has_fit:
+            raise DeviceMemoryFull(too_large[0].error)
+        if too_large:
+            self.batch_size = before  # one large question is no reason to ask the others alone
+        return answered
+
+    def _in_batches(self, rows: Sequence[_Readable]) -> list[_Answered]:
         def smaller(batch_size: int) -> list[_Answered]:
             self.batch_size = batch_size
-            return self._answer_readable(rows)
+            return self._each_alone(rows) if batch_size == 1 else self._in_batches(rows)
 
-        return smaller_if_full(
-            self.pipeline.adapter.device,
-            max(min(self.batch_size, len(rows)), 1),
-            lambda: _answer_each(self.pipeline, rows, self.max_new_tokens, self.batch_size),
-            smaller,
-        )
+        try:
+            return smaller_if_full(
+                self.pipeline.adapter.device,
+                max(min(self.batch_size, len(rows)), 1),
+                lambda: _answer_each(self.pipeline, rows, self.max_new_tokens, self.batch_size),
+                smaller,
+            )
+        except DeviceMemoryFull as error:
+            full = str(error)  # the error itself holds the memory of what failed
+        if len(rows) == 1:
+            return [_Answered(rows[0][0], error=full, is_too_large=True)]
+        return self._each_alone(rows)
+
+    def _each_alone(self, rows: Sequence[_Readable]) -> list[_Answered]:
+        """One that does not fit is refused, and does not take the others with it."""
+        return [answered for row in rows for answered in self._in_batches([row])]
 
     def _draw(self, pictures: Storage, start: int, placed: tuple[int, _Answered]) -> None:
         """One PNG of an answer, named by the question's place among all and its image."""
@@ -241,7 +272,7 @@ class _Asker:
 
 def _answer_each(
     pipeline: ZoomPipeline,
-    rows: Sequence[tuple[Asked, Image.Image]],
+    rows: Sequence[_Readable],
     max_new_tokens: int,
     batch_size: int,
 ) -> list[_Answered]:

@@ -279,11 +279,13 @@ def predictions_recipe(
         # Left out where they say nothing, so that they change no address of before they existed.
         | {name for name in ("region_threshold", "crop_tokens") if getattr(settings, name) is None},
     )
+    # Their canvases are stretched, and squeezed images were once taken for seen whole.
+    gate = {"gate": "by side"} if model.get("family") in {"internvl", "gemma3"} else {}
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=harness.STAGE_VERSION,
         schema_id=SchemaId.PREDICTION,
-        config={"model": dict(model), **identity},
+        config={"model": dict(model), **identity, **gate},
         inputs=(str(records_manifest.recipe.ref), str(files), str(rpn)),
         num_shards=_num_shards(num_usable(records_manifest), settings.rows_per_shard),
     )

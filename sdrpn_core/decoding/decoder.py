@@ -6,7 +6,7 @@ state on the model.
 Shape legend: N batch, L sequence, d hidden size, D head size, K deepstack layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -54,7 +54,7 @@ class Decoder:
         model: PreTrainedModel,
         *,
         text_positions: Callable[[Tensor], Tensor],
-        image_token_id: int,
+        barred_tokens: Sequence[int],
     ) -> None:
         """Set the recording attention in the model's text part.
 
@@ -62,14 +62,15 @@ class Decoder:
             model: the whole multimodal model, frozen.
             text_positions: (N, L) text positions -> (..., N, L) rotary positions. A plain function:
                 one that is bound to the owner of the decoder would keep both alive.
-            image_token_id: the token that is never generated.
+            barred_tokens: those that are never generated.
         """
         model.set_attn_implementation({"text_config": ATTENTION_NAME})
         self.model = model
         self.text_model: Any = model.get_decoder()
         self.embedding: nn.Embedding = model.get_input_embeddings()
         self.text_positions = text_positions
-        self._image_token_id = image_token_id
+        # On the device from the start: a step on fixed buffers must wait for nothing.
+        self._barred = torch.tensor(sorted(set(barred_tokens)), device=self.device)
         self._text_config = model.config.get_text_config(decoder=True)
         known = {index for index, layer in enumerate(self.layers) if not is_recurrent(layer)}
         if unknown := sorted(known ^ set(self.attention_layers)):
@@ -188,10 +189,9 @@ class Decoder:
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     def next_token_logits(self, hidden: Tensor) -> Tensor:
-        """(N, d) decoder output of one column -> (N, vocabulary) logits, image token barred."""
+        """(N, d) decoder output of one column -> (N, vocabulary) logits, barred tokens at -inf."""
         logits: Tensor = self.model.get_output_embeddings()(self.norm(hidden)).float()
         cap = getattr(self._text_config, "final_logit_softcapping", None)
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
-        logits[:, self._image_token_id] = float("-inf")
-        return logits
+        return logits.index_fill_(1, self._barred.to(logits.device), float("-inf"))

@@ -8,6 +8,7 @@ Shape legend: N batch, L sequence, d hidden size, C image cells (h * w), K deeps
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import ClassVar, Self
 
 import torch
@@ -21,9 +22,13 @@ from sdrpn_core.decoding.step_pool import StepPool
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.decoder_check import unknown_layers_explained
 from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.generation_settings import suppressed_tokens
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.profile_checks import check_profile
 from sdrpn_core.models.prompts import ImageFeatures, Prompt, lay_out
+
+_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+"""As tokenizers made by SentencePiece name them."""
 
 
 class ModelAdapter(ABC):
@@ -55,7 +60,12 @@ class ModelAdapter(ABC):
 
         with unknown_layers_explained(profile.model_id):
             self.decoder = Decoder(
-                self.model, text_positions=self.text_positions, image_token_id=self.image_token_id
+                self.model,
+                text_positions=self.text_positions,
+                barred_tokens=(
+                    self.image_token_id,
+                    *suppressed_tokens(self.model.generation_config),
+                ),
             )
         sees_whole = any(pattern.whole_images for pattern in self.decoder.patterns)
         if sees_whole and not self.shows_images_whole:
@@ -92,6 +102,12 @@ class ModelAdapter(ABC):
         if eos is None:
             eos = self.tokenizer.eos_token_id
         return frozenset([eos] if isinstance(eos, int) else eos or [])
+
+    @cached_property
+    def byte_ids(self) -> frozenset[int]:
+        """Tokens that stand for one byte of a character, in vocabularies that have such."""
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        return frozenset(vocabulary[token] for token in _BYTES if token in vocabulary)
 
     @property
     def repetition_penalty(self) -> float:

@@ -13,6 +13,7 @@ from sdrpn_core.models.decoder_check import check_decoder, unknown_layers_explai
 from sdrpn_core.models.devices import DeviceMap, resolve_device, resolve_dtype
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.families import FAMILIES, check_family
+from sdrpn_core.models.generation_settings import left_out_settings
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
 from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.reference.model import reference_model_path
@@ -72,6 +73,12 @@ def load_adapter(
     adapter = FAMILIES[profile.family](model, stock.tokenizer, profile, stock.image_processor)
     with unknown_layers_explained(profile.model_id):
         check_decoder(adapter.decoder, profile.model_id)
+    if left_out := left_out_settings(model.generation_config):
+        log.warning(
+            "%s: answers are greedy and leave out its generation settings %s",
+            profile.model_id,
+            ", ".join(left_out),
+        )
     return adapter
 
 

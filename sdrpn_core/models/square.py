@@ -38,6 +38,9 @@ class SquareAdapter(ModelAdapter):
     ) -> None:
         super().__init__(model, tokenizer, profile, image_processor)
         self.input_side, self.grid = square_canvas(model.config)
+        self.unseen_side = self.input_side % _side(model.config.vision_config.patch_size)
+        """Pixels at the right and at the bottom that make no whole patch: nothing is drawn there,
+        as the tower drops them (6 of 384 where patches have 14)."""
         self.fill = profile.images.fill or self.default_fill()
         if profile.images.labels or profile.images.answers:
             raise ModelError(
@@ -87,7 +90,13 @@ class SquareAdapter(ModelAdapter):
     @torch.inference_mode()
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
         """One pass of the tower."""
-        features = self.encode_inputs(prepared.inputs)
+        features = list(self.encode_inputs(prepared.inputs))
+        if len(features[0]) != self.grid.num_cells:
+            raise ModelError(
+                f"{self.profile.model_id}: the vision tower gives {len(features[0])} tokens for a "
+                f"grid of {self.grid.width} by {self.grid.height} cells: tokens of other kinds are "
+                "not known (vision_feature_select_strategy 'full' keeps one of no cell)"
+            )
         return [
             ImageFeatures(tokens=averaged(tokens, self.grid, grid), grid=grid, letterbox=letterbox)
             for tokens, grid, letterbox in zip(
@@ -98,13 +107,23 @@ class SquareAdapter(ModelAdapter):
     def _prepare(self, images: Sequence[Image.Image], grid: GridShape) -> PreparedImages:
         """Draw each image on the model's canvas; ``grid`` is that of its tokens."""
         letterboxes = tuple(self.letterbox(image.size) for image in images)
-        sizes = [(self.input_side, self.input_side)] * len(images)
-        canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
+        seen = self.input_side - self.unseen_side
+        canvases = paste_all(
+            letterboxes, images, self.fill, [(seen, seen)] * len(images), self.resample
+        )
         return PreparedImages(
             letterboxes=letterboxes,
             grids=(grid,) * len(images),
-            inputs=self.canvas_inputs(canvases),
+            inputs=self.canvas_inputs([self._input(canvas) for canvas in canvases]),
         )
+
+    def _input(self, canvas: Image.Image) -> Image.Image:
+        """A canvas with what the tower drops of its input."""
+        if not self.unseen_side:
+            return canvas
+        whole = Image.new("RGB", (self.input_side, self.input_side), self.fill)
+        whole.paste(canvas)
+        return whole
 
 
 def square_canvas(config: PreTrainedConfig) -> tuple[int, GridShape]:

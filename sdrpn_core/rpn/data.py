@@ -51,6 +51,10 @@ class TrainingError(SdrpnError):
     """Training cannot start or go on; the message says what to change."""
 
 
+FeatureKey = tuple[str, str]
+"""All that the frozen model sees of an example: picture and question."""
+
+
 @dataclass(frozen=True)
 class TrainingExample:
     """One question about one image, with its pseudo-label."""
@@ -62,6 +66,11 @@ class TrainingExample:
     question: str
     labels: NDArray[np.int8]
     """(h, w) of ``RoiLabel`` values."""
+
+    @property
+    def feature_key(self) -> FeatureKey:
+        """Equal for examples of equal features; ids need not tell those of two mixes apart."""
+        return self.image_key, self.question
 
     @property
     def num_valid_cells(self) -> int:

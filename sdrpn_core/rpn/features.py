@@ -21,7 +21,7 @@ from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import Prompt
-from sdrpn_core.rpn.data import ImageLoader, TrainingError, TrainingExample
+from sdrpn_core.rpn.data import FeatureKey, ImageLoader, TrainingError, TrainingExample
 from sdrpn_core.rpn.network import RegionProposalNetwork
 
 NUM_IMAGE_READERS = 4
@@ -74,7 +74,7 @@ class FrozenPrefix:
         self.load_image = load_image
         self.branch_layer = branch_layer
         self.cache_bytes = cache_bytes
-        self._cache: dict[str, PrefixFeatures] = {}
+        self._cache: dict[FeatureKey, PrefixFeatures] = {}
         self._num_cached_bytes = 0
 
     def of_parts(
@@ -95,36 +95,33 @@ class FrozenPrefix:
                 following = next(begun, None)
                 part, images = current
                 fresh = dict(self._computed(part, images))
-                chosen = (
-                    fresh.get(e.question_id) or self._cache[e.question_id].to(self.adapter.device)
+                chosen = [
+                    fresh.get(e.feature_key) or self._cache[e.feature_key].to(self.adapter.device)
                     for e in part
-                )
-                yield part, list(chosen)
+                ]
+                for example, features in zip(part, chosen, strict=True):
+                    _check_grid(example, features)
+                yield part, chosen
                 current = following
         finally:
             readers.shutdown(cancel_futures=True)
 
-    def _begin(self, readers: Executor, part: Part) -> dict[str, Future[PreparedImages]]:
-        """By question, the images of those whose features are not known."""
-        missing = (e for e in part if e.question_id not in self._cache)
-        return {e.question_id: readers.submit(self._prepare, e) for e in missing}
+    def _begin(self, readers: Executor, part: Part) -> dict[FeatureKey, Future[PreparedImages]]:
+        """Images of those whose features are not known."""
+        missing = {e.feature_key: e for e in part if e.feature_key not in self._cache}
+        return {key: readers.submit(self._prepare, e) for key, e in missing.items()}
 
     def _prepare(self, example: TrainingExample) -> PreparedImages:
         return self.adapter.prepare_images([self.load_image(example)], for_labels=True)
 
     def _computed(
-        self, part: Part, images: dict[str, Future[PreparedImages]]
-    ) -> Iterator[tuple[str, PrefixFeatures]]:
+        self, part: Part, images: dict[FeatureKey, Future[PreparedImages]]
+    ) -> Iterator[tuple[FeatureKey, PrefixFeatures]]:
         """Compute features of images as they are prepared, and cache what fits."""
         for example in part:
-            if example.question_id not in images:
+            if example.feature_key not in images:
                 continue
-            (encoded,) = self.adapter.encode_prepared(images.pop(example.question_id).result())
-            if encoded.grid != example.labels.shape:
-                raise TrainingError(
-                    f"question {example.question_id}: labels are {example.labels.shape}, the "
-                    f"model's grid is {tuple(encoded.grid)}: make labels with the same profile"
-                )
+            (encoded,) = self.adapter.encode_prepared(images.pop(example.feature_key).result())
             prompt = self.adapter.embed_prompt(example.question, [encoded])
             features = PrefixFeatures(
                 hidden=self._hidden(prompt),
@@ -132,8 +129,8 @@ class FrozenPrefix:
                 image_columns=prompt.image_columns(),
                 content=torch.from_numpy(encoded.letterbox.content_mask(encoded.grid)),
             )
-            self._keep(example.question_id, features)
-            yield example.question_id, features
+            self._keep(example.feature_key, features)
+            yield example.feature_key, features
 
     # Not inference mode: its tensors could not be saved for the RPN's backward pass.
     @torch.no_grad()
@@ -146,10 +143,18 @@ class FrozenPrefix:
         )
         return self.adapter.decoder.run(inputs, range(self.branch_layer))[0]
 
-    def _keep(self, question_id: str, features: PrefixFeatures) -> None:
+    def _keep(self, key: FeatureKey, features: PrefixFeatures) -> None:
         if self._num_cached_bytes + features.num_bytes <= self.cache_bytes:
-            self._cache[question_id] = features.to(torch.device("cpu"))
+            self._cache[key] = features.to(torch.device("cpu"))
             self._num_cached_bytes += features.num_bytes
+
+
+def _check_grid(example: TrainingExample, features: PrefixFeatures) -> None:
+    if features.content.shape != example.labels.shape:
+        raise TrainingError(
+            f"question {example.question_id}: labels are {example.labels.shape}, the model's grid "
+            f"is {tuple(features.content.shape)}: make labels with the same profile"
+        )
 
 
 @dataclass(frozen=True)

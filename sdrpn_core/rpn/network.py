@@ -36,9 +36,14 @@ class RegionProposalNetwork(nn.Module):
     """Scores every image cell by how much the last prompt token looks for it."""
 
     def __init__(
-        self, layers: Sequence[nn.Module], scoring: "ScoringHead", rotary_emb: nn.Module
+        self,
+        layers: Sequence[nn.Module],
+        scoring: "ScoringHead",
+        rotary_emb: nn.Module,
+        branch_layer: int,
     ) -> None:
         super().__init__()
+        self.branch_layer = branch_layer
         self.layers = nn.ModuleList(layers)
         self.scoring = scoring
         self.rotary_emb = rotary_emb
@@ -94,7 +99,7 @@ class RegionProposalNetwork(nn.Module):
         # A model spread over several devices may keep its final norm on another one.
         scoring.to(stack[last].self_attn.q_proj.weight.device)
         layers = [deepcopy(layer) for layer in stack[first:last]]
-        network = cls(layers, scoring, deepcopy(text_model.rotary_emb))
+        network = cls(layers, scoring, deepcopy(text_model.rotary_emb), first)
         # Evaluation mode for good: dropout would make a run depend on a random state.
         return network.requires_grad_(True).eval()
 

@@ -1,7 +1,7 @@
 """Answers with the zoom: what is known before the first token, whole answers, and their pieces."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -123,12 +123,12 @@ def _pieces(adapter: ModelAdapter, batch: StartedBatch, max_new_tokens: int) -> 
             if rows[row] and rows[row][-1] in adapter.eos_ids:
                 continue
             rows[row].append(token)
-            response = make_response(adapter, rows[row])
-            if response.is_finished:
+            if token in adapter.eos_ids:
+                response = make_response(adapter, rows[row])
                 batch.clock.lap("decode")
                 rest = response.text[len(sent[row]) :]
                 yield TextPiece(batch.indices[row], rest, batch.answer(row, response))
-            elif fresh := _complete_text(response.text)[len(sent[row]) :]:
+            elif fresh := _settled_text(adapter, rows[row])[len(sent[row]) :]:
                 sent[row] += fresh
                 batch.clock.lap("decode")
                 yield TextPiece(batch.indices[row], fresh)
@@ -140,6 +140,12 @@ def _pieces(adapter: ModelAdapter, batch: StartedBatch, max_new_tokens: int) -> 
             yield TextPiece(batch.indices[row], rest, batch.answer(row, response))
 
 
-def _complete_text(text: str) -> str:
-    """The text without a last character whose bytes have not all been generated yet."""
-    return text.rstrip("\ufffd")
+def _settled_text(adapter: ModelAdapter, tokens: Sequence[int]) -> str:
+    """The text that no later token changes: without a last character that is not whole yet.
+
+    Where tokens stand for single bytes, a run of them is no text at all if its end is none.
+    """
+    length = len(tokens)
+    while length and tokens[length - 1] in adapter.byte_ids:
+        length -= 1
+    return adapter.decode_tokens(tokens[:length]).rstrip("\ufffd")

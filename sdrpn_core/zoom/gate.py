@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data_contracts.enums import ZoomDecision
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.geometry import Letterbox
+from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.regions import Region, SmoothedMap
 
 
@@ -41,7 +41,8 @@ def decide_zoom(
         pixels_seen: (width, height) at which the model got the canvas; None if not known, which
             leaves that rule out.
     """
-    if pixels_seen is not None and _is_fully_seen(letterbox, pixels_seen, settings):
+    grid = GridShape(*roi_map.shape)
+    if pixels_seen is not None and _is_fully_seen(letterbox, pixels_seen, grid, settings):
         return Zoom((), ZoomDecision.IMAGE_FULLY_SEEN)
     smoothed = SmoothedMap.of(roi_map, settings, letterbox)
     if not _stands_out(smoothed, settings):
@@ -66,9 +67,18 @@ def _stands_out(smoothed: SmoothedMap, settings: RegionSettings) -> bool:
 
 
 def _is_fully_seen(
-    letterbox: Letterbox, pixels_seen: tuple[int, int], settings: RegionSettings
+    letterbox: Letterbox, pixels_seen: tuple[int, int], grid: GridShape, settings: RegionSettings
 ) -> bool:
+    """Whether the model got as many pixels as the canvas has, and no side squeezed.
+
+    A canvas that is stretched to a square may keep its pixels in number and still lose its print.
+    A grid of whole cells takes up to one from a side, of a canvas of any shape.
+    """
     limit = settings.max_seen_ratio
-    num_seen = pixels_seen[0] * pixels_seen[1]
-    num_pixels = letterbox.canvas_width * letterbox.canvas_height
-    return limit is not None and num_seen >= limit * num_pixels
+    if limit is None:
+        return False
+    (width, height), canvas = pixels_seen, (letterbox.canvas_width, letterbox.canvas_height)
+    seen_to_a_cell = (width + width / grid.width, height + height / grid.height)
+    return width * height >= limit * canvas[0] * canvas[1] and all(
+        seen**2 >= limit * side**2 for seen, side in zip(seen_to_a_cell, canvas, strict=True)
+    )

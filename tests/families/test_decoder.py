@@ -139,6 +139,31 @@ def test_responses_equal_stock_generate(
     assert any(response.tokens for response in captured.responses)
 
 
+def test_suppressed_tokens_are_never_answered(
+    loaded: Loaded, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma 4's settings suppress its end of an image, which it was let say, and which hides."""
+    asked, usual = requests(images, QuestionKind.TEXTUAL), loaded.adapter
+    responses = capture_attention(usual, asked, {}, max_new_tokens=MAX_NEW_TOKENS).responses
+    barred = sorted({token for response in responses for token in response.tokens[:2]})
+    assert barred
+    monkeypatch.setattr(usual.model.generation_config, "suppress_tokens", barred)
+    adapter = type(usual)(usual.model, usual.tokenizer, usual.profile, usual.image_processor)
+    captured = capture_attention(adapter, asked, {}, max_new_tokens=MAX_NEW_TOKENS)
+    for request, response in zip(asked, captured.responses, strict=True):
+        inputs = loaded.inputs(request.question, [request.image], for_labels=True)
+        stock = loaded.stock.generate(
+            **inputs,
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            suppress_tokens=[usual.image_token_id, *barred],
+            **loaded.family.generation,
+        )[0, inputs["input_ids"].shape[1] :]
+        expected = [token for token in stock.tolist() if token not in usual.eos_ids]
+        assert list(response.tokens) == expected
+        assert not {*barred} & {*response.tokens}
+
+
 @pytest.mark.parametrize("for_labels", [True, False], ids=["labels", "answers"])
 def test_batch_of_mixed_sizes_equals_one_by_one(
     loaded: Loaded, images: list[Image.Image], for_labels: bool

@@ -61,6 +61,7 @@ def test_files_of_questions_as_people_have_them(tmp_path: Path):
         ('{"image": "a.png"}', "line 1: key 'question' is missing"),
         ('{"image": "a", "question": ""}', "line 1: key 'question'"),
         ('{"image": "a", "question": " "}', "line 1: key 'question'.*is blank"),
+        ('{"image": "a", "question": "\\ud83d?"}', "line 1: key 'question'.*not valid Unicode"),
         ("", "holds no questions"),
     ],
 )

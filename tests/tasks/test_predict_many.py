@@ -148,7 +148,36 @@ def test_a_batch_that_was_not_full_is_not_tried_again_as_it_was(
     monkeypatch.setattr(pipeline, "answer", full)
     with pytest.raises(DeviceMemoryFull, match="even a batch of 1"):
         answer(pipeline, asked, tmp_path / "little.jsonl", batch_size=16)
-    assert tried == [16, 2, 1]
+    assert tried == [16, 2, 1, 1, 1]
+
+
+def test_a_question_that_does_not_fit_leaves_the_others_their_answers(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It ended the run, which ended there again and again: nothing after it was ever answered."""
+    asked = [*asked[:3], Asked(image=asked[0].image, question="red " * 50), *asked[3:]]
+    tried: list[int] = []
+    fits = pipeline.answer
+
+    def with_little_memory(images: Any, questions: Any, *, batch_size: int, **more: Any) -> Any:
+        tried.append(batch_size)
+        if asked[3].question in questions:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+        return fits(images, questions, batch_size=batch_size, **more)
+
+    monkeypatch.setattr(pipeline, "answer", with_little_memory)
+    output = tmp_path / "little.jsonl"
+    done = answer(pipeline, asked, output, batch_size=4, rows_per_part=4)
+    assert (done.num_questions, done.num_refused) == (len(asked), 1)
+    num_later_parts = -(-len(asked) // 4) - 1
+    assert tried == [4, 2, 1, 1, 1, 1] + [4] * num_later_parts, "the others go on as before"
+    (refused,) = [row for row in rows(output) if row["error"] is not None]
+    assert refused["question"] == asked[3].question
+    assert "does not hold even a batch of 1" in refused["error"]
+
+    monkeypatch.undo()
+    again = answer(pipeline, asked, output, batch_size=4, rows_per_part=4)
+    assert (again.num_refused, again.num_reused) == (0, len(asked) - 1)
 
 
 def test_images_of_a_part_are_fetched_side_by_side(

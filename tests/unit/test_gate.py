@@ -99,3 +99,23 @@ def test_padding_neither_hides_a_peak_nor_makes_one():
 
 def test_an_empty_map_has_no_region():
     assert decided(np.zeros((10, 10), np.float32)) is ZoomDecision.NO_CONFIDENT_REGION
+
+
+@pytest.mark.parametrize(
+    ("size", "decision"),
+    [
+        ((900, 220), ZoomDecision.ZOOMED),
+        ((640, 300), ZoomDecision.ZOOMED),
+        ((450, 440), ZoomDecision.IMAGE_FULLY_SEEN),
+        ((448, 448), ZoomDecision.IMAGE_FULLY_SEEN),
+        ((500, 448), ZoomDecision.ZOOMED),
+    ],
+)
+def test_an_image_that_is_squeezed_is_not_seen_whole(size: tuple[int, int], decision: ZoomDecision):
+    """Stretched to a square of more pixels, long images of fine print were not looked at again."""
+    settings = PLAIN.model_copy(update={"max_seen_ratio": 1.0})
+    stretched = Letterbox.limited(size, 12.0)
+    found = decide_zoom(spot(0.9), 0.5, settings, stretched, (448, 448))
+    assert found.decision is decision
+    turned = Letterbox.limited(size[::-1], 12.0)
+    assert decide_zoom(spot(0.9), 0.5, settings, turned, (448, 448)).decision is decision

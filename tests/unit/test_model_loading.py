@@ -17,6 +17,7 @@ from data_contracts.enums import QuestionKind
 from data_contracts.profiles import ModelProfile, RpnShape
 from sdrpn_core.extraction.generated_answers import Request, capture_attention
 from sdrpn_core.generation.greedy import answer_plain
+from sdrpn_core.geometry import GridBox
 from sdrpn_core.models import loading
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import DTYPES, dtype_name, resolve_dtype
@@ -266,6 +267,62 @@ def test_a_text_model_that_cannot_be_driven_is_refused(
     other = profile.model_copy(update={"model_id": str(tmp_path)})
     with pytest.raises(ModelError, match=r"its text model cannot be run layer by layer \("):
         load_adapter(other, device="cpu")
+
+
+def test_generation_settings_that_answers_leave_out_are_told(
+    profile: ModelProfile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Greedy answers differed from the stock model's, and nothing said so."""
+    caplog.set_level(logging.WARNING)
+    load_adapter(profile, device="cpu")
+    assert "leave out" not in caplog.text
+    folder = tmp_path / "model"
+    shutil.copytree(profile.model_id, folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings |= {"no_repeat_ngram_size": 3, "num_beams": 4, "suppress_tokens": [7]}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    load_adapter(profile.model_copy(update={"model_id": str(folder)}), device="cpu")
+    told = f"{folder}: answers are greedy and leave out its generation settings "
+    assert told + "no_repeat_ngram_size=3, num_beams=4" in caplog.messages[-1]
+    assert "suppress_tokens" not in caplog.text
+
+
+def test_cells_show_what_geometry_says_where_patches_do_not_fill_the_input(
+    profile: ModelProfile, tmp_path: Path
+) -> None:
+    """The tower drops 7 of 47 pixels: its cells were up to one off, and the last pixels unseen."""
+    folder = tmp_path / "model"
+    shutil.copytree(profile.model_id, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["vision_config"]["image_size"] = 47
+    (folder / "config.json").write_text(json.dumps(settings))
+    adapter = load_adapter(profile.model_copy(update={"model_id": str(folder)}), device="cpu")
+    patches: list[torch.Tensor] = []
+    tower = next(m for n, m in adapter.model.named_modules() if n.endswith("patch_embedding"))
+    hook = tower.register_forward_hook(lambda *args: patches.append(args[2][0]))
+    (plain,) = adapter.encode_images([Image.new("RGB", (100, 100))])
+    for cell in range(plain.grid.num_cells):
+        row, column = divmod(cell, plain.grid.width)
+        box = plain.letterbox.cells_to_image(GridBox(column, row, column + 1, row + 1), plain.grid)
+        picture = Image.new("RGB", (100, 100))
+        x0, y0, x1, y1 = (round(side) for side in box)
+        picture.paste("white", (x0 + 3, y0 + 3, x1 - 3, y1 - 3))
+        adapter.encode_images([picture])
+        changed = (patches[-1] != patches[0]).any(dim=0).flatten().nonzero().flatten()
+        assert changed.tolist() == [cell]
+    hook.remove()
+
+
+def test_a_token_of_no_cell_is_refused(profile: ModelProfile, tmp_path: Path) -> None:
+    """It ended in torch's remark about sizes."""
+    folder = tmp_path / "model"
+    shutil.copytree(profile.model_id, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["vision_feature_select_strategy"] = "full"
+    (folder / "config.json").write_text(json.dumps(settings))
+    adapter = load_adapter(profile.model_copy(update={"model_id": str(folder)}), device="cpu")
+    with pytest.raises(ModelError, match="gives 26 tokens for a grid of 5 by 5 cells"):
+        adapter.encode_images(random_images([(40, 40)]))
 
 
 @pytest.fixture(scope="module")

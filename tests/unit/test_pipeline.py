@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from data_contracts.enums import ZoomDecision
+from data_contracts.profiles import RpnShape
 from sdrpn_core.decoding.state import Decoding
 from sdrpn_core.images import UnreadableImage
 from sdrpn_core.models.base import ModelAdapter
@@ -26,11 +27,17 @@ from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import make_scene
+from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.answers import TextPiece, ZoomAnswer
 from sdrpn_core.zoom.crop_masks import masked_crop
 from sdrpn_core.zoom.first_stage import FirstStage, first_stage
 from sdrpn_core.zoom.second_stage import second_stage_prefill
-from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
+from tests.zoom_checks import (
+    EVERY_REGION,
+    check_batched_equals_alone,
+    random_images,
+    random_pipeline,
+)
 
 SIZES = [(60, 40), (30, 50), (45, 45), (80, 20), (64, 64), (50, 90)]
 QUESTIONS = [
@@ -284,6 +291,8 @@ def test_lengths_must_match(adapter: ModelAdapter, images: list[Image.Image]):
         random_pipeline(adapter).answer(images, QUESTIONS[:1])
     with pytest.raises(ValueError, match="give a list"):
         random_pipeline(adapter).answer(images[:1], "what is it ?")
+    with pytest.raises(ValueError, match="images is one picture: give a list"):
+        random_pipeline(adapter).answer(images[0], QUESTIONS[:1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -294,6 +303,7 @@ def test_lengths_must_match(adapter: ModelAdapter, images: list[Image.Image]):
         (None, "it", "image 1 is a NoneType"),
         (Image.new("RGB", (4, 4)), " ", "question 1 is ' ': give a text"),
         (Image.new("RGB", (4, 4)), 5, "question 1 is 5: give a text"),
+        (Image.new("RGB", (4, 4)), "\ud83d", "question 1 is .* not valid Unicode"),
     ],
 )
 def test_what_is_no_image_and_no_question_is_refused_by_its_place(
@@ -396,6 +406,24 @@ def test_a_map_that_is_not_finite_says_which_and_what_to_do(
         next(pipeline.rpn.parameters()).fill_(torch.inf)
     with pytest.raises(ModelError, match=rf"question 0: the RoI map is not {told}"):
         pipeline.answer(images[:1], QUESTIONS[:1])
+
+
+def test_an_answer_that_is_not_finite_is_none(adapter: ModelAdapter, images: list[Image.Image]):
+    """Above the branch nobody looked: it was token 0 again and again, and taken for an answer."""
+    pipeline = random_pipeline(load_adapter(adapter.profile, device="cpu", dtype="float16"))
+    with torch.no_grad():
+        pipeline.adapter.decoder.layers[-1].mlp.down_proj.weight.fill_(torch.inf)
+    for ask in (pipeline.answer, pipeline.stream):
+        with pytest.raises(ModelError, match=r"question 0: the answer is not finite in float16"):
+            list(ask(images[:1], QUESTIONS[:1]))
+
+
+def test_an_rpn_of_another_branch_is_refused(adapter: ModelAdapter):
+    """It was given the input of another layer than it was trained on."""
+    rpn = RegionProposalNetwork.from_adapter(adapter, RpnShape(branch_layer=3, depth=2))
+    told = r"the RPN branches off before layer 3, profile 'tiny-llava' before layer 2: use"
+    with pytest.raises(ModelError, match=told):
+        ZoomPipeline(adapter, rpn, threshold=0.5, regions=EVERY_REGION)
 
 
 @pytest.mark.parametrize("threshold", [1.5, -1, float("nan")])

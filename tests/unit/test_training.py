@@ -188,6 +188,21 @@ def test_features_know_the_padding(adapter: ModelAdapter, cache_bytes: int) -> N
         assert int(wide.content.sum()) == 5
 
 
+@pytest.mark.parametrize("cache_bytes", [0, GIB])
+def test_features_of_equal_ids_are_their_own(adapter: ModelAdapter, cache_bytes: int) -> None:
+    """Two imported mixes may both number from 0: one was trained on the other's pictures."""
+    images = {"red": Image.new("RGB", (20, 20), "red"), "blue": Image.new("RGB", (20, 20), "blue")}
+    labels = np.zeros((5, 5), dtype=np.int8)
+    examples = [TrainingExample("0", uri, uri, "what is it ?", labels) for uri in images]
+    alone = FrozenPrefix(adapter, loader(images), branch_layer=2, cache_bytes=0)
+    expected = [of[0].hidden for _, of in alone.of_parts([[one] for one in examples])]
+    assert not torch.equal(*expected)
+    for parts in ([examples], [[one] for one in examples]):
+        prefix = FrozenPrefix(adapter, loader(images), branch_layer=2, cache_bytes=cache_bytes)
+        found = [item.hidden for _, of in prefix.of_parts(parts) for item in of]
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
 def test_validation_images_are_never_trained_on(adapter: ModelAdapter, dataset: Any) -> None:
     """Turning every validation label over changes the threshold's figures but not one weight."""
     examples, images = dataset
