@@ -122,7 +122,7 @@ def _locate(writer: ArtifactWriter, mix: SurveyedSource) -> dict[str, _Image]:
             found.setdefault(name, _Image(address, stays=True))
     for folder in mix.folders:
         for name in folder.found:
-            found.setdefault(name, _Image(folder.storage.uri(name), stays=not mix.copies_images))
+            found.setdefault(name, _Image(folder.uri(name), stays=not mix.copies_images))
     return found
 
 

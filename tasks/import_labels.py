@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_contracts.artifact import ArtifactRef, Recipe, canonical_json
+from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import ExtractionStatus, Stage
 from data_contracts.errors import SdrpnError
 from data_contracts.interop import PublishedLabels
 from data_contracts.registry import SchemaId, frame_of
+from data_contracts.sources import ImageFolder
 from sdrpn_core.interop.plain_pickle import load_plain
 from sdrpn_core.interop.published_labels import BadRow, PublishedRow, attention_row, read_row
 from tasks import recipes
@@ -22,9 +23,9 @@ from tasks.artifacts.row_ranges import shard_range
 from tasks.artifacts.stage import FrameShard, StageRun, begin_stage, finish_stage, run_shard
 from tasks.artifacts.store import ArtifactStore
 from tasks.shard_statistics import status_statistic
+from tasks.sources.image_places import Folder
 from tasks.storage.addresses import absolute_uri
 from tasks.storage.digests import digest
-from tasks.storage.storage import Storage
 from tasks.storage.waiting_threads import in_parallel
 
 NUM_REJECTED = "num_rejected"
@@ -51,7 +52,7 @@ class _Import:
 
     settings: PublishedLabels
     entries: list[_Entry]
-    images: Storage
+    images: Folder
     attention: Recipe
     rejects: Recipe
 
@@ -127,7 +128,6 @@ def _look_over(store: ArtifactStore, settings: PublishedLabels) -> _Import:
     names = [Path(uri).name for uri in settings.files]
     if len(set(names)) < len(names):
         raise ImportFailed("two of the files have the same name: rename one, or import it apart")
-    images = store.storage.elsewhere(settings.images)
     digests: dict[str, str] = {}
     entries: list[_Entry] = []
     for name, uri in zip(names, settings.files, strict=True):
@@ -135,16 +135,16 @@ def _look_over(store: ArtifactStore, settings: PublishedLabels) -> _Import:
         digests[name] = digest(data)
         entries += _entries(load_plain(data, uri), uri, settings)
     _mark_repeated(entries)
-    found = images.describe(sorted({entry.row.image for entry in entries if entry.row is not None}))
-    _mark_missing(entries, found)
+    named = {entry.row.image for entry in entries if entry.row is not None}
+    images = Folder.look(store.storage, ImageFolder(uri=settings.images), named)
+    _mark_missing(entries, images.found)
     if all(entry.row is None for entry in entries):
         raise ImportFailed(_nothing_usable(settings, entries))
-    versions = [[name, item.num_bytes, item.version] for name, item in sorted(found.items())]
     attention = recipes.imported_attention_recipe(
         settings,
         digests,
-        images_digest=digest(canonical_json(versions).encode()),
-        images_uri=images.root.rstrip("/"),
+        images_digest=digest(images.identity.encode()),
+        images_uri=images.storage.root.rstrip("/"),
         num_rows=len(entries),
     )
     return _Import(settings, entries, images, attention, recipes.import_rejects_recipe(attention))

@@ -14,6 +14,13 @@ from tasks.storage.byte_ranges import DamagedArchive
 from tasks.storage.digests import digest
 from tasks.storage.scratch_folders import copied
 
+# Ids do not follow what a server does not tell of, nor what is damaged in the store.
+_GO_ON = (
+    "run `sdrpn run` again; if it finds nothing new, `sdrpn stage STAGE --force` for download and "
+    "each stage after it"
+)
+_MAKE_AGAIN = "is damaged in the store; run `sdrpn stage download --force`"
+
 
 class ChangedFile(SdrpnError):
     """A file that stayed in place is not what it was when it was downloaded."""
@@ -33,9 +40,9 @@ def read_source_file(store: ArtifactStore, uri: str, sha256: str | None) -> byte
     try:
         data = store.read_uri(uri)
     except FileNotFoundError as error:
-        raise ChangedFile(f"{uri}: gone since it was downloaded; run `sdrpn run` again") from error
+        raise ChangedFile(f"{uri}: gone since it was downloaded; {_GO_ON}") from error
     if sha256 is not None and digest(data) != sha256:
-        raise ChangedFile(f"{uri}: changed since it was downloaded; run `sdrpn run` again")
+        raise ChangedFile(f"{uri}: changed since it was downloaded; {_GO_ON}")
     return data
 
 
@@ -59,9 +66,9 @@ def open_source_file(
         with store.storage.reader(key) as source:
             found, _ = copied(source, copy)
     except FileNotFoundError as error:
-        raise ChangedFile(f"{key}: gone since it was downloaded; run `sdrpn run` again") from error
+        raise ChangedFile(f"{key}: {_MAKE_AGAIN}") from error
     if found != sha256:
-        raise ChangedFile(f"{key}: changed since it was downloaded; run `sdrpn run` again")
+        raise ChangedFile(f"{key}: {_MAKE_AGAIN}")
     with copy.open("rb") as file:
         yield file
     copy.unlink()

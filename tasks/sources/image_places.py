@@ -155,9 +155,22 @@ class Folder:
         """Find out which images exist, in which version."""
         storage = store.elsewhere(place.uri)
         prefix = "" if place.folder is None else f"{place.folder}/"
-        wanted = sorted(name for name in names if name.startswith(prefix))
+        wanted = {storage.key_of(name): name for name in names if name.startswith(prefix)}
         described = storage.describe(wanted)
-        return cls(storage, {k: [v.num_bytes, v.version] for k, v in sorted(described.items())})
+        found = {wanted[k]: [v.num_bytes, v.version] for k, v in described.items()}
+        return cls(storage, dict(sorted(found.items())))
+
+    def uri(self, name: str) -> str:
+        """Address of an image."""
+        return self.storage.uri(self.storage.key_of(name))
+
+    def read(self, name: str) -> bytes:
+        """An image as it is now.
+
+        Raises:
+            FileNotFoundError: if it is gone.
+        """
+        return self.storage.read(self.storage.key_of(name))
 
     @property
     def identity(self) -> str:

@@ -42,3 +42,11 @@ def checked_key(key: str) -> str:
     if not key or key.startswith("/") or "\\" in key or {"", ".", ".."} & set(key.split("/")):
         raise StoreError(f"{key!r} is not a path below the store's root: use a/b/c without '..'")
     return key
+
+
+def quoted(name: str) -> str:
+    """A file's name such that nothing in it means something else in a URL.
+
+    The driver quotes all other signs, so that they stay as they are in addresses.
+    """
+    return name.replace("%", "%25").replace("#", "%23").replace("?", "%3F")

@@ -11,13 +11,15 @@ import errno
 import os
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from data_contracts.errors import SdrpnError, one_line
 from tasks.storage import local_disk
-from tasks.storage.addresses import absolute_root, checked_key
+from tasks.storage.addresses import absolute_root, checked_key, quoted
 from tasks.storage.byte_ranges import ByteRange, member_bytes, split_address
+from tasks.storage.digests import digest
 from tasks.storage.drivers import FileSystem, connect, is_local
 from tasks.storage.errors import (
     DISK_FULL,
@@ -99,6 +101,13 @@ class Storage:
     def is_shared(self) -> bool:
         """Whether other processes see what this one writes."""
         return scheme_of(self.root).rpartition("::")[2] != "memory"
+
+    def key_of(self, name: str) -> str:
+        """The key of a file that is called so below the root.
+
+        Keys that come from a listing are keys already. On HTTP servers keys are parts of URLs.
+        """
+        return quoted(name) if scheme_of(self.root) in _UNLISTABLE else name
 
     def uri(self, key: str) -> str:
         """Absolute address of a key."""
@@ -218,7 +227,10 @@ class Storage:
         return [stored for stored in found if stored.key.count("/") < depth]
 
     def describe(self, keys: Collection[str]) -> dict[str, StoredObject]:
-        """Those of these objects that exist; on object stores by one listing of the root."""
+        """Those of these objects that exist; on object stores by one listing of the root.
+
+        What has no version, as on some HTTP servers, is read: its digest is its version.
+        """
         found: Mapping[str, Mapping[str, Any] | None]
         with self._at_root() as (filesystem, root):
             if is_local(filesystem):
@@ -229,7 +241,22 @@ class Storage:
             else:
                 listed = filesystem.find(f"{root}/", detail=True)
                 found = {key: listed.get(f"{root}/{checked_key(key)}") for key in keys}
-        return {key: described(key, info) for key, info in found.items() if info is not None}
+        known = {key: described(key, info) for key, info in found.items() if info is not None}
+        unknown = [stored for stored in known.values() if not stored.version]
+        for stored, again in zip(unknown, in_parallel(self._digested, unknown), strict=True):
+            if again is None:
+                del known[stored.key]
+            else:
+                known[stored.key] = again
+        return known
+
+    def _digested(self, stored: StoredObject) -> StoredObject | None:
+        """The same with its digest for a version; None if it is gone."""
+        try:
+            data = self.read(stored.key)
+        except FileNotFoundError:
+            return None
+        return replace(stored, num_bytes=len(data), version=f"sha256:{digest(data)}")
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly below a folder; empty if it does not exist."""

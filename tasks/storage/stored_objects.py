@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from tasks.storage import local_disk
 from tasks.storage.drivers import FileSystem, is_local
+
+_HTTP_DATE = "Last-Modified"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def described(key: str, info: Mapping[str, Any]) -> StoredObject:
     """An object, from what its driver says of it under names of its own."""
     names = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "created")
     version = next((str(info[name]) for name in names if info.get(name) is not None), "")
+    if not version and info["size"] is not None and _http_date(info) is not None:
+        version = str(info[_HTTP_DATE])  # to the second, so that only with a size it says enough
     return StoredObject(key, int(info["size"] or 0), _modified(info), version)
 
 
@@ -60,4 +65,14 @@ def _modified(info: Mapping[str, Any]) -> datetime:
             return value if value.tzinfo else value.replace(tzinfo=UTC)
         if value is not None:
             return datetime.fromtimestamp(float(value), UTC)
-    return datetime.now(UTC)  # unknown age counts as new, so that nothing is collected too early
+    # An unknown age counts as new, so that nothing is collected too early.
+    return _http_date(info) or datetime.now(UTC)
+
+
+def _http_date(info: Mapping[str, Any]) -> datetime | None:
+    """When an HTTP server says that an object was changed; None if it does not, or says no date."""
+    try:
+        value = parsedate_to_datetime(str(info.get(_HTTP_DATE, "")))
+    except ValueError:
+        return None
+    return value if value.tzinfo else value.replace(tzinfo=UTC)

@@ -1,0 +1,186 @@
+"""Folders of images on HTTP servers: every name is found, every change is noticed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data_contracts.artifact import ArtifactRef
+from data_contracts.configs import RecordsConfig
+from data_contracts.interop import PublishedLabels
+from data_contracts.sources import LlavaMixSource
+from sdrpn_core.images import UnreadableImage, decode_image
+from tasks.artifacts.store import ArtifactStore
+from tasks.build_jsonl import build_jsonl
+from tasks.download import download
+from tasks.import_labels import import_labels
+from tasks.sources.files import ChangedFile, load_image
+from tests.artifacts import stage_run
+from tests.file_server import Answer, FileServer, Served, file_server
+from tests.mixes import mix_record, write_image
+from tests.published import llava_row, write_pickle
+
+ODD_NAMES = ("a b.bmp", "50%.bmp", "x#1.bmp", "q?1.bmp", "p%20q.bmp", "\u00fc.bmp", "x#bytes=0-9")
+MONDAY, TUESDAY = "Mon, 05 Oct 2026 10:00:00 GMT", "Tue, 06 Oct 2026 10:00:00 GMT"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FileServer]:
+    with file_server() as running:
+        yield running
+
+
+def picture(folder: Path, seed: int) -> bytes:
+    """Pictures of all seeds have the same size."""
+    write_image(folder / "drawn.bmp", seed)
+    return (folder / "drawn.bmp").read_bytes()
+
+
+def source_of(
+    server: FileServer, folder: Path, *names: str, copy_images: bool = False
+) -> LlavaMixSource:
+    records = [mix_record(str(number), name) for number, name in enumerate(names)]
+    (folder / "mix.json").write_text(json.dumps(records), encoding="utf-8")
+    return LlavaMixSource(
+        name="m",
+        records=f"{folder}/mix.json",
+        images=f"{server.root}/images",
+        copy_images=copy_images,
+    )
+
+
+def dated(date: str) -> Answer:
+    return Answer(headers={"Last-Modified": date})
+
+
+def change(served: Served, folder: Path) -> None:
+    served.data = picture(folder, 1)
+    if served.behave(0, "").headers.get("Last-Modified") == MONDAY:
+        served.behave = lambda number, wanted: dated(TUESDAY)
+
+
+@pytest.mark.parametrize("copy_images", [False, True])
+@pytest.mark.parametrize("has_length", [True, False])
+@pytest.mark.parametrize(
+    ("has_etag", "date"), [(True, None), (False, MONDAY), (False, None), (False, "lately")]
+)
+def test_changed_image_is_noticed(
+    server: FileServer,
+    file_store: ArtifactStore,
+    tmp_path: Path,
+    *,
+    copy_images: bool,
+    has_length: bool,
+    has_etag: bool,
+    date: str | None,
+):
+    """Without an ETag all images of one size were the same: old labels were used for new ones."""
+    served = server.add(
+        "/images/a.bmp",
+        picture(tmp_path, 0),
+        has_etag=has_etag,
+        has_length=has_length,
+        behave=lambda number, wanted: Answer() if date is None else dated(date),
+    )
+    source = source_of(server, tmp_path, "a.bmp", copy_images=copy_images)
+    first = download(stage_run(file_store), source)
+    assert download(stage_run(file_store), source) == first
+    change(served, tmp_path)
+    second = download(stage_run(file_store), source)
+    assert second != first
+    rows = file_store.read_frame(second).filter(path="images/a.bmp").to_dicts()
+    load_image(file_store, rows[0]["uri"], rows[0]["sha256"])
+
+
+def test_a_date_spares_reading_the_images(
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path
+):
+    """What tells versions apart is asked for, and an image that has it is not read to compare."""
+    sent = []
+
+    def behave(number: int, wanted: str) -> Answer:
+        sent.append(number)
+        return dated(MONDAY)
+
+    server.add("/images/a.bmp", picture(tmp_path, 0), has_etag=False, behave=behave)
+    source = source_of(server, tmp_path, "a.bmp")
+    download(stage_run(file_store), source)
+    sent.clear()
+    download(stage_run(file_store), source)
+    assert len(sent) == 1
+
+
+def questions(store: ArtifactStore, source: LlavaMixSource, *, force: bool = False) -> ArtifactRef:
+    run = stage_run(store, force=force)
+    return build_jsonl(run, download(run, source), source, RecordsConfig())
+
+
+def test_change_that_the_server_hides_is_mended_as_the_message_says(
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path
+):
+    """It said to run again, which found nothing new and gave the same error for good."""
+    served = server.add(
+        "/images/a.bmp",
+        picture(tmp_path, 0),
+        has_etag=False,
+        behave=lambda number, wanted: Answer(headers={"ETag": '"always"'}),
+    )
+    source = source_of(server, tmp_path, "a.bmp")
+    ref = questions(file_store, source)
+    change(served, tmp_path)
+    assert questions(file_store, source) == ref
+    (row,) = file_store.read_frame(ref).to_dicts()
+    remedy = r"again; if it finds nothing new, `sdrpn stage STAGE --force` for download and each st"
+    with pytest.raises(UnreadableImage, match=rf"a.bmp: changed since .* {remedy}"):
+        load_image(file_store, row["image_uri"], row["image_sha256"])
+    assert questions(file_store, source, force=True) == ref
+    (row,) = file_store.read_frame(ref).to_dicts()
+    load_image(file_store, row["image_uri"], row["image_sha256"])
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_records_damaged_in_the_store_are_mended_as_the_message_says(
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path, is_lost: bool
+):
+    """It said to run again, which takes the committed download as it is."""
+    server.add("/images/a.bmp", picture(tmp_path, 0))
+    source = source_of(server, tmp_path, "a.bmp")
+    ref = download(stage_run(file_store), source)
+    (row,) = file_store.read_frame(ref).filter(path="records.json").to_dicts()
+    if is_lost:
+        file_store.storage.delete([row["uri"]])
+    else:
+        file_store.storage.put(row["uri"], b"[]")
+    with pytest.raises(ChangedFile, match=r"is damaged in the store; run `sdrpn stage download --"):
+        questions(file_store, source)
+    download(stage_run(file_store, force=True), source)
+    questions(file_store, source)
+
+
+@pytest.mark.parametrize("copy_images", [False, True])
+def test_names_are_no_parts_of_urls(
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path, copy_images: bool
+):
+    """What follows a ``#`` or ``?`` was cut off, and ``%20`` taken for a space: no such image."""
+    for seed, name in enumerate(ODD_NAMES):
+        server.add(f"/images/{name}", picture(tmp_path, seed))
+    source = source_of(server, tmp_path, *ODD_NAMES, copy_images=copy_images)
+    rows = file_store.read_frame(questions(file_store, source)).to_dicts()
+    assert {row["status"] for row in rows} == {"ok"}
+    for row in rows:
+        image = load_image(file_store, row["image_uri"], row["image_sha256"])
+        seed = int(row["source_id"])
+        assert image.tobytes() == decode_image(picture(tmp_path, seed)).tobytes()
+
+
+def test_names_of_imported_labels_are_no_parts_of_urls(
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path
+):
+    """Rows whose image has a ``#`` in its name were rejects."""
+    server.add("/images/gqa/x#1.bmp", picture(tmp_path, 0))
+    rows = [llava_row(0) | {"image": "gqa/x#1.bmp"}]
+    pickle = write_pickle(tmp_path / "part.pkl", rows)
+    settings = PublishedLabels(files=(str(pickle),), images=f"{server.root}/images")
+    (row,) = file_store.read_frame(import_labels(stage_run(file_store), settings)).to_dicts()
+    load_image(file_store, row["image_uri"], row["image_sha256"])
