@@ -8,6 +8,7 @@ first byte and after the last.
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,10 @@ class _Fetch:
             try:
                 return self._fetch(remote, info, pace)
             except FileChanged:
-                failure = Unavailable("changes again and again while it is fetched")
+                remedy = "give its sha256, or" if info.sha256 is None else "try again later, or"
+                failure = Unavailable(
+                    f"changes again and again while it is fetched; {remedy} add a mirror"
+                )
             except _WrongBytes as error:
                 failure = error
                 num_wrong += 1
@@ -177,7 +181,7 @@ class _Fetch:
                 f"has {info.num_bytes} bytes, {wanted} are expected; "
                 "it was replaced: correct num_bytes and sha256, or add a mirror"
             )
-        return opened[0], info
+        return opened[0], replace(info, sha256=self._file.sha256 or info.sha256)
 
     def _fetch(self, remote: Remote, info: RemoteInfo, pace: Pace) -> FetchedFile:
         if info.takes_ranges and info.num_bytes:
@@ -189,11 +193,12 @@ class _Fetch:
 
     def _fetch_parts(self, remote: Remote, info: RemoteInfo, pace: Pace) -> FetchedFile:
         assert info.num_bytes is not None
-        digest = self._file.sha256 or info.sha256
         part_bytes = max(1, int(self._settings.part_mib * (1 << 20)))
-        # With a digest to check, parts from different addresses may be put together.
-        origin = (f"sha256:{digest}", "") if digest else (self._uri, info.version)
-        partial = PartialFile(self._path, Origin(*origin, info.num_bytes, part_bytes))
+        if info.sha256 is None:
+            origin = Origin(self._uri, info.version, info.num_bytes, part_bytes)
+        else:
+            origin = Origin.of_digest(info.sha256, info.num_bytes, part_bytes)
+        partial = PartialFile(self._path, origin)
         self._num_here = partial.num_bytes_done
         self._on_bytes(self._num_here, info.num_bytes)
         try:
@@ -283,14 +288,13 @@ class _Fetch:
     def _verified(self, partial: Path, remote: Remote, info: RemoteInfo) -> str:
         """Digest of the bytes that came, once they are known to be the right ones."""
         sha256 = digest_file(partial)
-        expected = self._file.sha256 or info.sha256
-        if expected is None:
+        if info.sha256 is None:
             again = Pace(self._settings).patiently(remote.describe)
             if (again.num_bytes, again.version) != (info.num_bytes, info.version):
                 raise FileChanged
-        elif sha256 != expected:
+        elif sha256 != info.sha256:
             raise _WrongBytes(
-                f"sends other bytes than were published: SHA-256 {sha256}, expected {expected}"
+                f"sends other bytes than were published: SHA-256 {sha256}, expected {info.sha256}"
             )
         return sha256
 

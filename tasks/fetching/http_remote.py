@@ -96,7 +96,8 @@ class HttpRemote:
         headers = {}
         if stop is not None:
             headers["Range"] = f"bytes={start}-{stop - 1}"
-            if expected.version.startswith('"'):  # weak tags are not allowed here
+            # Weak tags are not allowed here.
+            if expected.sha256 is None and expected.version.startswith('"'):
                 headers["If-Range"] = expected.version
         with self._get(headers) as response:
             self._require_same(response, start, stop, expected)
@@ -113,7 +114,7 @@ class HttpRemote:
     def _require_same(
         self, response: httpx.Response, start: int, stop: int | None, expected: RemoteInfo
     ) -> None:
-        if _version(response) != expected.version:
+        if expected.sha256 is None and _version(response) != expected.version:
             raise FileChanged
         if stop is None:
             length = response.headers.get("Content-Length")

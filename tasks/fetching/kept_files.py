@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_contracts.sources import RemoteFile
-from tasks.fetching.partial_file import bytes_on_disk, note_of
+from tasks.fetching.partial_file import begun_files, bytes_on_disk, note_of, whole_files
 from tasks.fetching.remote import RemoteInfo
 from tasks.storage.digests import digest
 
@@ -19,7 +19,19 @@ class FetchedFile:
 
 
 def local_path(file: RemoteFile, folder: Path) -> Path:
-    """Where a file is kept once it is here."""
+    """Where a file is kept once it is here.
+
+    Known bytes are looked for under every address: signed URLs are renewed, and mirrors change.
+    """
+    own = _own_path(file, folder)
+    note = note_of(own)
+    if file.sha256 is None or (note is not None and note.sha256 == file.sha256):
+        return own
+    found = whole_files(folder, file.sha256) or begun_files(folder, file.sha256)
+    return own if own in found or not found else found[0]
+
+
+def _own_path(file: RemoteFile, folder: Path) -> Path:
     name = file.uri.rstrip("/").rpartition("/")[2].partition("?")[0] or "file"
     plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[-80:]
     return folder / f"{digest(file.uri.encode())[:12]}-{plain}"

@@ -12,8 +12,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from tasks.storage.local_disk import sync
+
+_JOURNAL = ".parts.json"
+_NOTE = ".verified.json"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Origin:
     num_bytes: int
     part_bytes: int
 
+    @classmethod
+    def of_digest(cls, sha256: str, num_bytes: int, part_bytes: int) -> Self:
+        """With a digest to check, parts from different addresses may be put together."""
+        return cls(_of_digest(sha256), "", num_bytes, part_bytes)
+
 
 class PartialFile:
     """Parts of one file of known size. Safe to use from several threads."""
@@ -42,7 +51,7 @@ class PartialFile:
         """Go on from the parts on disk if they are of the same origin, else start over."""
         self._path = path
         self._partial = path.with_name(f"{path.name}.partial")
-        self._journal = path.with_name(f"{path.name}.parts.json")
+        self._journal = path.with_name(f"{path.name}{_JOURNAL}")
         self._origin = origin
         self._lock = threading.Lock()
         self._done = self._resume()
@@ -146,6 +155,18 @@ def note_of(path: Path) -> Note | None:
     return note if path.stat().st_size == note.num_bytes else None
 
 
+def whole_files(folder: Path, sha256: str) -> list[Path]:
+    """Finished files with a digest, under whatever names."""
+    notes = [(path, note_of(path)) for path in _named(folder, _NOTE)]
+    return [path for path, note in notes if note is not None and note.sha256 == sha256]
+
+
+def begun_files(folder: Path, sha256: str) -> list[Path]:
+    """Files that are to have a digest, under names that no finished file has."""
+    paths = [path for path in _named(folder, _JOURNAL) if not path.exists()]
+    return [path for path in paths if _begun_as(path) == _of_digest(sha256)]
+
+
 def bytes_on_disk(path: Path) -> int:
     """Disk space that an unfinished file takes already; its length says nothing, it has holes."""
     partial = path.with_name(f"{path.name}.partial")
@@ -165,7 +186,24 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def _note_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.verified.json")
+    return path.with_name(f"{path.name}{_NOTE}")
+
+
+def _named(folder: Path, suffix: str) -> list[Path]:
+    """Files that have something of that suffix beside them, or will have."""
+    found = sorted(folder.glob(f"*{suffix}"))
+    return [path.with_name(path.name.removesuffix(suffix)) for path in found]
+
+
+def _begun_as(path: Path) -> object:
+    """The address, or the digest, that a journal gives for its parts."""
+    document = _read(path.with_name(f"{path.name}{_JOURNAL}"))
+    origin = document.get("origin") if isinstance(document, dict) else None
+    return origin.get("uri") if isinstance(origin, dict) else None
+
+
+def _of_digest(sha256: str) -> str:
+    return f"sha256:{sha256}"
 
 
 def _write(path: Path, document: object) -> None:

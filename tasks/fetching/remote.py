@@ -65,6 +65,9 @@ class Remote(Protocol):
     def stream(self, start: int, stop: int | None, expected: RemoteInfo) -> Iterator[bytes]:
         """Bytes ``start`` to ``stop`` (half-open); to the end if ``stop`` is None.
 
+        Of a file with a digest any version will do: it is checked when it is here, and servers may
+        have other tags for the same bytes on every node.
+
         Raises:
             Hiccup: to be tried again from the last byte received.
             FileChanged: if it is another file than expected.

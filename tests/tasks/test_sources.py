@@ -1,5 +1,6 @@
 """Every kind of source, from files exactly as they are published to questions and images."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -132,6 +133,37 @@ def test_mix_and_archives_over_http(
         one.requests.clear()
     assert questions(file_store, mix_at(server.root, copy_images=copy), tmp_path) == rows
     assert {w for one in served.values() for w in one.requests} == {"bytes=0-0"}
+
+
+@pytest.mark.parametrize("copy", [False, True])
+@pytest.mark.parametrize("gzip", [False, True])
+def test_renewed_address_of_known_bytes_gives_the_same_ids(
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path, copy: bool, gzip: bool
+):
+    """A new signature in an address fetched the archive again and made all that follows anew."""
+    files = published(tmp_path, gzip)
+    served = [server.add(f"/{name}", data) for name, data in files.items()]
+
+    def signed(signature: int) -> LlavaMixSource:
+        def file(name: str) -> RemoteFile:
+            sha256 = hashlib.sha256(files[name]).hexdigest()
+            return RemoteFile(uri=f"{server.root}/{name}?signature={signature}", sha256=sha256)
+
+        images = (
+            ImageArchive(file=file("images.zip"), folder="gqa"),
+            ImageArchive(file=file("ocr_vqa.tar"), folder="ocr_vqa"),
+        )
+        source = mix_at(server.root, copy_images=copy)
+        return source.model_copy(update={"records": file("mix.json"), "images": images})
+
+    run = StageRun(file_store, runtime_of(file_store, tmp_path))
+    first = download(run, signed(1))
+    for one in served:
+        one.requests.clear()
+    assert download(run, signed(2)) == first
+    assert [one.requests for one in served] == [[], [], []]
+    plan = planned_files([signed(2)], run.runtime)
+    assert all(file.is_here for file in plan["mix"])
 
 
 @pytest.mark.parametrize("copy", [False, True])
