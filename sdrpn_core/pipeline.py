@@ -330,8 +330,7 @@ class ZoomPipeline:
         start = second_stage_prefill(
             self.adapter, first, crops, withdraw_image=self.regions.withdraw_image
         )
-        largest = start.logits.amax(dim=-1)  # NaN where any is; tokens that are barred have -inf
-        for index, is_finite in zip(indices, largest.isfinite().tolist(), strict=True):
+        for index, is_finite in zip(indices, start.rows_finite(), strict=True):
             if not is_finite:
                 raise ModelError(f"question {index}: {_not_finite('answer', self.adapter.dtype)}")
         clock.lap("prefill")

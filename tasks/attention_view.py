@@ -18,7 +18,13 @@ from data_contracts.errors import SdrpnError
 from data_contracts.profiles import HeadSelection, ModelProfile
 from data_contracts.settings_files import ConfigError
 from data_contracts.sink_rules import Heads
-from sdrpn_core.extraction.generated_answers import Request, extract_attention
+from sdrpn_core.extraction.generated_answers import (
+    NOT_FINITE,
+    PLACEHOLDER_ASKED,
+    ExtractedAttention,
+    Request,
+    extract_attention,
+)
 from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.pseudo_labels import make_pseudo_labels
@@ -170,12 +176,13 @@ def view_attention(
         max_new_tokens: of an answer.
 
     Raises:
-        NoAttention: if the answer is empty or has no end; extraction reports those as such.
+        NoAttention: if the answer is empty, has no end or is not finite, or the question cannot be
+            asked; extraction reports those as such.
     """
     request = Request(image, question, kind)
     (found,) = extract_attention(adapter, [request], max_new_tokens=max_new_tokens)
     if found.grounding is None:
-        raise NoAttention(_why_none(found.status, found.response, max_new_tokens))
+        raise NoAttention(_why_none(found, max_new_tokens))
     attention, letterbox = found.grounding.numpy(), found.letterbox
     sink = None if found.sink is None else found.sink.numpy()[None]
     placement = np.array([letterbox.placement])
@@ -192,8 +199,11 @@ def view_attention(
     )
 
 
-def _why_none(status: ExtractionStatus, answer: str, max_new_tokens: int) -> str:
-    if status is ExtractionStatus.OVERLONG_RESPONSE:
+def _why_none(found: ExtractedAttention, max_new_tokens: int) -> str:
+    if found.reason in (NOT_FINITE, PLACEHOLDER_ASKED):
+        return found.reason
+    if found.status is ExtractionStatus.OVERLONG_RESPONSE:
+        answer = found.response
         begins = f", it begins {answer[:60]!r}" if answer.strip() else ""
         return (
             f"the answer does not end within {max_new_tokens} tokens{begins}: raise "

@@ -17,7 +17,12 @@ from data_contracts.enums import ExtractionStatus, QuestionKind, RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.registry import frame_of
 from data_contracts.runtime import RuntimeConfig
-from sdrpn_core.extraction.generated_answers import ExtractedAttention, Request, extract_attention
+from sdrpn_core.extraction.generated_answers import (
+    NOT_FINITE,
+    ExtractedAttention,
+    Request,
+    extract_attention,
+)
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
 from tasks import recipes
@@ -33,7 +38,7 @@ from tasks.shard_statistics import num_usable, status_statistic
 
 
 class TooManyFailures(SdrpnError):
-    """So many images cannot be read that the source, not the images, is likely at fault."""
+    """So many rows fail that the source or a setting, not the rows, is likely at fault."""
 
 
 def attention_recipe(
@@ -61,7 +66,8 @@ def make_attention_shard(
     """Extract the attention of one shard's questions.
 
     Raises:
-        TooManyFailures: if more images are unreadable than the settings allow.
+        TooManyFailures: if more images are unreadable, or more answers not finite, than the
+            settings allow.
     """
     known: dict[str, Row] = {}
     if settings.responses == "dataset":
@@ -134,8 +140,15 @@ def _is_long_answer(adapter: ModelAdapter, question: Row) -> bool:
 
 
 def _require_readable(rows: Sequence[Row], settings: ExtractionConfig) -> None:
+    tolerated = max(settings.tolerated_failures, settings.max_failure_rate * len(rows))
+    overflown = [row for row in rows if row["reason"] == NOT_FINITE]
+    if len(overflown) > tolerated:
+        raise TooManyFailures(
+            f"{len(overflown)} of {len(rows)} questions have no labels (question "
+            f"{overflown[0]['question_id']}: {NOT_FINITE})"
+        )
     failed = [row for row in rows if row["status"] == ExtractionStatus.UNREADABLE_IMAGE.value]
-    if len(failed) > max(settings.tolerated_failures, settings.max_failure_rate * len(rows)):
+    if len(failed) > tolerated:
         raise TooManyFailures(
             f"{len(failed)} of {len(rows)} images cannot be read "
             f"({failed[0]['image_uri']}: {failed[0]['reason']}); mend the source, or raise "

@@ -35,6 +35,11 @@ class Decoding:
     """(N, vocabulary) True for tokens that the prompt holds, on the host; None for models that may
     repeat them without a penalty."""
 
+    def rows_finite(self) -> list[bool]:
+        """Whether each row's numbers are, without which no answer means anything."""
+        largest = self.logits.amax(dim=-1)  # NaN where any is; tokens that are barred have -inf
+        return largest.isfinite().tolist()
+
 
 class Step(Protocol):
     """Runs tokens through the decoder, one of every row at a time."""

@@ -11,8 +11,8 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from data_contracts.enums import ExtractionStatus, QuestionKind
+from sdrpn_core.extraction.generated_answers import PLACEHOLDER_ASKED
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 
 
@@ -71,9 +71,6 @@ def lay_out_turns(
         image: its image, encoded.
         index: what the sequences say which conversation they are of.
         max_tokens: turns that end beyond this length are overlong.
-
-    Raises:
-        ModelError: if a question holds the image placeholder.
     """
     problems: dict[int, TurnProblem] = {}
     sequences: list[TurnSequence] = []
@@ -81,8 +78,8 @@ def lay_out_turns(
     answers: list[PlacedAnswer] = []
     overlong: TurnProblem | None = None
     for number, turn in enumerate(conversation.turns):
-        tokens = text_tokens(adapter, turn.answer)
-        if problem := _problem_of(adapter, tokens) or overlong:
+        tokens = adapter.text_tokens(turn.answer)
+        if problem := _problem_of(adapter, turn.question, tokens) or overlong:
             problems[number] = problem
             continue
         asked = _ask(adapter, prompt, turn.question, image)
@@ -110,10 +107,7 @@ def _ask(
         return adapter.embed_prompt(question, [image])
     assert adapter.profile.next_turn is not None
     text = adapter.profile.next_turn.replace("{question}", question)
-    tokens = text_tokens(adapter, text)
-    if adapter.image_token_id in tokens:
-        raise ModelError(f"the question contains the image placeholder: {question!r}")
-    return _append(adapter, before, tokens)
+    return _append(adapter, before, adapter.text_tokens(text))
 
 
 def _append(adapter: ModelAdapter, prompt: Prompt, tokens: Sequence[int]) -> Prompt:
@@ -132,12 +126,9 @@ def _append(adapter: ModelAdapter, prompt: Prompt, tokens: Sequence[int]) -> Pro
     )
 
 
-def text_tokens(adapter: ModelAdapter, text: str) -> tuple[int, ...]:
-    """Tokens of a text as it stands, without special ones around it."""
-    return tuple(adapter.tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def _problem_of(adapter: ModelAdapter, tokens: Sequence[int]) -> TurnProblem | None:
+def _problem_of(adapter: ModelAdapter, question: str, tokens: Sequence[int]) -> TurnProblem | None:
+    if adapter.holds_placeholder(question):
+        return ExtractionStatus.EMPTY_RESPONSE, PLACEHOLDER_ASKED
     if not tokens:
         return ExtractionStatus.EMPTY_RESPONSE, "the data set gives no answer to this turn"
     if adapter.image_token_id in tokens:

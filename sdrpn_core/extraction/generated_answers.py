@@ -25,6 +25,12 @@ from sdrpn_core.models.prompts import ImageFeatures
 
 STAGE_VERSION = 3
 
+NOT_FINITE = (
+    "the model's numbers are not finite in this precision: take bfloat16 or float32 (model.dtype)"
+)
+"""Whatever the model says then is no answer."""
+PLACEHOLDER_ASKED = "the question holds the image placeholder"
+
 CapturedHeads = Mapping[int, tuple[int, ...] | None]
 
 
@@ -66,6 +72,8 @@ class CapturedBatch:
     """Sink signal -> (N, C), as recorded."""
     grids: list[GridShape]
     letterboxes: list[Letterbox]
+    are_finite: list[bool]
+    """Whether the model's numbers were, as its answer began."""
 
     def hidden_map(self, signal: HiddenSignal, index: int) -> Tensor:
         """One sample's sink signal from hidden states, (h, w) float32 on the CPU."""
@@ -112,6 +120,7 @@ def capture_attention(
     at_prompt = AttentionRecorder(heads, columns, last_row, weights)
     at_tokens = HiddenRecorder(hidden, columns)
     start = prefill(adapter, batch, at_prompt, at_tokens)
+    are_finite = start.rows_finite()
     at_response = AttentionRecorder(heads, columns, last_row, weights)
     responses = greedy_decode(adapter, start, max_new_tokens, at_response)
     return CapturedBatch(
@@ -121,6 +130,7 @@ def capture_attention(
         hidden=at_tokens.maps,
         grids=[image.grid for image in images],
         letterboxes=[image.letterbox for image in images],
+        are_finite=are_finite,
     )
 
 
@@ -142,19 +152,30 @@ def extract_attention(
     Raises:
         UncalibratedProfile: if the profile has no heads for a question's kind.
     """
-    kinds = {request.kind for request in requests}
-    heads = union_of_heads(adapter.profile, kinds)
-    captured = capture_attention(
-        adapter,
-        requests,
-        heads,
-        max_new_tokens=max_new_tokens,
-        hidden=union_of_hidden_signals(adapter.profile, kinds),
-        features=features,
+    images = features or adapter.encode_images(
+        [request.image for request in requests], for_labels=True
     )
+    askable = [n for n, r in enumerate(requests) if not adapter.holds_placeholder(r.question)]
+    kinds = {requests[n].kind for n in askable}
+    heads = union_of_heads(adapter.profile, kinds)
+    found = {}
+    if askable:
+        captured = capture_attention(
+            adapter,
+            [requests[n] for n in askable],
+            heads,
+            max_new_tokens=max_new_tokens,
+            hidden=union_of_hidden_signals(adapter.profile, kinds),
+            features=[images[n] for n in askable],
+        )
+        found = {
+            n: reduce_attention(adapter, requests[n].kind, captured, index, heads)
+            for index, n in enumerate(askable)
+        }
+    never_asked = (ExtractionStatus.EMPTY_RESPONSE, PLACEHOLDER_ASKED)
     return [
-        reduce_attention(adapter, request.kind, captured, index, heads)
-        for index, request in enumerate(requests)
+        found[n] if n in found else without_maps(adapter, image, "", never_asked)
+        for n, image in enumerate(images)
     ]
 
 
@@ -202,7 +223,7 @@ def reduce_attention(
         heads: those that were recorded.
     """
     response = captured.responses[index]
-    status, reason = _judge(response)
+    status, reason = _judge(response, captured.are_finite[index])
     grid = captured.grids[index]
     selection = adapter.profile.heads_for(kind)
     grounding = sink = prompt_attention = None
@@ -212,6 +233,9 @@ def reduce_attention(
         at_prompt = _Sample(captured, captured.prompt_attention, heads, index)
         prompt_attention = at_prompt.mean_of_heads(selection.grounding)
         sink = None if selection.sink is None else sink_map(selection.sink, source)
+        if not grounding.isfinite().all():
+            status, reason = ExtractionStatus.EMPTY_RESPONSE, NOT_FINITE
+            grounding = sink = prompt_attention = None
     return ExtractedAttention(
         status=status,
         reason=reason,
@@ -226,7 +250,28 @@ def reduce_attention(
     )
 
 
-def _judge(response: Response) -> tuple[ExtractionStatus, str]:
+def without_maps(
+    adapter: ModelAdapter, image: ImageFeatures, answer: str, problem: tuple[ExtractionStatus, str]
+) -> ExtractedAttention:
+    """A question that gives no maps, with the answer that it has."""
+    status, reason = problem
+    return ExtractedAttention(
+        status=status,
+        reason=reason,
+        response=answer,
+        num_response_tokens=len(adapter.text_tokens(answer)),
+        grounding=None,
+        sink=None,
+        prompt_attention=None,
+        grid=image.grid,
+        letterbox=image.letterbox,
+        kernel=adapter.decoder.kernel,
+    )
+
+
+def _judge(response: Response, is_finite: bool) -> tuple[ExtractionStatus, str]:
+    if not is_finite:
+        return ExtractionStatus.EMPTY_RESPONSE, NOT_FINITE
     if not response.tokens:
         return ExtractionStatus.EMPTY_RESPONSE, "the first generated token ends the answer"
     if not response.is_finished:

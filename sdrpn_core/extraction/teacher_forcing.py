@@ -18,10 +18,8 @@ from sdrpn_core.attention.sinks import HiddenRecorder
 from sdrpn_core.extraction.conversation_layout import (
     Conversation,
     PlacedAnswer,
-    TurnProblem,
     TurnSequence,
     lay_out_turns,
-    text_tokens,
 )
 from sdrpn_core.extraction.generated_answers import (
     CapturedBatch,
@@ -30,6 +28,7 @@ from sdrpn_core.extraction.generated_answers import (
     reduce_attention,
     union_of_heads,
     union_of_hidden_signals,
+    without_maps,
 )
 from sdrpn_core.generation.greedy import Response
 from sdrpn_core.generation.prompt_batch import image_columns, pad_left
@@ -64,7 +63,6 @@ def extract_from_answers(
 
     Raises:
         UncalibratedProfile: if the profile has no heads for a kind.
-        ModelError: if a question holds the image placeholder.
     """
     images = features or adapter.encode_images(
         [talk.image for talk in conversations], for_labels=True
@@ -76,7 +74,7 @@ def extract_from_answers(
         sequences += own
         for turn, problem in problems.items():
             answer = talk.turns[turn].answer
-            rows[index, turn] = _without_maps(adapter, image, answer, problem)
+            rows[index, turn] = without_maps(adapter, image, answer, problem)
     if sequences:
         rows |= _attend(adapter, conversations, images, sequences)
     return [
@@ -109,6 +107,7 @@ def _attend(
         },
         grids=[images[talk].grid for talk, _ in turns],
         letterboxes=[images[talk].letterbox for talk, _ in turns],
+        are_finite=[True] * len(turns),  # nothing is said; maps that are not are found out later
     )
     return {
         (talk, answer.turn): reduce_attention(
@@ -179,21 +178,3 @@ def _response(answer: PlacedAnswer, conversation: Conversation) -> Response:
 
 def _size(sequence: TurnSequence) -> int:
     return len(sequence.answers)
-
-
-def _without_maps(
-    adapter: ModelAdapter, image: ImageFeatures, answer: str, problem: TurnProblem
-) -> ExtractedAttention:
-    status, reason = problem
-    return ExtractedAttention(
-        status=status,
-        reason=reason,
-        response=answer,
-        num_response_tokens=len(text_tokens(adapter, answer)),
-        grounding=None,
-        sink=None,
-        prompt_attention=None,
-        grid=image.grid,
-        letterbox=image.letterbox,
-        kernel=adapter.decoder.kernel,
-    )

@@ -258,6 +258,14 @@ class ModelAdapter(ABC):
             token_ids=tuple(sorted(set(ids))),
         )
 
+    def text_tokens(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text as it stands, without special ones around it."""
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def holds_placeholder(self, question: str) -> bool:
+        """Whether a question spells the token that stands for images, and cannot be asked."""
+        return self.image_token_id in self.text_tokens(question)
+
     def _tokens(self, prompt: str) -> list[int]:
         """With what begins a text once: some tokenizers put it there, others leave it to prompts.
 

@@ -9,7 +9,9 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
 from data_contracts.enums import ExtractionStatus, QuestionKind
+from sdrpn_core.extraction.conversation_layout import Conversation, Turn
 from sdrpn_core.extraction.generated_answers import Request, capture_attention, extract_attention
+from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from tests.tiny_models import NUM_LAYERS, tiny_llava
@@ -167,6 +169,42 @@ def test_answer_that_is_only_the_end_token_becomes_a_row(adapter: ModelAdapter) 
     assert row.status is ExtractionStatus.EMPTY_RESPONSE
     assert row.grounding is None
     assert row.reason
+
+
+def test_a_question_that_cannot_be_asked_becomes_a_row(
+    adapter: ModelAdapter, requests: list[Request]
+) -> None:
+    """One that spelt the model's own image placeholder stopped the run, and every rerun."""
+    spelt = Request(requests[1].image, "what <image> it", requests[1].kind)
+    first, placeholder, last = extract_attention(
+        adapter, [requests[0], spelt, requests[2]], max_new_tokens=4
+    )
+    assert placeholder.status is ExtractionStatus.EMPTY_RESPONSE
+    assert placeholder.reason == "the question holds the image placeholder"
+    assert placeholder.grounding is None
+    assert placeholder.letterbox.image_size == spelt.image.size
+    alone = extract_attention(adapter, [requests[0], requests[2]], max_new_tokens=4)
+    for row, wanted in zip((first, last), alone, strict=True):
+        assert row.response == wanted.response
+        torch.testing.assert_close(row.grounding, wanted.grounding, atol=0, rtol=0)
+    (only,) = extract_attention(adapter, [spelt], max_new_tokens=4)
+    assert only.reason == placeholder.reason
+
+
+@pytest.mark.parametrize("layer", [1, -1])
+def test_numbers_that_are_not_finite_become_a_row(adapter: ModelAdapter, layer: int) -> None:
+    """Below the heads they broke a shard's contract, above them they were an answer without end."""
+    half = load_adapter(adapter.profile, device="cpu", dtype="float16")
+    with torch.no_grad():
+        half.decoder.layers[layer].mlp.down_proj.weight.fill_(torch.inf)
+    request = Request(Image.new("RGB", (20, 30)), "it", QuestionKind.NATURAL)
+    (row,) = extract_attention(half, [request], max_new_tokens=4)
+    assert row.status is ExtractionStatus.EMPTY_RESPONSE
+    assert "not finite in this precision: take bfloat16" in row.reason
+    assert row.grounding is None
+    talk = Conversation(request.image, (Turn("it", "red"),), request.kind)
+    ((given,),) = extract_from_answers(half, [talk], max_tokens=500)
+    assert (given.grounding is None) == (layer == 1)  # what is above the heads is not run
 
 
 def test_kinds_use_their_own_heads_in_one_batch(

@@ -23,7 +23,6 @@ from sdrpn_core.extraction.conversation_layout import Conversation, Turn
 from sdrpn_core.extraction.generated_answers import Request, extract_attention
 from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from tests.tiny_models import tiny_llava
 
@@ -256,15 +255,17 @@ def test_turn_without_answer_says_so_and_the_others_are_as_if_it_were_not_there(
 ) -> None:
     first, last = ("what is it ?", "red word"), ("is it blue ?", "a")
     batch = [
-        talk(images[0], [first, ("what", ""), ("what", "a <image> a"), last]),
+        talk(images[0], [first, ("what", ""), ("what", "a <image> a"), ("<image> it", "a"), last]),
         talk(images[1], [("what", "")]),
     ]
-    (one, empty, placeholder, other), (alone,) = extract_from_answers(
+    (one, empty, placeholder, asked, other), (alone,) = extract_from_answers(
         adapter, batch, max_tokens=500
     )
-    assert {row.status for row in (empty, placeholder, alone)} == {ExtractionStatus.EMPTY_RESPONSE}
+    without = (empty, placeholder, asked, alone)
+    assert {row.status for row in without} == {ExtractionStatus.EMPTY_RESPONSE}
     assert empty.reason == alone.reason == "the data set gives no answer to this turn"
-    assert "image placeholder" in placeholder.reason
+    assert "answer holds the image placeholder" in placeholder.reason
+    assert "question holds the image placeholder" in asked.reason
     assert empty.grounding is None
     assert (empty.grid, empty.letterbox.image_size) == (one.grid, SIZES[0])
     ((wanted_one, wanted_other),) = extract_from_answers(
@@ -289,11 +290,3 @@ def test_only_the_turns_beyond_the_limit_are_overlong(
     assert rows[-1].reason.endswith("raise extraction.max_conversation_tokens")
     (whole,) = extract_from_answers(adapter, conversations[:1], max_tokens=500)
     torch.testing.assert_close(rows[1].grounding, whole[1].grounding, atol=1e-6, rtol=0)
-
-
-def test_question_with_the_image_placeholder_is_refused(
-    adapter: ModelAdapter, images: list[Image.Image]
-) -> None:
-    batch = [talk(images[0], [("what", "a"), ("what <image> ?", "a")])]
-    with pytest.raises(ModelError, match="placeholder"):
-        extract_from_answers(adapter, batch, max_tokens=500)
