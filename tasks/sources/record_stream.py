@@ -2,8 +2,8 @@
 
 Only the record at hand and a chunk of the file are in memory. In JSON Lines a broken line is a
 ``BadRecord`` and reading goes on. In a list nothing says where the next record starts after a
-broken one, so that is an error that names the place; a record that is only nested too deeply, or
-has too long a number, is a ``BadRecord`` there too.
+broken one, so that is an error that names the place, as is anything after the list; a record that
+is only nested too deeply, or has too long a number, is a ``BadRecord`` there too.
 """
 
 import codecs
@@ -18,6 +18,7 @@ from sdrpn_core.records import BadRecord
 MAX_RECORD_BYTES = 1 << 26
 _CHUNK_BYTES = 1 << 20
 _SHOWN = 200
+_SHOWN_AFTER = 40
 _MAX_BAD_START = 100
 """So many bad lines before the first good one mean that it is another kind of file."""
 _MAX_NESTING = 100
@@ -132,11 +133,17 @@ class _List:
         self._is_at_end = False
 
     def records(self) -> Iterator[object]:
-        """Every value of the list."""
+        """Every value of the list, which is all that the file may hold."""
         self._next()
         self._position += 1  # the bracket
-        if self._next() == "]":
-            return
+        if self._next() != "]":
+            yield from self._values()
+        self._position += 1  # the bracket
+        if self._next():
+            raise self._goes_on()
+
+    def _values(self) -> Iterator[object]:
+        """Every value, up to the bracket that closes the list."""
         while True:
             yield self._value()
             self._num_read += 1
@@ -201,6 +208,14 @@ class _List:
         self._position = 0
         self._is_at_end = not data
         return bool(data)
+
+    def _goes_on(self) -> SourceError:
+        after = self._text[self._position : self._position + _SHOWN_AFTER]
+        return SourceError(
+            f"{self._uri}: goes on with {after!r} after its list of {self._num_read} records; "
+            "put all records into one list, or write JSON Lines: one record a line, no list around "
+            "them"
+        )
 
     def _error(self, problem: str) -> SourceError:
         return SourceError(

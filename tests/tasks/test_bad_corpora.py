@@ -169,3 +169,28 @@ def test_list_that_cannot_be_read_on_names_the_place(
     with pytest.raises(SourceError, match=rf"mix.jsonl: .*{message}") as caught:
         download(stage_run(file_store), source)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (b'[{"id": 1}]\n[{"id": 2}, {"id": 3}]', r"'\[{\"id\": 2}, {\"id\": 3}\]' .* of 1 records"),
+        (b'[{"id": 1}] oops', r"'oops' after its list of 1 records"),
+        (b'[{"id": 1}, {"id": 2}]]', r"'\]' after its list of 2 records"),
+        (b"[] {}", r"'{}' after its list of 0 records"),
+        (b'[{"id": 1}]' + b" " * (3 << 20) + b"oops", r"'oops' after its list of 1 records"),
+    ],
+)
+def test_what_follows_a_list_is_refused(
+    file_store: ArtifactStore, tmp_path: Path, text: bytes, place: str
+):
+    """Two lists in one file: the second, with most of the records, was dropped without a word."""
+    source = write_corpus(tmp_path, [text], {})
+    with pytest.raises(SourceError, match=rf"mix.jsonl: goes on with {place}; put all records"):
+        download(stage_run(file_store), source)
+
+
+@pytest.mark.parametrize("space", [b"", b"\n", b"\r\n\t ", b" " * (3 << 20)])
+def test_space_after_a_list_is_none(space: bytes):
+    assert list(read_records(io.BytesIO(b'[{"id": 1}]' + space), "mix.json")) == [{"id": 1}]
+    assert list(read_records(io.BytesIO(b"[]" + space), "mix.json")) == []
