@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from data_contracts import base
 from data_contracts.base import S
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from data_contracts.json_lines import text_lines
+from data_contracts.unique_keys import RepeatedKey, parse_json, parse_yaml
 
 
 class ConfigError(SdrpnError, ValueError):
@@ -26,18 +27,21 @@ def load_settings(
 
     Args:
         kind: which model.
-        path: the file.
+        path: the file; JSON if its name ends so.
         replaced: values of keys that count instead of the file's, which need not be there.
 
     Raises:
         ConfigError: naming the file, the key and the remedy.
     """
+    parse, language = (parse_json, "JSON") if Path(path).suffix == ".json" else (parse_yaml, "YAML")
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = parse(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; see configs/ for examples") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    except RepeatedKey as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as {language}: {one_line(error)}") from error
     if isinstance(data, dict):
         data = {**data, **(replaced or {})}
     return parse_settings(kind, data, str(path))
