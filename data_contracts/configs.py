@@ -194,6 +194,24 @@ class PipelineConfig(Settings):
             raise ValueError(f"source names must differ, got {names}")
         return self
 
+    @model_validator(mode="after")
+    def _training_leaves_out_what_is_held_out(self) -> Self:
+        evaluated = None if self.evaluation is None else self.evaluation.source
+        if evaluated is None or evaluated.selection.part != "held_out":
+            return self
+        held_out = evaluated.selection
+        for source in self.sources:
+            trained = source.selection
+            if trained.part == "train" and not trained.leaves_out(held_out):
+                raise ValueError(
+                    f"evaluation.source {evaluated.name!r} holds out {held_out.held_out_ratio} of "
+                    f"the images by seed {held_out.seed}, but source {source.name!r} leaves out "
+                    f"{trained.held_out_ratio} by seed {trained.seed}, so an image could be in "
+                    "both parts; give both selections the same held_out_ratio and seed, or "
+                    f"{source.name!r} `part: all` if it has none of these images"
+                )
+        return self
+
     def label_settings(self, profile: ModelProfile) -> LabelSettings:
         """The profile's label settings with this run's changes.
 

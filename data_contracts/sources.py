@@ -65,13 +65,22 @@ class Selection(Settings):
     folders: tuple[str, ...] | None = None
     """First folders of image paths to take, for example ``[gqa, ocr_vqa]``; None takes all."""
     part: Literal["all", "train", "held_out"] = "all"
-    """Share of the images, drawn by their content: no image is in both parts."""
+    """Share of the images, drawn by their content: no image is in both parts of one draw, whatever
+    source it comes from."""
     held_out_ratio: float = Field(0.05, gt=0, lt=1)
     seed: int = 0
     """Of the draw."""
     repeats: bool = False
     """Keep a question that another record asks of the same picture too; a benchmark's rows all
     count, training data gains nothing from them."""
+
+    def leaves_out(self, held_out: "Selection") -> bool:
+        """Whether a ``train`` part has no image of a ``held_out`` part.
+
+        Seed and content draw a number between 0 and 1 for an image, which is held out if the number
+        is below the ratio: a smaller ratio holds out some of the same images.
+        """
+        return self.seed == held_out.seed and self.held_out_ratio >= held_out.held_out_ratio
 
 
 class LlavaMixSource(Settings):

@@ -19,6 +19,7 @@ from data_contracts.sources import (
     ImageFolder,
     LlavaMixSource,
     SceneSource,
+    Selection,
     VisualCotSource,
 )
 from data_contracts.training import TrainingConfig
@@ -26,6 +27,7 @@ from flows.cli_base import pipeline_config
 from flows.config_files import load_config
 from sdrpn_core.benchmarks.scoring import known_benchmarks
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
+from sdrpn_core.records import skipped
 from tasks.models import profile_of
 from tests.architecture.source_tree import CHECKOUT
 
@@ -143,6 +145,55 @@ def test_wrong_benchmark_or_method_is_found_when_the_config_is_read(
     data = MINIMAL | {"evaluation": {"source": HELD_OUT, **change}}
     with pytest.raises(ConfigError, match=message):
         PipelineConfig.load(write(tmp_path, data))
+
+
+def parted(name: str, part: str, ratio: float, seed: int = 0) -> dict:
+    selection = {"part": part, "held_out_ratio": ratio, "seed": seed}
+    return {"type": "llava_mix", "name": name, "records": "x", "images": "y"} | {
+        "selection": selection
+    }
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "values"),
+    [
+        ((0.05, 0), (0.3, 0), r"holds out 0.3 .* by seed 0, .* leaves out 0.05 by seed 0"),
+        ((0.05, 0), (0.05, 1), r"holds out 0.05 .* by seed 1, .* leaves out 0.05 by seed 0"),
+    ],
+)
+def test_parts_of_different_draws_are_refused(
+    tmp_path: Path, trained: tuple, evaluated: tuple, values: str
+):
+    """An RPN was trained on images that it was evaluated on, and nothing said so."""
+    sources = [MINIMAL["sources"][0], parted("whole", "all", 0.5, 7)]
+    data = MINIMAL | {
+        "sources": [*sources, parted("mix", "train", *trained)],
+        "evaluation": {"source": parted("test", "held_out", *evaluated)},
+    }
+    message = rf"evaluation.source 'test' {values}, .*; give both .* or 'mix' `part: all` if"
+    with pytest.raises(ConfigError, match=message) as caught:
+        PipelineConfig.load(write(tmp_path, data))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated"),
+    [
+        (("train", 0.3, 1), ("held_out", 0.3, 1)),
+        (("train", 0.3, 1), ("held_out", 0.1, 1)),
+        (("all", 0.05, 0), ("held_out", 0.3, 1)),
+        (("train", 0.05, 0), ("all", 0.3, 1)),
+    ],
+)
+def test_parts_that_share_no_image_are_accepted(trained: tuple, evaluated: tuple):
+    """A smaller share of the same draw is held out by a larger one too; ``all`` is no part."""
+    evaluation = {"source": parted("test", *evaluated)}
+    data = {"name": "x", "sources": [parted("mix", *trained)], "evaluation": evaluation}
+    PipelineConfig.model_validate(data)
+    records = [{"image": f"{number}.png"} for number in range(300)]
+    selections = [Selection(part=p, held_out_ratio=r, seed=s) for p, r, s in (trained, evaluated)]
+    parts = [{r["image"] for r in records if not skipped(r, one, {})} for one in selections]
+    assert parts[0].isdisjoint(parts[1]) is ("all" not in (trained[0], evaluated[0]))
 
 
 def test_rules_that_a_config_may_name_are_those_that_score():
