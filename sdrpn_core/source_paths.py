@@ -11,6 +11,11 @@ def is_unicode(text: str) -> bool:
     return text.isascii() or _SURROGATE.search(text) is None
 
 
+def leaves_folder(path: str) -> bool:
+    """Whether a path names nothing below the folder it starts from, on any system."""
+    return not path or _OUTSIDE.search(path) is not None
+
+
 def stays_below(path: str) -> bool:
-    """Whether a path names something below the folder it starts from, on any system."""
-    return bool(path) and not _OUTSIDE.search(path) and is_unicode(path)
+    """Whether a path is text that names something below the folder it starts from."""
+    return not leaves_folder(path) and is_unicode(path)

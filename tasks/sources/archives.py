@@ -2,7 +2,8 @@
 
 Nothing is ever written under a name that an archive chose. Refused all the same, because such an
 archive is not what its publisher made: names that leave the folder, links and devices, two members
-of one name, members that overlap or unpack to far more than they take.
+of one name, members that overlap or unpack to far more than they take. A name that is no Unicode is
+odd but not unsafe: whether it matters depends on whether the member is wanted.
 """
 
 import gzip
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, BinaryIO, Self
 
 from data_contracts.errors import SdrpnError
-from sdrpn_core.source_paths import stays_below
+from sdrpn_core.source_paths import leaves_folder
 from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, ByteRange
 
 MAX_RATIO = 200
@@ -25,6 +26,13 @@ _MAX_GZIP_RATIO = 50
 """Of a whole gzipped tar."""
 _ENCRYPTED = 1
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    NotImplementedError,
+    UnicodeDecodeError,  # a zip says that a name is UTF-8 which is not
+)
 
 
 class UnsafeArchive(SdrpnError):
@@ -40,6 +48,7 @@ class Member:
     """One file of an archive."""
 
     name: str
+    """Bytes of a tar's name that are no UTF-8 are lone surrogates in it."""
     where: ByteRange
     num_bytes: int
     """Unpacked."""
@@ -85,7 +94,7 @@ def members(file: BinaryIO, uri: str) -> Iterator[Member]:
             yield member
     except _Refused as error:
         raise UnsafeArchive(f"{uri}: {error}; refused, get it again from its publisher") from error
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise UnsafeArchive(f"{uri}: is damaged ({error}); get it again") from error
 
 
@@ -162,7 +171,7 @@ def _plain(name: str) -> str:
 
 
 def _check_name(name: str) -> None:
-    if not stays_below(name):
+    if leaves_folder(name):
         raise _Refused(f"member {name!r} would lie outside the folder")
 
 

@@ -1,12 +1,14 @@
 """Where each image that the records name lies: in a folder, or in an archive at some range."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_contracts.artifact import canonical_json
 from data_contracts.sources import ImageArchive, ImageFolder, ImagePlace, remote_file
+from sdrpn_core.source_paths import is_unicode
 from tasks.artifacts.writer import ArtifactWriter
 from tasks.fetching.addresses import local_file, must_be_fetched
 from tasks.fetching.kept_files import FetchedFile
@@ -111,35 +113,99 @@ def archive_addresses(
         uri: what the addresses are to start with.
 
     Raises:
-        UnsafeArchive: if it is damaged, not safe, or has two members for one name.
+        UnsafeArchive: if it is damaged, not safe, or has two members for one name that fit it
+            equally well, or one whose own name is no Unicode.
     """
-    prefix = "" if place.folder is None else f"{place.folder}/"
-    wanted = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
-    found: dict[str, str] = {}
+    spellings = _spellings(place, names)
+    found: dict[str, _Candidate] = {}
     with archive.storage.reader(archive.key) as file:
         for member in members(file, archive.shown):
-            name = _match(member.name, prefix, wanted)
-            if name is None:
-                continue
-            if name in found:
-                raise UnsafeArchive(
-                    f"{archive.shown}: has two members for {name!r}, {member.name!r} the second; "
-                    "name the right one's folder by an archive of its own"
-                )
-            found[name] = f"{uri}{member.where}"
-    return found
+            for name, rank in _fits(member.name, spellings):
+                best = found.get(name)
+                if best is None or rank < best.rank:
+                    found[name] = _Candidate(rank, member.name, f"{uri}{member.where}")
+                elif rank == best.rank and best.rival is None:
+                    found[name] = best._replace(rival=member.name)
+    for name, best in found.items():
+        _check_choice(archive, name, best)
+    return {name: best.address for name, best in found.items()}
 
 
-def _match(member: str, prefix: str, wanted: Mapping[str, str]) -> str | None:
-    """The name that a member stands for: its path, or the end of it."""
-    if prefix and f"/{member}".rpartition(f"/{prefix}")[1]:
-        return wanted.get(f"/{member}".rpartition(f"/{prefix}")[2])
-    rest = member
-    while rest:
-        if rest in wanted:
-            return wanted[rest]
-        rest = rest.partition("/")[2]
-    return None
+class _Candidate(NamedTuple):
+    """The member that fits a name best so far."""
+
+    rank: int
+    """How well; 0 is best."""
+    member: str
+    address: str
+    rival: str | None = None
+    """Another member that fits as well."""
+
+
+def _check_choice(archive: Archive, name: str, chosen: _Candidate) -> None:
+    if chosen.rival is not None:
+        raise UnsafeArchive(
+            f"{archive.shown}: has two members for {name!r}, {chosen.rival!r} the second; "
+            "name the right one's folder by an archive of its own"
+        )
+    if not is_unicode(chosen.member):
+        raise UnsafeArchive(
+            f"{archive.shown}: member {chosen.member!r}, which is for {name!r}, has a name that is "
+            "not valid Unicode; pack the archive again with names in UTF-8"
+        )
+
+
+class _Spelling(NamedTuple):
+    """What is wanted of an archive, in one spelling of its names."""
+
+    prefix: str
+    wanted: dict[str, str]
+    """Path below the place's folder -> name as in the records."""
+
+    def by_whole_path(self, member: str) -> str | None:
+        """The name that a member's path is, with the place's folder or without."""
+        below = self.wanted.get(member.removeprefix(self.prefix))
+        return self.wanted.get(member) if below is None else below
+
+    def by_end(self, member: str) -> str | None:
+        """The name that a member's path ends in."""
+        if self.prefix and f"/{member}".rpartition(f"/{self.prefix}")[1]:
+            return self.wanted.get(f"/{member}".rpartition(f"/{self.prefix}")[2])
+        rest = member
+        while rest:
+            if rest in self.wanted:
+                return self.wanted[rest]
+            rest = rest.partition("/")[2]
+        return None
+
+
+def _spellings(place: ImageArchive, names: Collection[str]) -> tuple[_Spelling, _Spelling]:
+    """The names as they are written, and in Unicode's composed form."""
+    prefix = "" if place.folder is None else f"{place.folder}/"
+    wanted = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    composed = {_composed(path): name for path, name in wanted.items() if not name.isascii()}
+    return _Spelling(prefix, wanted), _Spelling(_composed(prefix), composed)
+
+
+def _fits(member: str, spellings: tuple[_Spelling, _Spelling]) -> Iterator[tuple[str, int]]:
+    """Names that a member may stand for, the best first, and how well it fits them: 0 is best.
+
+    Archives made on macOS spell accents as characters of their own, which look the same in records.
+    """
+    written, composed = spellings
+    yield from _fits_in(written, member, 0)
+    if composed.wanted and not member.isascii():
+        yield from _fits_in(composed, _composed(member), 2)
+
+
+def _fits_in(spelling: _Spelling, member: str, rank: int) -> Iterator[tuple[str, int]]:
+    for more, name in enumerate((spelling.by_whole_path(member), spelling.by_end(member))):
+        if name is not None:
+            yield name, rank + more
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 @dataclass(frozen=True)
@@ -149,20 +215,26 @@ class Folder:
     storage: Storage
     found: dict[str, list[Any]]
     """Name -> size and version."""
+    spelt: dict[str, str] = field(default_factory=dict)
+    """Name in the records -> that of the file, where its accents are spelt otherwise."""
 
     @classmethod
     def look(cls, store: Storage, place: ImageFolder, names: Collection[str]) -> "Folder":
         """Find out which images exist, in which version."""
         storage = store.elsewhere(place.uri)
         prefix = "" if place.folder is None else f"{place.folder}/"
-        wanted = {storage.key_of(name): name for name in names if name.startswith(prefix)}
-        described = storage.describe(wanted)
-        found = {wanted[k]: [v.num_bytes, v.version] for k, v in described.items()}
-        return cls(storage, dict(sorted(found.items())))
+        wanted = {name for name in names if name.startswith(prefix)}
+        found = _described(storage, wanted)
+        others = _other_forms(wanted - found.keys())
+        spelt: dict[str, str] = {}
+        for other, facts in _described(storage, others).items():
+            spelt[others[other]] = other
+            found[others[other]] = facts
+        return cls(storage, dict(sorted(found.items())), spelt)
 
     def uri(self, name: str) -> str:
-        """Address of an image."""
-        return self.storage.uri(self.storage.key_of(name))
+        """Address of an image that was found."""
+        return self.storage.uri(self._key(name))
 
     def read(self, name: str) -> bytes:
         """An image as it is now.
@@ -170,12 +242,33 @@ class Folder:
         Raises:
             FileNotFoundError: if it is gone.
         """
-        return self.storage.read(self.storage.key_of(name))
+        return self.storage.read(self._key(name))
 
     @property
     def identity(self) -> str:
         """Changes when a named image does."""
-        return canonical_json([[name, *facts] for name, facts in self.found.items()])
+        found = [[name, *facts] for name, facts in self.found.items()]
+        return canonical_json([*found, *(list(pair) for pair in sorted(self.spelt.items()))])
+
+    def _key(self, name: str) -> str:
+        return self.storage.key_of(self.spelt.get(name, name))
+
+
+def _described(storage: Storage, names: Collection[str]) -> dict[str, list[Any]]:
+    """Size and version of those files that exist, by name."""
+    keys = {storage.key_of(name): name for name in names}
+    described = storage.describe(keys) if keys else {}
+    return {keys[key]: [facts.num_bytes, facts.version] for key, facts in described.items()}
+
+
+def _other_forms(names: Iterable[str]) -> dict[str, str]:
+    """Composed and decomposed form of names, where they differ -> the names."""
+    return {
+        other: name
+        for name in names
+        for other in (unicodedata.normalize("NFD", name), _composed(name))
+        if other != name
+    }
 
 
 def joined_addresses(places: Collection[ImagePlace]) -> str:

@@ -166,6 +166,10 @@ BOMB = {"a.jpg": bytes(50_000_000)}
         (overlapping, r"overlaps"),
         (lambda: flagged(zipped({"a.jpg": b"x"})), r"'a.jpg' is encrypted"),
         (lambda: zipped(method=zipfile.ZIP_LZMA), r"neither stored nor deflated"),
+        (
+            lambda: zipped({"\u00e9.jpg": b"x"}).replace("\u00e9".encode(), b"\xe9\xe9"),
+            r"is damaged \('utf-8' codec can't decode byte 0xe9",
+        ),
         (lambda: zipped()[:-60], r"is damaged .*; get it again"),
         (lambda: tarred({"../evil.jpg": b"x"}), r"'../evil.jpg' would lie outside"),
         (lambda: tarred({"/evil.jpg": b"x"}), r"'/evil.jpg' would lie outside"),
@@ -203,6 +207,36 @@ def test_unsafe_and_damaged_archives_are_refused(make, message: str):
 def test_gzipped_tar_keeps_the_same_rules(make, message: str):
     with pytest.raises(UnsafeArchive, match=rf"^a.tar.gz: .*{message}"):
         gunzipped(make())
+
+
+LATIN_1 = "caf\udce9"
+"""How a name in bytes that are no UTF-8 is read."""
+
+
+@pytest.mark.parametrize("name", [f"../{LATIN_1}.jpg", f"/{LATIN_1}.jpg", f"{LATIN_1}\\..\\x.jpg"])
+def test_a_name_that_is_no_unicode_does_not_leave_the_folder_either(name: str):
+    with pytest.raises(UnsafeArchive, match=r"would lie outside"):
+        list(members(io.BytesIO(tarred({name: b"x"})), "lake/a"))
+    with pytest.raises(UnsafeArchive, match=r"would lie outside"):
+        gunzipped(tarred({name: b"x"}, "w:gz"))
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_name_that_is_no_unicode_is_a_name(format: int, is_packed: bool):
+    """It was said to lie outside the folder, and with it the whole archive was refused."""
+    files = {f"{LATIN_1}.txt": b"1", "a.jpg": b"2"}
+
+    def names(*extra: tarfile.TarInfo) -> list[str]:
+        data = tarred(files, "w:gz" if is_packed else "w", *extra, format=format)
+        plain = gunzipped(data) if is_packed else data
+        return [member.name for member in members(io.BytesIO(plain), "a.tar")]
+
+    assert names() == list(files)
+    with pytest.raises(UnsafeArchive, match=r"two members named 'caf\\udce9.txt'"):
+        names(tarfile.TarInfo(f"{LATIN_1}.txt"))
+    with pytest.raises(UnsafeArchive, match=r"'caf\\udce9.jpg' is a link or a device"):
+        names(special(f"{LATIN_1}.jpg", tarfile.SYMTYPE))
 
 
 def test_member_that_was_replaced_is_damaged(file_store: ArtifactStore, tmp_path: Path):

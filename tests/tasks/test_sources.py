@@ -44,6 +44,7 @@ from tasks.sources.source_fetcher import Fetcher
 from tests.bad_corpora import GOOD, encoded
 from tests.file_server import QUICK, FileServer, file_server
 from tests.mixes import mix_record
+from tests.tasks.test_image_places import COMPOSED, DECOMPOSED
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,31 @@ def test_archives_and_folders_may_be_mixed(file_store: ArtifactStore, tmp_path: 
     source = mix_at(str(tmp_path)).model_copy(update={"images": places})
     rows = questions(file_store, source, tmp_path, max_failure_rate=0.5)
     assert list(statuses(rows).values()).count("ok") == 4
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_images_whose_accents_are_spelt_otherwise_are_found(
+    file_store: ArtifactStore, tmp_path: Path, copy: bool
+):
+    """Pictures packed or unpacked on macOS were missing to records that spell the same names."""
+    names = [f"zip/{COMPOSED}", f"rest/{COMPOSED}"]
+    records = [mix_record(str(n), name, f"what is {n} ?") for n, name in enumerate(names)]
+    (tmp_path / "mix.json").write_text(json.dumps(records))
+    (tmp_path / "rest").mkdir()
+    (tmp_path / "rest" / DECOMPOSED).write_bytes(picture(0))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(DECOMPOSED, picture(1))
+        archive.writestr(f"thumbs/{DECOMPOSED}", b"small")
+    source = LlavaMixSource(
+        name="mix",
+        records=f"{tmp_path}/mix.json",
+        images=(
+            ImageArchive(file=f"{tmp_path}/a.zip", folder="zip"),
+            ImageFolder(uri=str(tmp_path)),
+        ),
+        copy_images=copy,
+    )
+    assert statuses(questions(file_store, source, tmp_path)) == {"0": "ok", "1": "ok"}
 
 
 @pytest.mark.parametrize("copy", [False, True])
