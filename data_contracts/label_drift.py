@@ -73,6 +73,9 @@ class PromotionLimits(Settings):
     """Least mean intersection over union of boxes of the same questions."""
     min_cell_agreement: float = Field(0.9, ge=0, le=1)
     """Least share of equal labels among cells that neither set ignores."""
+    min_compared_ratio: float = Field(0.5, ge=0, le=1)
+    """Least share of the questions labelled in both that can be compared: on other grids the two
+    limits above say nothing."""
 
     def breaches(self, drift: LabelDrift) -> tuple[str, ...]:
         """What is beyond the limits, each naming the limit; empty if the set may be promoted."""
@@ -85,6 +88,13 @@ class PromotionLimits(Settings):
         lost = drift.num_lost / max(drift.previous.num_labelled, 1)
         if lost > self.max_lost_ratio:
             found.append(f"{lost:.3f} of the labels lost, max_lost_ratio is {self.max_lost_ratio}")
+        in_both = drift.previous.num_labelled - drift.num_lost
+        if drift.num_compared < self.min_compared_ratio * in_both:
+            found.append(
+                f"only {drift.num_compared} of {in_both} questions labelled in both are on one "
+                f"grid in both, min_compared_ratio is {self.min_compared_ratio}; look at the "
+                "labels, then promote them by hand"
+            )
         before, now = drift.previous.foreground_ratio, drift.new.foreground_ratio
         if before and now is not None and abs(now - before) > self.max_foreground_change * before:
             found.append(

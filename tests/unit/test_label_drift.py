@@ -59,6 +59,11 @@ def drift(num_labelled: int = 100, foreground_ratio: float = 0.1, **changes: Any
         (drift(foreground_ratio=0.07), "max_foreground_change is 0.25"),
         (drift(box_overlap=0.79), "box overlap 0.790, min_box_overlap is 0.8"),
         (drift(cell_agreement=0.89), "cell agreement 0.890, min_cell_agreement is 0.9"),
+        # Labels of another grid were promoted unseen.
+        (
+            drift(num_lost=10, num_compared=0, box_overlap=None, cell_agreement=None),
+            "only 0 of 90 questions labelled in both are on one grid in both, min_compared_ratio",
+        ),
     ],
 )
 def test_every_limit_is_named_when_it_does_not_hold(changed: LabelDrift, breach: str) -> None:
@@ -68,7 +73,12 @@ def test_every_limit_is_named_when_it_does_not_hold(changed: LabelDrift, breach:
 
 def test_what_lies_on_a_limit_holds() -> None:
     at_limits = drift(
-        num_labelled=1, foreground_ratio=0.125, num_lost=10, box_overlap=0.8, cell_agreement=0.9
+        num_labelled=1,
+        foreground_ratio=0.125,
+        num_lost=10,
+        num_compared=45,
+        box_overlap=0.8,
+        cell_agreement=0.9,
     )
     assert PromotionLimits().breaches(at_limits) == ()
 
