@@ -31,7 +31,7 @@ from tasks.artifacts.stage import FrameShard, StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.attention_reuse import earlier_rows
 from tasks.attention_rows import attention_rows
-from tasks.given_responses import given_rows
+from tasks.given_responses import given_rows, has_mixed_turns
 from tasks.models import adapter_for, model_identity, profile_of
 from tasks.opened_images import Row, Turns
 from tasks.shard_statistics import num_usable, status_statistic
@@ -52,7 +52,14 @@ def attention_recipe(
     profile = profile_of(model)
     profile.require_calibrated()
     manifest, identity = run.store.manifest(records), model_identity(model)
-    return recipes.attention_recipe(manifest, settings, identity, profile.next_turn)
+    is_given = settings.responses == "dataset"
+    return recipes.attention_recipe(
+        manifest,
+        settings,
+        identity,
+        profile.next_turn,
+        has_mixed_turns=is_given and has_mixed_turns(run.store, records),
+    )
 
 
 def make_attention_shard(

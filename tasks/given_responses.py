@@ -1,16 +1,20 @@
 """Extraction from the data set's own answers: questions gathered into conversations, then read.
 
 The turns of a conversation are those of the questions artifact: all of them with
-``records.turns: all``, and fewer where ``records.max_records`` draws questions by chance.
+``records.turns: all``, and fewer where ``records.max_records`` draws questions by chance. Which
+record a turn is of is not in the artifact: a column for it would make all questions anew, and all
+that was made of them. Turns of one id, image and kind are taken for one record's, unless a turn
+number among them has two questions. Then several records share all that, as COCO's do in LLaVA's
+mix, and each turn is asked on its own: without those before it, but never after another record's.
 
 Questions are in the order of their ids, a conversation's turns anywhere among them. Each process
 sorts them once, on disk; then a share is read without the others, and memory holds one share.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, repeat
 
 import polars as pl
 from PIL import Image
@@ -32,30 +36,54 @@ from tasks.attention_rows import attention_rows
 from tasks.models import adapter_for
 from tasks.opened_images import Row, Turns
 
+_NAMES = ("dataset", "source_id", "image_uri", "kind", "turn", "question_id")
 _GIVEN = "dataset, source_id, image_uri, kind"
 _TABLES = """
 CREATE TABLE question (
     dataset TEXT, source_id TEXT, image_uri TEXT, kind INTEGER, turn INTEGER,
-    question_id TEXT, record TEXT
+    question_id TEXT, asked INTEGER, record TEXT
 );
-CREATE TABLE turn (conversation_start INTEGER, question INTEGER);
+CREATE TABLE turn (conversation_start INTEGER, is_mixed INTEGER, question INTEGER);
 """
-# Numbers are sorted, records stay where they are. Records may share an id and an image: a
-# conversation still has each turn once.
-_SORT = f"""
-INSERT INTO turn
-SELECT rank() OVER (ORDER BY {_GIVEN}, occurrence) - 1, number
+_ADD = "INSERT INTO question VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+# Questions that cannot be asked have no record here, but tell that a turn number is another's too.
+# Where all usable turns have one number, each is a conversation anyway.
+_FIND_MIXED = f"""
+CREATE TABLE mixed (
+    dataset TEXT, source_id TEXT, image_uri TEXT, kind INTEGER, PRIMARY KEY ({_GIVEN})
+) WITHOUT ROWID;
+INSERT INTO mixed
+SELECT {_GIVEN}
 FROM (
     SELECT
-        {_GIVEN}, turn, rowid AS number,
-        row_number() OVER (PARTITION BY {_GIVEN}, turn ORDER BY question_id) AS occurrence
+        {_GIVEN}, count(record) AS num_usable,
+        count(record) > 1 OR count(DISTINCT asked) > 1 AS is_repeated
     FROM question
+    WHERE image_uri IS NOT NULL
+    GROUP BY {_GIVEN}, turn
+)
+GROUP BY {_GIVEN}
+HAVING max(is_repeated) AND sum(num_usable > 0) > 1;
+"""
+# Numbers are sorted, records stay where they are. Where records share an id and an image, which
+# share a turn lies in is still what it was before such turns were asked on their own.
+_SORT = f"""
+{_FIND_MIXED}
+INSERT INTO turn
+SELECT rank() OVER (ORDER BY {_GIVEN}, occurrence) - 1, is_mixed, number
+FROM (
+    SELECT
+        {_GIVEN}, turn, question.rowid AS number, mixed.kind IS NOT NULL AS is_mixed,
+        row_number() OVER (PARTITION BY {_GIVEN}, turn ORDER BY question_id) AS occurrence
+    FROM question LEFT JOIN mixed USING ({_GIVEN})
+    WHERE record IS NOT NULL
 )
 ORDER BY {_GIVEN}, occurrence, turn;
 CREATE INDEX turn_start ON turn (conversation_start);
 """
 _SHARE = """
-SELECT conversation_start, record FROM turn JOIN question ON question.rowid = turn.question
+SELECT conversation_start, CASE WHEN is_mixed THEN turn.rowid ELSE 0 END, record
+FROM turn JOIN question ON question.rowid = turn.question
 WHERE conversation_start >= ? AND conversation_start < ?
 ORDER BY conversation_start, turn.rowid
 """
@@ -66,18 +94,23 @@ def conversations(
 ) -> list[list[Row]]:
     """Whole conversations of one of ``num_shards`` shares, turns in order.
 
+    Turns whose record cannot be told are conversations of their own.
+
     Shares are even in questions, but for conversations never being cut: each belongs where its
     first turn lies.
     """
     num_questions, turns = _by_conversation(_Records(store.root, records, store))
     share = shard_range(num_questions, num_shards, index)
     found = turns.execute(_SHARE, (share.start, share.stop)).fetchall()
-    lines = "\n".join(record for _, record in found)
+    lines = "\n".join(record for *_, record in found)
     rows = decode_frame(lines.encode(), SchemaId.QA_RECORD).iter_rows(named=True)
-    starts_and_rows = zip((start for start, _ in found), rows, strict=True)
-    return [
-        [row for _, row in pairs] for _, pairs in groupby(starts_and_rows, lambda pair: pair[0])
-    ]
+    named_rows = zip((name for *name, _ in found), rows, strict=True)
+    return [[row for _, row in pairs] for _, pairs in groupby(named_rows, lambda pair: pair[0])]
+
+
+def has_mixed_turns(store: ArtifactStore, records: ArtifactRef) -> bool:
+    """Whether some turns are asked on their own because their record cannot be told."""
+    return _has_mixed(_Records(store.root, records, store))
 
 
 def given_rows(
@@ -125,22 +158,32 @@ class _Records:
 
 
 @lru_cache(maxsize=2)
+def _has_mixed(records: _Records) -> bool:
+    database = TemporaryDatabase(_TABLES)
+    for questions in records.store.frames(records.ref, [*_NAMES, "question", "status"]):
+        database.executemany(_ADD, _stored(questions, repeat("", questions.height)))
+    database.executescript(_FIND_MIXED)
+    return database.execute("SELECT 1 FROM mixed").fetchone() is not None
+
+
+@lru_cache(maxsize=2)
 def _by_conversation(records: _Records) -> tuple[int, TemporaryDatabase]:
     """Number of usable questions; turns in the order of conversations, with where each starts."""
     database = TemporaryDatabase(_TABLES)
-    num_questions = 0
     for questions in records.store.frames(records.ref):
-        usable = questions.filter(pl.col("status") == RecordStatus.OK.value)
-        num_questions += usable.height
-        database.executemany("INSERT INTO question VALUES (?, ?, ?, ?, ?, ?, ?)", _stored(usable))
+        lines = questions.write_ndjson().split("\n")[:-1]
+        database.executemany(_ADD, _stored(questions, lines))
     database.executescript(_SORT)
+    (num_questions,) = database.execute("SELECT count(*) FROM turn").fetchone()
     return num_questions, database
 
 
-def _stored(questions: pl.DataFrame) -> Iterator[tuple[object, ...]]:
+def _stored(questions: pl.DataFrame, lines: Iterable[str]) -> Iterator[tuple[object, ...]]:
     """Rows of the database: what conversations are found by, and the question as it is written."""
-    names = ("dataset", "source_id", "image_uri", "kind", "turn", "question_id")
-    columns = questions.select(names).with_columns(pl.col("kind").to_physical())
-    lines = questions.write_ndjson().split("\n")[:-1]
-    for values, line in zip(columns.iter_rows(), lines, strict=True):
-        yield *values, line
+    columns = questions.select(
+        *_NAMES,
+        pl.col("question").hash().reinterpret(signed=True),
+        pl.col("status") == RecordStatus.OK.value,
+    ).with_columns(pl.col("kind").to_physical())
+    for (*values, is_usable), line in zip(columns.iter_rows(), lines, strict=True):
+        yield *values, line if is_usable else None

@@ -138,6 +138,8 @@ def attention_recipe(
     settings: ExtractionConfig,
     model: Mapping[str, Any],
     next_turn: str | None,
+    *,
+    has_mixed_turns: bool,
 ) -> Recipe:
     """Attention of the usable questions.
 
@@ -146,6 +148,8 @@ def attention_recipe(
         settings: whose answers, how long, shard size.
         model: identity of the frozen model.
         next_turn: the profile's text between turns; matters to the data set's answers only.
+        has_mixed_turns: some of them are asked on their own, as their record cannot be told;
+            matters where turns follow each other.
     """
     if settings.responses == "dataset":
         length: dict[str, Any] = {
@@ -155,6 +159,10 @@ def attention_recipe(
             # Once all conversations were in the first shard: those shards and these do not mix.
             "shares": "even",
         }
+        if has_mixed_turns and next_turn is not None:
+            # Once they were asked after turns of other records. Left out where there are none, so
+            # that it changes no other address.
+            length["mixed_turns"] = "apart"
     else:
         length = {"max_new_tokens": settings.max_new_tokens}
     return Recipe(

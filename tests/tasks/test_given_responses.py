@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -9,13 +10,17 @@ import yaml
 from typer.testing import CliRunner
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import PipelineConfig
+from data_contracts.configs import PipelineConfig, RecordsConfig
 from data_contracts.sources import LlavaMixSource
 from flows.cli import app
 from tasks import recipes
 from tasks.artifacts.store import ArtifactStore
+from tasks.build_jsonl import build_jsonl
+from tasks.download import download
+from tasks.extract_attention import attention_recipe
 from tasks.given_responses import conversations
-from tests.mixes import write_image
+from tests.artifacts import stage_run
+from tests.mixes import mix_record, write_image
 from tests.pipelines import write_tiny_pipeline
 from tests.tiny_models import tiny_llava
 
@@ -131,6 +136,75 @@ def test_shares_are_even_but_for_whole_conversations(made, num_shards: int):
     assert max(sizes) - min(sizes) <= longest
 
 
+def questions_of(
+    store: ArtifactStore, folder: Path, records: list[dict[str, Any]], **settings: Any
+) -> ArtifactRef:
+    """Questions of some records about two images."""
+    for number, name in enumerate(("a.png", "b.png")):
+        write_image(folder / name, number)
+    (folder / "mix.json").write_text(json.dumps(records))
+    source = LlavaMixSource(name="m", records=f"{folder}/mix.json", images=str(folder))
+    run = stage_run(store)
+    return build_jsonl(run, download(run, source), source, RecordsConfig(turns="all", **settings))
+
+
+def asked(store: ArtifactStore, questions: ArtifactRef) -> list[list[str]]:
+    """What each conversation asks."""
+    talks = conversations(store, questions, 1, 0)
+    return sorted([turn["question"] for turn in talk] for talk in talks)
+
+
+SHARED = [
+    mix_record("1", "a.png", "A0 ?", "A1 ?", "A2 ?"),
+    mix_record("1", "a.png", "B0 ?"),
+    mix_record("1", "a.png", "C0 ?"),
+]
+ALONE = [mix_record("1", "b.png", "D0 ?", "D1 ?"), mix_record("2", "a.png", "E0 ?", "E1 ?")]
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        (SHARED, [["A0 ?"], ["A1 ?"], ["A2 ?"], ["B0 ?"], ["C0 ?"]]),
+        # A's first turn says nothing and is not asked; still its second does not come after B's.
+        (
+            [mix_record("1", "a.png", "<image>", "A1 ?"), mix_record("1", "a.png", "B0 ?")],
+            [["A1 ?"], ["B0 ?"]],
+        ),
+        # A record that is there twice is one.
+        ([mix_record("1", "a.png", "A0 ?", "A1 ?")] * 2, [["A0 ?", "A1 ?"]]),
+    ],
+)
+def test_no_turn_is_asked_after_one_of_another_record(
+    memory_store: ArtifactStore, tmp_path: Path, records: list, expected: list
+):
+    """Records of one id and image had their turns mixed: A's were asked after C's first."""
+    questions = questions_of(memory_store, tmp_path, [*records, *ALONE], tolerated_failures=9)
+    whole = [["D0 ?", "D1 ?"], ["E0 ?", "E1 ?"]]
+    assert asked(memory_store, questions) == sorted([*expected, *whole])
+
+
+def test_only_attention_of_mixed_turns_is_made_again(
+    memory_store: ArtifactStore, tmp_path: Path, config: Path, made
+):
+    """What was made of records that share nothing, or of first turns, is right and stays."""
+    store, refs = made
+    given = PipelineConfig.load(config)
+
+    def marks(records: list[dict[str, Any]], **changes: Any) -> bool:
+        settings = given.extraction.model_copy(update=changes)
+        questions = questions_of(memory_store, tmp_path, records)
+        recipe = attention_recipe(stage_run(memory_store), questions, given.model, settings)
+        return "mixed_turns" in recipe.config
+
+    assert marks(SHARED)
+    assert not marks(SHARED, responses="generated")
+    assert not marks(ALONE)
+    assert not marks([mix_record("1", "a.png", "A0 ?"), mix_record("1", "a.png", "B0 ?")])
+    made_before = {"model", "responses", "max_conversation_tokens", "next_turn", "shares"}
+    assert set(store.manifest(refs["extract-attention"]).recipe.config) == made_before
+
+
 def test_the_length_of_generated_answers_is_no_part_of_its_identity(config: Path, made):
     store, refs = made
     given = PipelineConfig.load(config).extraction
@@ -138,7 +212,9 @@ def test_the_length_of_generated_answers_is_no_part_of_its_identity(config: Path
 
     def ref(**changes: object) -> ArtifactRef:
         settings = given.model_copy(update=changes)
-        return recipes.attention_recipe(manifest, settings, {}, "</s>{question}").ref
+        return recipes.attention_recipe(
+            manifest, settings, {}, "</s>{question}", has_mixed_turns=False
+        ).ref
 
     assert ref() == ref(max_new_tokens=9)
     others = [ref(), ref(max_conversation_tokens=9), ref(responses="generated")]
