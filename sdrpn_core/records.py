@@ -122,6 +122,16 @@ def skipped(record: object, selection: Selection, files: Mapping[str, SourceFile
     return None if is_held_out == (selection.part == "held_out") else "other_part"
 
 
+def question_id(path: str, row: Mapping[str, Any]) -> str:
+    """Id of a question about the image of this path.
+
+    Args:
+        path: as ``image_path`` gives it.
+        row: of ``qa_record.v1``; its own id is not read.
+    """
+    return _digest(canonical_json([path, *_IDENTITY(row)]))
+
+
 def repeated_id(first_id: str, occurrence: int) -> str:
     """Id of a row whose content occurs again; ``occurrence`` counts from 2."""
     return _digest(canonical_json([first_id, occurrence]))
@@ -177,7 +187,7 @@ def _problem(turn: _Turn, image: SourceFile | None, path: str) -> _Unusable | No
 
 def _finish(row: Row, content: str, problem: _Unusable | None) -> Row:
     """Add the id and, for a row that cannot be used, why."""
-    row["question_id"] = _digest(canonical_json([content, *_IDENTITY(row)]))
+    row["question_id"] = question_id(content, row)
     if problem is not None:
         row["status"], row["reason"] = problem.status.value, problem.reason
     return row

@@ -31,7 +31,12 @@ from tasks.document_table import document_table
 from tasks.extract_attention import usable_questions
 from tasks.models import adapter_for, model_identity, placement
 from tasks.rpn_files import stored_checkpoint
-from tasks.sources.evaluation_documents import SourceDocuments, benchmark_rows
+from tasks.sources.evaluation_documents import (
+    SourceDocuments,
+    benchmark_rows,
+    mix_boxes,
+    warn_of_unasked_boxes,
+)
 from tasks.sources.files import load_image
 from tasks.storage.waiting_threads import in_parallel
 
@@ -52,7 +57,14 @@ def predictions_recipe(
 ) -> Recipe:
     """What to make from a benchmark's questions and an RPN."""
     manifest = run.store.manifest(records)
-    return recipes.predictions_recipe(manifest, files, rpn, settings, model_identity(model))
+    return recipes.predictions_recipe(
+        manifest,
+        files,
+        rpn,
+        settings,
+        model_identity(model),
+        boxes_as_written=mix_boxes(run.store, files).are_as_written,
+    )
 
 
 def make_prediction_shard(
@@ -72,6 +84,8 @@ def make_prediction_shard(
     """
     questions = usable_questions(run.store, records, recipe.num_shards, index)
     source = SourceDocuments(run.store, files, settings.benchmark)
+    if index == 0:
+        warn_of_unasked_boxes(run.store, records, files)
     documents = [source.document(question) for question in questions]
     digests = {question["image_uri"]: question["image_sha256"] for question in questions}
     timings = Timings()

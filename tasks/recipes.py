@@ -278,8 +278,19 @@ def predictions_recipe(
     rpn: ArtifactRef,
     settings: EvaluationConfig,
     model: Mapping[str, Any],
+    *,
+    boxes_as_written: bool,
 ) -> Recipe:
-    """Every method's answers to a benchmark's usable questions."""
+    """Every method's answers to a benchmark's usable questions.
+
+    Args:
+        records_manifest: of the questions.
+        files: the downloaded source.
+        rpn: whose regions are tried.
+        settings: what is compared.
+        model: identity of the frozen model.
+        boxes_as_written: each true box is the only one of its question and of its image.
+    """
     identity = settings.model_dump(
         mode="json",
         exclude={"source", "benchmarks", "num_bootstrap", "rows_per_shard"}
@@ -287,13 +298,17 @@ def predictions_recipe(
         # Left out where they say nothing, so that they change no address of before they existed.
         | {name for name in ("region_threshold", "crop_tokens") if getattr(settings, name) is None},
     )
-    # Their canvases are stretched, and squeezed images were once taken for seen whole.
-    gate = {"gate": "by side"} if model.get("family") in {"internvl", "gemma3"} else {}
+    # What changed since; left out where it made no difference, so that addresses stay as they were.
+    changes = {}
+    if model.get("family") in {"internvl", "gemma3"}:
+        changes["gate"] = "by side"  # once, squeezed canvases were taken for seen whole
+    if not boxes_as_written:
+        changes["true_boxes"] = "united by path"  # once, the last of several stood for all
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=harness.STAGE_VERSION,
         schema_id=SchemaId.PREDICTION,
-        config={"model": dict(model), **identity, **gate},
+        config={"model": dict(model), **identity, **changes},
         inputs=(str(records_manifest.recipe.ref), str(files), str(rpn)),
         num_shards=_num_shards(num_usable(records_manifest), settings.rows_per_shard),
     )

@@ -12,11 +12,11 @@ Visual-CoT     ``deepcs233/Visual-CoT`` metadata:              several, x0, y0, 
                ``{"image", "question", "bboxs"}``
 =============  ==============================================  ======================
 
-Several boxes become the smallest one that holds them all, which is what has to be seen to answer
-(Visual-CoT's authors do the same).
+Several boxes, of one row or of rows with one id, become the smallest one that holds them all, which
+is what has to be seen to answer (Visual-CoT's authors do the same).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,6 +24,8 @@ from typing import Any
 from sdrpn_core.geometry import BoxXYXY
 
 Box = tuple[float, float, float, float]
+Key = str | tuple[str, str]
+"""A question's own id, or (image name, question)."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,33 @@ class TrueBoxes:
     """(image name, question); the image is empty where rows name none."""
 
     def find(self, question_id: str, question: str, image: str) -> Box | None:
-        """The box of a question; None if it has none.
+        """The box of a question; None if it has none. Arguments are those of ``key``."""
+        match self.key(question_id, question, image):
+            case None:
+                return None
+            case str(own_id):
+                return self.by_id[own_id]
+            case named:
+                return self.by_question[named]
+
+    def key(self, question_id: str, question: str, image: str) -> Key | None:
+        """What the box of a question goes by; None if it has none.
 
         Args:
             question_id: the benchmark's own.
             question: without options and answer-style suffix.
             image: name or path of its image; empty if the benchmark gives none.
         """
-        key = _plain(question)
-        return (
-            self.by_id.get(question_id)
-            or self.by_question.get((_stem(image), key))
-            or self.by_question.get(("", key))
-        )
+        if question_id in self.by_id:
+            return question_id
+        asked = _plain(question)
+        named = ((_stem(image), asked), ("", asked))
+        return next((key for key in named if key in self.by_question), None)
+
+    def without(self, keys: Set[Key]) -> list[Key]:
+        """What the boxes go by that go by none of these."""
+        known: list[Key] = [*self.by_id, *self.by_question]
+        return [key for key in known if key not in keys]
 
     def to_json(self) -> list[Any]:
         """Plain data that tells equal boxes from others."""
@@ -74,7 +90,7 @@ def parse_true_boxes(rows: Iterable[Mapping[str, Any]]) -> TrueBoxes:
             box = _box(row)
             own_id = row.get("question_id", row.get("dataset_id"))
             if own_id is not None:
-                by_id[str(own_id)] = box
+                by_id[str(own_id)] = _around([box, by_id.get(str(own_id), box)])
                 continue
             key = (_stem(str(row.get("image", ""))), _plain(str(row["question"])))
         except (IndexError, KeyError, TypeError, ValueError) as error:
@@ -98,11 +114,15 @@ def _box(row: Mapping[str, Any]) -> Box:
         listed = row["bbox"] if isinstance(row["bbox"][0], Sequence) else [row["bbox"]]
         corners = (_numbers(box) for box in listed)
         boxes = [(x, y, x + width, y + height) for x, y, width, height in corners]
-    x0s, y0s, x1s, y1s = zip(*boxes, strict=True)
-    found = BoxXYXY(min(x0s), min(y0s), max(x1s), max(y1s))
+    found = BoxXYXY(*_around(boxes))
     if found.area <= 0:
         raise ValueError(f"box {list(found)} has no area")
     return found.x0, found.y0, found.x1, found.y1
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    x0s, y0s, x1s, y1s = zip(*boxes, strict=True)
+    return min(x0s), min(y0s), max(x1s), max(y1s)
 
 
 def _numbers(box: Sequence[Any]) -> Box:

@@ -8,7 +8,8 @@ Layout of the folder::
 """
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +24,7 @@ from data_contracts.errors import SdrpnError, one_line
 from data_contracts.sources import BenchmarkSource, EvaluationSource, LlavaMixSource
 from sdrpn_core.benchmarks.hub_rows import HubDocument, hub_documents, split_files
 from sdrpn_core.benchmarks.tasks import TASKS, TaskSpec
-from sdrpn_core.benchmarks.true_boxes import TrueBoxes
+from sdrpn_core.benchmarks.true_boxes import Key, TrueBoxes
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import must_be_fetched
 from tasks.sources.source_fetcher import Fetcher
@@ -32,6 +33,8 @@ from tasks.storage.addresses import absolute_uri, folder_and_name
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 from tasks.storage.stored_objects import StoredObject
+
+logger = logging.getLogger(__name__)
 
 DOCUMENTS_NAME = "documents.jsonl"
 ROWS_PER_READ = 16
@@ -138,13 +141,16 @@ def write_benchmark(
     spec = TASKS[source.task]
     written = Storage(str(folder))
     rows = islice(hub_documents(spec, _rows(spec, found, fetcher)), source.max_documents)
-    records, documents = [], []
+    records, documents, matched = [], [], set[Key]()
     for number, document in enumerate(rows):
         name = f"{source.task.value}/{number:06d}{_suffix(document.image)}"
         written.put(f"images/{name}", document.image)
         source_id = f"{number:06d}-{document.question_id}"
         records.append(_record(source_id, name, document))
         documents.append(_document_row(source_id, document, found.boxes))
+        if (key := _box_key(document, found.boxes)) is not None:
+            matched.add(key)
+    _warn_of_unmatched(source, found.boxes, matched)
     written.put("mix.json", json.dumps(records).encode())
     lines = "".join(f"{json.dumps(row)}\n" for row in documents)
     written.put(DOCUMENTS_NAME, lines.encode())
@@ -206,3 +212,17 @@ def _document_row(source_id: str, document: HubDocument, boxes: TrueBoxes) -> di
         "fields": dict(document.fields),
         "box": boxes.find(document.question_id, document.asked, document.image_name),
     }
+
+
+def _box_key(document: HubDocument, boxes: TrueBoxes) -> Key | None:
+    return boxes.key(document.question_id, document.asked, document.image_name)
+
+
+def _warn_of_unmatched(source: BenchmarkSource, boxes: TrueBoxes, matched: Set[Key]) -> None:
+    """Say which boxes nobody asks about; of the first documents alone, only if that is all."""
+    unmatched = boxes.without(matched)
+    if unmatched and (source.max_documents is None or not matched):
+        logger.warning(
+            f"benchmark {source.task.value}: {len(unmatched)} of {len(unmatched) + len(matched)} "
+            f"true boxes belong to no question; the first: {unmatched[0]!r}"
+        )

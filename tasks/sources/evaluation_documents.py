@@ -1,5 +1,6 @@
 """From questions to documents: what a source says beside them (true boxes, a benchmark's rows)."""
 
+import logging
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
@@ -15,9 +16,13 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.sources.benchmark_files import DOCUMENTS_NAME
 from tasks.sources.downloaded_files import BOXES_NAME, IMAGES_FOLDER
 from tasks.sources.files import read_source_file
-from tasks.sources.mix_boxes import MixBox
+from tasks.sources.mix_boxes import MixBox, MixBoxes
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+
+_ASKED = ("question_id", "dataset", "source_id", "turn", "image_sha256", "question")
 
 
 class SourceDocuments:
@@ -34,18 +39,7 @@ class SourceDocuments:
         self._benchmark = benchmark
         lines = _lines(store, files, DOCUMENTS_NAME)
         self._rows: Mapping[str, Row] = {row["source_id"]: row for row in lines}
-        boxes = [
-            box
-            for uri, data in _contents(store, files, BOXES_NAME)
-            for box in parse_lines(MixBox, data, uri)
-        ]
-        digests = _image_digests(store, files, {box.image for box in boxes})
-        # Boxes that name no source id are meant for every question of their image and turn.
-        self._boxes: Mapping[tuple[str, int, str | None], MixBox] = {
-            (digests[box.image], box.turn, box.source_id): box
-            for box in boxes
-            if box.image in digests
-        }
+        self._boxes = mix_boxes(store, files)
 
     def document(self, question: Mapping[str, Any]) -> Document:
         """The document of one question (a row of ``qa_record.v1``)."""
@@ -53,8 +47,7 @@ class SourceDocuments:
         return self._of_mix(question) if row is None else self._of_benchmark(question, row)
 
     def _of_mix(self, question: Mapping[str, Any]) -> Document:
-        place = (question["image_sha256"], question["turn"])
-        known = self._boxes.get((*place, question["source_id"])) or self._boxes.get((*place, None))
+        known = self._boxes.find(question)
         return Document(
             benchmark=self._benchmark,
             question_id=question["question_id"],
@@ -77,6 +70,32 @@ class SourceDocuments:
             category=row["category"],
             true_box=BoxXYXY(*row["box"]) if row["box"] else None,
             fields=row["fields"],
+        )
+
+
+def mix_boxes(store: ArtifactStore, files: ArtifactRef) -> MixBoxes:
+    """The true boxes beside a downloaded source's records; none of a public benchmark."""
+    lines = [
+        box
+        for uri, data in _contents(store, files, BOXES_NAME)
+        for box in parse_lines(MixBox, data, uri)
+    ]
+    paths = {box.path for box in lines if box.path is not None}
+    return MixBoxes(lines, _image_digests(store, files, paths))
+
+
+def warn_of_unasked_boxes(store: ArtifactStore, questions: ArtifactRef, files: ArtifactRef) -> None:
+    """Say how many true boxes nobody is asked about: a slip in their paths or ids costs figures."""
+    boxes = mix_boxes(store, files)
+    if not boxes.lines:
+        return
+    folders = store.manifest(questions).recipe.config["selection"]["folders"]
+    rows = (row for one in store.frames(questions, _ASKED) for row in one.iter_rows(named=True))
+    if unasked := [box for box in boxes.unasked(rows) if box.is_in(folders)]:
+        said = unasked[0].model_dump(include={"source_id", "image", "turn"}, exclude_none=True)
+        logger.warning(
+            f"{len(unasked)} of {len(boxes.lines)} true boxes belong to no question that is "
+            f"asked; the first: {said}"
         )
 
 

@@ -91,6 +91,29 @@ def test_true_boxes_are_joined_by_question(file_store: ArtifactStore, tmp_path: 
     assert set(found.values()) == {None}
 
 
+@pytest.mark.parametrize(
+    ("ids", "max_documents", "warning"),
+    [
+        ((34603, 9, 8), None, "2 of 3 true boxes belong to no question; the first: '9'"),
+        ((34603, 9), 2, None),
+        ((9, 8), 2, "2 of 2 true boxes belong to no question; the first: '9'"),
+    ],
+)
+def test_boxes_of_no_question_are_told(
+    memory_store: ArtifactStore, tmp_path: Path, caplog, ids, max_documents, warning
+):
+    """They vanished silently. Of a part of the documents, that others have boxes is no news."""
+    boxes = tmp_path / "boxes.jsonl"
+    lines = [json.dumps({"question_id": own_id, "box": [1, 2, 30, 20]}) for own_id in ids]
+    boxes.write_text("\n".join(lines))
+    task = BenchmarkTask.TEXTVQA
+    files = str(write_table(tmp_path / "hub", task, 4))
+    source = BenchmarkSource(task=task, files=files, boxes=str(boxes), max_documents=max_documents)
+    download(stage_run(memory_store), source)
+    told = [record.getMessage() for record in caplog.records if "true boxes" in record.getMessage()]
+    assert told == ([] if warning is None else [f"benchmark textvqa_val: {warning}"])
+
+
 def test_missing_files_are_answered_with_what_to_download(
     file_store: ArtifactStore, tmp_path: Path
 ):

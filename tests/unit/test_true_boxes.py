@@ -27,6 +27,15 @@ def test_several_targets_become_the_box_that_holds_them_all():
     assert boxes.find("7", "is the dog left  of the cat? ", "any.jpg") == (10, 10, 50, 30)
 
 
+def test_lines_of_one_question_become_the_box_that_holds_them_all():
+    """The last line stood for all, silently."""
+    targets = [[1, 2, 9, 8], [40, 20, 50, 30]]
+    boxes = parse_true_boxes([{"question_id": 7, "box": box} for box in targets])
+    assert boxes.find("7", "", "") == (1, 2, 50, 30)
+    alone = parse_true_boxes([{"question_id": 7, "box": [1, 2, 50, 30]}])
+    assert boxes.to_json() == alone.to_json(), "identity is that of the box"
+
+
 def test_visual_cot_is_matched_by_image_and_question():
     rows = [
         {"image": f"{name}.jpg", "question": "What does it say?", "bboxs": [[x, 0, x + 9, 9]]}
