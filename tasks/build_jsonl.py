@@ -23,7 +23,7 @@ from tasks import recipes
 from tasks.artifacts.row_ranges import shard_range
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
-from tasks.shard_statistics import status_statistic
+from tasks.shard_statistics import NUM_OVER_SUBSET, status_statistic
 from tasks.sources.downloaded_files import RECORDS_NAME
 from tasks.sources.files import open_source_file
 from tasks.sources.images import SourceImages, source_images
@@ -34,8 +34,6 @@ from tasks.storage.scratch_folders import scratch_folder
 logger = logging.getLogger(__name__)
 
 _RECORDS_AT_ONCE = 1024
-_OVER_SUBSET = "skipped.over_max_records"
-"""Statistic of usable rows that a subset leaves out; limits are about all rows."""
 _FAILURES = (
     RecordStatus.MALFORMED,
     RecordStatus.NO_QUESTION,
@@ -79,7 +77,7 @@ def build_jsonl(
                 counts.update({f"skipped.{why}": count for why, count in skips.items()})
                 if settings.max_records is not None:
                     num_usable = rows.counts[RecordStatus.OK.value]
-                    counts[_OVER_SUBSET] = max(0, num_usable - settings.max_records)
+                    counts[NUM_OVER_SUBSET] = max(0, num_usable - settings.max_records)
             return FrameShard(frame, counts)
 
         ref = run_stage(run, recipe, make_shard)
@@ -140,10 +138,10 @@ def _recheck(
 ) -> None:
     """Apply the limits to questions that are committed: limits are not part of their identity."""
     statistics = store.manifest(ref).statistics
-    if settings.max_records is not None and _OVER_SUBSET not in statistics:
+    if settings.max_records is not None and NUM_OVER_SUBSET not in statistics:
         return  # made by a release that did not count them
     counts = {one.value: int(statistics.get(status_statistic(one), 0)) for one in RecordStatus}
-    counts[RecordStatus.OK.value] += int(statistics.get(_OVER_SUBSET, 0))
+    counts[RecordStatus.OK.value] += int(statistics.get(NUM_OVER_SUBSET, 0))
     _require_usable(counts, lambda: _committed_examples(store, ref), source_name, settings)
 
 

@@ -4,8 +4,9 @@ The turns of a conversation are those of the questions artifact: all of them wit
 ``records.turns: all``, and fewer where ``records.max_records`` draws questions by chance. Which
 record a turn is of is not in the artifact: a column for it would make all questions anew, and all
 that was made of them. Turns of one id, image and kind are taken for one record's, unless a turn
-number among them has two questions. Then several records share all that, as COCO's do in LLaVA's
-mix, and each turn is asked on its own: without those before it, but never after another record's.
+number among them has two questions, or a draw has left questions out. Then several records may
+share all that, as COCO's do in LLaVA's mix, and each turn is asked on its own: without those before
+it, but never after another record's.
 
 Questions are in the order of their ids, a conversation's turns anywhere among them. Each process
 sorts them once, on disk; then a share is read without the others, and memory holds one share.
@@ -35,6 +36,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.attention_rows import attention_rows
 from tasks.models import adapter_for
 from tasks.opened_images import Row, Turns
+from tasks.shard_statistics import is_drawn
 
 _NAMES = ("dataset", "source_id", "image_uri", "kind", "turn", "question_id")
 _GIVEN = "dataset, source_id, image_uri, kind"
@@ -48,10 +50,12 @@ CREATE TABLE turn (conversation_start INTEGER, is_mixed INTEGER, question INTEGE
 _ADD = "INSERT INTO question VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 # Questions that cannot be asked have no record here, but tell that a turn number is another's too.
 # Where all usable turns have one number, each is a conversation anyway.
-_FIND_MIXED = f"""
+_MIXED = f"""
 CREATE TABLE mixed (
     dataset TEXT, source_id TEXT, image_uri TEXT, kind INTEGER, PRIMARY KEY ({_GIVEN})
 ) WITHOUT ROWID;
+"""
+_FIND_MIXED = f"""
 INSERT INTO mixed
 SELECT {_GIVEN}
 FROM (
@@ -63,12 +67,11 @@ FROM (
     GROUP BY {_GIVEN}, turn
 )
 GROUP BY {_GIVEN}
-HAVING max(is_repeated) AND sum(num_usable > 0) > 1;
+HAVING (max(is_repeated) OR ?) AND sum(num_usable > 0) > 1
 """
 # Numbers are sorted, records stay where they are. Where records share an id and an image, which
 # share a turn lies in is still what it was before such turns were asked on their own.
 _SORT = f"""
-{_FIND_MIXED}
 INSERT INTO turn
 SELECT rank() OVER (ORDER BY {_GIVEN}, occurrence) - 1, is_mixed, number
 FROM (
@@ -162,7 +165,7 @@ def _has_mixed(records: _Records) -> bool:
     database = TemporaryDatabase(_TABLES)
     for questions in records.store.frames(records.ref, [*_NAMES, "question", "status"]):
         database.executemany(_ADD, _stored(questions, repeat("", questions.height)))
-    database.executescript(_FIND_MIXED)
+    _find_mixed(records, database)
     return database.execute("SELECT 1 FROM mixed").fetchone() is not None
 
 
@@ -173,9 +176,17 @@ def _by_conversation(records: _Records) -> tuple[int, TemporaryDatabase]:
     for questions in records.store.frames(records.ref):
         lines = questions.write_ndjson().split("\n")[:-1]
         database.executemany(_ADD, _stored(questions, lines))
+    _find_mixed(records, database)
     database.executescript(_SORT)
     (num_questions,) = database.execute("SELECT count(*) FROM turn").fetchone()
     return num_questions, database
+
+
+def _find_mixed(records: _Records, database: TemporaryDatabase) -> None:
+    """Fill the table of conversations that may be several records'."""
+    are_drawn = is_drawn(records.store.manifest(records.ref))
+    database.executescript(_MIXED)
+    database.execute(_FIND_MIXED, (are_drawn,))
 
 
 def _stored(questions: pl.DataFrame, lines: Iterable[str]) -> Iterator[tuple[object, ...]]:

@@ -8,6 +8,9 @@ from data_contracts.enums import RecordStatus
 NUM_RECORDS = "num_records"
 """Statistic of a download: records in its mix file."""
 
+NUM_OVER_SUBSET = "skipped.over_max_records"
+"""Statistic of usable rows that a subset leaves out; limits are about all rows."""
+
 _DATASET = "dataset."
 
 
@@ -19,6 +22,12 @@ def status_statistic(status: str) -> str:
 def num_usable(records_manifest: Manifest) -> int:
     """Questions that can be asked."""
     return int(records_manifest.statistics.get(status_statistic(RecordStatus.OK), 0))
+
+
+def is_drawn(records_manifest: Manifest) -> bool:
+    """Whether questions were left out by chance; of releases that did not count them, perhaps."""
+    limit = records_manifest.recipe.config["max_records"]
+    return limit is not None and int(records_manifest.statistics.get(NUM_OVER_SUBSET, 1)) > 0
 
 
 def dataset_statistic(dataset: str) -> str:

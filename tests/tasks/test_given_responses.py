@@ -184,6 +184,19 @@ def test_no_turn_is_asked_after_one_of_another_record(
     assert asked(memory_store, questions) == sorted([*expected, *whole])
 
 
+def test_turns_of_a_draw_are_asked_on_their_own(memory_store: ArtifactStore, tmp_path: Path):
+    """What a draw left of two records looked like one: A's second turn came after B's first."""
+    records = [*SHARED, *ALONE]
+    everything = questions_of(memory_store, tmp_path, records, max_records=9)
+    assert ["E0 ?", "E1 ?"] in asked(memory_store, everything), "nothing is left out"
+    assert ["A1 ?"] in asked(memory_store, everything)
+    for max_records in range(2, 9):
+        drawn = questions_of(memory_store, tmp_path, records, max_records=max_records)
+        found = asked(memory_store, drawn)
+        assert len(found) == max_records
+        assert all(len(talk) == 1 for talk in found)
+
+
 def test_only_attention_of_mixed_turns_is_made_again(
     memory_store: ArtifactStore, tmp_path: Path, config: Path, made
 ):
