@@ -18,7 +18,7 @@ T = TypeVar("T")
 def in_threads(function: Callable[[A], T], items: Iterable[A]) -> list[T]:
     """Results in the items' order; the first error, in that order, is raised."""
     todo = list(items)
-    num_threads = min(len(todo), _num_cores(), _MAX_THREADS)
+    num_threads = min(len(todo), num_cores(), _MAX_THREADS)
     if num_threads < 2:
         return [function(item) for item in todo]
     with ThreadPoolExecutor(num_threads) as pool:
@@ -54,7 +54,7 @@ def _begun(make: Callable[[A], T], item: A) -> Future[T]:
     return future
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Those that this process is bound to; a container's quota of CPU time is not looked up."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

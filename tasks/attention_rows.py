@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 
-from PIL import Image
 from torch import Tensor
 
 from data_contracts.enums import ExtractionStatus
@@ -16,10 +15,9 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.opened_images import OpenedBatch, Row, Turns, opened_batches
 
 Extract = Callable[
-    [Sequence[tuple[Turns, Image.Image]], Sequence[ImageFeatures]],
-    Sequence[Sequence[ExtractedAttention]],
+    [Sequence[Turns], Sequence[ImageFeatures]], Sequence[Sequence[ExtractedAttention]]
 ]
-"""(questions with their images, features of the images) -> what was found, by turn."""
+"""(questions, features of their images) -> what was found, by turn."""
 
 _CARRIED = ("question_id", "dataset", "kind", "image_uri", "image_sha256", "question", "answers")
 
@@ -66,14 +64,14 @@ class _Extractor:
 
         def in_parts(size: int) -> list[Sequence[ExtractedAttention]]:
             self._batch_size = size
-            return [maps for part in batch.parts(adapter, size) for maps in self.found(part)]
+            return [maps for part in batch.parts(size) for maps in self.found(part)]
 
         if count > self._batch_size:
             return in_parts(self._batch_size)
         return smaller_if_full(
             adapter.device,
             count,
-            lambda: self._extract(batch.readable, batch.encode(adapter)),
+            lambda: self._extract([turns for turns, _ in batch.readable], batch.encode(adapter)),
             in_parts,
         )
 

@@ -11,11 +11,13 @@ outside the store.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from threading import Semaphore
 from typing import Any
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.sources import BenchmarkSource, EvaluationSource, SceneSource
 from sdrpn_core.images import UnreadableImage, decode_image
+from sdrpn_core.threads import num_cores
 from tasks import recipes
 from tasks.artifacts.row_ranges import image_range
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
@@ -107,7 +109,8 @@ def _fetch(run: StageRun, recipe: Recipe, get_mix: Callable[[], SurveyedSource])
         names = [mix.names[i] for i in image_range(len(mix.names), recipe, index)]
         images = located()
         there = [(name, images[name]) for name in names if name in images]
-        found = in_parallel(lambda item: _image_row(run, writer, *item), there)
+        cores = Semaphore(num_cores())  # more threads than these wait for disks and servers
+        found = in_parallel(lambda item: _image_row(run, writer, cores, *item), there)
         return FrameShard(file_table([row for row in found if row is not None]))
 
     return run_stage(run, recipe, make_shard)
@@ -127,7 +130,7 @@ def _locate(writer: ArtifactWriter, mix: SurveyedSource) -> dict[str, _Image]:
 
 
 def _image_row(
-    run: StageRun, writer: ArtifactWriter, name: str, image: _Image
+    run: StageRun, writer: ArtifactWriter, cores: Semaphore, name: str, image: _Image
 ) -> dict[str, Any] | None:
     path = f"{IMAGES_FOLDER}{name}"
     try:
@@ -139,7 +142,8 @@ def _image_row(
     except Forbidden as error:
         return {**row_in_place(path, image.uri, b""), "problem": str(error)}
     row = row_in_place(path, image.uri, data) if image.stays else kept_row(writer, path, data)
-    return {**row, "problem": _problem(data)}
+    with cores:  # a photograph of 8K takes 200 MB as it is decoded
+        return {**row, "problem": _problem(data)}
 
 
 def _problem(data: bytes) -> str | None:

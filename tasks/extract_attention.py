@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import polars as pl
-from PIL import Image
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import ExtractionConfig, ModelConfig
@@ -121,11 +120,11 @@ def _extract(
     adapter = adapter_for(model, runtime)
 
     def extract(
-        batch: Sequence[tuple[Turns, Image.Image]], features: Sequence[ImageFeatures]
+        batch: Sequence[Turns], features: Sequence[ImageFeatures]
     ) -> list[list[ExtractedAttention]]:
         requests = [
-            Request(image, question["question"], QuestionKind(question["kind"]))
-            for (question,), image in batch
+            Request(None, question["question"], QuestionKind(question["kind"]))
+            for (question,) in batch
         ]
         found = extract_attention(
             adapter, requests, max_new_tokens=settings.max_new_tokens, features=features

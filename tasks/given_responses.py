@@ -18,7 +18,6 @@ from functools import lru_cache
 from itertools import groupby, repeat
 
 import polars as pl
-from PIL import Image
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ExtractionConfig, ModelConfig
@@ -131,11 +130,11 @@ def given_rows(
     adapter = adapter_for(model, run.runtime)
 
     def extract(
-        batch: Sequence[tuple[Turns, Image.Image]], features: Sequence[ImageFeatures]
+        batch: Sequence[Turns], features: Sequence[ImageFeatures]
     ) -> list[list[ExtractedAttention]]:
         return extract_from_answers(
             adapter,
-            [_conversation(turns, image) for turns, image in batch],
+            [_conversation(turns) for turns in batch],
             max_tokens=settings.max_conversation_tokens,
             features=features,
         )
@@ -143,9 +142,9 @@ def given_rows(
     yield from attention_rows(run.store, adapter, found, run.runtime.batch_size, extract)
 
 
-def _conversation(turns: Turns, image: Image.Image) -> Conversation:
+def _conversation(turns: Turns) -> Conversation:
     return Conversation(
-        image=image,
+        image=None,
         turns=tuple(Turn(turn["question"], next(iter(turn["answers"]), "")) for turn in turns),
         kind=QuestionKind(turns[0]["kind"]),
     )

@@ -1,18 +1,19 @@
-"""Images of questions, read and prepared for the vision tower while the model is at work."""
+"""Images of questions, read and prepared for the vision tower while the model is at work.
+
+Only what the tower gets is kept: a photograph of 8K takes 100 MB, and twice that as it is decoded.
+"""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
-from sdrpn_core.images import UnreadableImage
+from sdrpn_core.images import UnreadableImage, decode_image
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import ImageFeatures
-from sdrpn_core.threads import made_ahead
+from sdrpn_core.threads import in_threads, made_ahead
 from tasks.artifacts.store import ArtifactStore
-from tasks.sources.files import load_image
+from tasks.sources.files import image_bytes
 from tasks.storage.waiting_threads import in_parallel
 
 Row = dict[str, Any]
@@ -24,19 +25,20 @@ Turns = Sequence[Row]
 class OpenedBatch:
     """Some of what was asked, in order: what has an image, and what has none and why."""
 
-    readable: list[tuple[Turns, Image.Image]]
+    readable: list[tuple[Turns, PreparedImages]]
+    """Each with its image, as for labels."""
     unreadable: list[tuple[Turns, str]]
-    prepared: PreparedImages | None
-    """Of the images, as for labels; None of no images."""
 
     def encode(self, adapter: ModelAdapter) -> list[ImageFeatures]:
         """Features of the images."""
-        return [] if self.prepared is None else adapter.encode_prepared(self.prepared)
+        if not self.readable:
+            return []
+        return adapter.encode_prepared(PreparedImages.joined([one for _, one in self.readable]))
 
-    def parts(self, adapter: ModelAdapter, size: int) -> list["OpenedBatch"]:
+    def parts(self, size: int) -> list["OpenedBatch"]:
         """The readable ones in batches of at most ``size``."""
         starts = range(0, len(self.readable), size)
-        return [_prepared(adapter, self.readable[start : start + size], []) for start in starts]
+        return [OpenedBatch(self.readable[start : start + size], []) for start in starts]
 
 
 def opened_batches(
@@ -52,30 +54,29 @@ def opened_batches(
         batch_size: images at a time.
     """
 
-    def opened(batch: Sequence[Turns]) -> OpenedBatch:
-        images = in_parallel(lambda turns: _open(store, turns[0]), batch)
-        found = list(zip(batch, images, strict=True))
-        readable = [(turns, image) for turns, image in found if isinstance(image, Image.Image)]
-        unreadable = [(turns, reason) for turns, reason in found if isinstance(reason, str)]
-        return _prepared(adapter, readable, unreadable)
+    def read(turns: Turns) -> bytes | str:
+        """The image's file, or why it cannot be had."""
+        try:
+            return image_bytes(store, turns[0]["image_uri"], turns[0]["image_sha256"])
+        except UnreadableImage as error:
+            return str(error)
+
+    def prepared(data: bytes | str) -> PreparedImages | str:
+        if isinstance(data, str):
+            return data
+        try:
+            return adapter.prepare_images([decode_image(data)], for_labels=True)
+        except UnreadableImage as error:
+            return str(error)
+
+    def batch_of(asked: Sequence[Turns]) -> OpenedBatch:
+        # In few threads: each keeps some of the memory that its pictures took.
+        pictures = in_threads(prepared, in_parallel(read, asked))
+        found = list(zip(asked, pictures, strict=True))
+        return OpenedBatch(
+            readable=[(turns, one) for turns, one in found if not isinstance(one, str)],
+            unreadable=[(turns, one) for turns, one in found if isinstance(one, str)],
+        )
 
     starts = range(0, len(asked), batch_size)
-    return made_ahead(opened, (asked[start : start + batch_size] for start in starts))
-
-
-def _prepared(
-    adapter: ModelAdapter,
-    readable: list[tuple[Turns, Image.Image]],
-    unreadable: list[tuple[Turns, str]],
-) -> OpenedBatch:
-    pictures = [image for _, image in readable]
-    prepared = adapter.prepare_images(pictures, for_labels=True) if pictures else None
-    return OpenedBatch(readable, unreadable, prepared)
-
-
-def _open(store: ArtifactStore, row: Row) -> Image.Image | str:
-    """The image, or why it cannot be read."""
-    try:
-        return load_image(store, row["image_uri"], row["image_sha256"])
-    except UnreadableImage as error:
-        return str(error)
+    return made_ahead(batch_of, (asked[start : start + batch_size] for start in starts))

@@ -113,7 +113,8 @@ def compare_branches(
             labels are not trained again.
         on_branch: told about all candidates so far after each one.
     """
-    images = {str(example.image_index): example.request.image for example in examples}
+    pictures = ((str(example.image_index), example.request.image) for example in examples)
+    images = {name: picture for name, picture in pictures if picture is not None}
     training = [
         TrainingExample(
             question_id=f"{index:06d}",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdrpn_core.attention.sinks import rms_normalised
-from sdrpn_core.extraction.generated_answers import Request
+from sdrpn_core.extraction.generated_answers import Request, encoded_for_labels
 from sdrpn_core.generation.greedy import prefill
 from sdrpn_core.generation.prompt_batch import image_columns, pad_left
 from sdrpn_core.models.base import ModelAdapter
@@ -29,7 +29,7 @@ def find_sink_dimensions(
     """
     if not count:
         return ()
-    images = adapter.encode_images([request.image for request in requests], for_labels=True)
+    images = encoded_for_labels(adapter, [request.image for request in requests])
     prompts = [
         adapter.embed_prompt(
             adapter.profile.extraction_question(request.question, request.kind), [image]

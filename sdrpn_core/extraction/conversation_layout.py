@@ -28,7 +28,8 @@ class Turn:
 class Conversation:
     """Turns about one upright RGB image, in order."""
 
-    image: Image.Image
+    image: Image.Image | None
+    """Not needed where its features are at hand."""
     turns: tuple[Turn, ...]
     kind: QuestionKind
 

@@ -38,7 +38,8 @@ CapturedHeads = Mapping[int, tuple[int, ...] | None]
 class Request:
     """One question about one upright RGB image."""
 
-    image: Image.Image
+    image: Image.Image | None
+    """Not needed where its features are at hand."""
     question: str
     kind: QuestionKind
 
@@ -104,9 +105,7 @@ def capture_attention(
         features: the requests' images if they are encoded already, else they are encoded as for
             labels.
     """
-    images = features or adapter.encode_images(
-        [request.image for request in requests], for_labels=True
-    )
+    images = features or encoded_for_labels(adapter, [request.image for request in requests])
     prompts = [
         adapter.embed_prompt(
             adapter.profile.extraction_question(request.question, request.kind), [image]
@@ -152,9 +151,7 @@ def extract_attention(
     Raises:
         UncalibratedProfile: if the profile has no heads for a question's kind.
     """
-    images = features or adapter.encode_images(
-        [request.image for request in requests], for_labels=True
-    )
+    images = features or encoded_for_labels(adapter, [request.image for request in requests])
     askable = [n for n, r in enumerate(requests) if not adapter.holds_placeholder(r.question)]
     kinds = {requests[n].kind for n in askable}
     heads = union_of_heads(adapter.profile, kinds)
@@ -177,6 +174,20 @@ def extract_attention(
         found[n] if n in found else without_maps(adapter, image, "", never_asked)
         for n, image in enumerate(images)
     ]
+
+
+def encoded_for_labels(
+    adapter: ModelAdapter, images: Sequence[Image.Image | None]
+) -> list[ImageFeatures]:
+    """Features of what is asked about.
+
+    Raises:
+        ValueError: if one has no image.
+    """
+    given = [image for image in images if image is not None]
+    if len(given) < len(images):
+        raise ValueError("an image is missing: give it, or the features of all")
+    return adapter.encode_images(given, for_labels=True)
 
 
 def union_of_heads(profile: ModelProfile, kinds: set[QuestionKind]) -> CapturedHeads:

@@ -25,6 +25,7 @@ from sdrpn_core.extraction.generated_answers import (
     CapturedBatch,
     CapturedHeads,
     ExtractedAttention,
+    encoded_for_labels,
     reduce_attention,
     union_of_heads,
     union_of_hidden_signals,
@@ -64,9 +65,7 @@ def extract_from_answers(
     Raises:
         UncalibratedProfile: if the profile has no heads for a kind.
     """
-    images = features or adapter.encode_images(
-        [talk.image for talk in conversations], for_labels=True
-    )
+    images = features or encoded_for_labels(adapter, [talk.image for talk in conversations])
     sequences: list[TurnSequence] = []
     rows: dict[tuple[int, int], ExtractedAttention] = {}
     for index, (talk, image) in enumerate(zip(conversations, images, strict=True)):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -21,6 +21,19 @@ class PreparedImages:
     grids: tuple[GridShape, ...]
     inputs: dict[str, Tensor]
     """What the stock image processor makes of the canvases, in the model's precision."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Images prepared one by one, at least one, as if they had been prepared together."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            letterboxes=tuple(box for part in parts for box in part.letterboxes),
+            grids=tuple(grid for part in parts for grid in part.grids),
+            inputs={
+                name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs
+            },
+        )
 
 
 def mean_colour(image_processor: BaseImageProcessor) -> tuple[int, int, int]:

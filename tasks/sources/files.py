@@ -80,7 +80,16 @@ def load_image(store: ArtifactStore, uri: str, sha256: str | None) -> Image.Imag
     Raises:
         UnreadableImage: if it is damaged, gone or no longer the same.
     """
+    return decode_image(image_bytes(store, uri, sha256))
+
+
+def image_bytes(store: ArtifactStore, uri: str, sha256: str | None) -> bytes:
+    """An image of a record as it is stored.
+
+    Raises:
+        UnreadableImage: if it is gone or no longer the same.
+    """
     try:
-        return decode_image(read_source_file(store, uri, sha256))
+        return read_source_file(store, uri, sha256)
     except (ChangedFile, DamagedArchive) as error:
         raise UnreadableImage(str(error)) from error

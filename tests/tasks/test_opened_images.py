@@ -1,5 +1,7 @@
 """Pictures of questions, read and prepared ahead of the model."""
 
+import gc
+import weakref
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,12 +17,14 @@ from sdrpn_core.extraction.generated_answers import (
     Request,
     extract_attention,
 )
+from sdrpn_core.images import decode_image
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import ImageFeatures
 from tasks.artifacts.store import ArtifactStore
 from tasks.attention_rows import attention_rows
 from tasks.opened_images import Row, Turns, opened_batches
+from tasks.sources.files import load_image
 from tests.mixes import write_image
 from tests.tiny_models import tiny_llava
 
@@ -55,7 +59,7 @@ def test_what_cannot_be_read_is_told_apart_and_the_others_are_as_encoded_now(
     told = [(turns, reason) for batch in batches for turns, reason in batch.unreadable]
     assert [turns for turns, _ in told] == [asked[1], asked[3], asked[4]]
     assert all(reason for _, reason in told)
-    pictures = [image for _, image in batches[0].readable]
+    pictures = [load_image(file_store, rows[n]["image_uri"], None) for n in (0, 2)]
     for found, expected in zip(
         batches[0].encode(adapter), adapter.encode_images(pictures, for_labels=True), strict=True
     ):
@@ -86,6 +90,37 @@ def test_the_next_batch_is_prepared_while_the_last_is_used(
                 assert is_prepared[number + 1].wait(60), "only prepared when asked for"
 
 
+def test_no_more_pictures_are_open_than_there_are_cores(
+    adapter: ModelAdapter,
+    file_store: ArtifactStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Two batches were: 96 photographs of 8K took 11 GB of memory, in batches of 32."""
+    alive: list[int] = []
+    opened: list[weakref.ref[Image.Image]] = []
+
+    def num_open() -> int:
+        return sum(picture() is not None for picture in opened)
+
+    def told(data: bytes) -> Image.Image:
+        picture = decode_image(data)
+        opened.append(weakref.ref(picture))
+        alive.append(num_open())
+        return picture
+
+    monkeypatch.setattr("tasks.opened_images.decode_image", told)
+    monkeypatch.setattr("sdrpn_core.threads.num_cores", lambda: 2)
+    asked = [[question] for question in questions(tmp_path, 24)]
+    features = []
+    for batch in opened_batches(file_store, adapter, asked, 8):
+        features += batch.encode(adapter)
+        gc.collect()
+    assert len(alive) == len(features) == 24
+    assert max(alive) <= 2
+    assert num_open() == 0
+
+
 def test_a_batch_that_is_too_large_for_the_device_is_read_in_parts(
     adapter: ModelAdapter, file_store: ArtifactStore, tmp_path: Path
 ):
@@ -99,13 +134,13 @@ def test_a_batch_that_is_too_large_for_the_device_is_read_in_parts(
     sizes = []
 
     def extract(
-        batch: Sequence[tuple[Turns, Image.Image]], features: Sequence[ImageFeatures]
+        batch: Sequence[Turns], features: Sequence[ImageFeatures]
     ) -> list[list[ExtractedAttention]]:
         sizes.append(len(batch))
         if len(batch) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
         requests = [
-            Request(image, turn["question"], QuestionKind(turn["kind"])) for (turn,), image in batch
+            Request(None, turn["question"], QuestionKind(turn["kind"])) for (turn,) in batch
         ]
         found = extract_attention(adapter, requests, max_new_tokens=3, features=features)
         return [[maps] for maps in found]

@@ -29,7 +29,7 @@ def test_pages_read_lazily_through_one_file_are_not_mixed_up(
     adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch
 ):
     """Threads moved the position in the file that others were reading at."""
-    monkeypatch.setattr("sdrpn_core.threads._num_cores", lambda: 8)
+    monkeypatch.setattr("sdrpn_core.threads.num_cores", lambda: 8)
     pages = random_images([(400, 300)] * NUM_PAGES)
     file = io.BytesIO()
     pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:], compression="raw")
@@ -107,7 +107,7 @@ def test_threads_are_no_more_than_the_cores_of_this_process(monkeypatch: pytest.
 
 def test_streams_left_in_cycles_do_not_hang(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch):
     """Garbage collection ended them in threads that it then waited for."""
-    monkeypatch.setattr("sdrpn_core.threads._num_cores", lambda: 8)
+    monkeypatch.setattr("sdrpn_core.threads.num_cores", lambda: 8)
     images = random_images([(200, 150)] * 24)
 
     def work() -> None:
