@@ -80,6 +80,8 @@ class Selection(Settings):
         Seed and content draw a number between 0 and 1 for an image, which is held out if the number
         is below the ratio: a smaller ratio holds out some of the same images.
         """
+        if self.folders and held_out.folders and not {*self.folders} & {*held_out.folders}:
+            return True
         return self.seed == held_out.seed and self.held_out_ratio >= held_out.held_out_ratio
 
 

@@ -51,7 +51,7 @@ def attention_recipe(
     profile = profile_of(model)
     profile.require_calibrated()
     manifest, identity = run.store.manifest(records), model_identity(model)
-    is_given = settings.responses == "dataset"
+    is_given = settings.responses == "dataset" and profile.next_turn is not None
     return recipes.attention_recipe(
         manifest,
         settings,

@@ -20,6 +20,7 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from sdrpn_core.threads import made_ahead
 from sdrpn_core.zoom.answers import ZoomAnswer
+from tasks import recipes
 from tasks.answer_files import AnswerFiles, is_refused, num_refused
 from tasks.artifacts.device_memory import DeviceMemoryFull, smaller_if_full
 from tasks.artifacts.store import ArtifactStore
@@ -132,8 +133,9 @@ def _request(pipeline: ZoomPipeline, asked: Sequence[Asked]) -> dict[str, str | 
         "dtype": dtype_name(pipeline.adapter.dtype),
         # "averaged": towers of fixed grids saw smaller crops before, and answered otherwise.
         "crop_tokens": regions.crop_tokens and f"{regions.crop_tokens}, averaged",
-        # Only where it is: files begun before there was a choice go on.
+        # Only where they are: files begun before there was a choice go on.
         **({"withdraw_image": True} if regions.withdraw_image else {}),
+        **({"gate": "by side"} if profile.family in recipes.ONCE_GATED_BY_AREA else {}),
     }
 
 
@@ -204,6 +206,7 @@ class _Asker:
 
     def lines(self, part: _Part) -> list[str]:
         """A part's lines: those kept, and answers to others."""
+        self._has_fit = self._has_fit or not all(map(is_refused, part.kept))
         answered = dict(zip(part.places, self._answer(part), strict=True))
         if self.pictures is not None:
             draw = partial(self._draw, self.pictures, part.start)

@@ -51,6 +51,9 @@ RESULTS_FILES = ("results.json", "speed.json", "documents.parquet")
 TABLE_FILES = ("table.json", "table.md", "table.html", "table.tex")
 CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD, METRICS)
 
+ONCE_GATED_BY_AREA = {"internvl", "gemma3"}
+"""Families whose canvases are stretched: squeezed ones were taken for seen whole."""
+
 _LIMITS = {"rows_per_shard", "max_failure_rate", "tolerated_failures"}
 """Of ``RecordsConfig``: what decides whether rows are made, not which."""
 
@@ -298,10 +301,10 @@ def predictions_recipe(
         # Left out where they say nothing, so that they change no address of before they existed.
         | {name for name in ("region_threshold", "crop_tokens") if getattr(settings, name) is None},
     )
-    # What changed since; left out where it made no difference, so that addresses stay as they were.
+    # What changed since; left out where it cannot have mattered, so that addresses stay.
     changes = {}
-    if model.get("family") in {"internvl", "gemma3"}:
-        changes["gate"] = "by side"  # once, squeezed canvases were taken for seen whole
+    if model.get("family") in ONCE_GATED_BY_AREA:
+        changes["gate"] = "by side"
     if not boxes_as_written:
         changes["true_boxes"] = "united by path"  # once, the last of several stood for all
     return Recipe(

@@ -244,7 +244,8 @@ def reduce_attention(
         at_prompt = _Sample(captured, captured.prompt_attention, heads, index)
         prompt_attention = at_prompt.mean_of_heads(selection.grounding)
         sink = None if selection.sink is None else sink_map(selection.sink, source)
-        if not grounding.isfinite().all():
+        maps = (grounding, sink, prompt_attention)
+        if not all(one.isfinite().all() for one in maps if one is not None):
             status, reason = ExtractionStatus.EMPTY_RESPONSE, NOT_FINITE
             grounding = sink = prompt_attention = None
     return ExtractedAttention(

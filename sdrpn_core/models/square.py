@@ -64,6 +64,11 @@ class SquareAdapter(ModelAdapter):
         """Centred on a square of the longer side."""
         return Letterbox.square(image_size)
 
+    def pixels_seen(self, image: ImageFeatures) -> tuple[int, int]:
+        """What images are drawn on."""
+        del image
+        return self.input_side - self.unseen_side, self.input_side - self.unseen_side
+
     def image_placeholder(self) -> str:
         """The token that the tokenizer keeps for one image."""
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))

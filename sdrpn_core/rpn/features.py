@@ -144,7 +144,8 @@ class FrozenPrefix:
         return self.adapter.decoder.run(inputs, range(self.branch_layer))[0]
 
     def _keep(self, key: FeatureKey, features: PrefixFeatures) -> None:
-        if self._num_cached_bytes + features.num_bytes <= self.cache_bytes:
+        is_new = key not in self._cache  # parts that follow each other may share an example
+        if is_new and self._num_cached_bytes + features.num_bytes <= self.cache_bytes:
             self._cache[key] = features.to(torch.device("cpu"))
             self._num_cached_bytes += features.num_bytes
 

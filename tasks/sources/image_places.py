@@ -1,5 +1,6 @@
 """Where each image that the records name lies: in a folder, or in an archive at some range."""
 
+import logging
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from tasks.sources.record_stream import SourceError
 from tasks.sources.source_fetcher import Fetcher, file_on_disk
 from tasks.storage.addresses import folder_and_name
 from tasks.storage.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,11 @@ def archive_addresses(
     """
     spellings = _spellings(place, names)
     found: dict[str, _Candidate] = {}
+    odd: list[str] = []
     with archive.storage.reader(archive.key) as file:
         for member in members(file, archive.shown):
+            if not is_unicode(member.name):
+                odd.append(member.name)
             for name, rank in _fits(member.name, spellings):
                 best = found.get(name)
                 if best is None or rank < best.rank:
@@ -128,6 +134,14 @@ def archive_addresses(
                     found[name] = best._replace(rival=member.name)
     for name, best in found.items():
         _check_choice(archive, name, best)
+    if odd and len(found) < len(spellings[0].wanted):
+        logger.warning(
+            "%s: the names of %d members are not UTF-8, so that no record can name them; if images "
+            "are missing, pack the archive again; the first: %r",
+            archive.shown,
+            len(odd),
+            odd[0],
+        )
     return {name: best.address for name, best in found.items()}
 
 
@@ -265,7 +279,7 @@ def _other_forms(names: Iterable[str]) -> dict[str, str]:
     """Composed and decomposed form of names, where they differ -> the names."""
     return {
         other: name
-        for name in names
+        for name in sorted(names)
         for other in (unicodedata.normalize("NFD", name), _composed(name))
         if other != name
     }

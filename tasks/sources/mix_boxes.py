@@ -57,9 +57,10 @@ class MixBox(Settings):
 class MixBoxes:
     """The boxes of a source by question.
 
-    A question belongs to the path that its record names. A path without any box takes those of an
-    identical image, unless several have different ones. Several boxes of one question become the
-    smallest that holds them all.
+    A question belongs to the path that its record names, which its id tells but where the same
+    question is asked again. A path without any box takes those of an identical image, unless
+    several have different ones. Several boxes of one question become the smallest that holds them
+    all.
     """
 
     def __init__(self, lines: Sequence[MixBox], digests: Mapping[str, str]) -> None:

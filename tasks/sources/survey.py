@@ -75,6 +75,8 @@ def survey(run: StageRun, source: FileSource) -> SurveyedSource:
             "folders": None if chosen is None else list(chosen),
             "images": [_digest(folder.identity) for folder in folders],
             "archives": [[place.folder, *archive.identity] for place, archive in archives],
+            # Members were once found only by the records' own spelling of accents.
+            **({"spelling": "any"} if archives and not all(map(str.isascii, names)) else {}),
             # Rows name images that stay in place, so where they are is part of the content.
             "in_place": None if source.copy_images else _addresses(folders, archives),
         },

@@ -196,6 +196,17 @@ def test_parts_that_share_no_image_are_accepted(trained: tuple, evaluated: tuple
     assert parts[0].isdisjoint(parts[1]) is ("all" not in (trained[0], evaluated[0]))
 
 
+def test_parts_of_other_folders_share_no_image():
+    """`part: all`, which the refusal names, would train on more than was asked for."""
+    train, held_out = parted("mix", "train", 0.05), parted("test", "held_out", 0.3)
+    train["selection"]["folders"], held_out["selection"]["folders"] = ["gqa"], ["textvqa"]
+    data = {"name": "x", "sources": [train], "evaluation": {"source": held_out}}
+    PipelineConfig.model_validate(data)
+    held_out["selection"]["folders"] = ["textvqa", "gqa"]
+    with pytest.raises(ValueError, match="could be in both parts"):
+        PipelineConfig.model_validate(data)
+
+
 def test_rules_that_a_config_may_name_are_those_that_score():
     assert get_args(RuleName) == known_benchmarks()
 

@@ -97,6 +97,19 @@ def test_a_member_whose_name_is_no_unicode_is_passed_over_unless_it_is_wanted(
         served(memory_store, tarred({f"{LATIN_1}/1.png": b"odd"}), "1.png")
 
 
+def test_odd_names_are_told_where_images_are_missing(
+    memory_store: ArtifactStore, caplog: pytest.LogCaptureFixture
+):
+    """No record can name them: images of such an archive would be missing without a word."""
+    data = tarred({f"{LATIN_1}.png": b"odd", "1.png": b"1"})
+    assert served(memory_store, data, "1.png") == {"1.png": "1"}
+    assert not caplog.messages
+    assert served(memory_store, data, "1.png", "caf\u00e9.png") == {"1.png": "1"}
+    (told,) = caplog.messages
+    assert r"the names of 1 members are not UTF-8" in told
+    assert r"the first: 'caf\udce9.png'" in told
+
+
 @both_kinds
 @pytest.mark.parametrize("names", [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
 @pytest.mark.parametrize("folder", [None, "gqa"])

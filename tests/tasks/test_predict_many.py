@@ -174,6 +174,7 @@ def test_a_question_that_does_not_fit_leaves_the_others_their_answers(
     (refused,) = [row for row in rows(output) if row["error"] is not None]
     assert refused["question"] == asked[3].question
     assert "does not hold even a batch of 1" in refused["error"]
+    assert answer(pipeline, asked, output, batch_size=4, rows_per_part=4).num_refused == 1
 
     monkeypatch.undo()
     again = answer(pipeline, asked, output, batch_size=4, rows_per_part=4)

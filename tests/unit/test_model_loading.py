@@ -311,6 +311,7 @@ def test_cells_show_what_geometry_says_where_patches_do_not_fill_the_input(
         changed = (patches[-1] != patches[0]).any(dim=0).flatten().nonzero().flatten()
         assert changed.tolist() == [cell]
     hook.remove()
+    assert adapter.pixels_seen(plain) == (40, 40)
 
 
 def test_a_token_of_no_cell_is_refused(profile: ModelProfile, tmp_path: Path) -> None:

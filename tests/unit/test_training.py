@@ -104,6 +104,12 @@ def test_cache_stays_within_its_budget(adapter: ModelAdapter, dataset: Any) -> N
         list(prefix.of_parts([same_length[:2], same_length[2:5]]))
     assert len(loaded) == 5 + 2
 
+    shared = FrozenPrefix(adapter, load, branch_layer=2, cache_bytes=budget)
+    loaded.clear()
+    for _ in range(2):  # an example of two parts takes the room of one
+        list(shared.of_parts([same_length[:1], same_length[:1], same_length[1:3]]))
+    assert len(loaded) == 2 + 2
+
 
 def test_pictures_of_the_next_part_are_read_while_one_is_worked_on(
     adapter: ModelAdapter, dataset: Any
