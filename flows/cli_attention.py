@@ -61,10 +61,12 @@ def attention(
     with err.status("loading"):
         from tasks.artifacts.device_memory import device_memory_explained
         from tasks.artifacts.store import ArtifactStore
+        from tasks.asked_questions import check_question
         from tasks.attention_view import view_attention
         from tasks.models import adapter_for
         from tasks.predict_files import check_picture_name, picture_bytes, read_image
 
+        check_question(question)
         if overlay is not None:
             check_picture_name(overlay, image)
         model = _model(profile, dtype, kind, heads)

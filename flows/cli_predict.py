@@ -137,10 +137,12 @@ def _checked_many(
 
 def _checked_one(image: str, question: str | None, output: str | None, overlay: Path | None) -> str:
     """What is to be asked."""
+    from tasks.asked_questions import check_question
     from tasks.predict_files import check_picture_name
 
     if question is None or not question.strip():
         raise ConfigError("give a QUESTION to ask about the image, or many in a .jsonl file")
+    check_question(question)
     if output is not None:
         raise ConfigError("--output is for many questions: use --json, or a .jsonl of questions")
     if overlay is not None:

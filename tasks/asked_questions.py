@@ -34,6 +34,16 @@ class Asked(Settings):
         return question
 
 
+def check_question(question: str) -> None:
+    """Refuse what a command line of another encoding makes of a question.
+
+    Raises:
+        ConfigError: saying what it is.
+    """
+    if not is_unicode(question):
+        raise ConfigError(f"QUESTION is {question!r}, which is not valid Unicode: give it in UTF-8")
+
+
 def is_many(image: str) -> bool:
     """Whether an IMAGE argument stands for many: a glob pattern, or a file of questions.
 
@@ -64,6 +74,7 @@ def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[A
             raise ConfigError(f"{image}: no image matches; check the pattern")
         if question is None or not question.strip():
             raise ConfigError("give a QUESTION to ask about these images")
+        check_question(question)
         return [Asked(image=path, question=question) for path in found]
     if question is not None:
         raise ConfigError(f"{image} holds the questions already: leave QUESTION out")

@@ -197,6 +197,13 @@ def test_wrong_options_are_refused_before_the_model_loads(
     assert reason in " ".join(result.output.split())
 
 
+def test_a_question_of_another_encoding_is_refused(picture: Path) -> None:
+    """Its bytes were a traceback of the tokenizer."""
+    result = sdrpn("attention", picture, "what \udca0 ?")
+    assert result.exit_code == 2, result.output
+    assert r"QUESTION is 'what \udca0 ?', which is not valid Unicode" in result.output
+
+
 def test_a_label_in_the_padding_is_no_box(tmp_path: Path) -> None:
     """It was told as a box without area, and the padding's peak not at all."""
     SCENE.image.resize((1500, 60)).save(tmp_path / "wide.png")

@@ -284,6 +284,9 @@ def test_the_precision_can_be_chosen(folder: Path) -> None:
     [
         (("picture.png",), "give a QUESTION"),
         (("picture.png", " "), "give a QUESTION"),
+        # Bytes of another encoding were a traceback after the model was loaded.
+        (("picture.png", "what \udca0 ?"), r"QUESTION is 'what \udca0 ?', which is not valid"),
+        (("*.png", "it \udca0", "--output", "a.jsonl"), "which is not valid Unicode"),
         (("*.png", "it"), "need --output"),
         (("*.png", "it", "--output", "a.jsonl", "--json"), "--json is for one question"),
         (("none-*.png", "it", "--output", "a.jsonl"), "no image matches"),
