@@ -42,7 +42,8 @@ def object_server(folder: Path, bucket: str = "sdrpn-test") -> Iterator[ObjectSe
         process = subprocess.Popen(
             [_weed(), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
             + [f"-{name}{'' if '.' in name else '.port'}={port}" for name, port in ports.items()]
-            + ["-master.telemetry=false"],
+            # These two have ports of their own, which another test process's server may hold.
+            + ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"],
             env=os.environ | {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY},
             stdout=log,
             stderr=log,
