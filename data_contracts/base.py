@@ -1,6 +1,6 @@
 """Bases of settings models: immutable, unknown keys are errors; and of changes to settings."""
 
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,8 @@ UNKNOWN_KEY = "extra_forbidden"
 """Type of the error that pydantic reports for a key which a model does not have."""
 VALID_KEYS = "valid_keys"
 """What such an error has in its context: the keys of that very model, in their order."""
+SECTIONS = "sections"
+"""And those of them that have the unknown key among their own."""
 
 
 class Settings(BaseModel):
@@ -43,9 +45,8 @@ class Settings(BaseModel):
             problems = error.errors()
             if not any(map(_is_own_unknown_key, problems)):
                 raise
-            known = ", ".join(cls.model_fields)
             raise ValidationError.from_exception_data(
-                error.title, [_with_valid_keys(problem, known) for problem in problems]
+                error.title, [_with_valid_keys(problem, cls) for problem in problems]
             ) from None
 
 
@@ -85,12 +86,26 @@ def _is_own_unknown_key(problem: ErrorDetails) -> bool:
     return problem["type"] == UNKNOWN_KEY and len(problem["loc"]) == 1
 
 
-def _with_valid_keys(problem: ErrorDetails, known: str) -> InitErrorDetails:
+def _with_valid_keys(problem: ErrorDetails, model: type[Settings]) -> InitErrorDetails:
     """The same error; one of an unknown key with the keys of its model."""
     context = problem.get("ctx", {})
     kind: str | PydanticCustomError = problem["type"]
     if problem["type"] == UNKNOWN_KEY:
+        known = ", ".join(model.model_fields)
+        sections = " or ".join(_sections_with(model, str(problem["loc"][-1])))
         # An inner model's error has its keys already.
-        context = {VALID_KEYS: known} | context
+        context = {VALID_KEYS: known, SECTIONS: sections} | context
         kind = PydanticCustomError(UNKNOWN_KEY, "Not one of the keys {valid_keys}", context)
     return InitErrorDetails(type=kind, loc=problem["loc"], input=problem["input"], ctx=context)
+
+
+def _sections_with(model: type[Settings], key: str) -> list[str]:
+    """Keys of a model that stand for a section which has such a key."""
+    return [
+        name
+        for name, field in model.model_fields.items()
+        if any(
+            isinstance(kind, type) and issubclass(kind, BaseModel) and key in kind.model_fields
+            for kind in (field.annotation, *get_args(field.annotation))
+        )
+    ]

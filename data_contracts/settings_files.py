@@ -92,6 +92,10 @@ _ELSEWHERE = {
     "regions.threshold": (
         "training chooses the threshold; evaluation.region_threshold evaluates another"
     ),
+    "batch_size": (
+        "how many images go through the model at once is set by batch_size of the runtime file, "
+        "how many labels make a step by training.batch_size"
+    ),
 }
 """Keys that people look for in a wrong place -> the right one."""
 
@@ -99,17 +103,24 @@ _ELSEWHERE = {
 def _describe(problem: dict[str, Any]) -> str:
     # What has brackets is no key but a form of value that was tried.
     parts = [part for part in map(str, problem["loc"]) if "[" not in part]
-    key = ".".join(parts) or "top level"
+    if not parts:
+        return reason_of(problem)
+    key = ".".join(parts)
     match problem["type"]:
         case "missing":
             instead = ", or give --data and --images" if key == "sources" else ""
             return f"key '{key}' is missing: add it{instead}"
         case base.UNKNOWN_KEY:
-            known = problem["ctx"][base.VALID_KEYS]
-            remedy = _ELSEWHERE.get(key, f"remove it or mend its spelling; valid are {known}")
-            return f"key '{key}' is not known: {remedy}"
+            return f"key '{key}' is not known: {_ELSEWHERE.get(key) or _remedy(problem['ctx'])}"
         case _:
             return f"key '{key}': {reason_of(problem)}"
+
+
+def _remedy(context: dict[str, Any]) -> str:
+    """What to do about an unknown key."""
+    if sections := context[base.SECTIONS]:
+        return f"put it under {sections}"
+    return f"remove it or mend its spelling; valid are {context[base.VALID_KEYS]}"
 
 
 _SECTION = "a section with keys of its own is needed"

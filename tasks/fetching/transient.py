@@ -53,6 +53,7 @@ def is_transient(error: BaseException | None) -> bool:
 def _known(error: BaseException) -> bool | None:
     """Whether an error itself says that it may go away; None if its cause is to be asked."""
     status = getattr(getattr(error, "response", None), "status_code", None)
+    status = getattr(error, "status", None) if status is None else status  # aiohttp's
     if isinstance(status, int) and status >= 400:
         return may_pass(status)
     if is_transport_error(error):

@@ -13,6 +13,8 @@ from tasks.storage.errors import StoreError, explain, scheme_of
 
 FileSystem: TypeAlias = fsspec.AbstractFileSystem
 
+HTTP = {"http", "https"}
+"""Schemes of servers that list nothing."""
 _EXTRAS = {"s3": "s3", "gs": "gcs"}
 _PACKAGES = {"hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs"}
 _GCS_OVER_GRPC = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
@@ -39,6 +41,8 @@ def connect(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
         if scheme == "gs" and os.environ.get(_GCS_OVER_GRPC, "").lower() not in ("1", "true"):
             filesystem = _google_driver()(**options)
             path = filesystem._strip_protocol(uri)
+        elif scheme in HTTP:
+            filesystem, path = _http_driver()(**options), uri
         else:
             filesystem, path = fsspec.core.url_to_fs(uri, **options)
     except ImportError as error:
@@ -51,6 +55,13 @@ def connect(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
             raise StoreError(f"{uri}: {error}; use {known}") from error
         raise StoreError(f"{uri}: {explain(error, uri)}") from error  # say, a token it cannot use
     return filesystem, path
+
+
+def _http_driver() -> Callable[..., FileSystem]:
+    """Loaded only where it is needed: it takes aiohttp."""
+    driver: Callable[..., FileSystem]
+    driver = importlib.import_module("tasks.storage.http_driver").PatientHTTPFileSystem
+    return driver
 
 
 def _google_driver() -> Callable[..., FileSystem]:

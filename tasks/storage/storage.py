@@ -20,7 +20,7 @@ from tasks.storage import local_disk
 from tasks.storage.addresses import absolute_root, checked_key, quoted
 from tasks.storage.byte_ranges import ByteRange, member_bytes, split_address
 from tasks.storage.digests import digest
-from tasks.storage.drivers import FileSystem, connect, is_local
+from tasks.storage.drivers import HTTP, FileSystem, connect, is_local
 from tasks.storage.errors import (
     DISK_FULL,
     StoreError,
@@ -33,7 +33,6 @@ from tasks.storage.errors import (
 from tasks.storage.stored_objects import StoredObject, described, found_below
 from tasks.storage.waiting_threads import in_parallel
 
-_UNLISTABLE = {"http", "https"}
 _CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
@@ -107,7 +106,7 @@ class Storage:
 
         Keys that come from a listing are keys already. On HTTP servers keys are parts of URLs.
         """
-        return quoted(name) if scheme_of(self.root) in _UNLISTABLE else name
+        return quoted(name) if scheme_of(self.root) in HTTP else name
 
     def uri(self, key: str) -> str:
         """Absolute address of a key."""
@@ -236,7 +235,7 @@ class Storage:
             if is_local(filesystem):
                 # A listing would not follow links, and datasets are often linked into place.
                 found = {key: local_disk.facts(f"{root}/{checked_key(key)}") for key in keys}
-            elif scheme_of(self.root) in _UNLISTABLE:
+            elif scheme_of(self.root) in HTTP:
                 found = dict(zip(keys, in_parallel(self._info, keys), strict=True))
             else:
                 listed = filesystem.find(f"{root}/", detail=True)

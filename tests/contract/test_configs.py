@@ -99,6 +99,13 @@ def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: 
     [
         ({"labels": {"foreground_threshold": 0.3}}, r"; valid are foreground_ratio_threshold, .*"),
         ({"regions": {"max_region": 3}}, r"'regions.max_region' .*; valid are blur_sigma, thresh"),
+        ({"max_records": 3}, r"key 'max_records' is not known: put it under records$"),
+        ({"seed": 3}, r"'seed' .*: put it under calibration or training or evaluation$"),
+        (
+            {"sources": [MIX | {"images": "x", "part": "train"}]},
+            r"'sources.0.llava_mix.part' is not known: put it under selection$",
+        ),
+        ({"batch_size": 3}, r"by batch_size of the runtime file, .* by training.batch_size$"),
         ({"regions": {"threshold": 0.5}}, r"; evaluation.region_threshold evaluates another"),
         ({"model": {"profil": "x"}}, r"'model.profil' .*; valid are profile, revision, dtype$"),
         (
@@ -213,7 +220,7 @@ def test_rules_that_a_config_may_name_are_those_that_score():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("name: [", "cannot be read as YAML"), ("- 1", "key 'top level'"), ("", "key 'top level'")],
+    [("name: [", "cannot be read as YAML"), ("- 1", r": a section .* not \[1\]$"), ("", "not None$")],
 )
 def test_not_a_mapping(tmp_path: Path, text: str, message: str):
     with pytest.raises(ConfigError, match=message):

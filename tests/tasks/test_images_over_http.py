@@ -15,7 +15,10 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.import_labels import import_labels
+from tasks.fetching.transient import is_transient
 from tasks.sources.files import ChangedFile, load_image
+from tasks.storage import http_driver
+from tasks.storage.errors import StoreUnreachable
 from tests.artifacts import stage_run
 from tests.file_server import Answer, FileServer, Served, file_server
 from tests.mixes import mix_record, write_image
@@ -184,3 +187,59 @@ def test_names_of_imported_labels_are_no_parts_of_urls(
     settings = PublishedLabels(files=(str(pickle),), images=f"{server.root}/images")
     (row,) = file_store.read_frame(import_labels(stage_run(file_store), settings)).to_dicts()
     load_image(file_store, row["image_uri"], row["image_sha256"])
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_driver, "_WAITS", (0.01, 0.01, 0.01))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("copy_images", [False, True])
+@pytest.mark.parametrize(
+    "failure", [Answer(503), Answer(429, {"Retry-After": "0"}), Answer(drop_after=10)]
+)
+def test_hiccup_of_a_server_is_no_missing_image(
+    server: FileServer,
+    file_store: ArtifactStore,
+    tmp_path: Path,
+    copy_images: bool,
+    failure: Answer,
+):
+    """A server that failed while its images were looked up had none: their labels were lost."""
+    served = server.add(
+        "/images/a.bmp",
+        picture(tmp_path, 0),
+        behave=lambda number, wanted: failure if number % 4 else Answer(),
+    )
+    source = source_of(server, tmp_path, "a.bmp", copy_images=copy_images)
+    (row,) = file_store.read_frame(questions(file_store, source)).to_dicts()
+    assert row["status"] == "ok"
+    assert load_image(file_store, row["image_uri"], row["image_sha256"]).size
+    assert len(served.requests) > 4
+
+
+@pytest.mark.usefixtures("quick")
+def test_server_that_stays_down_stops_the_run(
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path
+):
+    server.add("/images/a.bmp", picture(tmp_path, 0), behave=lambda number, wanted: Answer(503))
+    with pytest.raises(StoreUnreachable, match=r"/images: cannot be reached \(503") as caught:
+        questions(file_store, source_of(server, tmp_path, "a.bmp"))
+    assert is_transient(caught.value)
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_image_that_a_server_refuses_is_missing(
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path, status: int
+):
+    """Servers before an object store say 403 of what is not there."""
+    served = server.add(
+        "/images/a.bmp", picture(tmp_path, 0), behave=lambda number, wanted: Answer(status)
+    )
+    server.add("/images/b.bmp", picture(tmp_path, 1))
+    rows = file_store.read_frame(
+        questions(file_store, source_of(server, tmp_path, "a.bmp", "b.bmp"))
+    )
+    assert rows["status"].to_list() == ["missing_image", "ok"]
+    assert len(served.requests) <= 2
