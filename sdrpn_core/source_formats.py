@@ -7,6 +7,9 @@ from sdrpn_core.records import BadRecord
 
 Record = dict[str, Any]
 
+_SPEAKERS = {"user": "human", "assistant": "gpt"}
+"""Chat data's names -> LLaVA's."""
+
 
 def visual_cot_record(line: object, number: int, image_folder: str | None) -> object:
     """One Visual-CoT line as a record of LLaVA's mix.
@@ -47,6 +50,55 @@ def visual_cot_box(line: object, record: object) -> Record | None:
         "box": [min(x0), min(y0), max(x1), max(y1)],
         "layout": str(line.get("dataset", "")) if isinstance(line, Mapping) else "",
     }
+
+
+def llava_record(record: object) -> object:
+    """A record of chat data as one of LLaVA's mix; any other as it is.
+
+    Args:
+        record: ``{"messages": [{"role", "content"}, ...], "images": [path]}``, where a content is
+            text or ``[{"type": "text", "text"}, {"type": "image", "image": path}, ...]``; or the
+            same turns under ``conversations``.
+    """
+    if not isinstance(record, dict):
+        return record
+    key = "conversations" if "conversations" in record else "messages"
+    turns = record.get(key)
+    if not isinstance(turns, list) or not turns or not _is_chat_turn(turns[0]):
+        return record
+    plain = {name: value for name, value in record.items() if name not in (key, "images")}
+    images = record["images"] if "images" in record else _images_within(turns)
+    plain["conversations"] = [_llava_turn(turn) for turn in turns]
+    return plain if "image" in plain else {**plain, "image": images}
+
+
+def _is_chat_turn(turn: object) -> bool:
+    return isinstance(turn, dict) and "role" in turn and "from" not in turn
+
+
+def _llava_turn(turn: object) -> object:
+    """A chat's turn by LLaVA's names; what is not one stays to be rejected."""
+    if not isinstance(turn, dict) or not _is_chat_turn(turn):
+        return turn
+    speaker, said = turn["role"], turn.get("content")
+    if isinstance(said, list) and all(map(_is_text_or_image, said)):
+        said = "\n".join(part["text"] for part in said if part["type"] == "text")
+    return {"from": _SPEAKERS.get(str(speaker), speaker), "value": said}
+
+
+def _is_text_or_image(part: object) -> bool:
+    if not isinstance(part, dict):
+        return False
+    return part.get("type") == "image" or (
+        part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
+
+
+def _images_within(turns: list[object]) -> list[object]:
+    """Images that a chat names inside its turns."""
+    said = [turn.get("content") for turn in turns if isinstance(turn, dict)]
+    parts = [part for content in said if isinstance(content, list) for part in content]
+    return [part["image"] for part in parts if isinstance(part, dict) and "image" in part]
 
 
 def mix_record(record_id: str, image: object, question: object, answers: object) -> Record:

@@ -28,7 +28,7 @@ from tasks.sources.downloaded_files import RECORDS_NAME
 from tasks.sources.files import open_source_file
 from tasks.sources.images import SourceImages, source_images
 from tasks.sources.record_buckets import RecordBuckets, buckets_for
-from tasks.sources.record_stream import read_records
+from tasks.sources.record_stream import read_mix
 from tasks.storage.scratch_folders import scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def _build(
         source_images(store, files) as images,
         open_source_file(store, mix["uri"], mix["sha256"], folder) as file,
     ):
-        skips = _add_records(rows, read_records(file, mix["uri"]), images, source, settings)
+        skips = _add_records(rows, read_mix(file, mix["uri"]), images, source, settings)
     if num_later := skips[LATER_TURN]:
         logger.warning(
             f"source {source.name!r}: {num_later} questions are later turns and not asked; "

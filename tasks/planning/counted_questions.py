@@ -24,7 +24,7 @@ from sdrpn_core.source_formats import visual_cot_record
 from tasks.fetching.addresses import local_file
 from tasks.fetching.kept_files import earlier_copy
 from tasks.planning.files import PlannedFile
-from tasks.sources.record_stream import SourceError, read_records
+from tasks.sources.record_stream import SourceError, read_mix
 
 READ_BYTES = 32 << 20
 """So much of a source's records is read; it takes about two seconds."""
@@ -93,7 +93,7 @@ def _asked(
     num_bytes = path.stat().st_size
     number_found, known = 0, set[tuple[str, str]]()
     with path.open("rb") as file:
-        for number, given in enumerate(read_records(file, str(path))):
+        for number, given in enumerate(read_mix(file, str(path))):
             record = as_mix(given, number)
             if skipped(record, folders, {}) is None:
                 asked = list(_questions(record, source.name, settings))

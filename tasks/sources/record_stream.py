@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from data_contracts.errors import SdrpnError
 from sdrpn_core.records import BadRecord
+from sdrpn_core.source_formats import llava_record
 
 MAX_RECORD_BYTES = 1 << 26
 _CHUNK_BYTES = 1 << 20
@@ -28,13 +29,18 @@ _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|$)|[\[\]{}]', re.DOTALL)
 """A whole text, in which brackets mean nothing, or a bracket."""
 _SCALAR_END = re.compile(r"[\s,\]]")
 _FORMAT = (
-    'expected LLaVA\'s format, {"id": ..., "image": ..., "conversations": [...]} each, '
-    "as a JSON list or JSON Lines"
+    'expected LLaVA\'s format, {"id": ..., "image": ..., "conversations": [...]} each, or '
+    '{"messages": [...], "images": [...]}, as a JSON list or JSON Lines'
 )
 
 
 class SourceError(SdrpnError):
     """A source cannot be read; the message names the URI and the remedy."""
+
+
+def read_mix(file: BinaryIO, uri: str) -> Iterator[object]:
+    """Records as ``read_records`` gives them, those of chat data in LLaVA's form."""
+    return map(llava_record, read_records(file, uri))
 
 
 def read_records(file: BinaryIO, uri: str) -> Iterator[object]:

@@ -12,7 +12,7 @@ from tasks.sources.benchmark_files import DOCUMENTS_NAME
 from tasks.sources.downloaded_files import BOXES_NAME, RECORDS_NAME
 from tasks.sources.image_places import Archive, Folder, joined_addresses, open_archive
 from tasks.sources.local_records import LocalRecords, local_records
-from tasks.sources.record_stream import SourceError, read_records
+from tasks.sources.record_stream import SourceError, read_mix
 from tasks.sources.source_fetcher import Fetcher
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
@@ -105,7 +105,7 @@ def _named_images(records: FetchedFile, selection: Selection) -> tuple[int, tupl
     num_records = 0
     names: set[str] = set()
     with Storage(str(records.path.parent)).reader(records.path.name) as file:
-        for record in read_records(file, str(records.path)):
+        for record in read_mix(file, str(records.path)):
             num_records += 1
             path = image_path(record)
             if path is not None and _is_chosen(path, selection):

@@ -1,4 +1,4 @@
-"""Drivers of storage services: the only module that knows fsspec's."""
+"""Drivers of storage services: which one an address needs. No other module knows fsspec's."""
 
 import importlib
 import logging

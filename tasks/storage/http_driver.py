@@ -1,4 +1,4 @@
-"""fsspec's HTTP driver, more patient: the original asks once and calls every failure "not found"."""
+"""fsspec's HTTP driver, more patient: the original asks once, and all failures are "not found"."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ _MAX_WAIT = 60.0
 """Of what a server asks for."""
 
 
-class PatientHTTPFileSystem(HTTPFileSystem):
+class PatientHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Files on HTTP servers.
 
     A failure that may pass (``may_pass``, a broken or silent connection) is waited for, and then

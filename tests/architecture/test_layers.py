@@ -18,6 +18,7 @@ FORBIDDEN = {
 DRIVERS = "tasks/storage/drivers.py"
 PLACES = {
     DRIVERS: STORAGE_DRIVERS,
+    "tasks/storage/http_driver.py": {"fsspec"},
     "sdrpn_core/models/hub.py": {"huggingface_hub"},
     "tasks/fetching/hub_remote.py": {"huggingface_hub"},
 }

@@ -220,7 +220,11 @@ def test_rules_that_a_config_may_name_are_those_that_score():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("name: [", "cannot be read as YAML"), ("- 1", r": a section .* not \[1\]$"), ("", "not None$")],
+    [
+        ("name: [", "cannot be read as YAML"),
+        ("- 1", r": a section .* not \[1\]$"),
+        ("", "not None$"),
+    ],
 )
 def test_not_a_mapping(tmp_path: Path, text: str, message: str):
     with pytest.raises(ConfigError, match=message):

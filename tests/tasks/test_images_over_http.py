@@ -14,8 +14,8 @@ from sdrpn_core.images import UnreadableImage, decode_image
 from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
-from tasks.import_labels import import_labels
 from tasks.fetching.transient import is_transient
+from tasks.import_labels import import_labels
 from tasks.sources.files import ChangedFile, load_image
 from tasks.storage import http_driver
 from tasks.storage.errors import StoreUnreachable
