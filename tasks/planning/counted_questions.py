@@ -24,7 +24,7 @@ from sdrpn_core.source_formats import visual_cot_record
 from tasks.fetching.addresses import local_file
 from tasks.fetching.kept_files import earlier_copy
 from tasks.planning.files import PlannedFile
-from tasks.sources.record_stream import SourceError, read_mix
+from tasks.sources.record_stream import read_mix
 
 READ_BYTES = 32 << 20
 """So much of a source's records is read; it takes about two seconds."""
@@ -53,15 +53,18 @@ def counted_questions(
         downloads: where fetched files are kept.
 
     Returns:
-        None if the records are not on this machine, or cannot be read (a run will say why), or the
-        first of many say nothing of the others.
+        None if the records are not on this machine, or cannot be opened (a run will say why), or
+        the first of many say nothing of the others.
+
+    Raises:
+        SourceError: if what is read of the records is not what a run could read.
     """
     try:
         if isinstance(source, ParquetSource):
             return _rows_of(_here(RemoteFile(uri=file.uri), file, downloads) for file in files)
         path = _here(remote_file(source.records), files[0], downloads)
         return None if path is None else _asked(path, source, settings)
-    except (SourceError, pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError):
         return None
 
 

@@ -26,6 +26,7 @@ from tasks.planning.questions import Certainty
 from tasks.planning.sizes import RowBytes
 from tasks.planning.stages import PlannedStage
 from tasks.shard_statistics import num_usable
+from tasks.sources.record_stream import SourceError
 from tests.file_server import file_server, runtime_at
 from tests.mixes import mix_record, write_image
 from tests.tasks.test_sources import parquet
@@ -146,10 +147,17 @@ def test_rows_of_parquet_are_questions(tmp_path: Path):
     assert all_rows == Counted(2 * first.number, is_whole=True)
 
 
-def test_what_cannot_be_read_or_is_not_here_is_not_counted(tmp_path: Path):
+def test_a_plan_does_not_pass_over_records_that_a_run_cannot_read(tmp_path: Path):
+    """A cut file was planned by its size, and refused when the run began."""
     source = write_talks(tmp_path)
     (tmp_path / "mix.json").write_text('[{"id": "1", ')
-    assert counted(source, tmp_path) is None
+    config = PipelineConfig(name="x", sources=(source,))
+    with pytest.raises(SourceError, match=r"mix.json: record 0 is not JSON .*; is the file compl"):
+        plan_run(config, runtime_at(tmp_path))
+
+
+def test_what_is_not_here_is_not_counted(tmp_path: Path):
+    source = write_talks(tmp_path)
     coming = PlannedFile("m", "https://host/mix.json", 15_500, None, None, num_missing=15_500)
     away = source.model_copy(update={"records": "https://host/mix.json"})
     assert counted_questions(away, ALL, [coming], tmp_path) is None
