@@ -24,7 +24,12 @@ SECTIONS = "sections"
 class Settings(BaseModel):
     """Frozen pydantic model that refuses keys it does not know, and says which it knows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,  # JSON, by which artifacts are known, has no such numbers
+    )
 
     def with_changes(self, **changes: Any) -> Self:
         """The same settings with some changed.

@@ -6,7 +6,9 @@ from pydantic import Field
 
 from data_contracts.base import Settings
 
-Heads = dict[int, tuple[int, ...]]
+_Index = Annotated[int, Field(ge=0)]
+_SomeHeads = Annotated[tuple[_Index, ...], Field(min_length=1)]
+Heads = Annotated[dict[_Index, _SomeHeads], Field(min_length=1)]
 """Layer index -> head indices, both 0-based."""
 
 
@@ -41,7 +43,7 @@ class SinkDimensions(Settings):
     rule: Literal["dimensions"] = "dimensions"
     layer: int = Field(ge=0)
     """Decoder layer that the hidden state enters."""
-    dimensions: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    dimensions: tuple[_Index, ...] = Field(min_length=1)
 
 
 HiddenSignal = SinkHiddenNorm | SinkDimensions

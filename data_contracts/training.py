@@ -31,6 +31,8 @@ class MseLoss(Settings):
 RoiLoss = Annotated[BceLoss | FocalLoss | MseLoss, Field(discriminator="type")]
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
 MAX_HELD_OUT = 2000
 """A rate measured on so many images has a standard error of about one percent; more would cost
 passes through the frozen layers, and training would miss them."""
@@ -42,7 +44,7 @@ class _TrainingFields(Settings):
     num_epochs: int = Field(1, gt=0)
     batch_size: int = Field(32, gt=0)
     learning_rate: float = Field(5e-5, gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.98)
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float | None = Field(1.0, gt=0)

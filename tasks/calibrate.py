@@ -31,7 +31,7 @@ from sdrpn_core.models.loading import load_adapter
 from tasks import recipes
 from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
-from tasks.models import adapter_for, model_identity, profile_of
+from tasks.models import adapter_for_labels, model_identity, profile_of
 from tasks.work_progress import WorkProgress, run_working_stage
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ def _found(
         return CalibrationResult.model_validate_json(kept[_FOUND])
     examples = list(scene_examples(settings))
     result = calibrate(
-        adapter_for(model, run.runtime),
+        adapter_for_labels(model, run.runtime),
         examples,
         settings,
         batch_size=run.runtime.batch_size,

@@ -31,7 +31,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.attention_reuse import earlier_rows
 from tasks.attention_rows import attention_rows
 from tasks.given_responses import given_rows, has_mixed_turns
-from tasks.models import adapter_for, model_identity, profile_of
+from tasks.models import adapter_for_labels, model_identity, profile_of
 from tasks.opened_images import Row, Turns
 from tasks.shard_statistics import num_usable, status_statistic
 
@@ -117,7 +117,7 @@ def _extract(
     """Rows of these questions, in their order."""
     if not questions:
         return []
-    adapter = adapter_for(model, runtime)
+    adapter = adapter_for_labels(model, runtime)
 
     def extract(
         batch: Sequence[Turns], features: Sequence[ImageFeatures]

@@ -33,7 +33,7 @@ from tasks.artifacts.row_ranges import shard_range
 from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.attention_rows import attention_rows
-from tasks.models import adapter_for
+from tasks.models import adapter_for_labels
 from tasks.opened_images import Row, Turns
 from tasks.shard_statistics import is_drawn
 
@@ -127,7 +127,7 @@ def given_rows(
     found = conversations(run.store, records, num_shards, index)
     if not found:
         return
-    adapter = adapter_for(model, run.runtime)
+    adapter = adapter_for_labels(model, run.runtime)
 
     def extract(
         batch: Sequence[Turns], features: Sequence[ImageFeatures]

@@ -17,6 +17,7 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import resolve_device
 from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile
+from sdrpn_core.rpn.copied_layers import check_copyable
 from tasks.storage.storage import Storage
 
 _SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
@@ -116,6 +117,17 @@ def adapter_for(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
     """The loaded model; later calls in the same process load nothing while weights stay the same,
     even if the profile has changed: it may have been calibrated meanwhile."""
     return _loaded.adapter(model, runtime)
+
+
+def adapter_for_labels(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
+    """The loaded model, if an RPN can be trained beside it: its labels are of no use else.
+
+    Raises:
+        ModelError: if not; says why.
+    """
+    adapter = adapter_for(model, runtime)
+    check_copyable(adapter, adapter.profile.rpn)
+    return adapter
 
 
 def require_device(device: str) -> None:

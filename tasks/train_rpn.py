@@ -21,7 +21,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
 from tasks.sources.files import load_image
 from tasks.training_reuse import earlier_training
-from tasks.training_warnings import training_warnings
+from tasks.training_warnings import training_warnings, validation_warnings
 from tasks.work_progress import WorkProgress, run_working_stage
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ def _train(
         on_metrics=partial(_tell_step, progress),
         trained=trained,
     )
+    for warning in validation_warnings(checkpoint.config.validation):
+        log.warning("%s", warning)
     return checkpoint.to_files()
 
 

@@ -3,12 +3,27 @@
 from data_contracts.artifact import Manifest
 from data_contracts.enums import LabelStatus
 from data_contracts.training import TrainingConfig
+from sdrpn_core.rpn.config import ValidationSummary
 from tasks.shard_statistics import status_statistic
 
 FEW_LABELS = 500
 """Below, the RPN of the built-in model was clearly worse (README)."""
 FEW_STEPS = 10
 """Below, most steps are warm-up: a recipe for many labels meets few."""
+
+LOW_AUC = 0.75
+"""One half is chance; the built-in model's RPN has 0.9995."""
+
+
+def validation_warnings(validation: ValidationSummary | None) -> list[str]:
+    """What is said of an RPN that has hardly learnt anything."""
+    if validation is None or validation.calibration.auc >= LOW_AUC:
+        return []
+    return [
+        "the RPN hardly tells foreground from background on validation images (AUC "
+        f"{validation.calibration.auc:.2f}, "
+        "chance is 0.5): lower training.learning_rate, or look at the labels (`sdrpn report`)"
+    ]
 
 
 def training_warnings(label_set: Manifest, settings: TrainingConfig) -> list[str]:

@@ -1,10 +1,12 @@
 """Tiny random models of the stock classes, saved and loaded as a user's model would be."""
 
+import shutil
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    CONFIG_MAPPING,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
@@ -96,3 +98,20 @@ def tiny_llava(directory: Path, *, num_key_value_heads: int = 2, seed: int = 0) 
         rpn=RpnShape(branch_layer=2, depth=3),
         source="random weights",
     )
+
+
+def with_text_model(
+    profile: ModelProfile, folder: Path, kind: str, **settings: object
+) -> ModelProfile:
+    """Write a LLaVA with another text model, of the same sizes and with random weights."""
+    config = LlavaConfig.from_pretrained(profile.model_id)
+    text = config.text_config.to_dict()
+    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    kept += ("num_attention_heads", "num_key_value_heads")
+    kept += ("bos_token_id", "eos_token_id", "pad_token_id")
+    sizes = {name: text[name] for name in kept}
+    config.text_config = CONFIG_MAPPING[kind](**{**sizes, **settings})
+    shutil.copytree(profile.model_id, folder, dirs_exist_ok=True)
+    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
+    model.save_pretrained(folder)
+    return profile.model_copy(update={"model_id": str(folder)})

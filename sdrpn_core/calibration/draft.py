@@ -7,17 +7,18 @@ models of the family share.
 
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import FamilyDefaults, ModelProfile, RpnShape, plain_regions
 from sdrpn_core.calibration.branch import nearest
 from sdrpn_core.calibration.examples import CalibrationError
 from sdrpn_core.decoding.recurrent_layers import attention_layers
-from sdrpn_core.models.families import FAMILIES
+from sdrpn_core.models.families import FAMILIES, not_driven
 from sdrpn_core.models.hub import explained, quiet_transformers
 from sdrpn_core.models.loading import model_source
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
+from sdrpn_core.models.stock_model import stock_config
 
 
 def draft_profile(
@@ -41,13 +42,10 @@ def draft_profile(
     """
     source = model_source(model_id)
     with quiet_transformers(), explained(source, revision):
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = stock_config(source, revision)
     family = str(config.model_type)
     if family not in FAMILIES:
-        raise CalibrationError(
-            f"model {model_id!r} is of family {family!r}, which no adapter drives; "
-            f"known are {', '.join(FAMILIES)}: choose a model of one of them"
-        )
+        raise CalibrationError(not_driven(model_id, family))
     text = config.get_text_config(decoder=True)
     known = _packaged(model_id, (family, text.num_hidden_layers, text.num_attention_heads))
     if known is not None:

@@ -1,4 +1,5 @@
-"""Whether a text model, driven layer by layer, gives what the stock model itself gives."""
+"""Whether a text model, driven layer by layer, gives what the stock model itself gives, and its
+attention can be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from data_contracts.errors import one_line
+from sdrpn_core.attention.capture import AttentionRecorder
 from sdrpn_core.attention.kernels import SDPA
 from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.decoder import Decoder, DecoderInput
@@ -38,9 +40,15 @@ def check_decoder(decoder: Decoder, model_id: str) -> None:
     """Refuse a text model that does more than run its layers: its labels would be wrong.
 
     Raises:
-        ModelError: if the stock model's output is another.
+        ModelError: if the stock model's output is another, or a layer's attention is not seen.
     """
-    ours, stock = _both_ways(decoder)
+    recorder = _recorder(decoder)
+    ours, stock = _both_ways(decoder, recorder)
+    if unseen := sorted(set(decoder.attention_layers) - recorder.sums.keys()):
+        raise ModelError(
+            f"{model_id}: the attention of its text model ({type(decoder.text_model).__name__}) "
+            f"cannot be read in layer {unseen[0]}; use a model with another text model"
+        )
     if not stock.isfinite().all():
         return  # its own affair: half precision, say
     if (ours - stock).abs().max() > TOLERANCE * stock.abs().max():
@@ -51,14 +59,26 @@ def check_decoder(decoder: Decoder, model_id: str) -> None:
         )
 
 
-def _both_ways(decoder: Decoder) -> tuple[torch.Tensor, torch.Tensor]:
+def _recorder(decoder: Decoder) -> AttentionRecorder:
+    """One that reads what the last column pays to all, in every layer."""
+    columns = torch.arange(NUM_COLUMNS, device=decoder.device)[None]
+    return AttentionRecorder(
+        heads=dict.fromkeys(decoder.attention_layers),
+        columns_NC=columns,
+        rows_NQ=columns[:, -1:],
+        weights_NQ=torch.ones(1, 1, device=decoder.device),
+    )
+
+
+def _both_ways(decoder: Decoder, recorder: AttentionRecorder) -> tuple[torch.Tensor, torch.Tensor]:
     """(1, L, d) outputs of the final norm, by layers and by the stock forward pass."""
     text_positions = torch.arange(NUM_COLUMNS, device=decoder.device)[None]
     embeds = decoder.embedding(text_positions % decoder.embedding.num_embeddings)
     positions = decoder.text_positions(text_positions)
     masks = ColumnMasks(torch.zeros_like(text_positions))
     inputs = DecoderInput(embeds, masks, positions)
+    layers = range(len(decoder.layers))
     # With the kernel that the stock model runs.
-    ours = decoder.norm(decoder.run(inputs, range(len(decoder.layers)), kernel=SDPA))
+    ours = decoder.norm(decoder.run(inputs, layers, recorder=recorder, kernel=SDPA))
     stock = decoder.text_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)
     return ours.float(), stock.last_hidden_state.to(ours.device).float()

@@ -11,6 +11,7 @@ from sdrpn_core.models.errors import ModelError
 DeviceMap = str | Mapping[str, int | str]
 """Module -> device, or a rule for making such a map."""
 
+_NOT_COMPUTED_ON = {"disk", "meta"}
 DTYPES: tuple[str, ...] = get_args(Precision)
 _CHOICE = f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}"
 
@@ -32,6 +33,21 @@ def resolve_device(device: str) -> torch.device:
             "that `nvidia-smi` lists"
         ) from error
     return torch.device(device)
+
+
+def check_device_map(device_map: DeviceMap) -> None:
+    """Refuse a map by modules that names none, or a device that is not there.
+
+    Raises:
+        ModelError: naming the first such device.
+    """
+    if isinstance(device_map, str):
+        return
+    if not device_map:
+        raise ModelError("device_map is empty: map '' to a device for the whole model, or use auto")
+    for device in dict.fromkeys(map(str, device_map.values())):
+        if device not in _NOT_COMPUTED_ON:
+            resolve_device(f"cuda:{device}" if device.isdecimal() else device)
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
+from transformers import LlamaConfig, PreTrainedConfig
 
 from data_contracts.profiles import DynamicGrid, ModelProfile, SquareGrid
 from sdrpn_core.models.families import FAMILIES, check_family
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
 from sdrpn_core.models.loading import model_source
 from sdrpn_core.models.square import square_canvas
+from sdrpn_core.models.stock_model import stock_config
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def model_dimensions(profile: ModelProfile) -> ModelDimensions:
     if folder is None or not (folder / "config.json").is_file():
         return ModelDimensions(text=_usual(profile), num_cells=_num_cells(profile, None))
     with quiet_transformers(), explained(source, profile.revision):
-        config = AutoConfig.from_pretrained(folder)
+        config = stock_config(str(folder))
     text = config.get_text_config(decoder=True)
     return ModelDimensions(text=text, num_cells=_num_cells(profile, config))
 

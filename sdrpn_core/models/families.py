@@ -40,3 +40,11 @@ def check_family(profile: ModelProfile) -> None:
             f"profile {profile.name!r}: unknown family {profile.family!r}; "
             f"known are {', '.join(FAMILIES)}"
         )
+
+
+def not_driven(model_id: str, family: str) -> str:
+    """What to say of a model whose family no adapter serves."""
+    return (
+        f"model {model_id!r} is of family {family!r}, which no adapter drives; known are "
+        f"{', '.join(FAMILIES)}: choose a model of one of them"
+    )

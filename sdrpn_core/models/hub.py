@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -21,6 +22,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
@@ -30,12 +32,19 @@ from huggingface_hub.utils.tqdm import (
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
+from data_contracts.errors import one_line
 from sdrpn_core.device_memory import is_out_of_memory
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.transport_errors import is_transport_error
 
-_EXPECTED = (OSError, ValueError, ImportError, SafetensorError)
+_BROKEN_WEIGHTS = (SafetensorError, UnpicklingError, EOFError)
+_BAD_SETTINGS = (StrictDataclassError, LookupError, TypeError, AttributeError)
+"""How transformers says that a value in a configuration is missing, unknown or of another type."""
+_EXPECTED = (OSError, ValueError, ImportError, *_BROKEN_WEIGHTS, *_BAD_SETTINGS)
 """What a model that cannot be had raises, beside broken connections."""
+_TORN = ("PytorchStreamReader", "unexpected EOF")
+"""How torch begins what it says of weights in its own formats that are cut off."""
+_NO_TOKENIZER = "instantiate the backend tokenizer"
 _OR_DIRECTORY = "or give the path of a local copy instead"
 
 
@@ -76,7 +85,7 @@ def explained(source: str, revision: str | None) -> Iterator[None]:
                 f"model {source!r} does not fit into the device's memory: choose dtype bfloat16, "
                 "or spread it over several GPUs with device_map: auto in the runtime settings"
             ) from error
-        if not isinstance(error, _EXPECTED) and not is_transport_error(error):
+        if not (isinstance(error, _EXPECTED) or is_transport_error(error) or _is_torn(error)):
             raise
         raise ModelError(f"model {source!r} {_reason(error, source, revision)}") from error
 
@@ -105,6 +114,12 @@ def _reason(error: BaseException, source: str, revision: str | None) -> str:
     for cause in _chain(error):
         if found := _hub_reason(cause, source, revision) or _file_reason(cause, source, revision):
             return found
+    if constants.HF_HUB_OFFLINE and not Path(source).is_dir():
+        return (
+            f"is only partly in the cache {constants.HF_HUB_CACHE} ({_first_line(error)}) and "
+            f"HF_HUB_OFFLINE is set: run `{_download(source, revision)}` with a network first, "
+            f"{_OR_DIRECTORY}"
+        )
     return f"cannot be loaded: {_first_line(error)}; check the id, the revision and its files"
 
 
@@ -151,11 +166,19 @@ def _hub_reason(cause: BaseException, source: str, revision: str | None) -> str 
 
 def _file_reason(cause: BaseException, source: str, revision: str | None) -> str | None:
     match cause:
-        case SafetensorError():
-            where = _broken_weights(source, revision)
+        case ValueError() if "trust_remote_code" in str(cause):
             return (
-                f"has corrupted weights ({where or _first_line(cause)}): {_anew(source, revision)}"
+                "needs Python code that lies beside its files, which is never run here: name the "
+                "version of it that is made for transformers (often the same name with -hf)"
             )
+        case ValueError() if _NO_TOKENIZER in str(cause):
+            return (
+                "has no tokenizer.json, and nothing that one can be made of: "
+                f"{_anew(source, revision)}"
+            )
+        case _ if isinstance(cause, _BROKEN_WEIGHTS) or _is_torn(cause):
+            where = _broken_weights(source, revision) or _what_is_broken(cause)
+            return f"has corrupted weights ({where}): {_anew(source, revision)}"
         case json.JSONDecodeError():
             return f"has a configuration file that is not JSON ({cause}): {_anew(source, revision)}"
         case OSError(errno=errno.ENOSPC):
@@ -165,6 +188,9 @@ def _file_reason(cause: BaseException, source: str, revision: str | None) -> str
             )
         case PermissionError():
             return f"cannot be read ({cause}): mend the permissions, or set HF_HOME to your own"
+        case _ if isinstance(cause, _BAD_SETTINGS):
+            what = f"{type(cause).__name__}: {one_line(cause)}"
+            return f"has settings that transformers cannot use ({what}): mend its JSON files"
     return None
 
 
@@ -174,6 +200,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None:
         yield link
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _is_torn(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and str(error).startswith(_TORN)
 
 
 def _first_line(error: BaseException) -> str:
@@ -189,6 +219,11 @@ def _anew(source: str, revision: str | None) -> str:
     if Path(source).is_dir():
         return "copy the directory anew"
     return f"run `{_download(source, revision)} --force-download`"
+
+
+def _what_is_broken(error: BaseException) -> str:
+    """Without torch's advice to unpickle files unsafely that it does not know."""
+    return "no file of weights" if isinstance(error, UnpicklingError) else _first_line(error)
 
 
 def _broken_weights(source: str, revision: str | None) -> str | None:

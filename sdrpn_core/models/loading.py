@@ -4,18 +4,17 @@ import logging
 import re
 from pathlib import Path
 
-from transformers import AutoConfig
 from transformers.utils import is_accelerate_available
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.decoder_check import check_decoder, unknown_layers_explained
-from sdrpn_core.models.devices import DeviceMap, resolve_device, resolve_dtype
+from sdrpn_core.models.devices import DeviceMap, check_device_map, resolve_device, resolve_dtype
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.families import FAMILIES, check_family
+from sdrpn_core.models.families import FAMILIES, check_family, not_driven
 from sdrpn_core.models.generation_settings import left_out_settings
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
-from sdrpn_core.models.stock_model import load_stock_model
+from sdrpn_core.models.stock_model import load_stock_model, stock_config
 from sdrpn_core.reference.model import reference_model_path
 
 log = logging.getLogger(__name__)
@@ -62,6 +61,8 @@ def load_adapter(
             "device_map needs the package accelerate: run `pip install 'sdrpn[multi-gpu]'`, or "
             "remove device_map from the runtime settings"
         )
+    if device_map is not None:
+        check_device_map(device_map)
     precision = resolve_dtype(dtype)
     target = resolve_device(device) if device_map is None else None
     source = model_source(profile.model_id)
@@ -69,10 +70,15 @@ def load_adapter(
         profile = _pinned(profile, source)
         stock = load_stock_model(source, profile.revision, dtype=precision, device_map=device_map)
         model = stock.model if target is None else stock.model.to(target)
-    log.info("loaded %s at %s in %s", profile.model_id, profile.revision or source, dtype)
     adapter = FAMILIES[profile.family](model, stock.tokenizer, profile, stock.image_processor)
     with unknown_layers_explained(profile.model_id):
         check_decoder(adapter.decoder, profile.model_id)
+        log.info(
+            "loaded %s at %s: %s",
+            profile.model_id,
+            profile.revision or source,
+            adapter.decoder.kernel,
+        )
     if left_out := left_out_settings(model.generation_config):
         log.warning(
             "%s: answers are greedy and leave out its generation settings %s",
@@ -97,7 +103,9 @@ def pinned_profile(profile: ModelProfile) -> ModelProfile:
 
 def _pinned(profile: ModelProfile, source: str) -> ModelProfile:
     """The profile with the commit that its revision stands for; checks the family on the way."""
-    config = AutoConfig.from_pretrained(source, revision=profile.revision)
+    config = stock_config(source, profile.revision)
+    if config.model_type not in FAMILIES:
+        raise ModelError(not_driven(source, config.model_type))
     if config.model_type != profile.family:
         raise ModelError(
             f"profile {profile.name!r} is for models of family {profile.family!r}, {source!r} is "

@@ -99,8 +99,9 @@ class SquareAdapter(ModelAdapter):
         if len(features[0]) != self.grid.num_cells:
             raise ModelError(
                 f"{self.profile.model_id}: the vision tower gives {len(features[0])} tokens for a "
-                f"grid of {self.grid.width} by {self.grid.height} cells: tokens of other kinds are "
-                "not known (vision_feature_select_strategy 'full' keeps one of no cell)"
+                f"grid of {self.grid.width} by {self.grid.height} cells, and every cell needs one: "
+                "vision_feature_select_strategy is 'default' for towers whose first token stands "
+                "for no cell, and 'full' for those without such a token"
             )
         return [
             ImageFeatures(tokens=averaged(tokens, self.grid, grid), grid=grid, letterbox=letterbox)

@@ -14,13 +14,18 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
     BaseImageProcessor,
+    GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from sdrpn_core.models.devices import DeviceMap
 from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.generation_settings import check_tokens
+from sdrpn_core.models.hub import local_folder
 
 _RELATIVES: dict[str, type[BaseImageProcessor]] = {
     "gemma4_unified": Gemma4ImageProcessorPil,  # patches before they are merged
@@ -34,6 +39,15 @@ class StockModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     image_processor: BaseImageProcessor
+
+
+_OWN_CODE = {"trust_remote_code": False}
+"""Code that lies beside a model's files is never run: transformers would ask, and wait."""
+
+
+def stock_config(source: str, revision: str | None = None) -> PreTrainedConfig:
+    """A model's configuration; see ``load_stock_model``."""
+    return AutoConfig.from_pretrained(source, revision=revision, **_OWN_CODE)
 
 
 def load_stock_model(
@@ -58,7 +72,7 @@ def load_stock_model(
         ModelError: if weights are missing or of another shape, or the token embedding is not in
             memory; says what to do.
     """
-    at = {"revision": revision}
+    at = {"revision": revision, **_OWN_CODE}
     tokenizer = AutoTokenizer.from_pretrained(source, **at)
     image_processor = _image_processor(source, revision)
     model, report = AutoModelForImageTextToText.from_pretrained(
@@ -70,6 +84,7 @@ def load_stock_model(
         ignore_mismatched_sizes=True,
         **at,
     )
+    _check_generation_settings(source, revision, model)
     _check_weights(source, report)
     _check_placement(source, model)
     return StockModel(model, tokenizer, image_processor)
@@ -77,10 +92,23 @@ def load_stock_model(
 
 def _image_processor(source: str, revision: str | None) -> BaseImageProcessor:
     """The one of Pillow; of what transformers has for torchvision alone, its nearest relative."""
-    kind = AutoConfig.from_pretrained(source, revision=revision).model_type
+    kind = stock_config(source, revision).model_type
     if kind in _RELATIVES:
         return _RELATIVES[kind].from_pretrained(source, revision=revision)
-    return AutoImageProcessor.from_pretrained(source, backend="pil", revision=revision)
+    return AutoImageProcessor.from_pretrained(source, backend="pil", revision=revision, **_OWN_CODE)
+
+
+def _check_generation_settings(source: str, revision: str | None, model: PreTrainedModel) -> None:
+    """Refuse what answers would silently go on without: transformers takes its defaults instead.
+
+    Raises:
+        ModelError: if the settings name tokens that the model does not have.
+        OSError: if their file is there and cannot be read.
+    """
+    folder = local_folder(source, revision)
+    if folder is not None and (folder / GENERATION_CONFIG_NAME).exists():
+        GenerationConfig.from_pretrained(folder)
+    check_tokens(model.generation_config, model.get_input_embeddings().num_embeddings, source)
 
 
 def _check_weights(source: str, report: Mapping[str, Any]) -> None:

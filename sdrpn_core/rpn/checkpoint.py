@@ -70,7 +70,14 @@ class RpnCheckpoint:
             raise CheckpointError(
                 f"{origin}: {WEIGHTS} is damaged ({error}); copy it anew"
             ) from None
-        return cls(config, state, tuple(json_lines(files.get(METRICS, b""))))
+        try:
+            metrics = tuple(json_lines(files.get(METRICS, b"")))
+        except ValueError as error:
+            raise CheckpointError(
+                f"{origin}: {METRICS} is damaged ({error}); copy it anew, or delete it: answering "
+                "does not need it"
+            ) from None
+        return cls(config, state, metrics)
 
     @classmethod
     def load_directory(cls, path: str | Path) -> "RpnCheckpoint":

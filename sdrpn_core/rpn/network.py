@@ -8,11 +8,8 @@ Shape legend: N batch, L sequence, d hidden size, C image cells, H query heads, 
 D head size.
 """
 
-import inspect
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
 from typing import Any, Self
 
 import torch
@@ -23,13 +20,7 @@ from data_contracts.profiles import RpnShape
 from sdrpn_core.attention.masks import Masks
 from sdrpn_core.decoding.layer_pass import LayerPass, Rotation, Rotations
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.profile_checks import check_shape
-
-_PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-"""Precisions that say all of a weight: one of eight bits has its scale elsewhere."""
-Rotary = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""A family's own application of (cos, sin) to queries or keys."""
+from sdrpn_core.rpn.copied_layers import Rotary, check_copyable, rotary_of, scoring_attention
 
 
 class RegionProposalNetwork(nn.Module):
@@ -57,24 +48,7 @@ class RegionProposalNetwork(nn.Module):
                 quantized, the branch comes before the last deepstack layer, or the last copied
                 layer has no heads.
         """
-        check_shape(
-            adapter.profile,
-            shape,
-            adapter.decoder.attention_layers,
-            adapter.num_deepstack_layers,
-        )
-        first, last = shape.branch_layer, shape.last_layer
-        stack = adapter.decoder.layers
-        if any(p.is_meta for layer in stack[first : last + 1] for p in layer.parameters()):
-            raise ModelError(
-                f"device_map keeps some of layers {first} to {last} outside the devices' memory, "
-                "and the RPN copies them: map them to a GPU or the CPU, or use more GPUs"
-            )
-        if not all(_is_trainable(layer) for layer in stack[first : last + 1]):
-            raise ModelError(
-                f"layers {first} to {last} are quantized, and the RPN copies and trains them: load "
-                "the model's unquantized repository (set model_id in the profile)"
-            )
+        check_copyable(adapter, shape)
         return cls.copied_from(adapter.decoder.text_model, shape)
 
     @classmethod
@@ -86,18 +60,15 @@ class RegionProposalNetwork(nn.Module):
         """
         first, last = shape.branch_layer, shape.last_layer
         stack = text_model.layers
-        if last >= len(stack):
-            raise ModelError(
-                f"the RPN copies layers {first} to {last}, the model has {len(stack)}: "
-                "lower branch_layer or depth in the profile"
-            )
-        scoring = ScoringHead.from_layer(
-            stack[last],
-            final_norm=text_model.norm if shape.final_norm else None,
-            has_rotary=shape.rotary_scores,
+        attention = scoring_attention(stack, shape)
+        scoring = ScoringHead(
+            attention,
+            input_norm=deepcopy(stack[last].input_layernorm),
+            final_norm=deepcopy(text_model.norm) if shape.final_norm else None,
+            rotary=rotary_of(attention) if shape.rotary_scores else None,
         )
         # A model spread over several devices may keep its final norm on another one.
-        scoring.to(stack[last].self_attn.q_proj.weight.device)
+        scoring.to(attention.q_proj.weight.device)
         layers = [deepcopy(layer) for layer in stack[first:last]]
         network = cls(layers, scoring, deepcopy(text_model.rotary_emb), first)
         # Evaluation mode for good: dropout would make a run depend on a random state.
@@ -237,28 +208,6 @@ class ScoringHead(nn.Module):
         self.layer_type: str | None = getattr(attention, "layer_type", None)
         self.rotary = rotary
 
-    @classmethod
-    def from_layer(cls, layer: Any, *, final_norm: nn.Module | None, has_rotary: bool) -> Self:
-        """Copy what scoring needs of one decoder layer.
-
-        Raises:
-            ModelError: if the layer is not laid out as scoring needs it.
-        """
-        attention = getattr(layer, "self_attn", None)
-        parts = (layer,) if attention is None else (layer, attention)
-        names = {name for part in parts for name, _ in part.named_children()}
-        if missing := {"input_layernorm", "q_proj", "k_proj"} - names:
-            raise ModelError(
-                f"{type(layer).__name__} has no {' and no '.join(sorted(missing))}: the RPN scores "
-                "with a layer's input norm, query and key, so this family cannot be used yet"
-            )
-        return cls(
-            attention,
-            input_norm=deepcopy(layer.input_layernorm),
-            final_norm=deepcopy(final_norm),
-            rotary=_rotary_of(attention) if has_rotary else None,
-        )
-
     def query(self, states: Tensor, rotation: Rotation | None) -> Tensor:
         """(N, 1, d) states of the query and their (N, 1, D) rotation -> (N, H, 1, D)."""
         return self._projected(states, self.q_proj, self.q_norm, rotation)
@@ -304,13 +253,6 @@ class ScoringHead(nn.Module):
             return products.sum(dim=1) * (self.scaling / query.shape[1])
 
 
-def _is_trainable(layer: Any) -> bool:
-    """Whether a layer's weights are numbers that gradients can change, not quantized ones."""
-    projection = getattr(getattr(layer, "self_attn", None), "q_proj", None)
-    has_weight = projection is None or isinstance(getattr(projection, "weight", None), nn.Parameter)
-    return has_weight and all(parameter.dtype in _PLAIN for parameter in layer.parameters())
-
-
 def _take_columns(values: Tensor, columns: Tensor) -> Tensor:
     """(N, L, d) and (N, C) -> (N, C, d)."""
     return values.gather(1, columns[..., None].expand(-1, -1, values.shape[-1]))
@@ -334,30 +276,4 @@ def _query_projection(attention: Any) -> nn.Linear:
 
 def _head_norm(attention: Any, name: str) -> nn.Module | None:
     """Copy of a per-head query or key norm, for the families that have one."""
-    norm = dict(attention.named_children()).get(name)
-    if norm is not None and norm.weight.shape != (attention.head_dim,):
-        raise ModelError(
-            f"{name} of {type(attention).__name__} spans all heads at once: only per-head norms "
-            "are supported, so this model family cannot be used yet"
-        )
-    return deepcopy(norm)
-
-
-def _rotary_of(attention: object) -> Rotary:
-    """The family's own function: halves or pairs, it knows how its heads are laid out."""
-    module = sys.modules[type(attention).__module__]
-    rotary = getattr(module, "apply_rotary_pos_emb", None)
-    if rotary is None:
-        raise ModelError(
-            f"{module.__name__} has no apply_rotary_pos_emb: set rotary_scores to false in the "
-            "profile's rpn"
-        )
-    # Where the package ``kernels`` is installed, transformers puts a module in its place.
-    takes_pairs = "k" in inspect.signature(getattr(rotary, "forward", rotary)).parameters
-    return partial(_turned_of_pair, rotary) if takes_pairs else rotary
-
-
-def _turned_of_pair(rotary: Callable[..., Any], heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """What most stock functions, which turn a query and a key by the same angle, make of one."""
-    turned: Tensor = rotary(heads, heads, cos, sin)[0]
-    return turned
+    return deepcopy(dict(attention.named_children()).get(name))

@@ -14,7 +14,13 @@ from data_contracts.base import Settings
 
 MAX_STEPS = 50
 _SMALLEST_SCALE = 1e-3
-"""Logits that tell nothing give a nearly flat map, never one turned upside down."""
+_SMALLEST_SPREAD = 0.1
+"""Logits that tell nothing give a nearly flat map, never one turned upside down: of this scale, or
+of this standard deviation where the logits' own is so large that the scale leaves more."""
+_USUAL_SPREAD = 30.0
+"""Beyond this standard deviation, or where every probability is as near to 0 or 1 as this, logits
+are standardised first: Newton's method would not get away from the plain sigmoid."""
+_SATURATED = 1e-9
 
 
 class ScoreCalibration(Settings):
@@ -51,6 +57,31 @@ def fit_platt(
     low = 1 / (num_all - num_positive + 2)
     wanted = torch.from_numpy(np.where(targets, high, low))
     inputs = torch.from_numpy(logits.astype(np.float64))
+    scale, offset = _fitted(inputs, wanted, fit_offset=fit_offset)
+    spread = float(inputs.std(correction=0))
+    smallest = min(_SMALLEST_SCALE, _SMALLEST_SPREAD / spread) if spread else _SMALLEST_SCALE
+    if scale < smallest:
+        scale = smallest
+        # The fitted offset belongs to the fitted scale: without, all cells might be foreground.
+        offset = float(wanted.mean().logit() - scale * inputs.mean()) if fit_offset else 0.0
+    return ScoreCalibration(scale=scale, offset=offset)
+
+
+def _fitted(inputs: Tensor, wanted: Tensor, *, fit_offset: bool) -> tuple[float, float]:
+    """Scale and offset of greatest likelihood; a scale of 0 where all logits are the same."""
+    spread, centre = float(inputs.std(correction=0)), float(inputs.mean()) if fit_offset else 0.0
+    if not spread:
+        return 0.0, 0.0
+    predicted = inputs.sigmoid()
+    is_usual = float((predicted * (1 - predicted)).max()) > _SATURATED and spread < _USUAL_SPREAD
+    if not is_usual:
+        unit = spread if fit_offset else float(inputs.abs().max())
+        scale, offset = _newton((inputs - centre) / unit, wanted, fit_offset=fit_offset)
+        return scale / unit, offset - scale * centre / unit
+    return _newton(inputs, wanted, fit_offset=fit_offset)
+
+
+def _newton(inputs: Tensor, wanted: Tensor, *, fit_offset: bool) -> tuple[float, float]:
     design = torch.stack([inputs, torch.ones_like(inputs)] if fit_offset else [inputs], dim=1)
     weights = torch.zeros(design.shape[1], dtype=torch.float64)
     weights[0] = 1.0
@@ -59,8 +90,7 @@ def fit_platt(
         weights = weights - step
         if float(step.abs().max()) < 1e-9:
             break
-    offset = float(weights[1]) if fit_offset else 0.0
-    return ScoreCalibration(scale=max(float(weights[0]), _SMALLEST_SCALE), offset=offset)
+    return float(weights[0]), float(weights[1]) if fit_offset else 0.0
 
 
 def _newton_step(design: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:

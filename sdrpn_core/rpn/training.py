@@ -251,11 +251,20 @@ class _Trainer:
 
     @torch.no_grad()
     def predict_validation(self) -> list[ValidationPrediction]:
-        """RoI logits of every validation example."""
+        """RoI logits of every validation example.
+
+        Raises:
+            TrainingError: if one is not finite: the last step may have spoilt the weights.
+        """
         predictions = []
         for part, features in self.prefix.of_parts(self._parts(self.split.validation)):
             with self._autocast():
                 logits = collate(features, part).logits(self.network).cpu()
+            if not logits.isfinite().all():
+                raise TrainingError(
+                    f"scores of validation images are not finite after step {self.step}: lower "
+                    "training.learning_rate"
+                )
             for row, item, example in zip(logits, features, part, strict=True):
                 labels = torch.from_numpy(example.labels)
                 shaped = row[: labels.numel()].view(labels.shape)

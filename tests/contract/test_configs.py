@@ -84,6 +84,9 @@ def test_the_configuration_that_the_readme_writes_is_one(tmp_path: Path):
         ({"records": 5}, r"key 'records': a section with keys of its own is needed, not 5"),
         ({"training": {"loss": "bce"}}, r"'training.loss': a section .* is needed, not 'bce'"),
         ({"training": {"betas": 3}}, r"key 'training.betas': a list is needed, not 3"),
+        ({"training": {"betas": [0.9, 1.0]}}, r"'training.betas.1': Input should be less than 1"),
+        ({"training": {"max_grad_norm": float("inf")}}, r"max_grad_norm': .* a finite number"),
+        ({"labels": {"sink_threshold": float("nan")}}, r"sink_threshold': .* a finite number"),
     ],
 )
 def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: str):

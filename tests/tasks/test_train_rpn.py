@@ -71,7 +71,7 @@ def test_a_run_trains_for_the_profiles_regions_with_its_own_changes(
     assert kept == profile_of(config.model).regions.with_changes(max_regions=2)
 
 
-def test_few_labels_are_warned_of_once(
+def test_a_training_that_learns_little_is_warned_of_once(
     config: PipelineConfig,
     file_store: ArtifactStore,
     label_set: ArtifactRef,
@@ -79,18 +79,19 @@ def test_few_labels_are_warned_of_once(
 ):
     """Nothing told a user's ten pictures from data that an RPN can learn from.
 
-    Nor that a recipe for many labels makes one step of them.
+    Nor that a recipe for many labels makes one step of them, nor what came of it.
     """
     for _ in range(2):
         train_rpn(
             stage_run(file_store), label_set, config.model, training_of(config), regions_of(config)
         )
-    labels, steps = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    labels, steps, learnt = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     num_questions = file_store.manifest(label_set).num_rows
     assert f"labels to train on (of {num_questions} questions)" in labels
     assert f"fewer than {FEW_LABELS} " in labels
     assert steps.startswith(f"fewer than {FEW_STEPS} training steps (about 1) ")
     assert "lower training.batch_size (4)" in steps
+    assert learnt.startswith("the RPN hardly tells foreground from background on validation images")
 
 
 def test_other_regions_take_the_weights_and_choose_a_threshold(

@@ -82,12 +82,16 @@ def outcomes(profile: ModelProfile, tmp_path_factory: pytest.TempPathFactory) ->
     with model_hub(models, gated=("lab/shut",)) as endpoint:
         found = load(list(tried.values()), cache, HF_ENDPOINT=endpoint)
     # From here on nothing listens on the endpoint's port.
-    again = [named(profile, "lab/tiny"), named(profile, "lab/other", "v1")]
+    again = [
+        named(profile, "lab/tiny"),
+        named(profile, "lab/other", "v1"),
+        named(profile, "lab/bare"),
+    ]
     offline = load(again, cache, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
     (unreachable,) = load([named(profile, "lab/other")], cache, HF_ENDPOINT=endpoint)
     return Outcomes(
         online=dict(zip(tried, found, strict=True)),
-        offline=dict(zip(("cached", "absent"), offline, strict=True)),
+        offline=dict(zip(("cached", "absent", "partly"), offline, strict=True)),
         unreachable=unreachable,
         endpoint=endpoint,
     )
@@ -162,6 +166,16 @@ def test_offline_takes_the_cache_and_says_what_is_not_in_it(outcomes: Outcomes) 
         "model 'lab/other' is not in the cache",
         "HF_HUB_OFFLINE is set",
         "run `hf download lab/other --revision v1` with a network first",
+    )
+
+
+def test_what_is_only_partly_in_the_cache_is_fetched_with_a_network(outcomes: Outcomes) -> None:
+    """It was told to check the id and its files, which were right."""
+    assert_says(
+        outcomes.offline["partly"],
+        "model 'lab/bare' is only partly in the cache",
+        "image processor",
+        "HF_HUB_OFFLINE is set: run `hf download lab/bare` with a network first",
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CONFIG_MAPPING, LlavaConfig, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from data_contracts.enums import QuestionKind
@@ -25,7 +25,7 @@ from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from tests.tiny_models import tiny_llava
+from tests.tiny_models import tiny_llava, with_text_model
 from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
 
 QUERY = "layers.3.self_attn.q_proj.weight"
@@ -225,24 +225,11 @@ def test_prompts_start_at_an_embedding_in_memory(profile: ModelProfile) -> None:
         load_adapter(profile, device_map=placement)
 
 
-def with_text_model(profile: ModelProfile, folder: Path, kind: str, **settings: object) -> None:
-    """Another text model in its place, of the same sizes and with random weights."""
-    config = LlavaConfig.from_pretrained(profile.model_id)
-    text = config.text_config.to_dict()
-    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    sizes = {name: text[name] for name in (*kept, "num_attention_heads", "num_key_value_heads")}
-    config.text_config = CONFIG_MAPPING[kind](**sizes, **settings)
-    shutil.copytree(profile.model_id, folder, dirs_exist_ok=True)
-    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
-    model.save_pretrained(folder)
-
-
 def test_a_text_model_that_does_more_than_run_its_layers_is_refused(
     profile: ModelProfile, tmp_path: Path
 ):
     """Granite multiplies embeddings first: its labels and answers were silently wrong."""
-    with_text_model(profile, tmp_path, "granite", embedding_multiplier=12.0)
-    other = profile.model_copy(update={"model_id": str(tmp_path)})
+    other = with_text_model(profile, tmp_path, "granite", embedding_multiplier=12.0)
     told = r"text model \(GraniteModel\) does more than run its layers"
     with pytest.raises(ModelError, match=told):
         load_adapter(other, device="cpu")
@@ -252,8 +239,7 @@ def test_a_text_model_that_sees_images_whole_is_refused_where_they_are_not_shown
     profile: ModelProfile, tmp_path: Path
 ):
     """Gemma 3's text model beside LLaVA's tower is causal; it got masks as in Gemma 3."""
-    with_text_model(profile, tmp_path, "gemma3_text", head_dim=12)
-    other = profile.model_copy(update={"model_id": str(tmp_path)})
+    other = with_text_model(profile, tmp_path, "gemma3_text", head_dim=12)
     with pytest.raises(ModelError, match=r"a llava model does not show them so"):
         load_adapter(other, device="cpu")
 
@@ -263,8 +249,7 @@ def test_a_text_model_that_cannot_be_driven_is_refused(
     profile: ModelProfile, tmp_path: Path, kind: str
 ):
     """It was an error of torch or Python, with a traceback."""
-    with_text_model(profile, tmp_path, kind)
-    other = profile.model_copy(update={"model_id": str(tmp_path)})
+    other = with_text_model(profile, tmp_path, kind)
     with pytest.raises(ModelError, match=r"its text model cannot be run layer by layer \("):
         load_adapter(other, device="cpu")
 
@@ -331,8 +316,8 @@ def windowed(profile: ModelProfile, tmp_path_factory: pytest.TempPathFactory) ->
     """Its layers look back at fewer tokens than an image has."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("windowed")
-    with_text_model(profile, folder, "mistral", sliding_window=20, initializer_range=0.25)
-    return load_adapter(profile.model_copy(update={"model_id": str(folder)}), device="cpu")
+    other = with_text_model(profile, folder, "mistral", sliding_window=20, initializer_range=0.25)
+    return load_adapter(other, device="cpu")
 
 
 def test_layers_with_a_window_answer_as_the_stock_model_does(windowed: ModelAdapter):

@@ -140,6 +140,14 @@ def test_truncated_weights_are_refused(files: dict[str, bytes]) -> None:
         RpnCheckpoint.from_files(files | {WEIGHTS: files[WEIGHTS][:-10]})
 
 
+@pytest.mark.parametrize("log", [b'{"kind": "step", "lo', b"\xff\xfe"])
+def test_damaged_log_is_named(files: dict[str, bytes], log: bytes) -> None:
+    """A traceback of JSON's, for a file that answering does not need."""
+    told = r"rpn: metrics.jsonl is damaged \(.*\); copy it anew, or delete it"
+    with pytest.raises(CheckpointError, match=told):
+        RpnCheckpoint.from_files(files | {METRICS: log}, "rpn")
+
+
 def test_missing_parameter_is_named(files: dict[str, bytes], adapter: ModelAdapter) -> None:
     state = load(files[WEIGHTS])
     del state["scoring.k_proj.weight"]

@@ -50,6 +50,46 @@ def test_perfect_separation_gives_a_finite_scale():
     assert 0.5 < fitted.scale < 3
 
 
+FOREGROUND = np.random.default_rng(3).random(2000) < 0.2
+NOISE = np.random.default_rng(4).normal(size=2000)
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        60 + 2 * NOISE + FOREGROUND,
+        -800 + 2 * NOISE + FOREGROUND,
+        1e6 * (NOISE + FOREGROUND),
+        40 * (NOISE + FOREGROUND),
+        1e20 * (NOISE + FOREGROUND),
+        5 + NOISE / 2 - 3 * FOREGROUND,
+        1e6 * (NOISE - FOREGROUND),
+        np.full(2000, 100.0),
+        np.zeros(2000),
+    ],
+    ids=["high", "low", "huge", "large", "largest", "reversed", "huge reversed", "equal", "zero"],
+)
+def test_whatever_the_logits_are_there_is_as_much_foreground_as_there_is(
+    logits: np.ndarray,
+):
+    """Saturated ones were an error of linear algebra at the end of a training; where the scale was
+    held, the offset was that of another scale, and every cell was foreground."""
+    fitted = fit_platt(logits, FOREGROUND)
+    probability = fitted.probability(torch.from_numpy(logits))
+    assert float(probability.mean()) == pytest.approx(FOREGROUND.mean(), abs=0.002)
+    plain = fit_platt(logits, FOREGROUND, fit_offset=False)
+    assert np.isfinite(plain.scale)
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1e3, 0.0), (1e3, 7e5), (1.0, 300.0)])
+def test_another_unit_of_the_logits_gives_the_same_probabilities(factor: float, shift: float):
+    logits, targets = drawn(0.7, -1.0)
+    usual, other = fit_platt(logits, targets), fit_platt(logits * factor + shift, targets)
+    wanted = usual.probability(torch.from_numpy(logits))
+    found = other.probability(torch.from_numpy(logits * factor + shift))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
 def test_logits_that_point_the_wrong_way_are_flattened_never_reversed():
     logits, targets = drawn(1.0, 0.0)
     assert fit_platt(-logits, targets).scale == pytest.approx(1e-3)
