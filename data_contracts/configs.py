@@ -3,11 +3,12 @@
 Defaults live beside the keys and nowhere else. How a run is executed is ``runtime``.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from data_contracts.base import Changes, S, Settings
 from data_contracts.calibration import CalibrationSettings
@@ -150,7 +151,15 @@ class EvaluationConfig(Settings):
     """Profile of the model whose published figures stand beside ours; None takes this model's."""
     num_bootstrap: int = Field(1000, gt=0)
     rows_per_shard: int = Field(128, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+    """Of the resampling behind the intervals."""
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_differ(cls, methods: tuple[Method, ...]) -> tuple[Method, ...]:
+        if twice := [name for name, count in Counter(methods).items() if count > 1]:
+            raise ValueError(f"each method once; {', '.join(twice)} is there more than once")
+        return methods
 
     def threshold_beside(self, own: float) -> float:
         """Region threshold that SD-RPN answers with, beside an RPN with one of its own."""

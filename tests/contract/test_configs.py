@@ -154,6 +154,26 @@ def test_wrong_benchmark_or_method_is_found_when_the_config_is_read(
         PipelineConfig.load(write(tmp_path, data))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": -1}, r"key 'evaluation.seed': .*greater than or equal to 0"),
+        (
+            {"methods": ["base", "sdrpn", "base"]},
+            r"key 'evaluation.methods': each method once; base is there more than once$",
+        ),
+    ],
+)
+def test_what_an_evaluation_cannot_take_is_found_when_the_config_is_read(
+    tmp_path: Path, change: dict, message: str
+):
+    """A negative seed was found by NumPy after all answers were made, a method that was there twice
+    after the first shard, as a primary key that failed."""
+    data = MINIMAL | {"evaluation": {"source": HELD_OUT, **change}}
+    with pytest.raises(ConfigError, match=message):
+        PipelineConfig.load(write(tmp_path, data))
+
+
 def parted(name: str, part: str, ratio: float, seed: int = 0) -> dict:
     selection = {"part": part, "held_out_ratio": ratio, "seed": seed}
     return {"type": "llava_mix", "name": name, "records": "x", "images": "y"} | {
