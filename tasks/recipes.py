@@ -54,6 +54,9 @@ CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD, METRICS)
 ONCE_GATED_BY_AREA = {"internvl", "gemma3"}
 """Families whose canvases are stretched: squeezed ones were taken for seen whole."""
 
+ONCE_OTHERWISE_STRICT = {"chartqa", "ocrbench", "vstar_bench", "hrbench"}
+"""Scoring rules that took separators or the letter A otherwise in mode ``strict``."""
+
 _LIMITS = {"rows_per_shard", "max_failure_rate", "tolerated_failures"}
 """Of ``RecordsConfig``: what decides whether rows are made, not which."""
 
@@ -321,6 +324,9 @@ def results_recipe(
     predictions: ArtifactRef, settings: EvaluationConfig, labels: LabelSettings
 ) -> Recipe:
     """The results table and, apart from it, the speed: the files of ``RESULTS_FILES``."""
+    changes = {}
+    if settings.benchmark in ONCE_OTHERWISE_STRICT:
+        changes["strict"] = "whole numbers, any letter"
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=RESULTS_VERSION,
@@ -329,6 +335,7 @@ def results_recipe(
             "num_bootstrap": settings.num_bootstrap,
             "seed": settings.seed,
             "labels": labels.model_dump(mode="json"),
+            **changes,
         },
         inputs=(str(predictions),),
         num_shards=len(RESULTS_FILES),
