@@ -141,6 +141,28 @@ def test_only_answers_whose_boxes_changed_are_given_again(
     assert set(recipe(False).config) - set(recipe(True).config) == {"true_boxes"}
 
 
+def test_only_answers_whose_scores_changed_are_given_again(
+    memory_store: ArtifactStore, tmp_path: Path
+):
+    """Exact match of one's own questions tells -5 from 5 now; no scene's answer has a sign."""
+    questions, files = made(memory_store, tmp_path, [line("a.png", A)])
+    mix = LlavaMixSource(name="mix", records="x", images="y")
+
+    def config(**settings: Any) -> dict[str, Any]:
+        return recipes.predictions_recipe(
+            memory_store.manifest(questions),
+            files,
+            files,
+            EvaluationConfig(**settings),
+            {},
+            boxes_as_written=True,
+        ).config
+
+    scenes, own, other = config(source=SCENES), config(source=mix), {"benchmark": "docvqa"}
+    assert set(own) - set(scenes) == {"exact_match"}
+    assert set(config(source=mix, **other)) == set(scenes)
+
+
 @pytest.mark.parametrize(
     ("wrong", "settings"),
     [
