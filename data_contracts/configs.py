@@ -6,9 +6,17 @@ Defaults live beside the keys and nowhere else. How a run is executed is ``runti
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from data_contracts.base import Changes, S, Settings
 from data_contracts.calibration import CalibrationSettings
@@ -113,6 +121,13 @@ RuleName = Literal[
     "hrbench",
 ]
 """Scoring rules that ``sdrpn_core.benchmarks`` knows."""
+_NOT_FOR_OWN_QUESTIONS: Mapping[str, str] = {
+    "textvqa": "the answers of ten annotators",
+    "vstar_bench": "lettered options",
+    "hrbench": "lettered options",
+    "pope": "yes or no in a column of its own",
+}
+"""Rules that judge by more than the one reference answer that a source of one's own gives."""
 
 
 PaperModel = Literal[
@@ -134,7 +149,8 @@ class EvaluationConfig(Settings):
     benchmarks: tuple[BenchmarkSource, ...] = ()
     """Public benchmarks, each asked and scored by its own rules; further results tables."""
     benchmark: RuleName = "scenes"
-    """Scoring rule: name of a benchmark; ``scenes`` asks for one of the reference answers."""
+    """Scoring rule of ``source``: name of a benchmark, of those that judge by one reference answer;
+    ``scenes`` asks for that answer. Public benchmarks have their own."""
     methods: tuple[Method, ...] = DEFAULT_METHODS
     max_new_tokens: int = Field(32, gt=0)
     crop_padding_ratio: float = Field(0.1, ge=0)
@@ -153,6 +169,19 @@ class EvaluationConfig(Settings):
     rows_per_shard: int = Field(128, gt=0)
     seed: int = Field(0, ge=0)
     """Of the resampling behind the intervals."""
+
+    @field_validator("benchmark")
+    @classmethod
+    def _rule_fits_the_source(cls, rule: RuleName, info: ValidationInfo) -> RuleName:
+        needed = _NOT_FOR_OWN_QUESTIONS.get(rule)
+        source = info.data.get("source")  # missing if it is wrong itself
+        if needed is None or source is None or isinstance(source, BenchmarkSource):
+            return rule
+        fitting = [name for name in get_args(RuleName) if name not in _NOT_FOR_OWN_QUESTIONS]
+        raise ValueError(
+            f"{rule} judges by {needed}, which source {source.name!r} does not give; choose one of "
+            f"{', '.join(fitting)}, or add the public benchmark to evaluation.benchmarks"
+        )
 
     @field_validator("methods")
     @classmethod

@@ -18,7 +18,7 @@ from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import LabelSettings
 from data_contracts.registry import frame_of
 from data_contracts.results import Results, Speed
-from sdrpn_core.evaluation.benchmark_figures import benchmark_figures
+from sdrpn_core.evaluation.benchmark_figures import benchmark_figures, mean_scores
 from sdrpn_core.evaluation.harness import Evaluator
 from sdrpn_core.evaluation.results import summarize
 from sdrpn_core.evaluation.speed import Timings
@@ -35,6 +35,7 @@ from tasks.sources.evaluation_documents import (
     SourceDocuments,
     benchmark_rows,
     mix_boxes,
+    mix_rows,
     warn_of_unasked_boxes,
 )
 from tasks.sources.files import load_image
@@ -128,8 +129,12 @@ def _results(
     results = summarize(frame, labels, num_bootstrap=settings.num_bootstrap, seed=settings.seed)
     inputs = store.manifest(predictions).recipe.inputs
     questions, files = (ArtifactRef.parse(name) for name in inputs[:2])
-    rows = benchmark_rows(store, questions, files)
-    return results.model_copy(update={"figures": benchmark_figures(frame, rows) if rows else {}})
+    if rows := benchmark_rows(store, questions, files):
+        return results.model_copy(update={"figures": benchmark_figures(frame, rows)})
+    if settings.benchmark == "scenes":  # both modes are the same
+        return results
+    own = mix_rows(store, questions)
+    return results.model_copy(update={"figures": mean_scores(frame, own)})
 
 
 def _speed(store: ArtifactStore, predictions: ArtifactRef) -> Speed:

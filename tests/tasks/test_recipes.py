@@ -5,10 +5,10 @@ import pytest
 from data_contracts.artifact import ArtifactRef
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.configs import EvaluationConfig
-from data_contracts.enums import QuestionKind, Stage
+from data_contracts.enums import BenchmarkTask, QuestionKind, Stage
 from data_contracts.interop import PublishedLabels
 from data_contracts.label_settings import LabelSettings, RegionSettings
-from data_contracts.sources import SceneSource
+from data_contracts.sources import BenchmarkSource, SceneSource
 from data_contracts.training import TrainingConfig
 from sdrpn_core.benchmarks import known_benchmarks
 from sdrpn_core.models.profiles import load_profile
@@ -66,8 +66,9 @@ def test_results_are_made_again_only_where_strict_scores_came_out_otherwise():
     predictions = ArtifactRef(stage=Stage.EVALUATE, artifact_id="0" * 20)
 
     def address(rule: str) -> str:
-        settings = EvaluationConfig(source=SceneSource(name="a", num_images=3))
-        settings = settings.model_copy(update={"benchmark": rule})
+        own = SceneSource(name="a", num_images=3)
+        source = own if rule == "scenes" else BenchmarkSource(task=BenchmarkTask.POPE)
+        settings = EvaluationConfig(source=source, benchmark=rule)
         return recipes.results_recipe(predictions, settings, LabelSettings()).ref.artifact_id
 
     before = "725c0b23e3225d01403a"
