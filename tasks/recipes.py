@@ -286,6 +286,7 @@ def predictions_recipe(
     model: Mapping[str, Any],
     *,
     boxes_as_written: bool,
+    all_answered: bool,
 ) -> Recipe:
     """Every method's answers to a benchmark's usable questions.
 
@@ -296,6 +297,7 @@ def predictions_recipe(
         settings: what is compared.
         model: identity of the frozen model.
         boxes_as_written: each true box is the only one of its question and of its image.
+        all_answered: no question lacks a reference answer.
     """
     identity = settings.model_dump(
         mode="json",
@@ -312,6 +314,8 @@ def predictions_recipe(
         changes["exact_match"] = "signs kept"  # once, -5 and 5 were the same; no scene has any
     if not boxes_as_written:
         changes["true_boxes"] = "united by path"  # once, the last of several stood for all
+    if not all_answered:
+        changes["unanswered"] = "left out"  # once, they were asked and whatever came was wrong
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=harness.STAGE_VERSION,

@@ -18,6 +18,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.evaluate import (
+    BenchmarkError,
     make_prediction_shard,
     predictions_recipe,
     read_results,
@@ -92,6 +93,31 @@ def evaluated(
         return Evaluated(run, questions, files, model, config)
 
     return make
+
+
+def test_questions_without_an_answer_are_left_out_and_told(
+    evaluated: Callable[..., Evaluated], caplog: pytest.LogCaptureFixture
+):
+    """Whatever was answered to them scored 0, and nobody was told."""
+    made = evaluated("red", None, "blue", " ", None)
+    frame = made.run.store.read_frame(made.predictions())
+    assert sorted(frame["answers"].to_list()) == [["blue"], ["red"]]
+    (told,) = [r.getMessage() for r in caplog.records if "reference answer" in r.getMessage()]
+    assert told.startswith("source 'own': 3 of 5 questions have no reference answer")
+
+
+def test_questions_that_nobody_answered_are_no_benchmark(evaluated: Callable[..., Evaluated]):
+    """Every way of answering had an accuracy of 0."""
+    made = evaluated(None, "")
+    with pytest.raises(BenchmarkError, match=r"source 'own': not one of its 2 questions has a ref"):
+        made.recipe()
+
+
+def test_only_what_was_evaluated_with_unanswered_questions_is_evaluated_again(
+    evaluated: Callable[..., Evaluated],
+):
+    answered, partly = evaluated("red", "blue").recipe(), evaluated("red", None).recipe()
+    assert set(partly.config) - set(answered.config) == {"unanswered"}
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,13 @@ def test_only_answers_whose_boxes_changed_are_given_again(
 
     def recipe(is_as_written: bool) -> Recipe:
         return recipes.predictions_recipe(
-            manifest, files, files, settings, {}, boxes_as_written=is_as_written
+            manifest,
+            files,
+            files,
+            settings,
+            {},
+            boxes_as_written=is_as_written,
+            all_answered=True,
         )
 
     assert recipe(True).ref != recipe(False).ref
@@ -156,6 +162,7 @@ def test_only_answers_whose_scores_changed_are_given_again(
             EvaluationConfig(**settings),
             {},
             boxes_as_written=True,
+            all_answered=True,
         ).config
 
     scenes, own, other = config(source=SCENES), config(source=mix), {"benchmark": "docvqa"}
