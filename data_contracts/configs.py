@@ -151,7 +151,7 @@ class EvaluationConfig(Settings):
     benchmark: RuleName = "scenes"
     """Scoring rule of ``source``: name of a benchmark, of those that judge by one reference answer;
     ``scenes`` asks for that answer. Public benchmarks have their own."""
-    methods: tuple[Method, ...] = DEFAULT_METHODS
+    methods: tuple[Method, ...] = Field(DEFAULT_METHODS, min_length=1)
     max_new_tokens: int = Field(32, gt=0)
     crop_padding_ratio: float = Field(0.1, ge=0)
     """Margin added to each side of the oracle's box, as a share of the box's side."""

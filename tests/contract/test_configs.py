@@ -161,6 +161,7 @@ def test_wrong_benchmark_or_method_is_found_when_the_config_is_read(
     ("change", "message"),
     [
         ({"seed": -1}, r"key 'evaluation.seed': .*greater than or equal to 0"),
+        ({"methods": []}, r"key 'evaluation.methods': .*at least 1 item"),
         (
             {"methods": ["base", "sdrpn", "base"]},
             r"key 'evaluation.methods': each method once; base is there more than once$",

@@ -132,6 +132,29 @@ def test_the_page_stresses_the_zoom_that_answering_is_set_to(report: ReportData)
         assert tile in html, method
 
 
+@pytest.mark.parametrize("is_withdrawn", [True, False])
+def test_the_page_stresses_the_zoom_that_was_evaluated(
+    report: ReportData, is_withdrawn: bool
+) -> None:
+    """With an RPN that withdraws the image and methods [base, sdrpn], accuracy, gain and speed were
+    missing from the key figures."""
+    assert report.rpn is not None
+    (results,) = report.results
+    kept = Method.SDRPN if is_withdrawn else Method.SDRPN_WITHDRAWN
+    methods = {m: found for m, found in results.methods.items() if m in {Method.BASE, kept}}
+    regions = report.rpn.regions.with_changes(withdraw_image=is_withdrawn)
+    html = render_report(
+        replace(
+            report,
+            rpn=report.rpn.model_copy(update={"regions": regions}),
+            results=[results.model_copy(update={"methods": methods})],
+        )
+    )
+    accuracy = f"{100 * methods[kept].accuracy.value:.1f} %"
+    assert f"<strong>{accuracy}</strong><span>accuracy with SD-RPN</span>" in html
+    assert f'<tr class="ours"><th scope="row">{METHOD_NAMES[kept]}<' in html
+
+
 def test_page_says_what_withdrawing_the_image_costs(report: ReportData, html: str) -> None:
     (results,) = report.results
     cost = results.withdrawal
