@@ -36,7 +36,7 @@ BENCHMARK_FILES_VERSION = 1
 """Raise when the same Parquet files give other questions."""
 MERGE_VERSION = 2
 RESULTS_VERSION = 4
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 REPORT_VERSION = 11
 IMAGES_PER_SHARD = 256
 

@@ -12,9 +12,10 @@ from data_contracts.configs import EvaluationConfig, ModelConfig, RecordsConfig
 from data_contracts.enums import Method, ScoringMode, Stage
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource, SceneSource
-from tasks import evaluate
+from tasks import benchmark_table, evaluate
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
+from tasks.benchmark_table import TableInputs, read_table, write_table
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.evaluate import (
@@ -118,6 +119,20 @@ def test_only_what_was_evaluated_with_unanswered_questions_is_evaluated_again(
 ):
     answered, partly = evaluated("red", "blue").recipe(), evaluated("red", None).recipe()
     assert set(partly.config) - set(answered.config) == {"unanswered"}
+
+
+def test_the_table_names_the_threshold_that_its_rows_were_answered_with(
+    evaluated: Callable[..., Evaluated], monkeypatch: pytest.MonkeyPatch
+):
+    """It named the RPN's own whatever evaluation.region_threshold said."""
+    made = evaluated("red", region_threshold=0.3)
+    monkeypatch.setattr(benchmark_table, "stored_checkpoint", evaluate.stored_checkpoint)
+    results = summarize_predictions(
+        made.run, made.predictions(), made.settings, profile_of(made.model).labels
+    )
+    inputs = TableInputs(RPN, (("own", results),), ())
+    table = write_table(made.run, inputs, "tiny", made.settings)
+    assert read_table(made.run.store, table).own_threshold == 0.3
 
 
 @pytest.mark.parametrize(

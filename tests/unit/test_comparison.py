@@ -160,7 +160,7 @@ def test_every_figure_is_in_every_format(comparison: Comparison):
 def test_a_sweep_has_its_table_and_plot(comparison: Comparison):
     assert [row["threshold"] for row in sweep_rows(comparison)] == ["0.1", "0.3"]
     [chart] = threshold_charts(comparison).values()
-    assert "chosen: 0.2" in chart
+    assert "in the table: 0.2" in chart
     assert chart.count("polyline") == 3
     assert chart in to_html(comparison)
     without = comparison.model_copy(update={"sweep": ()})

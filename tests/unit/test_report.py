@@ -104,6 +104,16 @@ def test_threshold_and_calibration_are_called_what_they_are(html: str) -> None:
     assert ">Calibration error after Platt scaling</th><td>0.004<" in html
 
 
+def test_a_threshold_that_is_not_the_rpns_own_is_told(report: ReportData, html: str) -> None:
+    """The page named the RPN's threshold while its answers were given with another."""
+    told = "answered with a region threshold of 0.3, as the configuration says"
+    assert "answered with a region threshold" not in html
+    assert render_report(replace(report, answered_threshold=0.5)) == html, "it is its own"
+    page = render_report(replace(report, answered_threshold=0.3))
+    assert page.count(told) == 2, "beside the results and beside the RPN's own"
+    assert "the RPN's own is 0.5" in page
+
+
 def test_precision_of_labels_says_which_cells_count(report: ReportData, html: str) -> None:
     """The page's "precision" counted cells that touch the box, calibration's those inside it."""
     table = html.split("Label quality after each denoising step", 1)[1].split("</table>", 1)[0]
