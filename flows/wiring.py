@@ -136,12 +136,14 @@ class Pipeline:
                 self.report()
 
     def artifacts(self) -> Iterator[Callable[[], object]]:
-        """What makes each artifact of a whole run, in the order they are made."""
+        """What makes each artifact of a whole run, or stops it, in the order of the run."""
         sources = self._config.sources
         yield self.calibration
         for source in self.sources(Stage.REPORT):
             yield partial(self.files, source)
             yield partial(self.questions, source)
+        for benchmark in self.evaluations() if self._config.evaluation is not None else ():
+            yield partial(self._require_answers, benchmark)
         for trained_on in sources:
             yield partial(self.attention, trained_on)
             yield partial(self.labels, trained_on)

@@ -9,6 +9,7 @@ from data_contracts.configs import EvaluationConfig, PipelineConfig
 from data_contracts.enums import Method, Stage
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource
+from flows.dry_run import plan_run
 from flows.execution import LocalExecution
 from flows.run import run_pipeline
 from tasks.evaluate import BenchmarkError
@@ -29,9 +30,12 @@ def test_questions_that_nobody_answered_stop_a_run_before_anything_is_extracted(
     mix = Path(str(evaluation_of(config)[1].records))
     records = json.loads(mix.read_text())
     mix.write_text(json.dumps([r | {"conversations": r["conversations"][:1]} for r in records]))
-    execution = LocalExecution(RuntimeConfig(store=str(tmp_path / "store"), device="cpu"))
-    with pytest.raises(BenchmarkError, match="'held_out': not one of its 4 questions has a ref"):
-        run_pipeline(config, execution)
+    runtime = RuntimeConfig(store=str(tmp_path / "store"), device="cpu")
+    told = "'held_out': not one of its 4 questions has a ref"
+    with pytest.raises(BenchmarkError, match=told):
+        run_pipeline(config, LocalExecution(runtime))
+    with pytest.raises(BenchmarkError, match=told):
+        plan_run(config, runtime)
     assert not (tmp_path / "store" / Stage.EXTRACT_ATTENTION.value).exists()
 
 
