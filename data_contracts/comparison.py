@@ -49,6 +49,6 @@ class Comparison(Settings):
     paper_model: str | None
     """Model whose published figures stand beside; None if the paper has none for this one."""
     own_threshold: float
-    """Region threshold that the RPN was trained with."""
+    """Region threshold that ``rows`` were answered with: the RPN's own, unless told otherwise."""
     rows: tuple[ComparisonRow, ...]
     sweep: tuple[SweepPoint, ...] = ()

@@ -3,11 +3,20 @@
 Defaults live beside the keys and nowhere else. How a run is executed is ``runtime``.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from data_contracts.base import Changes, S, Settings
 from data_contracts.calibration import CalibrationSettings
@@ -112,6 +121,13 @@ RuleName = Literal[
     "hrbench",
 ]
 """Scoring rules that ``sdrpn_core.benchmarks`` knows."""
+_NOT_FOR_OWN_QUESTIONS: Mapping[str, str] = {
+    "textvqa": "the answers of ten annotators",
+    "vstar_bench": "lettered options",
+    "hrbench": "lettered options",
+    "pope": "yes or no in a column of its own",
+}
+"""Rules that judge by more than the one reference answer that a source of one's own gives."""
 
 
 PaperModel = Literal[
@@ -133,8 +149,9 @@ class EvaluationConfig(Settings):
     benchmarks: tuple[BenchmarkSource, ...] = ()
     """Public benchmarks, each asked and scored by its own rules; further results tables."""
     benchmark: RuleName = "scenes"
-    """Scoring rule: name of a benchmark; ``scenes`` asks for one of the reference answers."""
-    methods: tuple[Method, ...] = DEFAULT_METHODS
+    """Scoring rule of ``source``: name of a benchmark, of those that judge by one reference answer;
+    ``scenes`` asks for that answer. Public benchmarks have their own."""
+    methods: tuple[Method, ...] = Field(DEFAULT_METHODS, min_length=1)
     max_new_tokens: int = Field(32, gt=0)
     crop_padding_ratio: float = Field(0.1, ge=0)
     """Margin added to each side of the oracle's box, as a share of the box's side."""
@@ -150,7 +167,28 @@ class EvaluationConfig(Settings):
     """Profile of the model whose published figures stand beside ours; None takes this model's."""
     num_bootstrap: int = Field(1000, gt=0)
     rows_per_shard: int = Field(128, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+    """Of the resampling behind the intervals."""
+
+    @field_validator("benchmark")
+    @classmethod
+    def _rule_fits_the_source(cls, rule: RuleName, info: ValidationInfo) -> RuleName:
+        needed = _NOT_FOR_OWN_QUESTIONS.get(rule)
+        source = info.data.get("source")  # missing if it is wrong itself
+        if needed is None or source is None or isinstance(source, BenchmarkSource):
+            return rule
+        fitting = [name for name in get_args(RuleName) if name not in _NOT_FOR_OWN_QUESTIONS]
+        raise ValueError(
+            f"{rule} judges by {needed}, which source {source.name!r} does not give; choose one of "
+            f"{', '.join(fitting)}, or add the public benchmark to evaluation.benchmarks"
+        )
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_differ(cls, methods: tuple[Method, ...]) -> tuple[Method, ...]:
+        if twice := [name for name, count in Counter(methods).items() if count > 1]:
+            raise ValueError(f"each method once; {', '.join(twice)} is there more than once")
+        return methods
 
     def threshold_beside(self, own: float) -> float:
         """Region threshold that SD-RPN answers with, beside an RPN with one of its own."""

@@ -95,7 +95,7 @@ class RunOutcome(BaseModel):
         ]
 
     def figures_table(self) -> list[dict[str, str]]:
-        """One row per public benchmark and way of answering; empty without benchmarks."""
+        """One row per figure, where scoring has two modes, and way of answering; else empty."""
         return [
             {
                 "benchmark": name,

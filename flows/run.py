@@ -1,5 +1,7 @@
 """A run: what stands in its way is found out first, then stages are made, then it is told of."""
 
+import logging
+
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.settings_files import ConfigError
@@ -12,6 +14,8 @@ from tasks.benchmark_table import read_table, table_uris
 from tasks.calibrate import page_uri
 from tasks.evaluate import read_results
 from tasks.report import report_uri
+
+logger = logging.getLogger(__name__)
 
 _BEFORE_LABEL_SET = tuple(Stage)[: tuple(Stage).index(Stage.MERGE_LABELS)]
 
@@ -49,6 +53,11 @@ def run_pipeline(
     store = execution.store
     evaluations = pipeline.evaluations() if pipeline.is_made(Stage.EVALUATE) else ()
     tables = {e.source.name: read_results(store, pipeline.results(e)) for e in evaluations}
+    for name in (name for name, found in tables.items() if not found.methods):
+        logger.warning(
+            f"evaluation of {name!r} has no results: none of its questions has a true box, and "
+            "evaluation.methods asks for the oracle alone; give `boxes`, or other methods"
+        )
     table = pipeline.table() if pipeline.is_made(Stage.EVALUATE) else None
     report = pipeline.report() if pipeline.is_made(Stage.REPORT) else None
     calibration = pipeline.calibration() if pipeline.is_made(Stage.CALIBRATE) else None

@@ -22,6 +22,7 @@ from tasks.download import download
 from tasks.evaluate import (
     make_prediction_shard,
     predictions_recipe,
+    require_answers,
     summarize_predictions,
 )
 from tasks.extract_attention import attention_recipe, make_attention_shard
@@ -129,17 +130,20 @@ class Pipeline:
             case Stage.REPORT:
                 # The benchmark's data comes first: a wrong address shows before hours of training.
                 _each(self.questions, self.sources(stage))
+                _each(self._require_answers, self.evaluations() if is_evaluated else ())
                 _each(self.results, self.evaluations() if is_evaluated else ())
                 self.table()
                 self.report()
 
     def artifacts(self) -> Iterator[Callable[[], object]]:
-        """What makes each artifact of a whole run, in the order they are made."""
+        """What makes each artifact of a whole run, or stops it, in the order of the run."""
         sources = self._config.sources
         yield self.calibration
         for source in self.sources(Stage.REPORT):
             yield partial(self.files, source)
             yield partial(self.questions, source)
+        for benchmark in self.evaluations() if self._config.evaluation is not None else ():
+            yield partial(self._require_answers, benchmark)
         for trained_on in sources:
             yield partial(self.attention, trained_on)
             yield partial(self.labels, trained_on)
@@ -254,6 +258,11 @@ class Pipeline:
         sources = (evaluation.source, *evaluation.benchmarks)
         return tuple(settings_for(evaluation, source) for source in sources)
 
+    def _require_answers(self, benchmark: EvaluationConfig) -> None:
+        """That nothing says what is right shows before training, too."""
+        store, source = self._execution.store, benchmark.source
+        require_answers(store, self.questions(source), source)
+
     def predictions(self, benchmark: EvaluationConfig) -> ArtifactRef:
         """Every way's answers to a benchmark."""
         return self._once(
@@ -353,6 +362,6 @@ def _label(benchmark: EvaluationConfig) -> str:
     return evaluation_label(benchmark.source.name, benchmark.region_threshold)
 
 
-def _each(make: Callable[[S], ArtifactRef], arguments: Iterable[S]) -> None:
+def _each(make: Callable[[S], object], arguments: Iterable[S]) -> None:
     for argument in arguments:
         make(argument)

@@ -46,7 +46,9 @@ def write_table(
             {name: read_results(store, ref) for name, ref in inputs.results},
             {(name, value): read_results(store, ref) for name, value, ref in inputs.sweep},
             model=model,
-            own_threshold=stored_checkpoint(store, inputs.rpn).config.threshold,
+            own_threshold=settings.threshold_beside(
+                stored_checkpoint(store, inputs.rpn).config.threshold
+            ),
             paper_model=settings.paper_model,
         )
 

@@ -17,7 +17,7 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import RecordsConfig
 from data_contracts.enums import RecordStatus
 from data_contracts.errors import SdrpnError
-from data_contracts.sources import EvaluationSource
+from data_contracts.sources import BenchmarkSource, EvaluationSource
 from sdrpn_core.records import LATER_TURN, build_records, image_path, skipped
 from tasks import recipes
 from tasks.artifacts.row_ranges import shard_range
@@ -57,7 +57,8 @@ def build_jsonl(
 
     Raises:
         NoUsableRecords: if nothing in it can be asked.
-        TooManyRejects: if more of it cannot be asked than the settings allow.
+        TooManyRejects: if more of it cannot be asked than the settings allow; of a public
+            benchmark, if anything cannot.
     """
     recipe = recipes.records_recipe(
         run.store.manifest(files), source.name, source.selection, settings
@@ -82,7 +83,7 @@ def build_jsonl(
 
         ref = run_stage(run, recipe, make_shard)
         if not built.cache_info().currsize:  # made before, perhaps under wider limits
-            _recheck(run.store, ref, source.name, settings)
+            _recheck(run.store, ref, source, settings)
         return ref
 
 
@@ -107,7 +108,7 @@ def _build(
             "`records: {turns: all}` asks them too"
         )
     num_rows = rows.settle(settings.max_records, keep_repeats=source.selection.repeats)
-    _require_usable(rows.counts, lambda: rows.examples, source.name, settings)
+    _require_usable(rows.counts, lambda: rows.examples, source, settings)
     return rows, num_rows, skips
 
 
@@ -134,7 +135,7 @@ def _add_records(
 
 
 def _recheck(
-    store: ArtifactStore, ref: ArtifactRef, source_name: str, settings: RecordsConfig
+    store: ArtifactStore, ref: ArtifactRef, source: EvaluationSource, settings: RecordsConfig
 ) -> None:
     """Apply the limits to questions that are committed: limits are not part of their identity."""
     statistics = store.manifest(ref).statistics
@@ -142,7 +143,7 @@ def _recheck(
         return  # made by a release that did not count them
     counts = {one.value: int(statistics.get(status_statistic(one), 0)) for one in RecordStatus}
     counts[RecordStatus.OK.value] += int(statistics.get(NUM_OVER_SUBSET, 0))
-    _require_usable(counts, lambda: _committed_examples(store, ref), source_name, settings)
+    _require_usable(counts, lambda: _committed_examples(store, ref), source, settings)
 
 
 def _committed_examples(store: ArtifactStore, ref: ArtifactRef) -> dict[str, str]:
@@ -157,7 +158,7 @@ def _committed_examples(store: ArtifactStore, ref: ArtifactRef) -> dict[str, str
 def _require_usable(
     counts: Mapping[str, int],
     examples: Callable[[], Mapping[str, str]],
-    source_name: str,
+    source: EvaluationSource,
     settings: RecordsConfig,
 ) -> None:
     of = {status: counts.get(status.value, 0) for status in RecordStatus}
@@ -166,22 +167,28 @@ def _require_usable(
     found = f"of all rows: {counted or 'none'}"
     if not of[RecordStatus.OK]:
         raise NoUsableRecords(
-            f"source {source_name!r}: not one of its records can be asked "
+            f"source {source.name!r}: not one of its records can be asked "
             f"({found}){_example(examples())}; check `records` and `images`"
         )
     num_failed = sum(of[status] for status in _FAILURES)
     num_asked = num_failed + of[RecordStatus.OK] + of[RecordStatus.DUPLICATE]
+    if not num_failed:
+        return
+    problem = (
+        f"source {source.name!r}: {num_failed} of {num_asked} questions cannot be asked "
+        f"({found}){_example(examples())}"
+    )
+    if isinstance(source, BenchmarkSource):
+        raise TooManyRejects(
+            f"{problem}; figures of the others alone could be compared with nobody's: mend the "
+            "benchmark's files, or fetch them anew"
+        )
     if num_failed > max(settings.tolerated_failures, settings.max_failure_rate * num_asked):
         raise TooManyRejects(
-            f"source {source_name!r}: {num_failed} of {num_asked} questions cannot be asked "
-            f"({found}){_example(examples())}; mend the source, choose `selection.folders`, or "
-            "raise records.max_failure_rate to go on without them"
+            f"{problem}; mend the source, choose `selection.folders`, or raise "
+            "records.max_failure_rate to go on without them"
         )
-    if num_failed:
-        logger.warning(
-            f"source {source_name!r}: {num_failed} of {num_asked} questions cannot be asked "
-            f"({found}){_example(examples())}; each is a row with its reason"
-        )
+    logger.warning(f"{problem}; each is a row with its reason")
 
 
 def _example(examples: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ beside the predictions' receipts and in a file of their own, so that everything 
 the same bytes whenever and wherever it is made.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -18,7 +19,8 @@ from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import LabelSettings
 from data_contracts.registry import frame_of
 from data_contracts.results import Results, Speed
-from sdrpn_core.evaluation.benchmark_figures import benchmark_figures
+from data_contracts.sources import BenchmarkSource, EvaluationSource
+from sdrpn_core.evaluation.benchmark_figures import benchmark_figures, mean_scores
 from sdrpn_core.evaluation.harness import Evaluator
 from sdrpn_core.evaluation.results import summarize
 from sdrpn_core.evaluation.speed import Timings
@@ -31,14 +33,19 @@ from tasks.document_table import document_table
 from tasks.extract_attention import usable_questions
 from tasks.models import adapter_for, model_identity, placement
 from tasks.rpn_files import stored_checkpoint
+from tasks.shard_statistics import num_usable
 from tasks.sources.evaluation_documents import (
     SourceDocuments,
     benchmark_rows,
     mix_boxes,
+    mix_rows,
+    num_unanswered,
     warn_of_unasked_boxes,
 )
 from tasks.sources.files import load_image
 from tasks.storage.waiting_threads import in_parallel
+
+logger = logging.getLogger(__name__)
 
 RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = recipes.RESULTS_FILES
 
@@ -55,7 +62,11 @@ def predictions_recipe(
     model: ModelConfig,
     settings: EvaluationConfig,
 ) -> Recipe:
-    """What to make from a benchmark's questions and an RPN."""
+    """What to make from a benchmark's questions and an RPN.
+
+    Raises:
+        BenchmarkError: if nothing says what answers to them are right.
+    """
     manifest = run.store.manifest(records)
     return recipes.predictions_recipe(
         manifest,
@@ -64,7 +75,26 @@ def predictions_recipe(
         settings,
         model_identity(model),
         boxes_as_written=mix_boxes(run.store, files).are_as_written,
+        all_answered=require_answers(run.store, records, settings.source) == 0,
     )
+
+
+def require_answers(store: ArtifactStore, records: ArtifactRef, source: EvaluationSource) -> int:
+    """Number of a source's questions that have no reference answer, and are left out.
+
+    Raises:
+        BenchmarkError: if none has one.
+    """
+    if isinstance(source, BenchmarkSource):  # its rows tell, and its rules say what an empty one is
+        return 0
+    num_questions, without = num_usable(store.manifest(records)), num_unanswered(store, records)
+    if without == num_questions:
+        raise BenchmarkError(
+            f"source {source.name!r}: not one of its {num_questions} questions has a reference "
+            "answer, so nothing says which answers are right; give the answers as turns from "
+            '"gpt", or leave the source out of the evaluation'
+        )
+    return without
 
 
 def make_prediction_shard(
@@ -77,7 +107,8 @@ def make_prediction_shard(
     model: ModelConfig,
     settings: EvaluationConfig,
 ) -> FrameShard:
-    """Answer one shard's questions with every method.
+    """Answer one shard's questions with every method; those without a reference answer are left
+    out, as whatever was answered to them would count as wrong.
 
     Raises:
         BenchmarkError: if an image cannot be read; scores of the rest would not be comparable.
@@ -86,7 +117,10 @@ def make_prediction_shard(
     source = SourceDocuments(run.store, files, settings.benchmark)
     if index == 0:
         warn_of_unasked_boxes(run.store, records, files)
+        _warn_of_unanswered(run.store, records, settings.source)
     documents = [source.document(question) for question in questions]
+    if not isinstance(settings.source, BenchmarkSource):
+        documents = [document for document in documents if document.answers]
     digests = {question["image_uri"]: question["image_sha256"] for question in questions}
     timings = Timings()
     rows = _evaluator(_Setup(rpn, model, settings, placement(run.runtime), run)).evaluate(
@@ -97,6 +131,16 @@ def make_prediction_shard(
     )
     frame = frame_of(rows, recipe.schema_id)
     return FrameShard(frame, measurements=timings.to_series())
+
+
+def _warn_of_unanswered(
+    store: ArtifactStore, records: ArtifactRef, source: EvaluationSource
+) -> None:
+    if without := require_answers(store, records, source):
+        logger.warning(
+            f"source {source.name!r}: {without} of {num_usable(store.manifest(records))} questions "
+            "have no reference answer and are left out of the evaluation"
+        )
 
 
 def summarize_predictions(
@@ -128,8 +172,12 @@ def _results(
     results = summarize(frame, labels, num_bootstrap=settings.num_bootstrap, seed=settings.seed)
     inputs = store.manifest(predictions).recipe.inputs
     questions, files = (ArtifactRef.parse(name) for name in inputs[:2])
-    rows = benchmark_rows(store, questions, files)
-    return results.model_copy(update={"figures": benchmark_figures(frame, rows) if rows else {}})
+    if rows := benchmark_rows(store, questions, files):
+        return results.model_copy(update={"figures": benchmark_figures(frame, rows)})
+    if settings.benchmark == "scenes":  # both modes are the same
+        return results
+    own = mix_rows(store, questions)
+    return results.model_copy(update={"figures": mean_scores(frame, own)})
 
 
 def _speed(store: ArtifactStore, predictions: ArtifactRef) -> Speed:

@@ -36,8 +36,8 @@ BENCHMARK_FILES_VERSION = 1
 """Raise when the same Parquet files give other questions."""
 MERGE_VERSION = 2
 RESULTS_VERSION = 4
-TABLE_VERSION = 1
-REPORT_VERSION = 10
+TABLE_VERSION = 2
+REPORT_VERSION = 11
 IMAGES_PER_SHARD = 256
 
 CALIBRATION_FILES = (
@@ -53,6 +53,9 @@ CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD, METRICS)
 
 ONCE_GATED_BY_AREA = {"internvl", "gemma3"}
 """Families whose canvases are stretched: squeezed ones were taken for seen whole."""
+
+ONCE_OTHERWISE_STRICT = {"chartqa", "ocrbench", "vstar_bench", "hrbench"}
+"""Scoring rules that took separators or the letter A otherwise in mode ``strict``."""
 
 _LIMITS = {"rows_per_shard", "max_failure_rate", "tolerated_failures"}
 """Of ``RecordsConfig``: what decides whether rows are made, not which."""
@@ -283,6 +286,7 @@ def predictions_recipe(
     model: Mapping[str, Any],
     *,
     boxes_as_written: bool,
+    all_answered: bool,
 ) -> Recipe:
     """Every method's answers to a benchmark's usable questions.
 
@@ -293,6 +297,7 @@ def predictions_recipe(
         settings: what is compared.
         model: identity of the frozen model.
         boxes_as_written: each true box is the only one of its question and of its image.
+        all_answered: no question lacks a reference answer.
     """
     identity = settings.model_dump(
         mode="json",
@@ -305,8 +310,12 @@ def predictions_recipe(
     changes = {}
     if model.get("family") in ONCE_GATED_BY_AREA:
         changes["gate"] = "by side"
+    if settings.benchmark == "scenes" and not isinstance(settings.source, SceneSource):
+        changes["exact_match"] = "signs kept"  # once, -5 and 5 were the same; no scene has any
     if not boxes_as_written:
         changes["true_boxes"] = "united by path"  # once, the last of several stood for all
+    if not all_answered:
+        changes["unanswered"] = "left out"  # once, they were asked and whatever came was wrong
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=harness.STAGE_VERSION,
@@ -321,6 +330,11 @@ def results_recipe(
     predictions: ArtifactRef, settings: EvaluationConfig, labels: LabelSettings
 ) -> Recipe:
     """The results table and, apart from it, the speed: the files of ``RESULTS_FILES``."""
+    changes = {}
+    if settings.benchmark in ONCE_OTHERWISE_STRICT:
+        changes["strict"] = "whole numbers, any letter"
+    if settings.benchmark != "scenes" and not isinstance(settings.source, BenchmarkSource):
+        changes["figures"] = "of both modes"  # once, the published one stood for both
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=RESULTS_VERSION,
@@ -329,6 +343,7 @@ def results_recipe(
             "num_bootstrap": settings.num_bootstrap,
             "seed": settings.seed,
             "labels": labels.model_dump(mode="json"),
+            **changes,
         },
         inputs=(str(predictions),),
         num_shards=len(RESULTS_FILES),

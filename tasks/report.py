@@ -96,6 +96,9 @@ def _gather(
         },
         training_log=checkpoint.metrics,
         rpn=checkpoint.config,
+        answered_threshold=None
+        if config.evaluation is None
+        else config.evaluation.region_threshold,
         examples=examples,
         label_examples=_label_examples(store, inputs, count),
         config=_shown(config, inputs),

@@ -33,6 +33,17 @@ _HRBENCH_REFUSALS = (
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
 )
+_NO_NOUN_PHRASE = (
+    "and|appears|are|as|at|because|but|by|contains|corresponds|describes|fits|for|from|has|if|in|is"
+    "|isn't|it|its|looks|matches|on|or|says|seems|shows|since|so|that|the|this|to|was|which|with"
+    "|would"
+)
+"""Words that follow an option's letter A, and no article: no noun phrase begins with them."""
+_ARTICLE = (
+    r"(?<!(?i:option ))(?<!(?i:choice ))(?<!(?i:letter ))"
+    rf"A (?!(?:{_NO_NOUN_PHRASE})(?![\w'-]))[a-z]"
+)
+_LETTER = re.compile(rf"(?<![\w'])(?!{_ARTICLE})([A-Z])(?![\w'])")
 _JUDGE_FAILED = "Failed to obtain answer via API"
 
 
@@ -116,14 +127,15 @@ def _hrbench_text(prediction: str, options: Mapping[str, str]) -> str | None:
 def strict_choice(prediction: str, options: Mapping[str, str]) -> str | None:
     """The one option that an answer names by its letter or, failing that, by its text.
 
-    A letter stands alone; a capital A before a small letter is an article.
+    A letter stands alone; a capital A before a small letter is an article, unless it is called an
+    option or what follows can follow no article ("A is correct").
     """
     text = prediction.strip()
     alone = re.fullmatch(r"\W*([A-Za-z])\W*", text)
     if alone is not None:
         letter = alone.group(1).upper()
         return letter if letter in options else None
-    letters = re.findall(r"(?<![\w'])(?!A [a-z])([A-Z])(?![\w'])", text)
+    letters = _LETTER.findall(text)
     standing = [letter for letter in options if letter in letters]
     if standing:
         return standing[0] if len(standing) == 1 else None

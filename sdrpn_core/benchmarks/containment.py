@@ -50,7 +50,9 @@ def _text(text: str) -> str:
 
 
 def _occurs(answer: str, prediction: str) -> bool:
-    """Whether a text occurs, not as a part of a longer Latin word or number."""
+    """Whether a text occurs, not as a part of a longer Latin word or number (2,100 is one)."""
     start = r"(?<![a-z0-9])" if re.match(r"[a-z0-9]", answer) else ""
+    start += r"(?<![0-9][.,])" if re.match(r"[0-9]", answer) else ""
     end = r"(?![a-z0-9])" if re.search(r"[a-z0-9]$", answer) else ""
+    end += r"(?![.,][0-9])" if re.search(r"[0-9]$", answer) else ""
     return re.search(f"{start}{re.escape(answer)}{end}", prediction) is not None

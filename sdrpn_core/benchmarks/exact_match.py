@@ -1,16 +1,21 @@
 """Whole-answer exact match, up to case, spacing and punctuation."""
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 from data_contracts.enums import ScoringMode
 
+_MEANINGFUL = re.compile(r"(?<!\w)-(?=\.?\d)|(?<=\w)[%#]")
+"""A minus sign, not the hyphen of "3-5"; "%" and "#" as in "5%" and "C#", not in "#1"."""
+_SPACED_PERCENT = re.compile(r"(?<=\d)\s+%")
+
 
 def exact_match(prediction: str, document: Mapping[str, Any], mode: ScoringMode) -> float:
     """1 if the answer equals any reference answer after normalisation, else 0.
 
-    An answer that normalises to nothing is never right. Both modes are the same.
+    No answer is never right. Both modes are the same.
     """
     del mode
     answer = normalize(prediction)
@@ -19,9 +24,16 @@ def exact_match(prediction: str, document: Mapping[str, Any], mode: ScoringMode)
 
 
 def normalize(text: str) -> str:
-    """Case folded, punctuation as spaces, single spaces."""
+    """Case folded, single spaces, punctuation as spaces but for what changes the meaning.
+
+    A sign before a number stays, and so do "%" and "#" at the end of a number or word. A text of
+    nothing but punctuation stays as it is.
+    """
+    plain = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").casefold()
+    plain = " ".join(_SPACED_PERCENT.sub("%", plain).split())
+    kept = {found.start() for found in _MEANINGFUL.finditer(plain)}
     spaced = (
-        " " if unicodedata.category(character).startswith("P") else character
-        for character in unicodedata.normalize("NFKC", text).casefold()
+        " " if unicodedata.category(character).startswith("P") and place not in kept else character
+        for place, character in enumerate(plain)
     )
-    return " ".join("".join(spaced).split())
+    return " ".join("".join(spaced).split()) or plain

@@ -6,6 +6,7 @@ Source: Masry et al. 2022 (arXiv 2203.10244), section 5.1, after Methani et al. 
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from data_contracts.enums import ScoringMode
 from sdrpn_core.benchmarks.document import text_field
 
 MAX_RELATIVE_CHANGE = 0.05
+
+_SEPARATED = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?%?", re.ASCII)
+"""A number with thousands separators; a comma elsewhere may be a decimal one ("1,5")."""
 
 
 def relaxed_accuracy(prediction: str, document: Mapping[str, Any], mode: ScoringMode) -> float:
@@ -47,7 +51,9 @@ def _python_number(text: str) -> float | None:
 
 def _number(text: str) -> float | None:
     """A finite number with optional thousands separators, full stop at the end, per cent."""
-    text = text.strip().removesuffix(".").replace(",", "")
+    text = text.strip().removesuffix(".")
+    if _SEPARATED.fullmatch(text):
+        text = text.replace(",", "")
     is_percent = text.endswith("%")
     try:
         value = float(text.removesuffix("%").replace("_", " "))

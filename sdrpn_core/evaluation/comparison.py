@@ -6,9 +6,7 @@ from data_contracts.comparison import Comparison, ComparisonRow, SweepPoint
 from data_contracts.enums import BenchmarkTask, Method, ScoringMode
 from data_contracts.results import Results
 from sdrpn_core.benchmarks.paper import MAIN_FIGURES, PAPER_MODELS, paper_figure
-
-ACCURACY = "accuracy"
-"""Figure of what is no public benchmark: the mean score."""
+from sdrpn_core.evaluation.benchmark_figures import ACCURACY
 
 
 def compare(
@@ -53,10 +51,11 @@ def compare(
 def _row(name: str, method: Method, results: Results, paper_model: str | None) -> ComparisonRow:
     found = results.methods[method]
     figure, published = ACCURACY, found.accuracy.value
-    strict = published
+    strict = published  # of exact match, which has no figures, as both modes are the same
     if method in results.figures:
-        figure = MAIN_FIGURES[BenchmarkTask(name)]
         modes = results.figures[method]
+        if ACCURACY not in modes[ScoringMode.PUBLISHED]:
+            figure = MAIN_FIGURES[BenchmarkTask(name)]
         published = modes[ScoringMode.PUBLISHED][figure]
         strict = modes[ScoringMode.STRICT][figure]
     paper = paper_figure(paper_model, method, name)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Never
 
+import torch
 from accelerate import Accelerator
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
@@ -77,6 +78,11 @@ class SdrpnModel(lmms):  # type: ignore[misc]  # lmms-eval has no types
             crop_tokens=crop_tokens,
             withdraw_image=withdraw_image,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; lmms-eval puts there what its processes tell each other."""
+        return self.pipeline.adapter.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Answer every request, in order."""

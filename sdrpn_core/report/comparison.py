@@ -20,7 +20,7 @@ def to_markdown(comparison: Comparison) -> str:
     """Tables for a README or an issue."""
     parts = [caption(comparison), _markdown_table(table_rows(comparison))]
     if comparison.sweep:
-        own = f"Region threshold of SD-RPN (its own: {comparison.own_threshold:g})."
+        own = f"Region threshold of SD-RPN (in the table above: {comparison.own_threshold:g})."
         parts += [own, _markdown_table(sweep_rows(comparison))]
     return "\n\n".join(parts) + "\n"
 
@@ -110,7 +110,7 @@ def threshold_charts(comparison: Comparison) -> dict[str, str]:
             x_label="region threshold",
             y_label="per cent",
             y_range=(0.0, 100.0),
-            marker=(comparison.own_threshold, f"chosen: {comparison.own_threshold:g}"),
+            marker=(comparison.own_threshold, f"in the table: {comparison.own_threshold:g}"),
         )
     return charts
 

@@ -92,6 +92,8 @@ class ReportData:
     training_log: Sequence[Mapping[str, Any]] = ()
     """Entries of the training log: steps and validations."""
     rpn: RpnConfig | None = None
+    answered_threshold: float | None = None
+    """Region threshold that SD-RPN was told to answer with; None for the RPN's own."""
     examples: Sequence[Example] = ()
     """Held-out questions, answered."""
     label_examples: Sequence[Example] = ()

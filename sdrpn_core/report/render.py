@@ -121,9 +121,12 @@ def _withdrawn_speed(results: Results) -> float | None:
 
 
 def _ours(data: ReportData) -> Method:
-    """The method that answering with the RPN amounts to, unless told otherwise."""
+    """The method that answering with the RPN amounts to, unless told otherwise; where that was not
+    evaluated and the other zoom was, the other."""
     is_withdrawn = data.rpn is not None and data.rpn.regions.withdraw_image
-    return Method.SDRPN_WITHDRAWN if is_withdrawn else Method.SDRPN
+    ours, other = (Method.SDRPN_WITHDRAWN, Method.SDRPN)[:: 1 if is_withdrawn else -1]
+    evaluated = {method for results in data.results for method in results.methods}
+    return other if other in evaluated and ours not in evaluated else ours
 
 
 def _sections(data: ReportData) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.enums import QuestionKind
+from data_contracts.enums import QuestionKind, RecordStatus
 from data_contracts.json_lines import json_lines
 from data_contracts.settings_files import parse_lines
 from sdrpn_core.benchmarks import Document
@@ -57,6 +57,7 @@ class SourceDocuments:
             kind=QuestionKind(question["kind"]),
             category=known.layout if known else "",
             true_box=BoxXYXY(*known.box) if known else None,
+            fields=_mix_fields(question),
         )
 
     def _of_benchmark(self, question: Mapping[str, Any], row: Row) -> Document:
@@ -71,6 +72,12 @@ class SourceDocuments:
             true_box=BoxXYXY(*row["box"]) if row["box"] else None,
             fields=row["fields"],
         )
+
+
+def _mix_fields(question: Mapping[str, Any]) -> Row:
+    """What scoring rules read beside ``answers``, named as benchmarks name it."""
+    answers = question["answers"]
+    return {"answer": answers[0], "dataset": question["dataset"]} if answers else {}
 
 
 def mix_boxes(store: ArtifactStore, files: ArtifactRef) -> MixBoxes:
@@ -99,6 +106,14 @@ def warn_of_unasked_boxes(store: ArtifactStore, questions: ArtifactRef, files: A
         )
 
 
+def num_unanswered(store: ArtifactStore, questions: ArtifactRef) -> int:
+    """Questions that can be asked, and have no reference answer."""
+    is_asked = pl.col("status") == RecordStatus.OK.value
+    is_unanswered = is_asked & (pl.col("answers").list.len() == 0)
+    frames = store.frames(questions, ["status", "answers"])
+    return sum(frame.filter(is_unanswered).height for frame in frames)
+
+
 def benchmark_rows(
     store: ArtifactStore, questions: ArtifactRef, files: ArtifactRef
 ) -> dict[str, Row]:
@@ -106,6 +121,15 @@ def benchmark_rows(
     fields = {row["source_id"]: row["fields"] for row in _lines(store, files, DOCUMENTS_NAME)}
     asked = store.read_frame(questions, ["question_id", "source_id"]).iter_rows()
     return {question: fields[source_id] for question, source_id in asked if source_id in fields}
+
+
+def mix_rows(store: ArtifactStore, questions: ArtifactRef) -> dict[str, Row]:
+    """Question id -> what a question of one's own is scored by."""
+    asked = store.read_frame(questions, ["question_id", "answers", "dataset"])
+    return {
+        row["question_id"]: {"answers": row["answers"], **_mix_fields(row)}
+        for row in asked.iter_rows(named=True)
+    }
 
 
 def _image_digests(store: ArtifactStore, files: ArtifactRef, names: Set[str]) -> dict[str, str]:

@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 from data_contracts.base import Settings
 from data_contracts.configs import EvaluationConfig, PipelineConfig, RuleName
+from data_contracts.enums import BenchmarkTask
 from data_contracts.label_settings import LabelSettings, RegionSettings
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError, load_settings
 from data_contracts.sources import (
+    BenchmarkSource,
     ImageArchive,
     ImageFolder,
     LlavaMixSource,
@@ -29,6 +31,7 @@ from sdrpn_core.benchmarks.scoring import known_benchmarks
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from sdrpn_core.records import skipped
 from tasks.models import profile_of
+from tasks.sources.benchmark_files import settings_for
 from tests.architecture.source_tree import CHECKOUT
 
 MIX = {"type": "llava_mix", "name": "s", "records": "x"}
@@ -155,6 +158,52 @@ def test_wrong_benchmark_or_method_is_found_when_the_config_is_read(
     data = MINIMAL | {"evaluation": {"source": HELD_OUT, **change}}
     with pytest.raises(ConfigError, match=message):
         PipelineConfig.load(write(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": -1}, r"key 'evaluation.seed': .*greater than or equal to 0"),
+        ({"methods": []}, r"key 'evaluation.methods': .*at least 1 item"),
+        (
+            {"methods": ["base", "sdrpn", "base"]},
+            r"key 'evaluation.methods': each method once; base is there more than once$",
+        ),
+    ],
+)
+def test_what_an_evaluation_cannot_take_is_found_when_the_config_is_read(
+    tmp_path: Path, change: dict, message: str
+):
+    """A negative seed was found by NumPy after all answers were made, a method that was there twice
+    after the first shard, as a primary key that failed."""
+    data = MINIMAL | {"evaluation": {"source": HELD_OUT, **change}}
+    with pytest.raises(ConfigError, match=message):
+        PipelineConfig.load(write(tmp_path, data))
+
+
+@pytest.mark.parametrize("source", [HELD_OUT, MIX | {"name": "own", "images": "y"}])
+@pytest.mark.parametrize("rule", get_args(RuleName))
+def test_a_rule_that_ones_own_questions_cannot_feed_is_found_when_the_config_is_read(
+    tmp_path: Path, rule: str, source: dict
+):
+    """They failed after training, for want of a column; textvqa gave every right answer 0, as it
+    leaves out each annotator in turn and there was but one."""
+    data = MINIMAL | {"evaluation": {"source": source, "benchmark": rule}}
+    if rule in {"scenes", "docvqa", "infovqa", "chartqa", "ocrbench"}:
+        assert PipelineConfig.load(write(tmp_path, data)).evaluation.benchmark == rule
+        return
+    message = (
+        rf"key 'evaluation.benchmark': {rule} judges by .*, which source '{source['name']}' does "
+        "not give; choose one of scenes, docvqa, infovqa, chartqa, ocrbench, or add the public"
+    )
+    with pytest.raises(ConfigError, match=message):
+        PipelineConfig.load(write(tmp_path, data))
+
+
+def test_a_public_benchmarks_own_rule_is_one_however_its_settings_travel():
+    task = BenchmarkSource(task=BenchmarkTask.POPE)
+    own = settings_for(EvaluationConfig(source=SceneSource(**HELD_OUT)), task)
+    assert EvaluationConfig.model_validate(own.model_dump(mode="json")) == own
 
 
 def parted(name: str, part: str, ratio: float, seed: int = 0) -> dict:

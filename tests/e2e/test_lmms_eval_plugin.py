@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import lmms_eval.tasks
@@ -73,7 +74,13 @@ def _write_task(folder: Path, task: BenchmarkTask) -> None:
     (folder / "tasks" / f"local_{task.value}.yaml").write_text(yaml.safe_dump(settings))
 
 
-def run_lmms_eval(folder: Path, out: str, *arguments: str) -> str:
+def run_lmms_eval(
+    folder: Path,
+    out: str,
+    *arguments: str,
+    launcher: Sequence[str] = (),
+    tasks: Sequence[str] = RUN,
+) -> str:
     """Run it with results below ``out``; returns what it printed."""
     environment = {
         **os.environ,
@@ -81,9 +88,9 @@ def run_lmms_eval(folder: Path, out: str, *arguments: str) -> str:
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(folder / "hf"),
     }
-    command = [sys.executable, "-m", "lmms_eval", "--model", "sdrpn", "--device", "cpu"]
+    command = [sys.executable, *launcher, "-m", "lmms_eval", "--model", "sdrpn", "--device", "cpu"]
     command += ["--include_path", str(folder / "tasks"), "--output_path", str(folder / out)]
-    command += ["--log_samples", "--tasks", ",".join(f"local_{task.value}" for task in RUN)]
+    command += ["--log_samples", "--tasks", ",".join(f"local_{task}" for task in tasks)]
     done = subprocess.run(
         [*command, *arguments], capture_output=True, text=True, env=environment, cwd=folder
     )
@@ -132,6 +139,20 @@ def test_lmms_eval_answers_and_scores_as_we_do(folder: Path):
             if f"{name},none" in theirs:
                 assert theirs[f"{name},none"] == pytest.approx(value)
     assert num_answered > 0
+
+
+def test_two_processes_share_the_documents(folder: Path):
+    """lmms-eval asks a model for its device where there are several, and ours had none."""
+    arguments = f"model={folder / 'model'},rpn={folder / 'rpn'},max_new_tokens=8"
+    tasks = (BenchmarkTask.POPE,)
+    options = ("--model_args", arguments, "--batch_size", "4")
+    run_lmms_eval(folder, "alone", *options, tasks=tasks)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    printed = run_lmms_eval(folder, "shared", *options, launcher=torchrun, tasks=tasks)
+    assert list((folder / "shared").rglob("*_results.json")), printed[-4000:]
+    shared = samples(folder, "shared", BenchmarkTask.POPE)
+    assert len(shared) == NUM_DOCUMENTS
+    assert shared == samples(folder, "alone", BenchmarkTask.POPE)
 
 
 def test_a_missing_rpn_is_explained(folder: Path):

@@ -120,6 +120,7 @@ QUIRKS = (
     Quirk("chartqa", "an underscore is part of a number", "1_000", _chart("1000"), 1.0, 0.0),
     Quirk("chartqa", "a text that reads nan equals nothing", "NaN", _chart("nan"), 0.0, 1.0),
     Quirk("ocrbench", "found inside a longer number", "1003", _ocr("100"), 1.0, 0.0),
+    Quirk("ocrbench", "found behind a thousands separator", "2,100", _ocr("100"), 1.0, 0.0),
     Quirk("ocrbench", "found inside a longer word", "scarf", _ocr("car"), 1.0, 0.0),
     Quirk("ocrbench", "an empty reference is found in everything", "stop", _ocr(""), 1.0, 0.0),
     Quirk(

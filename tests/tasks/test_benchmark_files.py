@@ -10,13 +10,13 @@ from data_contracts.enums import BenchmarkTask
 from data_contracts.sources import BenchmarkSource, LlavaMixSource
 from sdrpn_core.benchmarks.tasks import TASKS
 from tasks.artifacts.store import ArtifactStore
-from tasks.build_jsonl import build_jsonl
+from tasks.build_jsonl import TooManyRejects, build_jsonl
 from tasks.download import download
 from tasks.extract_attention import usable_questions
 from tasks.sources.benchmark_files import TABLE_LABEL, BenchmarkFilesError
 from tasks.sources.evaluation_documents import SourceDocuments, benchmark_rows
 from tests.artifacts import stage_run
-from tests.benchmark_tables import rows, write_table
+from tests.benchmark_tables import rows, write_rows, write_table
 
 
 @pytest.mark.parametrize("task", BenchmarkTask)
@@ -52,6 +52,26 @@ def test_committed_files_are_not_read_again(
     first = source.model_copy(update={"max_documents": 3})
     with pytest.raises(TypeError):
         download(stage_run(file_store), first)
+
+
+def test_a_benchmark_with_an_image_that_cannot_be_read_is_refused(
+    file_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its figures were those of the other rows: records.max_failure_rate let a quarter go."""
+    task = BenchmarkTask.POPE
+    made = rows(task, 6)
+    made[2]["image"]["bytes"] = made[2]["image"]["bytes"][:60]
+    source = BenchmarkSource(task=task, files=str(write_rows(tmp_path, task, made)))
+    run = stage_run(file_store)
+    files = download(run, source)
+    message = r"source 'pope': 1 of 6 questions cannot be asked \(.*; the first: .*mend the bench"
+    with pytest.raises(TooManyRejects, match=message):
+        build_jsonl(run, files, source, RecordsConfig())
+    with monkeypatch.context() as patch:  # as releases that let it pass did
+        patch.setattr("tasks.build_jsonl._require_usable", lambda *arguments: None)
+        build_jsonl(run, files, source, RecordsConfig())
+    with pytest.raises(TooManyRejects, match=message):
+        build_jsonl(run, files, source, RecordsConfig())
 
 
 def test_only_the_first_documents(file_store: ArtifactStore, tmp_path: Path):

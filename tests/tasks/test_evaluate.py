@@ -1,19 +1,155 @@
-"""What a process keeps between the shards of an evaluation."""
+"""Which questions are evaluated, and what a process keeps between the shards of an evaluation."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import EvaluationConfig, ModelConfig
-from data_contracts.enums import Stage
+from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.configs import EvaluationConfig, ModelConfig, RecordsConfig
+from data_contracts.enums import Method, ScoringMode, Stage
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.sources import SceneSource
-from tasks import evaluate
-from tasks.artifacts.stage import StageRun
+from data_contracts.sources import LlavaMixSource, SceneSource
+from tasks import benchmark_table, evaluate
+from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
-from tasks.models import placement
+from tasks.benchmark_table import TableInputs, read_table, write_table
+from tasks.build_jsonl import build_jsonl
+from tasks.download import download
+from tasks.evaluate import (
+    BenchmarkError,
+    make_prediction_shard,
+    predictions_recipe,
+    read_results,
+    summarize_predictions,
+)
+from tasks.models import placement, profile_of
+from tests.artifacts import stage_run
+from tests.mixes import mix_record, write_image
 from tests.rpn_checkpoints import imported_checkpoint
+
+RPN = ArtifactRef(stage=Stage.TRAIN_RPN, artifact_id="0" * 20)
+
+
+class Evaluated(NamedTuple):
+    """One's own questions, ready to be asked with a tiny model."""
+
+    run: StageRun
+    questions: ArtifactRef
+    files: ArtifactRef
+    model: ModelConfig
+    settings: EvaluationConfig
+
+    def recipe(self) -> Recipe:
+        return predictions_recipe(
+            self.run, self.questions, self.files, RPN, self.model, self.settings
+        )
+
+    def shard(self, index: int) -> FrameShard:
+        return make_prediction_shard(
+            self.run,
+            self.recipe(),
+            index,
+            self.questions,
+            self.files,
+            RPN,
+            self.model,
+            self.settings,
+        )
+
+    def predictions(self) -> ArtifactRef:
+        return run_stage(self.run, self.recipe(), self.shard)
+
+
+@pytest.fixture
+def evaluated(
+    memory_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Evaluated]:
+    """Makes the questions of a mix whose records are answered as told."""
+    checkpoint = imported_checkpoint(tmp_path / "model")
+    monkeypatch.setattr(evaluate, "stored_checkpoint", lambda store, rpn: checkpoint)
+
+    def make(*answers: str | None, **settings: object) -> Evaluated:
+        records = []
+        for number, answer in enumerate(answers):
+            write_image(tmp_path / f"images/gqa/{number}.png", number)
+            record = mix_record(str(number), f"gqa/{number}.png")
+            record["conversations"][1:] = (
+                [] if answer is None else [{"from": "gpt", "value": answer}]
+            )
+            records.append(record)
+        (tmp_path / "mix.json").write_text(json.dumps(records))
+        source = LlavaMixSource(
+            name="own", records=f"{tmp_path}/mix.json", images=f"{tmp_path}/images"
+        )
+        run = stage_run(memory_store)
+        files = download(run, source)
+        questions = build_jsonl(run, files, source, RecordsConfig())
+        config = EvaluationConfig(
+            source=source, methods=(Method.BASE,), max_new_tokens=2, rows_per_shard=2, **settings
+        )
+        model = ModelConfig(profile=checkpoint.config.profile)
+        return Evaluated(run, questions, files, model, config)
+
+    return make
+
+
+def test_questions_without_an_answer_are_left_out_and_told(
+    evaluated: Callable[..., Evaluated], caplog: pytest.LogCaptureFixture
+):
+    """Whatever was answered to them scored 0, and nobody was told."""
+    made = evaluated("red", None, "blue", " ", None)
+    frame = made.run.store.read_frame(made.predictions())
+    assert sorted(frame["answers"].to_list()) == [["blue"], ["red"]]
+    (told,) = [r.getMessage() for r in caplog.records if "reference answer" in r.getMessage()]
+    assert told.startswith("source 'own': 3 of 5 questions have no reference answer")
+
+
+def test_questions_that_nobody_answered_are_no_benchmark(evaluated: Callable[..., Evaluated]):
+    """Every way of answering had an accuracy of 0."""
+    made = evaluated(None, "")
+    with pytest.raises(BenchmarkError, match=r"source 'own': not one of its 2 questions has a ref"):
+        made.recipe()
+
+
+def test_only_what_was_evaluated_with_unanswered_questions_is_evaluated_again(
+    evaluated: Callable[..., Evaluated],
+):
+    answered, partly = evaluated("red", "blue").recipe(), evaluated("red", None).recipe()
+    assert set(partly.config) - set(answered.config) == {"unanswered"}
+
+
+def test_the_table_names_the_threshold_that_its_rows_were_answered_with(
+    evaluated: Callable[..., Evaluated], monkeypatch: pytest.MonkeyPatch
+):
+    """It named the RPN's own whatever evaluation.region_threshold said."""
+    made = evaluated("red", region_threshold=0.3)
+    monkeypatch.setattr(benchmark_table, "stored_checkpoint", evaluate.stored_checkpoint)
+    results = summarize_predictions(
+        made.run, made.predictions(), made.settings, profile_of(made.model).labels
+    )
+    inputs = TableInputs(RPN, (("own", results),), ())
+    table = write_table(made.run, inputs, "tiny", made.settings)
+    assert read_table(made.run.store, table).own_threshold == 0.3
+
+
+@pytest.mark.parametrize(
+    ("rule", "answer"), [("docvqa", "red"), ("chartqa", "12"), ("ocrbench", "red")]
+)
+def test_ones_own_questions_are_scored_by_any_rule_that_takes_one_answer(
+    evaluated: Callable[..., Evaluated], rule: str, answer: str
+):
+    """ChartQA's and OCRBench's failed after training: there was no column 'answer'."""
+    made = evaluated(answer, benchmark=rule)
+    results = summarize_predictions(
+        made.run, made.predictions(), made.settings, profile_of(made.model).labels
+    )
+    figures = read_results(made.run.store, results).figures[Method.BASE]
+    assert {mode: set(found) for mode, found in figures.items()} == {
+        mode: {"accuracy"} for mode in ScoringMode
+    }
 
 
 def test_an_evaluator_answers_for_the_runtime_that_it_was_made_for(

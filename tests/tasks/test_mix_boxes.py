@@ -134,11 +134,40 @@ def test_only_answers_whose_boxes_changed_are_given_again(
 
     def recipe(is_as_written: bool) -> Recipe:
         return recipes.predictions_recipe(
-            manifest, files, files, settings, {}, boxes_as_written=is_as_written
+            manifest,
+            files,
+            files,
+            settings,
+            {},
+            boxes_as_written=is_as_written,
+            all_answered=True,
         )
 
     assert recipe(True).ref != recipe(False).ref
     assert set(recipe(False).config) - set(recipe(True).config) == {"true_boxes"}
+
+
+def test_only_answers_whose_scores_changed_are_given_again(
+    memory_store: ArtifactStore, tmp_path: Path
+):
+    """Exact match of one's own questions tells -5 from 5 now; no scene's answer has a sign."""
+    questions, files = made(memory_store, tmp_path, [line("a.png", A)])
+    mix = LlavaMixSource(name="mix", records="x", images="y")
+
+    def config(**settings: Any) -> dict[str, Any]:
+        return recipes.predictions_recipe(
+            memory_store.manifest(questions),
+            files,
+            files,
+            EvaluationConfig(**settings),
+            {},
+            boxes_as_written=True,
+            all_answered=True,
+        ).config
+
+    scenes, own, other = config(source=SCENES), config(source=mix), {"benchmark": "docvqa"}
+    assert set(own) - set(scenes) == {"exact_match"}
+    assert set(config(source=mix, **other)) == set(scenes)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,65 @@ def test_the_last_option_of_a_vstar_question_ends_with_its_line():
     assert score("vstar_bench", "kevlar", document, "strict") == 0
 
 
+NAMING = (
+    "{} is correct",
+    "Option {} is correct.",
+    "{} is the answer",
+    "The correct option is {} as shown",
+    "The answer is {} because of the colour.",
+    "option {} shows the car",
+    "{} seems right",
+    "{} in the image",
+    "I choose {}",
+    "{}, the red one",
+    "It isn't easy, but {} fits best",
+)
+
+
+@pytest.mark.parametrize("label", "ABCD")
+@pytest.mark.parametrize("sentence", NAMING)
+def test_every_letter_is_named_by_the_same_sentences(sentence: str, label: str):
+    """Any A before a small letter was taken for an article: "A is correct" named no option."""
+    row = dict(zip("ABCD", ("car", "scarf", "dark red", "red"), strict=True)) | {"answer": label}
+    vstar = {"label": label, "text": "Which? (A) car (B) scarf (C) dark red (D) red"}
+    assert score("hrbench", sentence.format(label), row, "strict") == 1
+    assert score("vstar_bench", sentence.format(label), vstar, "strict") == 1
+
+
+@pytest.mark.parametrize("prediction", ["A red car", "A to-do list", "It is this. A scarf"])
+def test_an_article_names_no_option(prediction: str):
+    row = dict(zip("ABCD", ("plane", "bike", "bus", "tram"), strict=True)) | {"answer": "A"}
+    assert score("hrbench", prediction, row, "strict") == 0
+
+
+@pytest.mark.parametrize("prediction", ["2,100", "3.100", "100.5", "100,000", "1003"])
+def test_no_part_of_a_longer_number_is_the_reference(prediction: str):
+    """A reference of 100 was found behind the separator of 2,100 and of 3.100."""
+    document = {"dataset": "x", "answer": ["100"]}
+    assert score("ocrbench", f"It costs {prediction} in all", document, "strict") == 0
+    for whole in ("100", "It costs 100.", "100, or so", "$100", "room no.100"):
+        assert score("ocrbench", whole, document, "strict") == 1
+
+
+@pytest.mark.parametrize(
+    ("prediction", "target", "expected"),
+    [
+        ("1,5", "15", 0),
+        ("15", "1,5", 0),
+        ("1,5", "1,5", 1),
+        ("0,500", "500", 0),
+        ("12,00", "1200", 0),
+        ("1,500", "1500", 1),
+        ("1,234,567.8", "1234567", 1),
+        ("-1,500.", "-1500", 1),
+        ("1,500%", "15", 1),
+    ],
+)
+def test_thousands_separators_are_three_digits_apart(prediction, target, expected):
+    """Every comma was dropped, so that the decimal one of 1,5 made 15 of it."""
+    assert score("chartqa", prediction, {"answer": target}, "strict") == expected
+
+
 def test_page_shows_the_present_tables():
     assert PAGE.read_text(encoding="utf-8") == page_with(tables()), (
         "run `python -m tests.oracles.benchmark_parity`"

@@ -4,6 +4,7 @@ import re
 from typing import get_args
 
 import numpy as np
+import polars as pl
 import pytest
 
 from data_contracts.comparison import Comparison
@@ -18,6 +19,7 @@ from data_contracts.results import (
     RoiResult,
 )
 from sdrpn_core.benchmarks.paper import MAIN_FIGURES, PAPER_MODELS, paper_figure
+from sdrpn_core.evaluation.benchmark_figures import mean_scores
 from sdrpn_core.evaluation.comparison import compare
 from sdrpn_core.report.comparison import (
     speed_accuracy_charts,
@@ -95,6 +97,28 @@ def test_figures_stand_beside_those_of_the_same_model_and_method(comparison: Com
     assert zoomed.throughput == 0.5
 
 
+def test_the_strict_score_of_ones_own_questions_is_not_the_published_one():
+    """The published score stood in both columns."""
+    own = results("held_out", {Method.BASE: 0.4})
+    rows = pl.DataFrame(
+        {
+            "benchmark": "docvqa",
+            "method": Method.BASE.value,
+            "question_id": ["a", "b"],
+            "prediction": ["abxx", "stop"],
+        }
+    )
+    documents = {"a": {"answers": ["abcd"]}, "b": {"answers": ["stop"]}}
+    figures = mean_scores(rows, documents)
+    table = compare(
+        {"held_out": own.model_copy(update={"figures": figures})},
+        {},
+        model="reference",
+        own_threshold=0.2,
+    )
+    assert [(row.figure, row.published, row.strict) for row in table.rows] == [("accuracy", 75, 50)]
+
+
 def test_models_that_the_paper_does_not_know_have_no_difference():
     tables = {"pope": results("pope", {Method.BASE: 0.5})}
     plain = compare(tables, {}, model="reference", own_threshold=0.2)
@@ -136,7 +160,7 @@ def test_every_figure_is_in_every_format(comparison: Comparison):
 def test_a_sweep_has_its_table_and_plot(comparison: Comparison):
     assert [row["threshold"] for row in sweep_rows(comparison)] == ["0.1", "0.3"]
     [chart] = threshold_charts(comparison).values()
-    assert "chosen: 0.2" in chart
+    assert "in the table: 0.2" in chart
     assert chart.count("polyline") == 3
     assert chart in to_html(comparison)
     without = comparison.model_copy(update={"sweep": ()})

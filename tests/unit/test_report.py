@@ -104,6 +104,16 @@ def test_threshold_and_calibration_are_called_what_they_are(html: str) -> None:
     assert ">Calibration error after Platt scaling</th><td>0.004<" in html
 
 
+def test_a_threshold_that_is_not_the_rpns_own_is_told(report: ReportData, html: str) -> None:
+    """The page named the RPN's threshold while its answers were given with another."""
+    told = "answered with a region threshold of 0.3, as the configuration says"
+    assert "answered with a region threshold" not in html
+    assert render_report(replace(report, answered_threshold=0.5)) == html, "it is its own"
+    page = render_report(replace(report, answered_threshold=0.3))
+    assert page.count(told) == 2, "beside the results and beside the RPN's own"
+    assert "the RPN's own is 0.5" in page
+
+
 def test_precision_of_labels_says_which_cells_count(report: ReportData, html: str) -> None:
     """The page's "precision" counted cells that touch the box, calibration's those inside it."""
     table = html.split("Label quality after each denoising step", 1)[1].split("</table>", 1)[0]
@@ -130,6 +140,29 @@ def test_the_page_stresses_the_zoom_that_answering_is_set_to(report: ReportData)
         speed = results.speed[method].throughput
         tile = f"<strong>{speed:.2f}\N{MULTIPLICATION SIGN}</strong><span>speed</span>"
         assert tile in html, method
+
+
+@pytest.mark.parametrize("is_withdrawn", [True, False])
+def test_the_page_stresses_the_zoom_that_was_evaluated(
+    report: ReportData, is_withdrawn: bool
+) -> None:
+    """With an RPN that withdraws the image and methods [base, sdrpn], accuracy, gain and speed were
+    missing from the key figures."""
+    assert report.rpn is not None
+    (results,) = report.results
+    kept = Method.SDRPN if is_withdrawn else Method.SDRPN_WITHDRAWN
+    methods = {m: found for m, found in results.methods.items() if m in {Method.BASE, kept}}
+    regions = report.rpn.regions.with_changes(withdraw_image=is_withdrawn)
+    html = render_report(
+        replace(
+            report,
+            rpn=report.rpn.model_copy(update={"regions": regions}),
+            results=[results.model_copy(update={"methods": methods})],
+        )
+    )
+    accuracy = f"{100 * methods[kept].accuracy.value:.1f} %"
+    assert f"<strong>{accuracy}</strong><span>accuracy with SD-RPN</span>" in html
+    assert f'<tr class="ours"><th scope="row">{METHOD_NAMES[kept]}<' in html
 
 
 def test_page_says_what_withdrawing_the_image_costs(report: ReportData, html: str) -> None:
