@@ -33,6 +33,7 @@ from tasks.sources.downloaded_files import (
     row_in_place,
 )
 from tasks.sources.image_places import archive_addresses, keep_archive
+from tasks.sources.same_files import note_same_files, with_same_files
 from tasks.sources.scene_files import write_scenes
 from tasks.sources.source_fetcher import Fetcher
 from tasks.sources.survey import SurveyedSource, files_beside_images, survey
@@ -51,7 +52,7 @@ class _Image:
 
 
 def download(run: StageRun, source: EvaluationSource) -> ArtifactRef:
-    """Make the table of a source's files.
+    """Make the table of a source's files, or find one that has the same files.
 
     Raises:
         SourceError: if the records or the images cannot be read.
@@ -113,7 +114,11 @@ def _fetch(run: StageRun, recipe: Recipe, get_mix: Callable[[], SurveyedSource])
         found = in_parallel(lambda item: _image_row(run, writer, cores, *item), there)
         return FrameShard(file_table([row for row in found if row is not None]))
 
-    return run_stage(run, recipe, make_shard)
+    was_there = run.store.is_committed(recipe.ref) and not run.force
+    ref = run_stage(run, recipe, make_shard)
+    if not was_there:
+        note_same_files(run.store, ref)
+    return with_same_files(run.store, ref)
 
 
 def _locate(writer: ArtifactWriter, mix: SurveyedSource) -> dict[str, _Image]:

@@ -9,6 +9,8 @@ CHECKPOINTS = "checkpoints"
 SHARDS = "shards"
 FILES = "files"
 BLOBS = "blobs"
+SAME_AS = "same_as.json"
+"""Which artifact stands for this one, if one does."""
 
 
 def file_name(key: str) -> str:

@@ -1,0 +1,119 @@
+"""Images that were touched are the same images: what was made of them stays."""
+
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from data_contracts.configs import RecordsConfig
+from data_contracts.enums import Stage
+from data_contracts.sources import LlavaMixSource
+from tasks.artifacts.admin import collect_garbage, list_artifacts
+from tasks.artifacts.stage import NotMade
+from tasks.artifacts.store import ArtifactStore
+from tasks.build_jsonl import build_jsonl
+from tasks.download import download
+from tasks.sources.files import load_image
+from tests.artifacts import stage_run
+from tests.mixes import write_image, write_small_mix
+
+
+@pytest.fixture(params=[False, True], ids=["in place", "copied"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> LlavaMixSource:
+    return write_small_mix(tmp_path / "data", copy_images=request.param)
+
+
+def touch(folder: Path, days: int = 1) -> None:
+    """As a copy without dates does, or a checkout."""
+    for path in folder.rglob("*.png"):
+        then = path.stat().st_mtime - timedelta(days=days).total_seconds()
+        os.utime(path, (then, then))
+
+
+def num_downloads(store: ArtifactStore) -> int:
+    return len(list_artifacts(store, Stage.DOWNLOAD))
+
+
+def test_touched_images_are_read_again_and_nothing_else_is_made(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    """Ids hold dates: every stage was made again, training too, for the same bytes."""
+    first = download(stage_run(file_store), source)
+    questions = build_jsonl(stage_run(file_store), first, source, RecordsConfig())
+    for days in (1, 2):
+        touch(tmp_path / "data", days)
+        for _ in range(2):  # made, and found there
+            ref = download(stage_run(file_store), source)
+            assert ref == first
+        assert num_downloads(file_store) == 1 + days
+    started = []
+    run = stage_run(file_store, on_start=started.append)
+    assert build_jsonl(run, ref, source, RecordsConfig()) == questions
+    assert started == []
+    for row in file_store.read_frame(questions).filter(status="ok").to_dicts():
+        load_image(file_store, row["image_uri"], row["image_sha256"])
+
+
+def test_changed_images_are_others(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    first = download(stage_run(file_store), source)
+    write_image(tmp_path / "data" / "images" / "gqa" / "images" / "0.png", 99, (40, 30))
+    assert download(stage_run(file_store), source) != first
+
+
+def test_the_same_images_elsewhere_are_others_where_rows_point_there(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    first = download(stage_run(file_store), source)
+    shutil.move(tmp_path / "data" / "images", tmp_path / "moved")
+    moved = source.model_copy(update={"images": f"{tmp_path}/moved"})
+    assert (download(stage_run(file_store), moved) == first) is source.copy_images
+
+
+def test_what_stood_for_it_may_go(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    first = download(stage_run(file_store), source)
+    touch(tmp_path / "data")
+    assert download(stage_run(file_store), source) == first
+    file_store.discard(first)
+    alone = download(stage_run(file_store), source)
+    assert alone != first
+    assert file_store.is_committed(alone)
+
+
+def test_forced_anew_two_do_not_stand_for_each_other(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    first = download(stage_run(file_store), source)
+    touch(tmp_path / "data")
+    assert download(stage_run(file_store), source) == first
+    touch(tmp_path / "data", days=-1)
+    assert download(stage_run(file_store, force=True), source) == first
+    assert download(stage_run(file_store), source) == first
+
+
+def test_damage_of_an_earlier_download_is_none_of_a_later_ones(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    first = download(stage_run(file_store), source)
+    shard = file_store.manifest(first).shards[-1]
+    file_store.storage.put(f"{first.prefix}/{shard.key}", b"torn")
+    touch(tmp_path / "data")
+    assert download(stage_run(file_store), source) != first
+
+
+def test_looking_and_collecting_leave_it_as_it_is(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    first = download(stage_run(file_store), source)
+    touch(tmp_path / "data")
+    looks = stage_run(file_store, only_looks=True)
+    with pytest.raises(NotMade):
+        download(looks, source)
+    download(stage_run(file_store), source)
+    collect_garbage(file_store, older_than=timedelta(days=-1), dry_run=False)
+    assert download(looks, source) == first
