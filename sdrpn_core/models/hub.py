@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -37,13 +36,13 @@ from sdrpn_core.device_memory import is_out_of_memory
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.transport_errors import is_transport_error
 
-_BROKEN_WEIGHTS = (SafetensorError, UnpicklingError, EOFError)
+_BROKEN_WEIGHTS = (SafetensorError, EOFError)
 _BAD_SETTINGS = (StrictDataclassError, LookupError, TypeError, AttributeError)
 """How transformers says that a value in a configuration is missing, unknown or of another type."""
 _EXPECTED = (OSError, ValueError, ImportError, *_BROKEN_WEIGHTS, *_BAD_SETTINGS)
 """What a model that cannot be had raises, beside broken connections."""
-_TORN = ("PytorchStreamReader", "unexpected EOF")
-"""How torch begins what it says of weights in its own formats that are cut off."""
+_TORN = ("PytorchStreamReader", "unexpected EOF", "Weights only load failed")
+"""How torch begins what it says of weights in its own formats that are cut off, or none at all."""
 _NO_TOKENIZER = "instantiate the backend tokenizer"
 _OR_DIRECTORY = "or give the path of a local copy instead"
 
@@ -203,7 +202,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_torn(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and str(error).startswith(_TORN)
+    return str(error).startswith(_TORN)
 
 
 def _first_line(error: BaseException) -> str:
@@ -223,7 +222,7 @@ def _anew(source: str, revision: str | None) -> str:
 
 def _what_is_broken(error: BaseException) -> str:
     """Without torch's advice to unpickle files unsafely that it does not know."""
-    return "no file of weights" if isinstance(error, UnpicklingError) else _first_line(error)
+    return "no file of weights" if "weights_only" in str(error) else _first_line(error)
 
 
 def _broken_weights(source: str, revision: str | None) -> str | None:

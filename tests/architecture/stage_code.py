@@ -150,6 +150,7 @@ KEEPS_BYTES = (
     "tasks.shard_statistics",
     "tasks.sources.files",
     "tasks.sources.local_sources",
+    "tasks.sources.same_files",
     "tasks.storage.",
     "tasks.work_progress",
 )
