@@ -1,6 +1,6 @@
 """Bases of settings models: immutable, unknown keys are errors; and of changes to settings."""
 
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -97,7 +97,7 @@ def _with_valid_keys(problem: ErrorDetails, model: type[Settings]) -> InitErrorD
     kind: str | PydanticCustomError = problem["type"]
     if problem["type"] == UNKNOWN_KEY:
         known = ", ".join(model.model_fields)
-        sections = " or ".join(_sections_with(model, str(problem["loc"][-1])))
+        sections = ", ".join(_sections_with(model, str(problem["loc"][-1])))
         # An inner model's error has its keys already.
         context = {VALID_KEYS: known, SECTIONS: sections} | context
         kind = PydanticCustomError(UNKNOWN_KEY, "Not one of the keys {valid_keys}", context)
@@ -109,8 +109,12 @@ def _sections_with(model: type[Settings], key: str) -> list[str]:
     return [
         name
         for name, field in model.model_fields.items()
-        if any(
-            isinstance(kind, type) and issubclass(kind, BaseModel) and key in kind.model_fields
-            for kind in (field.annotation, *get_args(field.annotation))
-        )
+        if (section := _section(field.annotation)) is not None and key in section.model_fields
     ]
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The model of a key that is a section, one of a single kind that may be left out."""
+    kinds = [kind for kind in (get_args(annotation) or (annotation,)) if kind is not type(None)]
+    is_one = len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel)
+    return kinds[0] if is_one and get_origin(annotation) is not tuple else None

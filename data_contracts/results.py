@@ -153,7 +153,8 @@ class Results(Settings):
     withdrawal: Withdrawal | None = None
     """What withdrawing the image costs; None unless both ways were asked."""
     figures: dict[Method, dict[ScoringMode, dict[str, float]]] = {}
-    """A public benchmark's figures under lmms-eval's names, by category too; else empty."""
+    """A public benchmark's figures under lmms-eval's names, by category too; of one's own questions
+    the mean score; empty where both modes are the same."""
     speed: dict[Method, MethodSpeed] = {}
     """Stored in a file of its own (``speed.v1``), so that equal predictions give equal results."""
 

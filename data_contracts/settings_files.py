@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -111,16 +112,21 @@ def _describe(problem: dict[str, Any]) -> str:
             instead = ", or give --data and --images" if key == "sources" else ""
             return f"key '{key}' is missing: add it{instead}"
         case base.UNKNOWN_KEY:
-            return f"key '{key}' is not known: {_ELSEWHERE.get(key) or _remedy(problem['ctx'])}"
+            return (
+                f"key '{key}' is not known: {_ELSEWHERE.get(key) or _remedy(parts, problem['ctx'])}"
+            )
         case _:
             return f"key '{key}': {reason_of(problem)}"
 
 
-def _remedy(context: dict[str, Any]) -> str:
+def _remedy(parts: list[str], context: dict[str, Any]) -> str:
     """What to do about an unknown key."""
-    if sections := context[base.SECTIONS]:
-        return f"put it under {sections}"
-    return f"remove it or mend its spelling; valid are {context[base.VALID_KEYS]}"
+    valid, above = context[base.VALID_KEYS], parts[:-1]
+    is_misspelt = get_close_matches(parts[-1], valid.split(", "), cutoff=0.8)
+    if (sections := context[base.SECTIONS]) and not is_misspelt:
+        places = " or ".join(".".join([*above, name]) for name in sections.split(", "))
+        return f"put it under {places}; valid here are {valid}"
+    return f"remove it or mend its spelling; valid are {valid}"
 
 
 _SECTION = "a section with keys of its own is needed"

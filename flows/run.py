@@ -53,11 +53,12 @@ def run_pipeline(
     store = execution.store
     evaluations = pipeline.evaluations() if pipeline.is_made(Stage.EVALUATE) else ()
     tables = {e.source.name: read_results(store, pipeline.results(e)) for e in evaluations}
-    for name in (name for name, found in tables.items() if not found.methods):
-        logger.warning(
-            f"evaluation of {name!r} has no results: none of its questions has a true box, and "
-            "evaluation.methods asks for the oracle alone; give `boxes`, or other methods"
-        )
+    for name, found in tables.items():
+        if not found.methods:
+            logger.warning(
+                f"evaluation of {name!r} has no results: none of its questions has a true box, and "
+                "evaluation.methods asks for the oracle alone; give `boxes`, or other methods"
+            )
     table = pipeline.table() if pipeline.is_made(Stage.EVALUATE) else None
     report = pipeline.report() if pipeline.is_made(Stage.REPORT) else None
     calibration = pipeline.calibration() if pipeline.is_made(Stage.CALIBRATE) else None

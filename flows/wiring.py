@@ -124,16 +124,14 @@ class Pipeline:
                 self.label_set()
             case Stage.TRAIN_RPN:
                 self.rpn()
-            case Stage.EVALUATE:
-                _each(self.results, self.evaluations())
-                self.table()
-            case Stage.REPORT:
+            case Stage.EVALUATE | Stage.REPORT:
                 # The benchmark's data comes first: a wrong address shows before hours of training.
                 _each(self.questions, self.sources(stage))
                 _each(self._require_answers, self.evaluations() if is_evaluated else ())
                 _each(self.results, self.evaluations() if is_evaluated else ())
                 self.table()
-                self.report()
+                if stage is Stage.REPORT:
+                    self.report()
 
     def artifacts(self) -> Iterator[Callable[[], object]]:
         """What makes each artifact of a whole run, or stops it, in the order of the run."""

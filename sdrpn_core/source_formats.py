@@ -53,23 +53,26 @@ def visual_cot_box(line: object, record: object) -> Record | None:
 
 
 def llava_record(record: object) -> object:
-    """A record of chat data as one of LLaVA's mix; any other as it is.
+    """A record of chat data as one of LLaVA's mix; any other as it is, the same object.
 
     Args:
         record: ``{"messages": [{"role", "content"}, ...], "images": [path]}``, where a content is
-            text or ``[{"type": "text", "text"}, {"type": "image", "image": path}, ...]``; or the
-            same turns under ``conversations``.
+            text or parts (``{"type": "text", "text"}``, ``{"type": "image", "image": path}``); or
+            such turns, or LLaVA's, under ``conversations``.
     """
     if not isinstance(record, dict):
         return record
-    key = "conversations" if "conversations" in record else "messages"
+    key = "conversations" if record.get("conversations") is not None else "messages"
     turns = record.get(key)
-    if not isinstance(turns, list) or not turns or not _is_chat_turn(turns[0]):
+    if not isinstance(turns, list) or not turns:
         return record
-    plain = {name: value for name, value in record.items() if name not in (key, "images")}
-    images = record["images"] if "images" in record else _images_within(turns)
+    has_image = record.get("image") is not None
+    if not any(map(_is_chat_turn, turns)) and (has_image or not record.get("images")):
+        return record
+    plain = {name: value for name, value in record.items() if name not in (key, "images", "image")}
     plain["conversations"] = [_llava_turn(turn) for turn in turns]
-    return plain if "image" in plain else {**plain, "image": images}
+    plain["image"] = record["image"] if has_image else _images(record, turns)
+    return plain
 
 
 def _is_chat_turn(turn: object) -> bool:
@@ -77,7 +80,7 @@ def _is_chat_turn(turn: object) -> bool:
 
 
 def _llava_turn(turn: object) -> object:
-    """A chat's turn by LLaVA's names; what is not one stays to be rejected."""
+    """A chat's turn by LLaVA's names; what is not one stays, or stays to be rejected."""
     if not isinstance(turn, dict) or not _is_chat_turn(turn):
         return turn
     speaker, said = turn["role"], turn.get("content")
@@ -89,16 +92,25 @@ def _llava_turn(turn: object) -> object:
 def _is_text_or_image(part: object) -> bool:
     if not isinstance(part, dict):
         return False
-    return part.get("type") == "image" or (
-        part.get("type") == "text" and isinstance(part.get("text"), str)
-    )
+    if part.get("type") == "text":
+        return isinstance(part.get("text"), str)
+    return part.get("type") in ("image", "image_url")
 
 
-def _images_within(turns: list[object]) -> list[object]:
-    """Images that a chat names inside its turns."""
+def _images(record: Record, turns: list[object]) -> object:
+    """What a chat names beside its turns or, failing that, inside them; each image once."""
+    if beside := record.get("images"):
+        return beside
     said = [turn.get("content") for turn in turns if isinstance(turn, dict)]
     parts = [part for content in said if isinstance(content, list) for part in content]
-    return [part["image"] for part in parts if isinstance(part, dict) and "image" in part]
+    named = [
+        part[name]["url"] if isinstance(part[name], dict) and "url" in part[name] else part[name]
+        for part in parts
+        if isinstance(part, dict)
+        for name in ("image", "image_url", "url", "path")
+        if part.get(name) is not None
+    ]
+    return [image for place, image in enumerate(named) if image not in named[:place]]
 
 
 def mix_record(record_id: str, image: object, question: object, answers: object) -> Record:

@@ -4,7 +4,10 @@ The hub's library raises those of its HTTP client as they are, and which client 
 its version: they are known by their packages and names, so that none of them need be installed.
 """
 
+import email.utils
 import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
 _CLIENTS = re.compile(r"http(x|core)\d*")
 _PASSING = {"TransportError", "NetworkError", "TimeoutException", "ProtocolError", "ProxyError"}
@@ -20,6 +23,19 @@ _TRY_AGAIN = (408, 421, 425, 429)
 def may_pass(status: int) -> bool:
     """Whether a request that was refused so may succeed when it is made again."""
     return status in _TRY_AGAIN or (status >= 500 and status != _NOT_IMPLEMENTED)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait, by a number or a date; None if it does not."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def is_client_error(error: BaseException) -> bool:

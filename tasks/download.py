@@ -22,7 +22,7 @@ from tasks import recipes
 from tasks.artifacts.row_ranges import image_range
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.writer import ArtifactWriter
-from tasks.shard_statistics import NUM_RECORDS
+from tasks.shard_statistics import NUM_CHATS, NUM_RECORDS
 from tasks.sources.access import Forbidden, Gone, read_source
 from tasks.sources.benchmark_files import DOCUMENTS_NAME, find_benchmark, write_benchmark
 from tasks.sources.downloaded_files import (
@@ -106,7 +106,8 @@ def _fetch(run: StageRun, recipe: Recipe, get_mix: Callable[[], SurveyedSource])
         if index == 0:
             named = files_beside_images(mix.local, mix.benchmark_rows)
             rows = [kept_file_row(writer, *item) for item in named.items()]
-            return FrameShard(file_table(rows), {NUM_RECORDS: mix.num_records})
+            chats = {NUM_CHATS: mix.num_chats} if mix.num_chats else {}
+            return FrameShard(file_table(rows), {NUM_RECORDS: mix.num_records, **chats})
         names = [mix.names[i] for i in image_range(len(mix.names), recipe, index)]
         images = located()
         there = [(name, images[name]) for name in names if name in images]

@@ -120,7 +120,8 @@ def adapter_for(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
 
 
 def adapter_for_labels(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
-    """The loaded model, if an RPN can be trained beside it: its labels are of no use else.
+    """The loaded model, if an RPN can be copied from its layers: nothing could be trained on its
+    labels else.
 
     Raises:
         ModelError: if not; says why.

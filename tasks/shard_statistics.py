@@ -8,6 +8,9 @@ from data_contracts.enums import RecordStatus
 NUM_RECORDS = "num_records"
 """Statistic of a download: records in its mix file."""
 
+NUM_CHATS = "num_chats"
+"""Statistic of a download: those of them that are chats; missing where none is."""
+
 NUM_OVER_SUBSET = "skipped.over_max_records"
 """Statistic of usable rows that a subset leaves out; limits are about all rows."""
 

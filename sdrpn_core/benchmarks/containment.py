@@ -49,10 +49,17 @@ def _text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+_NUMBER = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+)(?![.,]?\d)")
+
+
 def _occurs(answer: str, prediction: str) -> bool:
-    """Whether a text occurs, not as a part of a longer Latin word or number (2,100 is one)."""
+    """Whether a text occurs, not as a part of a longer Latin word or number (2,100 is one, a date
+    is not)."""
     start = r"(?<![a-z0-9])" if re.match(r"[a-z0-9]", answer) else ""
-    start += r"(?<![0-9][.,])" if re.match(r"[0-9]", answer) else ""
     end = r"(?![a-z0-9])" if re.search(r"[a-z0-9]$", answer) else ""
-    end += r"(?![.,][0-9])" if re.search(r"[0-9]$", answer) else ""
-    return re.search(f"{start}{re.escape(answer)}{end}", prediction) is not None
+    numbers = [number.span() for number in _NUMBER.finditer(prediction)]
+    return any(
+        not any(first <= place.start() and place.end() <= last for first, last in numbers)
+        or place.span() in numbers
+        for place in re.finditer(f"{start}{re.escape(answer)}{end}", prediction)
+    )

@@ -7,9 +7,10 @@ from typing import Any
 
 from data_contracts.enums import ScoringMode
 
-_MEANINGFUL = re.compile(r"(?<!\w)-(?=\.?\d)|(?<=\w)[%#]")
-"""A minus sign, not the hyphen of "3-5"; "%" and "#" as in "5%" and "C#", not in "#1"."""
-_SPACED_PERCENT = re.compile(r"(?<=\d)\s+%")
+_MEANINGFUL = re.compile(r"(?:(?<=^)|(?<=[\s(\[{]))-(?=\.?\d)|(?<=\w)[%#]")
+"""A minus sign, not the hyphen of "3-5" or "50%-60%"; "%" and "#" as in "5%" and "C#", not "#1"."""
+_SPACED_SIGN = re.compile(r"(?<=\d)\s+(?=%)|(?<=[^\W\d])\s+(?=#(?!\w))")
+_MINUS = re.compile(r"[\N{MINUS SIGN}\N{EN DASH}](?=\.?\d)")
 
 
 def exact_match(prediction: str, document: Mapping[str, Any], mode: ScoringMode) -> float:
@@ -29,8 +30,8 @@ def normalize(text: str) -> str:
     A sign before a number stays, and so do "%" and "#" at the end of a number or word. A text of
     nothing but punctuation stays as it is.
     """
-    plain = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").casefold()
-    plain = " ".join(_SPACED_PERCENT.sub("%", plain).split())
+    plain = _MINUS.sub("-", unicodedata.normalize("NFKC", text).casefold())
+    plain = " ".join(_SPACED_SIGN.sub("", plain).split())
     kept = {found.start() for found in _MEANINGFUL.finditer(plain)}
     spaced = (
         " " if unicodedata.category(character).startswith("P") and place not in kept else character

@@ -15,7 +15,7 @@ from sdrpn_core.benchmarks.document import text_field
 
 MAX_RELATIVE_CHANGE = 0.05
 
-_SEPARATED = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?%?", re.ASCII)
+_SEPARATED = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?\s*%?", re.ASCII)
 """A number with thousands separators; a comma elsewhere may be a decimal one ("1,5")."""
 
 

@@ -43,6 +43,7 @@ _EXPECTED = (OSError, ValueError, ImportError, *_BROKEN_WEIGHTS, *_BAD_SETTINGS)
 """What a model that cannot be had raises, beside broken connections."""
 _TORN = ("PytorchStreamReader", "unexpected EOF", "Weights only load failed")
 """How torch begins what it says of weights in its own formats that are cut off, or none at all."""
+_UNSAFE = "Unsupported global"
 _NO_TOKENIZER = "instantiate the backend tokenizer"
 _OR_DIRECTORY = "or give the path of a local copy instead"
 
@@ -113,7 +114,11 @@ def _reason(error: BaseException, source: str, revision: str | None) -> str:
     for cause in _chain(error):
         if found := _hub_reason(cause, source, revision) or _file_reason(cause, source, revision):
             return found
-    if constants.HF_HUB_OFFLINE and not Path(source).is_dir():
+    if isinstance(error, _BAD_SETTINGS):  # not where it is the cause of one that explains itself
+        what = f"{type(error).__name__}: {one_line(error)}"
+        return f"has settings that transformers cannot use ({what}): mend its JSON files"
+    is_missing = isinstance(error, OSError) and not Path(source).is_dir()
+    if is_missing and constants.HF_HUB_OFFLINE:
         return (
             f"is only partly in the cache {constants.HF_HUB_CACHE} ({_first_line(error)}) and "
             f"HF_HUB_OFFLINE is set: run `{_download(source, revision)}` with a network first, "
@@ -175,6 +180,11 @@ def _file_reason(cause: BaseException, source: str, revision: str | None) -> str
                 "has no tokenizer.json, and nothing that one can be made of: "
                 f"{_anew(source, revision)}"
             )
+        case _ if _UNSAFE in str(cause):
+            return (
+                "has weights in a pickle that holds more than tensors, which is not loaded: take "
+                "the model's safetensors"
+            )
         case _ if isinstance(cause, _BROKEN_WEIGHTS) or _is_torn(cause):
             where = _broken_weights(source, revision) or _what_is_broken(cause)
             return f"has corrupted weights ({where}): {_anew(source, revision)}"
@@ -187,9 +197,6 @@ def _file_reason(cause: BaseException, source: str, revision: str | None) -> str
             )
         case PermissionError():
             return f"cannot be read ({cause}): mend the permissions, or set HF_HOME to your own"
-        case _ if isinstance(cause, _BAD_SETTINGS):
-            what = f"{type(cause).__name__}: {one_line(cause)}"
-            return f"has settings that transformers cannot use ({what}): mend its JSON files"
     return None
 
 

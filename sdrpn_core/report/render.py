@@ -124,7 +124,9 @@ def _ours(data: ReportData) -> Method:
     """The method that answering with the RPN amounts to, unless told otherwise; where that was not
     evaluated and the other zoom was, the other."""
     is_withdrawn = data.rpn is not None and data.rpn.regions.withdraw_image
-    ours, other = (Method.SDRPN_WITHDRAWN, Method.SDRPN)[:: 1 if is_withdrawn else -1]
+    ours, other = Method.SDRPN, Method.SDRPN_WITHDRAWN
+    if is_withdrawn:
+        ours, other = other, ours
     evaluated = {method for results in data.results for method in results.methods}
     return other if other in evaluated and ours not in evaluated else ours
 

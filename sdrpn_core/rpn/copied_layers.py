@@ -19,7 +19,7 @@ Rotary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Precisions that say all of a weight: one of eight bits has its scale elsewhere."""
-_HEAD_NORMS = {"q_norm", "k_norm", "v_norm"}
+_HEAD_NORMS = {"q_norm", "k_norm"}
 
 
 def check_copyable(adapter: ModelAdapter, shape: RpnShape) -> None:
@@ -38,17 +38,26 @@ def check_copyable(adapter: ModelAdapter, shape: RpnShape) -> None:
     )
     first, last = shape.branch_layer, shape.last_layer
     stack = adapter.decoder.layers
-    if any(p.is_meta for layer in stack[first : last + 1] for p in layer.parameters()):
-        raise ModelError(
-            f"device_map keeps some of layers {first} to {last} outside the devices' memory, "
-            "and the RPN copies them: map them to a GPU or the CPU, or use more GPUs"
-        )
     if not all(_is_trainable(layer) for layer in stack[first : last + 1]):
         raise ModelError(
             f"layers {first} to {last} are quantized, and the RPN copies and trains them: load "
             "the model's unquantized repository (set model_id in the profile)"
         )
     scoring_attention(stack, shape)
+
+
+def check_in_memory(stack: Sequence[nn.Module], shape: RpnShape) -> None:
+    """Refuse layers that this run's ``device_map`` keeps elsewhere; another run may hold them.
+
+    Raises:
+        ModelError: if one is not in the devices' memory.
+    """
+    first, last = shape.branch_layer, shape.last_layer
+    if any(p.is_meta for layer in stack[first : last + 1] for p in layer.parameters()):
+        raise ModelError(
+            f"device_map keeps some of layers {first} to {last} outside the devices' memory, "
+            "and the RPN copies them: map them to a GPU or the CPU, or use more GPUs"
+        )
 
 
 def scoring_attention(stack: Sequence[nn.Module], shape: RpnShape) -> Any:
@@ -111,7 +120,11 @@ def _turned_of_pair(rotary: Callable[..., Any], heads: Tensor, cos: Tensor, sin:
 
 def _check_norms(attention: nn.Module) -> None:
     """Refuse norms of queries or keys that scoring would leave out, or not apply head by head."""
-    norms = {name: norm for name, norm in attention.named_children() if "norm" in name}
+    norms = {
+        name: norm
+        for name, norm in attention.named_children()
+        if "norm" in name and name.startswith(("q", "k"))
+    }
     kind = type(attention).__name__
     if unknown := norms.keys() - _HEAD_NORMS:
         raise ModelError(

@@ -20,7 +20,13 @@ from data_contracts.profiles import RpnShape
 from sdrpn_core.attention.masks import Masks
 from sdrpn_core.decoding.layer_pass import LayerPass, Rotation, Rotations
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.rpn.copied_layers import Rotary, check_copyable, rotary_of, scoring_attention
+from sdrpn_core.rpn.copied_layers import (
+    Rotary,
+    check_copyable,
+    check_in_memory,
+    rotary_of,
+    scoring_attention,
+)
 
 
 class RegionProposalNetwork(nn.Module):
@@ -49,6 +55,7 @@ class RegionProposalNetwork(nn.Module):
                 layer has no heads.
         """
         check_copyable(adapter, shape)
+        check_in_memory(adapter.decoder.layers, shape)
         return cls.copied_from(adapter.decoder.text_model, shape)
 
     @classmethod

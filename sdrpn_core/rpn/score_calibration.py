@@ -34,9 +34,7 @@ class ScoreCalibration(Settings):
         return (logits * self.scale + self.offset).sigmoid()
 
 
-def fit_platt(
-    logits: NDArray[np.floating], targets: NDArray[np.bool_], *, fit_offset: bool = True
-) -> ScoreCalibration:
+def fit_platt(logits: NDArray[np.floating], targets: NDArray[np.bool_]) -> ScoreCalibration:
     """Maximum-likelihood scale and offset, by Newton's method.
 
     Targets are drawn in by Platt's prior, so that perfectly separated cells do not give an infinite
@@ -45,7 +43,6 @@ def fit_platt(
     Args:
         logits: (M,) of valid cells.
         targets: (M,) True for foreground.
-        fit_offset: False fits the scale alone (a temperature).
 
     Returns:
         The plain sigmoid if there are no cells of one kind.
@@ -57,40 +54,38 @@ def fit_platt(
     low = 1 / (num_all - num_positive + 2)
     wanted = torch.from_numpy(np.where(targets, high, low))
     inputs = torch.from_numpy(logits.astype(np.float64))
-    scale, offset = _fitted(inputs, wanted, fit_offset=fit_offset)
+    scale, offset = _fitted(inputs, wanted)
     spread = float(inputs.std(correction=0))
     smallest = min(_SMALLEST_SCALE, _SMALLEST_SPREAD / spread) if spread else _SMALLEST_SCALE
     if scale < smallest:
         scale = smallest
         # The fitted offset belongs to the fitted scale: without, all cells might be foreground.
-        offset = float(wanted.mean().logit() - scale * inputs.mean()) if fit_offset else 0.0
+        offset = float(wanted.mean().logit() - scale * inputs.mean())
     return ScoreCalibration(scale=scale, offset=offset)
 
 
-def _fitted(inputs: Tensor, wanted: Tensor, *, fit_offset: bool) -> tuple[float, float]:
+def _fitted(inputs: Tensor, wanted: Tensor) -> tuple[float, float]:
     """Scale and offset of greatest likelihood; a scale of 0 where all logits are the same."""
-    spread, centre = float(inputs.std(correction=0)), float(inputs.mean()) if fit_offset else 0.0
+    spread, centre = float(inputs.std(correction=0)), float(inputs.mean())
     if not spread:
         return 0.0, 0.0
     predicted = inputs.sigmoid()
     is_usual = float((predicted * (1 - predicted)).max()) > _SATURATED and spread < _USUAL_SPREAD
-    if not is_usual:
-        unit = spread if fit_offset else float(inputs.abs().max())
-        scale, offset = _newton((inputs - centre) / unit, wanted, fit_offset=fit_offset)
-        return scale / unit, offset - scale * centre / unit
-    return _newton(inputs, wanted, fit_offset=fit_offset)
+    if is_usual:
+        return _newton(inputs, wanted)
+    scale, offset = _newton((inputs - centre) / spread, wanted)
+    return scale / spread, offset - scale * centre / spread
 
 
-def _newton(inputs: Tensor, wanted: Tensor, *, fit_offset: bool) -> tuple[float, float]:
-    design = torch.stack([inputs, torch.ones_like(inputs)] if fit_offset else [inputs], dim=1)
-    weights = torch.zeros(design.shape[1], dtype=torch.float64)
-    weights[0] = 1.0
+def _newton(inputs: Tensor, wanted: Tensor) -> tuple[float, float]:
+    design = torch.stack([inputs, torch.ones_like(inputs)], dim=1)
+    weights = torch.tensor([1.0, 0.0], dtype=torch.float64)
     for _ in range(MAX_STEPS):
         step = _newton_step(design, wanted, weights)
         weights = weights - step
         if float(step.abs().max()) < 1e-9:
             break
-    return float(weights[0]), float(weights[1]) if fit_offset else 0.0
+    return float(weights[0]), float(weights[1])
 
 
 def _newton_step(design: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:

@@ -1,18 +1,16 @@
 """Files on HTTP servers: ranges tied to the entity tag, and every answer put to its meaning."""
 
-import email.utils
 import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import cache
 
 import httpx
 
 from data_contracts.errors import one_line
 from data_contracts.runtime import DownloadSettings
-from sdrpn_core.transport_errors import may_pass
+from sdrpn_core.transport_errors import may_pass, retry_after
 from tasks.fetching.remote import FileChanged, Hiccup, RangesIgnored, RemoteInfo, Unavailable
 
 _IN_THE_MAKING = 202
@@ -192,16 +190,3 @@ def _content_range(response: httpx.Response) -> tuple[int, int, int | None]:
 
 def _version(response: httpx.Response) -> str:
     return str(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait, by a number or a date; None if it does not."""
-    value = headers.get("Retry-After", "").strip()
-    if value.isdecimal():
-        return float(value)
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -14,8 +14,8 @@ from huggingface_hub.utils._headers import build_hf_headers
 
 from data_contracts.errors import one_line
 from data_contracts.runtime import DownloadSettings
-from sdrpn_core.transport_errors import is_client_error, is_transport_error, may_pass
-from tasks.fetching.http_remote import HttpRemote, retry_after
+from sdrpn_core.transport_errors import is_client_error, is_transport_error, may_pass, retry_after
+from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.remote import Hiccup, RemoteInfo, Unavailable
 
 _URI = re.compile(

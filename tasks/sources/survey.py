@@ -5,6 +5,7 @@ from typing import Any
 
 from data_contracts.sources import FileSource, ImageArchive, ImageFolder, Selection
 from sdrpn_core.records import image_path
+from sdrpn_core.source_formats import llava_record
 from tasks.artifacts.stage import StageRun
 from tasks.fetching.kept_files import FetchedFile
 from tasks.sources.access import read_source
@@ -12,7 +13,7 @@ from tasks.sources.benchmark_files import DOCUMENTS_NAME
 from tasks.sources.downloaded_files import BOXES_NAME, RECORDS_NAME
 from tasks.sources.image_places import Archive, Folder, joined_addresses, open_archive
 from tasks.sources.local_records import LocalRecords, local_records
-from tasks.sources.record_stream import SourceError, read_mix
+from tasks.sources.record_stream import SourceError, read_records
 from tasks.sources.source_fetcher import Fetcher
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
@@ -24,6 +25,8 @@ class SurveyedSource:
 
     local: LocalRecords
     num_records: int
+    num_chats: int
+    """Records in the form of chats."""
     names: tuple[str, ...]
     """Images that the records name, sorted."""
     folders: tuple[Folder, ...]
@@ -45,7 +48,7 @@ def survey(run: StageRun, source: FileSource) -> SurveyedSource:
     """
     fetcher = Fetcher(run)
     local = local_records(fetcher, source)
-    num_records, names = _named_images(local.records, source.selection)
+    num_records, num_chats, names = _named_images(local.records, source.selection)
     store = run.store.storage
     folders: list[Folder] = []
     archives: list[tuple[ImageArchive, Archive]] = []
@@ -64,6 +67,7 @@ def survey(run: StageRun, source: FileSource) -> SurveyedSource:
     return SurveyedSource(
         local=local,
         num_records=num_records,
+        num_chats=num_chats,
         names=names,
         folders=tuple(folders),
         archives=tuple(archives),
@@ -77,6 +81,7 @@ def survey(run: StageRun, source: FileSource) -> SurveyedSource:
             "archives": [[place.folder, *archive.identity] for place, archive in archives],
             # Members were once found only by the records' own spelling of accents.
             **({"spelling": "any"} if archives and not all(map(str.isascii, names)) else {}),
+            **({"chats": "read"} if num_chats else {}),  # once, they were malformed records
             # Rows name images that stay in place, so where they are is part of the content.
             "in_place": None if source.copy_images else _addresses(folders, archives),
         },
@@ -100,17 +105,19 @@ def _addresses(folders: list[Folder], archives: list[tuple[ImageArchive, Archive
     return roots + [archive.uri for _, archive in archives]
 
 
-def _named_images(records: FetchedFile, selection: Selection) -> tuple[int, tuple[str, ...]]:
-    """Number of records, and the images that those of the chosen folders name."""
-    num_records = 0
+def _named_images(records: FetchedFile, selection: Selection) -> tuple[int, int, tuple[str, ...]]:
+    """Number of records and of chats, and the images that those of the chosen folders name."""
+    num_records = num_chats = 0
     names: set[str] = set()
     with Storage(str(records.path.parent)).reader(records.path.name) as file:
-        for record in read_mix(file, str(records.path)):
+        for given in read_records(file, str(records.path)):
             num_records += 1
+            record = llava_record(given)
+            num_chats += record is not given
             path = image_path(record)
             if path is not None and _is_chosen(path, selection):
                 names.add(path)
-    return num_records, tuple(sorted(names))
+    return num_records, num_chats, tuple(sorted(names))
 
 
 def _is_chosen(path: str, selection: Selection) -> bool:

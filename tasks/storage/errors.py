@@ -17,6 +17,8 @@ _CREDENTIALS = {
 _ENDPOINTS = {
     "gs": "storage_options.endpoint_url or STORAGE_EMULATOR_HOST",
     "hf": "HF_ENDPOINT, and that HF_HUB_OFFLINE is not set",
+    "http": "the address; what is finished is kept",
+    "https": "the address; what is finished is kept",
 }
 _SETTINGS = {"hf": "HF_ENDPOINT and HF_TOKEN"}
 _DENIED = (401, 403)

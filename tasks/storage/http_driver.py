@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
 
-from sdrpn_core.transport_errors import may_pass
+from sdrpn_core.transport_errors import may_pass, retry_after
 
 T = TypeVar("T")
 
@@ -15,14 +15,21 @@ _WAITS = (0.5, 2.0, 5.0)
 """Seconds before asking again."""
 _MAX_WAIT = 60.0
 """Of what a server asks for."""
+_FAILS_ITSELF = 500
 
 
 class PatientHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Files on HTTP servers.
 
-    A failure that may pass (``may_pass``, a broken or silent connection) is waited for, and then
-    is a ``ConnectionError``. Only what a server refuses for good is not found.
+    Where a file is looked at or read, a failure that may pass (``may_pass``, a connection that
+    broke off) is waited for, and then is a ``ConnectionError``. What a server refuses for good is
+    not found, as is the one file of which it says again and again that it fails itself (500). A
+    server that is silent is not asked again.
     """
+
+    def __init__(self, *args: Any, client_kwargs: Any = None, **options: Any) -> None:
+        patience = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)}
+        super().__init__(*args, client_kwargs={**patience, **(client_kwargs or {})}, **options)
 
     async def _info(self, url: str, **options: Any) -> dict[str, Any]:
         look = super()._info
@@ -38,21 +45,18 @@ class PatientHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    for wait in _WAITS:
+    for wait in (*_WAITS, None):
         try:
             return await ask()
         except Exception as error:
             hiccup = _hiccup(error)
             if hiccup is None:
                 raise
-            await asyncio.sleep(max(wait, _asked_for(hiccup)))
-    try:
-        return await ask()
-    except Exception as error:
-        hiccup = _hiccup(error)
-        if hiccup is None:
-            raise
-        raise ConnectionError(str(hiccup) or type(hiccup).__name__) from hiccup
+            if wait is None or isinstance(hiccup, TimeoutError):
+                raise _for_good(hiccup) from hiccup
+            asked_for = retry_after(getattr(hiccup, "headers", None) or {}) or 0.0
+            await asyncio.sleep(max(wait, min(asked_for, _MAX_WAIT)))
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _hiccup(error: BaseException) -> BaseException | None:
@@ -65,8 +69,8 @@ def _hiccup(error: BaseException) -> BaseException | None:
     return error if isinstance(error, passing) else None
 
 
-def _asked_for(hiccup: BaseException) -> float:
-    """Seconds that the server wants to be left alone, as far as we are ready to wait."""
-    headers = getattr(hiccup, "headers", None) or {}
-    wanted = headers.get("Retry-After", "")
-    return min(float(wanted), _MAX_WAIT) if wanted.isdecimal() else 0.0
+def _for_good(hiccup: BaseException) -> OSError:
+    """What is said of a hiccup that does not pass."""
+    detail = str(hiccup) or type(hiccup).__name__
+    is_own = isinstance(hiccup, aiohttp.ClientResponseError) and hiccup.status == _FAILS_ITSELF
+    return FileNotFoundError(detail) if is_own else ConnectionError(detail)

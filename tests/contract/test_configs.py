@@ -63,6 +63,9 @@ def test_the_configuration_that_the_readme_writes_is_one(tmp_path: Path):
     assert "at least 1" not in str(caught.value)
 
 
+HELD_OUT = {"type": "scenes", "name": "held_out", "num_images": 4}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -105,11 +108,13 @@ def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: 
     [
         ({"labels": {"foreground_threshold": 0.3}}, r"; valid are foreground_ratio_threshold, .*"),
         ({"regions": {"max_region": 3}}, r"'regions.max_region' .*; valid are blur_sigma, thresh"),
-        ({"max_records": 3}, r"key 'max_records' is not known: put it under records$"),
-        ({"seed": 3}, r"'seed' .*: put it under calibration or training or evaluation$"),
+        ({"max_records": 3}, r"'max_records' is not known: put it under records; valid here are n"),
+        ({"seed": 3}, r"'seed' .*: put it under calibration or training or evaluation; valid"),
+        ({"source": []}, r"'source' is not known: remove it or mend its spelling; valid are n"),
+        ({"evaluation": {"source": HELD_OUT, "name": "x"}}, r"'evaluation.name' .*; valid are sou"),
         (
             {"sources": [MIX | {"images": "x", "part": "train"}]},
-            r"'sources.0.llava_mix.part' is not known: put it under selection$",
+            r"'sources.0.llava_mix.part' .*: put it under sources.0.llava_mix.selection; valid ",
         ),
         ({"batch_size": 3}, r"by batch_size of the runtime file, .* by training.batch_size$"),
         ({"regions": {"threshold": 0.5}}, r"; evaluation.region_threshold evaluates another"),
@@ -134,9 +139,6 @@ def test_unknown_key_lists_the_valid_keys_of_its_section(
 ):
     with pytest.raises(ConfigError, match=message):
         PipelineConfig.load(write(tmp_path, MINIMAL | change))
-
-
-HELD_OUT = {"type": "scenes", "name": "held_out", "num_images": 4}
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ def evaluation_of(config: PipelineConfig) -> tuple[EvaluationConfig, LlavaMixSou
     return config.evaluation, config.evaluation.source
 
 
+@pytest.mark.parametrize("until", [Stage.EVALUATE, Stage.REPORT])
 def test_questions_that_nobody_answered_stop_a_run_before_anything_is_extracted(
-    tmp_path: Path,
+    tmp_path: Path, until: Stage
 ) -> None:
     """An evaluation without a single reference answer came to an accuracy of 0, after training."""
     config = write_tiny_pipeline(tmp_path)
@@ -33,7 +34,7 @@ def test_questions_that_nobody_answered_stop_a_run_before_anything_is_extracted(
     runtime = RuntimeConfig(store=str(tmp_path / "store"), device="cpu")
     told = "'held_out': not one of its 4 questions has a ref"
     with pytest.raises(BenchmarkError, match=told):
-        run_pipeline(config, LocalExecution(runtime))
+        run_pipeline(config, LocalExecution(runtime), until)
     with pytest.raises(BenchmarkError, match=told):
         plan_run(config, runtime)
     assert not (tmp_path / "store" / Stage.EXTRACT_ATTENTION.value).exists()

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from data_contracts.artifact import ArtifactRef
@@ -19,6 +20,7 @@ from tasks.import_labels import import_labels
 from tasks.sources.files import ChangedFile, load_image
 from tasks.storage import http_driver
 from tasks.storage.errors import StoreUnreachable
+from tasks.storage.storage import Storage
 from tests.artifacts import stage_run
 from tests.file_server import Answer, FileServer, Served, file_server
 from tests.mixes import mix_record, write_image
@@ -227,6 +229,39 @@ def test_server_that_stays_down_stops_the_run(
     with pytest.raises(StoreUnreachable, match=r"/images: cannot be reached \(503") as caught:
         questions(file_store, source_of(server, tmp_path, "a.bmp"))
     assert is_transient(caught.value)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("copy_images", [False, True])
+def test_one_image_of_which_a_server_fails_for_good_is_missing(
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path, copy_images: bool
+):
+    """It would stop every run, and no setting could help."""
+    sent = []
+
+    def fails_when_read(number: int, wanted: str) -> Answer:
+        sent.append(number)
+        return Answer(500) if copy_images and len(sent) > 1 else Answer()
+
+    server.add("/images/a.bmp", picture(tmp_path, 0), behave=lambda number, wanted: Answer(500))
+    server.add("/images/b.bmp", picture(tmp_path, 1), behave=fails_when_read)
+    server.add("/images/c.bmp", picture(tmp_path, 2))
+    source = source_of(server, tmp_path, "a.bmp", "b.bmp", "c.bmp", copy_images=copy_images)
+    rows = file_store.read_frame(questions(file_store, source)).sort("source_id")
+    second = "missing_image" if copy_images else "ok"
+    assert rows["status"].to_list() == ["missing_image", second, "ok"]
+
+
+def test_a_silent_server_is_asked_once(server: FileServer, tmp_path: Path):
+    """It was asked eight times, for five minutes each."""
+    served = server.add(
+        "/images/a.bmp", picture(tmp_path, 0), behave=lambda number, wanted: Answer(stall=True)
+    )
+    patience = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_read=0.2)}}
+    storage = Storage(f"{server.root}/images", patience)
+    with pytest.raises(StoreUnreachable, match=r"check the network and the address"):
+        storage.read("a.bmp")
+    assert len(served.requests) == 1
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])

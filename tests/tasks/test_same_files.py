@@ -1,9 +1,11 @@
 """Images that were touched are the same images: what was made of them stays."""
 
+import json
 import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,27 @@ def test_touched_images_are_read_again_and_nothing_else_is_made(
     assert started == []
     for row in file_store.read_frame(questions).filter(status="ok").to_dicts():
         load_image(file_store, row["image_uri"], row["image_sha256"])
+
+
+def test_chats_that_were_malformed_are_no_part_of_what_was_made_of_them_then(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path, monkeypatch: Any
+):
+    """Their questions had the id of the rows that said why they could not be read."""
+    mix = tmp_path / "data" / "mix.json"
+    records = json.loads(mix.read_text())
+    talk = records[0].pop("conversations")
+    records[0]["messages"] = [{"role": "user", "content": talk[0]["value"]}]
+    mix.write_text(json.dumps(records))
+    with monkeypatch.context() as before:
+        for module in ("tasks.sources.survey", "tasks.sources.record_stream"):
+            before.setattr(f"{module}.llava_record", lambda record: record)
+        old = download(stage_run(file_store), source)
+        malformed = build_jsonl(stage_run(file_store), old, source, RecordsConfig())
+    new = download(stage_run(file_store), source)
+    assert new != old
+    questions = build_jsonl(stage_run(file_store), new, source, RecordsConfig())
+    counts = [file_store.manifest(ref).statistics for ref in (malformed, questions)]
+    assert [found["status.malformed"] for found in counts] == [2, 1]
 
 
 def test_changed_images_are_others(

@@ -252,3 +252,39 @@ def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(UnknownMode, match="strict"):
         score("textvqa", "x", {"answers": ["x"]}, "lenient")
     assert set(BENCHMARKS) | {"scenes"} == set(known_benchmarks())
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("50%-60%", "50% - 60%", 1),
+        ("50%-60%", "50%\N{EN DASH}60%", 1),
+        ("10\N{DEGREE SIGN}-20\N{DEGREE SIGN}", "10\N{DEGREE SIGN} - 20\N{DEGREE SIGN}", 1),
+        ('6"-8"', '6" - 8"', 1),
+        ("(3)-5", "(3) - 5", 1),
+        ("C #", "C#", 1),
+        ("\N{EN DASH}5", "-5", 1),
+        ("\N{EN DASH}5", "5", 0),
+        ("it is -5", "it is 5", 0),
+        ("(-5)", "-5", 1),
+    ],
+)
+def test_the_hyphen_of_a_range_is_no_minus(answer: str, reference: str, right: int):
+    """What is meant the same is right, however a range is spaced."""
+    assert score("scenes", answer, {"answers": [reference]}) == right
+
+
+def test_strict_numbers_are_whole_and_dates_are_none():
+    """Parts of dates and lists were refused with those of numbers."""
+    for answer, reference, right in [
+        ("2,100", "100", 0),
+        ("3.100", "100", 0),
+        ("01.02.2020", "2020", 1),
+        ("1,2,3", "2", 1),
+        ("No.5,6", "6", 1),
+        ("it is 2,100.", "2,100", 1),
+    ]:
+        row = {"answer": [reference], "dataset": "X", "question_type": "Regular Text Recognition"}
+        assert score("ocrbench", answer, row, mode="strict") == right, answer
+    assert score("chartqa", "1,500 %", {"answer": "15"}, mode="strict") == 1
+    assert score("chartqa", "1,5", {"answer": "15"}, mode="strict") == 0

@@ -51,6 +51,14 @@ def rows_of(record: object) -> list[Row]:
         {"id": "7", "conversations": TURNS, "image": "a/1.png"},
         {"id": "7", "messages": in_parts(IMAGE), "images": ["a/1.png"]},
         {"id": "7", "messages": in_parts(LISTED)},
+        {"id": "7", "messages": in_parts(LISTED), "images": None},
+        {"id": "7", "messages": in_parts(LISTED), "images": [], "image": None},
+        {"id": "7", "messages": in_parts(IMAGE), "images": ["a/1.png"], "image": None},
+        {"id": "7", "messages": in_parts({"type": "image", "url": "a/1.png"})},
+        {"id": "7", "messages": in_parts({"type": "image_url", "image_url": {"url": "a/1.png"}})},
+        {"id": "7", "conversations": LLAVA["conversations"], "images": ["a/1.png"]},
+        {"id": "7", "conversations": LLAVA["conversations"], "image": None, "images": ["a/1.png"]},
+        {"id": "7", "messages": TURNS, "images": ["a/1.png"], "conversations": None},
     ],
 )
 def test_chat_record_asks_what_llavas_does(record: object):
@@ -80,7 +88,24 @@ def test_chat_record_that_cannot_be_used_says_why(record: object, status: str, r
     assert reason in row["reason"]
 
 
-@pytest.mark.parametrize("record", [LLAVA, 3, {}, {"messages": TURNS[:0]}, {"conversations": 1}])
+def test_an_image_that_two_turns_name_is_one():
+    turns = in_parts(LISTED)
+    turns[3]["content"].insert(0, LISTED)
+    assert rows_of({"id": "7", "messages": turns}) == rows_of(LLAVA)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        LLAVA,
+        3,
+        {},
+        {"messages": TURNS[:0]},
+        {"conversations": 1},
+        {**LLAVA, "images": ["b.png"]},
+        {"conversations": LLAVA["conversations"]},
+    ],
+)
 def test_other_records_are_left_as_they_are(record: object):
     assert llava_record(record) is record
 

@@ -73,6 +73,21 @@ def remove_tokenizer(model: Path) -> None:
         file.unlink()
 
 
+def newer_family(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "of_tomorrow"}))
+
+
+class Odd:
+    """Something that weights do not hold."""
+
+
+def odd_pickle(model: Path) -> None:
+    whole = model / "model.safetensors"
+    torch.save({**load_file(whole), "odd": Odd()}, model / "pytorch_model.bin")
+    whole.unlink()
+
+
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 200\n"
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4}
 
@@ -86,6 +101,8 @@ LINEAR = {"rope_type": "linear", "rope_theta": 1e4}
             torn_bin(lambda data: POINTER.encode()),
             r"corrupted weights \(no file of weights\): copy",
         ),
+        (odd_pickle, r"has weights in a pickle that holds more than tensors, .*: take the model's"),
+        (newer_family, r"cannot be loaded: .*`of_tomorrow` but Transformers does not recognize"),
         (empty_index, r"has settings that transformers cannot use \(IndexError"),
         (change("config.json", rms_norm_eps=1), r"'rms_norm_eps' expected float, got int.*: mend"),
         (change("config.json", hidden_act="foo"), r"\(KeyError: 'foo'\): mend its JSON files"),

@@ -33,12 +33,6 @@ def test_calibration_error_falls_on_cells_that_were_not_fitted():
     assert after.auc == pytest.approx(before.auc)
 
 
-def test_a_temperature_has_no_offset():
-    fitted = fit_platt(*drawn(0.5, 0.0), fit_offset=False)
-    assert fitted.offset == 0.0
-    assert fitted.scale == pytest.approx(0.5, rel=0.08)
-
-
 @pytest.mark.parametrize("value", [False, True])
 def test_one_kind_of_cell_says_nothing(value: bool):
     assert fit_platt(np.arange(5.0), np.full(5, value)) == ScoreCalibration()
@@ -77,8 +71,6 @@ def test_whatever_the_logits_are_there_is_as_much_foreground_as_there_is(
     fitted = fit_platt(logits, FOREGROUND)
     probability = fitted.probability(torch.from_numpy(logits))
     assert float(probability.mean()) == pytest.approx(FOREGROUND.mean(), abs=0.002)
-    plain = fit_platt(logits, FOREGROUND, fit_offset=False)
-    assert np.isfinite(plain.scale)
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(1e3, 0.0), (1e3, 7e5), (1.0, 300.0)])
