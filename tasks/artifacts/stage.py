@@ -130,7 +130,10 @@ def begin_stage(run: StageRun, recipe: Recipe) -> list[int] | None:
     if run.only_looks:
         raise NotMade(f"{recipe.ref}: is not committed", recipe)
     run.on_start(recipe)
-    missing = run.store.writer(recipe).missing()
+    writer = run.store.writer(recipe)
+    if writer.is_resumed:
+        writer.renew()
+    missing = writer.missing()
     run.on_progress(recipe.stage.value, recipe.num_shards - len(missing), recipe.num_shards)
     return missing
 
