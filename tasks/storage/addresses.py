@@ -1,5 +1,6 @@
 """Addresses of roots and keys, such that they mean the same everywhere and lead nowhere else."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,7 +9,21 @@ from tasks.storage.errors import StoreError, scheme_of
 
 def absolute_uri(path: str) -> str:
     """A path that means the same in every working directory; URIs stay as they are."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    return path if "://" in path else str(absolute_path(path))
+
+
+def absolute_path(path: str) -> Path:
+    """A path that means the same in every working directory and leads through no folder in vain.
+
+    Up to its last ``..`` links are followed, as ``..`` of a link is the folder above what it links
+    to; after it, and in paths without, they stay: data is linked into place.
+    """
+    whole = Path(path).expanduser().absolute()
+    if ".." not in whole.parts:
+        return whole
+    num_after = whole.parts[::-1].index("..")
+    end = len(whole.parts) - num_after
+    return Path(os.path.realpath(Path(*whole.parts[:end])), *whole.parts[end:])
 
 
 def folder_and_name(uri: str) -> tuple[str, str]:

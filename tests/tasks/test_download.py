@@ -4,9 +4,11 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +93,34 @@ def test_identity_follows_the_data_not_the_source_name(file_store: ArtifactStore
     assert edited != first
     write_image(tmp_path / "data/images/gqa/images/gone.png")
     assert download(run, source) not in (edited, first)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_way_to_a_source_is_no_part_of_it(
+    file_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_packed: bool
+):
+    """From a folder beside the data (../data), every stage was made anew, and its rows led through
+    that folder: without it, no image was found."""
+    write_small_mix(tmp_path / "data")
+    images = str(tmp_path / "data/images")
+    if is_packed:
+        images = shutil.make_archive(images, "zip", images)
+    records = tmp_path / "data/mix.json"
+    run = stage_run(file_store)
+    plain = download(run, LlavaMixSource(name="m", records=str(records), images=_place(images)))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    near = {"records": "../data/mix.json", "images": _place(f"../data/{Path(images).name}")}
+    assert download(run, LlavaMixSource(name="m", **near)) == plain
+    (tmp_path / "work").rmdir()
+    uris = [row["uri"] for row in table(file_store, plain).values()]
+    assert not [uri for uri in uris if ".." in uri]
+    assert all(file_store.read_uri(uri) for uri in uris)
+
+
+def _place(images: str) -> Any:
+    """Images of a source: a folder, or an archive."""
+    return [{"type": "archive", "file": images}] if images.endswith(".zip") else images
 
 
 def test_copied_source_may_move(file_store: ArtifactStore, tmp_path: Path):

@@ -17,6 +17,7 @@ import pytest
 from tasks.artifacts.stage import run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.transient import is_transient
+from tasks.storage.addresses import absolute_uri
 from tasks.storage.errors import StoreError, StoreUnreachable
 from tasks.storage.storage import Storage
 from tasks.storage.waiting_threads import in_parallel
@@ -106,6 +107,25 @@ class TestAddresses:
         monkeypatch.chdir("/")
         assert store.root == str(tmp_path / "artifacts")
         assert store.read_frame(ref).height == 4
+
+    def test_a_store_above_is_the_same_store(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its root kept the way to it, and what was named after the root had two names."""
+        (tmp_path / "work").mkdir()
+        monkeypatch.chdir(tmp_path / "work")
+        for root in ("../store", "../work/../store", f"file://{tmp_path}/work/../store"):
+            assert Storage(root).root == str(tmp_path / "store")
+
+    def test_above_a_link_is_above_what_it_links_to(self, tmp_path: Path) -> None:
+        """As for every program that opens such a path; links after it, or alone, stay."""
+        (tmp_path / "disk/deep").mkdir(parents=True)
+        (tmp_path / "disk/data").symlink_to("deep")
+        (tmp_path / "link").symlink_to("disk/deep")
+        assert absolute_uri(f"{tmp_path}/link/../data/a") == str(tmp_path / "disk/data/a")
+        assert absolute_uri(f"{tmp_path}/link/a") == str(tmp_path / "link/a")
+        assert absolute_uri(f"{tmp_path}/a..b/c") == str(tmp_path / "a..b/c")
+        assert absolute_uri("s3://bucket/a/../b") == "s3://bucket/a/../b"
 
     def test_a_writable_root_is_made_and_left_clean(self, store: ArtifactStore) -> None:
         store.check_writable()
