@@ -1,6 +1,7 @@
 """Parts that all commands share: options, settings from files and options, one-line errors."""
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from data_contracts.configs import PipelineConfig
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError, load_settings
 from data_contracts.sources import LlavaMixSource
@@ -88,13 +89,33 @@ class OneLineErrors(TyperGroup):
             say(f"error: {error}", err, style="red")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
         except OSError as error:
-            if ctx.params.get("debug") or error.errno not in DISK_FULL:
+            line = _line_of(error)
+            if ctx.params.get("debug") or line is None:
                 raise
-            where = f" at {error.filename}" if error.filename else ""
-            say(f"error: the disk is full{where}: make room and run again", err, style="red")
-            raise typer.Exit(1) from None
+            say(f"error: {line}", err, style="red")
+            raise typer.Exit(2 if error.errno == errno.ENAMETOOLONG else 1) from None
         except KeyboardInterrupt:
             raise _interrupted("interrupted") from None
+
+
+_REMEDIES = {
+    errno.EACCES: "give the user who runs this access to it, or name another",
+    errno.EPERM: "give the user who runs this access to it, or name another",
+    errno.EROFS: "name one on a disk that may be written to",
+    errno.ENAMETOOLONG: "give a shorter path",
+}
+
+
+def _line_of(error: OSError) -> str | None:
+    """What is wrong with a file or the disk, and the remedy; None of what only a trace can tell."""
+    if error.errno in DISK_FULL:
+        where = f" at {error.filename}" if error.filename else ""
+        return f"the disk is full{where}: make room and run again"
+    if error.filename is None and not isinstance(error, PermissionError):
+        return None
+    where = one_line(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+    remedy = _REMEDIES.get(error.errno or 0, "check the path (sdrpn --debug shows who asked)")
+    return f"{where}; {remedy}"
 
 
 @contextlib.contextmanager

@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from data_contracts.errors import SdrpnError, one_line
 from sdrpn_core.transport_errors import is_transport_error, may_pass
+from tasks.storage.local_disk import may_read
 
 _ALIASES = {"gcs": "gs", "s3a": "s3"}
 _CREDENTIALS = {
@@ -101,6 +103,8 @@ def explain(error: Exception, root: str) -> str:
         return "is not a folder (it, or a part of it, is a file); choose another path"
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"the disk is full ({detail}); make room and run again, what is finished is kept"
+    if scheme == "file" and isinstance(error, PermissionError) and _is_closed(error.filename):
+        return f"{error.filename} may not be read; give it read permission (chmod +r)"
     if scheme == "file":
         return f"cannot be used ({detail}); choose a folder that you may read and write"
     if isinstance(error, FileNotFoundError):
@@ -113,3 +117,8 @@ def explain(error: Exception, root: str) -> str:
         return f"cannot be reached ({detail}); check the network and {endpoint}"
     settings = _SETTINGS.get(scheme, "the credentials and storage_options")
     return f"cannot be used ({detail}); check the URI, {settings}"
+
+
+def _is_closed(path: str | None) -> bool:
+    """Whether what an error is about is one file that may not be read, in a folder that may."""
+    return path is not None and os.path.isfile(path) and not may_read(path)
