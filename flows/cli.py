@@ -1,7 +1,9 @@
 """Command line of the project. Anything heavy is imported inside the command that needs it."""
 
 import logging
+import sys
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +65,8 @@ def main(
     debug: Annotated[bool, typer.Option(help="Show log messages and tracebacks.")] = False,
 ) -> None:
     """Options of every command."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # paths in another encoding, as they are
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s"
     )

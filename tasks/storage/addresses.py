@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from sdrpn_core.source_paths import is_unicode
 from tasks.storage.errors import StoreError, scheme_of
 
 
@@ -24,6 +25,20 @@ def absolute_path(path: str) -> Path:
     num_after = whole.parts[::-1].index("..")
     end = len(whole.parts) - num_after
     return Path(os.path.realpath(Path(*whole.parts[:end])), *whole.parts[end:])
+
+
+def kept_address(address: str) -> str:
+    """An address that can be kept: ids digest it, rows and JSON hold it as text.
+
+    Raises:
+        StoreError: if it is a path that is no text, as its name is in another encoding.
+    """
+    if not is_unicode(address):
+        raise StoreError(
+            f"{address!r}: this path is not in UTF-8, so that nothing can refer to it; rename "
+            "what is written with \\udc.., or link to it under another name"
+        )
+    return address
 
 
 def folder_and_name(uri: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Paths on the command line that nobody can use: one line says so."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tests.privileges import given_away, without_privileges
 
 pytestmark = pytest.mark.usefixtures("no_server")
 TOO_LONG = "n" * 300
+LATIN_1 = os.fsdecode("\u00e9t\u00e9".encode("latin-1"))
+"""A folder of a machine that wrote names in another encoding."""
 
 
 @pytest.mark.parametrize(
@@ -53,3 +56,30 @@ def test_a_file_that_may_not_be_read_was_a_traceback():
             "to it, or name another\n"
         )
         assert isinstance(debugged.exception, PermissionError)
+
+
+@pytest.mark.parametrize("command", [("run", "--dry-run"), ("stage", "build-jsonl")])
+def test_a_folder_that_no_row_can_name_was_a_traceback(tmp_path: Path, command: tuple[str, ...]):
+    """And the plan of the same run said that all was well."""
+    write_small_mix(tmp_path / LATIN_1)
+    images, store = tmp_path / LATIN_1 / "images", tmp_path / "store"
+    records = tmp_path / LATIN_1 / "mix.json"
+    result = sdrpn(*command, "--data", records, "--images", images, "--store", store)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {str(images)!r}: this path is not in UTF-8")
+    assert "Traceback" not in result.output
+
+
+def test_files_go_into_a_folder_of_another_encoding(tmp_path: Path):
+    """They were written, and saying so was a traceback."""
+    result = sdrpn("scenes", tmp_path / LATIN_1, "--num-images", 1)
+    assert result.exit_code == 0
+    assert os.fsencode(f"1 images in {tmp_path}/{LATIN_1}/images\n") in result.stdout_bytes
+
+
+def test_a_checkpoint_is_not_exported_to_where_its_tokenizer_cannot_be(tmp_path: Path):
+    """It was a traceback, after all of the weights had been written."""
+    result = sdrpn("export", "--out", tmp_path / LATIN_1)
+    assert result.exit_code == 1
+    assert "this path is not in UTF-8" in result.stderr
+    assert not (tmp_path / LATIN_1).exists()

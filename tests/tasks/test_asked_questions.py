@@ -1,6 +1,7 @@
 """Questions about many images: from a file, from a pattern, and what is wrong with a file."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from data_contracts.settings_files import ConfigError
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked, is_many, read_asked
+from tasks.storage.errors import StoreError
 from tests.mixes import write_image
 
 
@@ -49,6 +51,17 @@ def test_files_of_questions_as_people_have_them(tmp_path: Path):
     (tmp_path / "q.jsonl").write_text(json.dumps(row))
     asked = read_asked(ArtifactStore(f"{tmp_path}/store"), f"{tmp_path}/q.jsonl", None)
     assert asked == [Asked(image="/a.png", question="what ?", id="7")]
+
+
+@pytest.mark.parametrize(("asked", "question"), [("*.png", "it"), ("q.jsonl", None)])
+def test_an_image_that_no_row_can_name_was_a_traceback(
+    tmp_path: Path, asked: str, question: str | None
+):
+    folder = tmp_path / os.fsdecode(b"\xe9t\xe9")
+    write_image(folder / "a.png")
+    (folder / "q.jsonl").write_text('{"image": "a.png", "question": "it"}')
+    with pytest.raises(StoreError, match=r"udce9/a.png': this path is not in UTF-8.*; rename"):
+        read_asked(ArtifactStore(f"{tmp_path}/store"), f"{folder}/{asked}", question)
 
 
 @pytest.mark.parametrize(
