@@ -1,6 +1,7 @@
 """What is to be asked about many images: a file of questions, or one about all that match."""
 
 import glob
+import os
 from pathlib import Path
 
 from pydantic import ConfigDict, Field, field_validator
@@ -70,7 +71,7 @@ def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[A
         StoreError: naming an image whose path is not in UTF-8.
     """
     if not image.endswith(_QUESTIONS_SUFFIX):
-        found = sorted(glob.glob(image, recursive=True))
+        found = sorted(p for p in glob.glob(image, recursive=True) if not os.path.isdir(p))
         if not found:
             raise ConfigError(f"{image}: no image matches; check the pattern")
         if question is None or not question.strip():

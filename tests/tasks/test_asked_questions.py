@@ -29,6 +29,18 @@ def test_questions_from_a_file_and_from_a_pattern(tmp_path: Path):
     ]
 
 
+def test_folders_that_a_pattern_finds_are_no_images(tmp_path: Path):
+    """Every folder was a question that could not be answered."""
+    store = ArtifactStore(f"{tmp_path}/store")
+    write_image(tmp_path / "photos/old/a.png")
+    with pytest.raises(ConfigError, match="no image matches"):
+        read_asked(store, f"{tmp_path}/photos/*", "it")
+    write_image(tmp_path / "photos/b.png")
+    for pattern, found in {"*": ["b.png"], "**": ["b.png", "old/a.png"]}.items():
+        asked = read_asked(store, f"{tmp_path}/photos/{pattern}", "it")
+        assert [row.image for row in asked] == [f"{tmp_path}/photos/{name}" for name in found]
+
+
 def test_a_question_mark_in_a_uri_is_no_pattern():
     """One picture with a query was taken for many."""
     assert not is_many("https://host/a.jpg?width=100&crop[0]=1")
