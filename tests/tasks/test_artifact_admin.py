@@ -206,6 +206,17 @@ class TestGarbage:
         assert collect_garbage(store, older_than=AT_ONCE, dry_run=False) == []
         assert all(store.is_committed(ref) for ref in refs)
 
+    def test_the_note_of_a_tables_answers_stays(self, memory_store: ArtifactStore) -> None:
+        """Without it, clocks would have to tell whether the table is of them."""
+        run = stage_run(memory_store)
+        answers = files_recipe(1).model_copy(update={"stage": Stage.EVALUATE})
+        table = answers.model_copy(update={"inputs": (str(answers.ref),)})
+        for recipe in (answers, table):
+            run_stage(run, recipe, make_file_shard)
+        assert "inputs.json" in keys_of(memory_store, table.ref)
+        assert "inputs.json" not in keys_of(memory_store, answers.ref)
+        assert collect_garbage(memory_store, older_than=AT_ONCE) == []
+
     def test_unfinished_artifacts_go_once_old(self, store: ArtifactStore) -> None:
         writer = store.writer(source_recipe(2))
         writer.put_frame(0, source_frame(0))
