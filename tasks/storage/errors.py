@@ -24,6 +24,7 @@ _SETTINGS = {"hf": "HF_ENDPOINT and HF_TOKEN"}
 _DENIED = (401, 403)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a local disk that only its user can end."""
+_SILENT = ("ReadTimeoutError", "ConnectTimeoutError")
 _BROKEN_OFF = ("ServerDisconnectedError", "ClientPayloadError")
 
 
@@ -44,6 +45,8 @@ def scheme_of(uri: str) -> str:
 def as_os_error(error: Exception) -> OSError | None:
     """The builtin error that says the same as a driver's own; None if it is plain already."""
     if _package(error) == "aiohttp" and (isinstance(error, OSError) or _name(error) in _BROKEN_OFF):
+        return ConnectionError(str(error))
+    if _package(error) == "botocore" and _name(error) in _SILENT:
         return ConnectionError(str(error))
     if is_transport_error(error):
         return ConnectionError(str(error) or _name(error))
