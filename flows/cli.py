@@ -1,6 +1,7 @@
 """Command line of the project. Anything heavy is imported inside the command that needs it."""
 
 import logging
+import shlex
 import sys
 from functools import partial
 from io import TextIOWrapper
@@ -192,10 +193,9 @@ def scenes(
     source = parse_settings(SceneSource, {"name": "scenes", **given}, "options")
     written = write_scenes(folder, source)
     say(f"{num_images} images in {written.images}")
-    say(
-        f"use them: sdrpn run --data {written.records} --images {written.images} --store "
-        f"{folder.name}_artifacts"
-    )
+    data = ("--data", str(written.records), "--images", str(written.images))
+    store = ("--store", f"{folder.name}_artifacts")
+    say(f"use them: {shlex.join(('sdrpn', 'run', *data, *store))}")
 
 
 def _execute(

@@ -71,7 +71,8 @@ def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[A
         StoreError: naming an image whose path is not in UTF-8.
     """
     if not image.endswith(_QUESTIONS_SUFFIX):
-        found = sorted(p for p in glob.glob(image, recursive=True) if not os.path.isdir(p))
+        matching = glob.glob(os.path.expanduser(image), recursive=True)
+        found = sorted(path for path in matching if not os.path.isdir(path))
         if not found:
             raise ConfigError(f"{image}: no image matches; check the pattern")
         if question is None or not question.strip():

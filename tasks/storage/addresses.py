@@ -19,7 +19,7 @@ def absolute_path(path: str) -> Path:
     Up to its last ``..`` links are followed, as ``..`` of a link is the folder above what it links
     to; after it, and in paths without, they stay: data is linked into place.
     """
-    whole = Path(path).expanduser().absolute()
+    whole = Path(os.path.expanduser(path)).absolute()  # of nobody's home, it stays as it is
     if ".." not in whole.parts:
         return whole
     num_after = whole.parts[::-1].index("..")

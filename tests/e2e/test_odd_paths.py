@@ -1,6 +1,7 @@
 """Paths on the command line that nobody can use: one line says so."""
 
 import os
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -83,3 +84,17 @@ def test_a_checkpoint_is_not_exported_to_where_its_tokenizer_cannot_be(tmp_path:
     assert result.exit_code == 1
     assert "this path is not in UTF-8" in result.stderr
     assert not (tmp_path / LATIN_1).exists()
+
+
+def test_a_quoted_tilde_was_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Sources and stores looked at home, where what was written was not."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    result = sdrpn("scenes", "~/my scenes", "--num-images", 1)
+    assert result.exit_code == 0
+    assert os.listdir(tmp_path) == ["home"]
+    folder = tmp_path / "home/my scenes"
+    hint = result.stdout.splitlines()[-1].removeprefix("use them: ")
+    data = ["--data", f"{folder}/mix.json", "--images", f"{folder}/images"]
+    assert shlex.split(hint) == ["sdrpn", "run", *data, "--store", "my scenes_artifacts"]

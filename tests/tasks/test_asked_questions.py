@@ -41,6 +41,14 @@ def test_folders_that_a_pattern_finds_are_no_images(tmp_path: Path):
         assert [row.image for row in asked] == [f"{tmp_path}/photos/{name}" for name in found]
 
 
+def test_a_pattern_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A shell leaves a quoted pattern its tilde."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_image(tmp_path / "photos/a.png")
+    (row,) = read_asked(ArtifactStore(f"{tmp_path}/store"), "~/photos/*", "it")
+    assert row.image == f"{tmp_path}/photos/a.png"
+
+
 def test_a_question_mark_in_a_uri_is_no_pattern():
     """One picture with a query was taken for many."""
     assert not is_many("https://host/a.jpg?width=100&crop[0]=1")
