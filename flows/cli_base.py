@@ -4,7 +4,8 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from tasks.storage.errors import DISK_FULL
 out = Console()
 err = Console(stderr=True)
 
+_GIVEN = "sdrpn.given"
 _INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 and the number of the signal."""
 
@@ -78,9 +80,15 @@ def say(line: str, console: Console = out, *, style: str | None = None) -> None:
 class OneLineErrors(TyperGroup):
     """Command group that shows errors a user can act on as one line."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Remember what is given to the command too, as ``invoke`` explains errors."""
+        ctx.meta[_GIVEN] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; ``--debug`` lets the traceback through."""
         try:
+            _require_values(ctx.meta[_GIVEN])
             with interrupts_heard():
                 return super().invoke(ctx)
         except SdrpnError as error:
@@ -96,6 +104,25 @@ class OneLineErrors(TyperGroup):
             raise typer.Exit(2 if error.errno == errno.ENAMETOOLONG else 1) from None
         except KeyboardInterrupt:
             raise _interrupted("interrupted") from None
+
+
+def _require_values(given: Sequence[str]) -> None:
+    """Refuse empty values of options; as a path, one would be the working directory.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    named = [text.removesuffix("=") for text in given if re.fullmatch(r"--[a-z-]+=", text)]
+    named += [
+        option
+        for option, value in pairwise(given)
+        if not value and option.startswith("-") and option != "--"
+    ]
+    if named:
+        raise ConfigError(
+            f"an empty value follows {named[0]}: give one, or leave the option out; perhaps a "
+            "variable of the shell is not set"
+        )
 
 
 _REMEDIES = {
