@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ from tasks.storage.waiting_threads import in_parallel
 if TYPE_CHECKING:
     from tasks.artifacts.store import ArtifactStore
 
+_NEW = timedelta(hours=1)
+"""So young, nothing is abandoned; what a run goes on from at once stays untouched."""
+
 
 class ArtifactWriter:
     """Writes one artifact, shard by shard, from any number of processes."""
@@ -65,11 +69,14 @@ class ArtifactWriter:
         return is_first
 
     def renew(self) -> None:
-        """Write the recipe again as it is: what was written to of late, nobody takes for abandoned.
+        """Write the recipe again as it is, unless it is new: nobody then takes all for abandoned.
 
         The first shard of a run that goes on may take hours.
         """
-        self._storage.put(f"{self.ref.prefix}/{RECIPE}", _encoded(self.recipe))
+        key = f"{self.ref.prefix}/{RECIPE}"
+        stored = self._storage.describe_one(key)
+        if stored is None or datetime.now(UTC) - stored.modified > _NEW:
+            self._storage.put(key, _encoded(self.recipe))
 
     def receipt(self, index: int) -> ShardEntry | None:
         """Receipt of a finished shard, or None if it is still to be made."""

@@ -248,8 +248,11 @@ class TestGarbage:
         assert begin_stage(stage_run(file_store), recipe) == [1]
         assert collect_garbage(file_store, dry_run=False) == []
         assert file_store.storage.read(f"{recipe.ref.prefix}/recipe.json") == before
+        path = Path(file_store.root, recipe.ref.prefix, "recipe.json")
+        renewed_at = path.stat().st_mtime_ns
         run_stage(stage_run(file_store), recipe, make_source_shard)
         assert file_store.read_frame(recipe.ref).height == 8
+        assert path.stat().st_mtime_ns == renewed_at, "what is new is not written again"
 
     def test_a_training_that_goes_on_keeps_its_resume_point(
         self, file_store: ArtifactStore
