@@ -1,7 +1,10 @@
 """Command line of the project. Anything heavy is imported inside the command that needs it."""
 
 import logging
+import shlex
+import sys
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +66,8 @@ def main(
     debug: Annotated[bool, typer.Option(help="Show log messages and tracebacks.")] = False,
 ) -> None:
     """Options of every command."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # paths in another encoding, as they are
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s"
     )
@@ -188,10 +193,9 @@ def scenes(
     source = parse_settings(SceneSource, {"name": "scenes", **given}, "options")
     written = write_scenes(folder, source)
     say(f"{num_images} images in {written.images}")
-    say(
-        f"use them: sdrpn run --data {written.records} --images {written.images} --store "
-        f"{folder.name}_artifacts"
-    )
+    data = ("--data", str(written.records), "--images", str(written.images))
+    store = ("--store", f"{folder.name}_artifacts")
+    say(f"use them: {shlex.join(('sdrpn', 'run', *data, *store))}")
 
 
 def _execute(

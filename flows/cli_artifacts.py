@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tasks.artifacts.admin import ArtifactSummary, Garbage
     from tasks.artifacts.store import ArtifactStore
 
+_MOST_DAYS = 36500
+"""A century; so many that they lead to before the year 1 are an error."""
+
 artifacts = typer.Typer(no_args_is_help=True, help="Look into an artifact store, and tidy it.")
 
 
@@ -26,8 +29,7 @@ def list_(
     stage: Annotated[Stage | None, typer.Option(help="Only artifacts of this stage.")] = None,
 ) -> None:
     """List artifacts, finished and unfinished."""
-    from flows.console import print_table
-    from flows.downloads import size_text
+    from flows.console import print_table, size_text
     from tasks.artifacts.admin import list_artifacts, stored_bytes
 
     opened = _open(store, runtime)
@@ -81,7 +83,11 @@ def gc(
     runtime: RuntimeOption = None,
     older_than_days: Annotated[
         float,
-        typer.Option(min=0, help="Only what nothing was written to for so long; 0 takes all."),
+        typer.Option(
+            min=0,
+            max=_MOST_DAYS,
+            help="Only what nothing was written to for so long; 0 takes all.",
+        ),
     ] = 7.0,
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete what is listed; without, nothing is touched.")

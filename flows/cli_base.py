@@ -1,9 +1,11 @@
 """Parts that all commands share: options, settings from files and options, one-line errors."""
 
 import contextlib
+import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from data_contracts.configs import PipelineConfig
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError, load_settings
 from data_contracts.sources import LlavaMixSource
@@ -24,6 +26,7 @@ from tasks.storage.errors import DISK_FULL
 out = Console()
 err = Console(stderr=True)
 
+_GIVEN = "sdrpn.given"
 _INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 and the number of the signal."""
 
@@ -77,9 +80,15 @@ def say(line: str, console: Console = out, *, style: str | None = None) -> None:
 class OneLineErrors(TyperGroup):
     """Command group that shows errors a user can act on as one line."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Remember what is given to the command too, as ``invoke`` explains errors."""
+        ctx.meta[_GIVEN] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; ``--debug`` lets the traceback through."""
         try:
+            _require_values(ctx.meta[_GIVEN])
             with interrupts_heard():
                 return super().invoke(ctx)
         except SdrpnError as error:
@@ -88,13 +97,52 @@ class OneLineErrors(TyperGroup):
             say(f"error: {error}", err, style="red")
             raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
         except OSError as error:
-            if ctx.params.get("debug") or error.errno not in DISK_FULL:
+            line = _line_of(error)
+            if ctx.params.get("debug") or line is None:
                 raise
-            where = f" at {error.filename}" if error.filename else ""
-            say(f"error: the disk is full{where}: make room and run again", err, style="red")
-            raise typer.Exit(1) from None
+            say(f"error: {line}", err, style="red")
+            raise typer.Exit(2 if error.errno == errno.ENAMETOOLONG else 1) from None
         except KeyboardInterrupt:
             raise _interrupted("interrupted") from None
+
+
+def _require_values(given: Sequence[str]) -> None:
+    """Refuse empty values of options; as a path, one would be the working directory.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    named = [text.removesuffix("=") for text in given if re.fullmatch(r"--[a-z-]+=", text)]
+    named += [
+        option
+        for option, value in pairwise(given)
+        if not value and option.startswith("-") and option != "--"
+    ]
+    if named:
+        raise ConfigError(
+            f"an empty value follows {named[0]}: give one, or leave the option out; perhaps a "
+            "variable of the shell is not set"
+        )
+
+
+_REMEDIES = {
+    errno.EACCES: "give the user who runs this access to it, or name another",
+    errno.EPERM: "give the user who runs this access to it, or name another",
+    errno.EROFS: "name one on a disk that may be written to",
+    errno.ENAMETOOLONG: "give a shorter path",
+}
+
+
+def _line_of(error: OSError) -> str | None:
+    """What is wrong with a file or the disk, and the remedy; None of what only a trace can tell."""
+    if error.errno in DISK_FULL:
+        where = f" at {error.filename}" if error.filename else ""
+        return f"the disk is full{where}: make room and run again"
+    if error.filename is None and not isinstance(error, PermissionError):
+        return None
+    where = one_line(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+    remedy = _REMEDIES.get(error.errno or 0, "check the path (sdrpn --debug shows who asked)")
+    return f"{where}; {remedy}"
 
 
 @contextlib.contextmanager

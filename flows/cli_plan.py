@@ -9,8 +9,8 @@ from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
 from flows.cli_base import say
-from flows.console import print_table
-from flows.downloads import file_row, size_text
+from flows.console import print_table, size_text
+from flows.downloads import file_row
 from flows.dry_run import plan_run
 from tasks.planning.files import PlannedFile
 from tasks.planning.questions import Certainty, sources_of

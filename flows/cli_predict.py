@@ -21,7 +21,7 @@ from flows.cli_base import (
     runtime_settings,
     say,
 )
-from flows.output_files import check_file, write_file
+from flows.output_files import at_home, check_file, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +63,10 @@ def predict(
     model: ModelOption = None,
     overlay: Annotated[
         Path | None,
-        typer.Option(help="Write the image with its RoI map and boxes here; a folder for many."),
+        typer.Option(
+            help="Write the image with its RoI map and boxes here; a folder for many.",
+            callback=at_home,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     output: Annotated[

@@ -26,6 +26,8 @@ from data_contracts.enums import Stage
 from flows.cli_base import say
 from flows.interrupts import raise_lost_interrupt
 
+_MIB = 1 << 20
+_GIB = 1 << 30
 _WIDE = 1000
 """Characters; no table of ours is wider."""
 
@@ -229,6 +231,17 @@ def _progress(num_done: int, num_units: int | None, unit: str) -> str:
 def _duration(seconds: float) -> str:
     minutes = seconds / 60
     return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def size_text(num_bytes: int) -> str:
+    """A size for people."""
+    if 0 < num_bytes < 1 << 10:
+        return f"{num_bytes} bytes"
+    if 0 < num_bytes < _MIB // 10:
+        return f"{num_bytes / (1 << 10):.1f} KiB"
+    if num_bytes < _GIB:
+        return f"{num_bytes / _MIB:.1f} MiB"
+    return f"{num_bytes / _GIB:.1f} GiB"
 
 
 def print_table(console: Console, title: str, rows: list[dict[str, Any]]) -> None:

@@ -5,11 +5,9 @@ from typing import Any
 
 from data_contracts.enums import Stage
 from data_contracts.sources import EvaluationSource
+from flows.console import size_text
 from flows.execution import Execution
 from tasks.planning.files import PlannedFile, require_room, waiting_files
-
-_MIB = 1 << 20
-_GIB = 1 << 30
 
 OnDownloads = Callable[[Sequence[PlannedFile]], None]
 """Shown the files that are about to be fetched."""
@@ -59,14 +57,3 @@ def file_row(file: PlannedFile, *, whole_digest: bool = False) -> dict[str, Any]
         "licence": file.licence or ("not stated" if is_asked else "unknown"),
         "state": here if file.is_here else "to fetch",
     }
-
-
-def size_text(num_bytes: int) -> str:
-    """A size for people."""
-    if 0 < num_bytes < 1 << 10:
-        return f"{num_bytes} bytes"
-    if 0 < num_bytes < _MIB // 10:
-        return f"{num_bytes / (1 << 10):.1f} KiB"
-    if num_bytes < _GIB:
-        return f"{num_bytes / _MIB:.1f} MiB"
-    return f"{num_bytes / _GIB:.1f} GiB"

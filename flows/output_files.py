@@ -50,8 +50,14 @@ def check_folder(path: Path, option: str) -> None:
         ) from None
 
 
+def at_home(path: Path | None) -> Path | None:
+    """Callback of options that name a place: ``~`` as the shell, which a quote hides it from."""
+    return None if path is None else Path(os.path.expanduser(path))
+
+
 def file_option(option: typer.CallbackParam, path: Path | None) -> Path | None:
     """Callback of options that name a file to write."""
+    path = at_home(path)
     if path is not None:
         check_file(path, option.opts[0])
     return path
@@ -59,6 +65,7 @@ def file_option(option: typer.CallbackParam, path: Path | None) -> Path | None:
 
 def folder_option(option: typer.CallbackParam, path: Path) -> Path:
     """Callback of options that name a folder to write to."""
+    path = Path(os.path.expanduser(path))
     check_folder(path, option.opts[0])
     return path
 
@@ -69,6 +76,7 @@ def new_folder_option(option: typer.CallbackParam, path: Path) -> Path:
     Raises:
         ConfigError: if there is something in it, which is left as it is.
     """
+    path = Path(os.path.expanduser(path))
     given = option.opts[0]
     name = given if given.startswith("-") else given.upper()
     check_folder(path, name)

@@ -1,6 +1,7 @@
 """What is to be asked about many images: a file of questions, or one about all that match."""
 
 import glob
+import os
 from pathlib import Path
 
 from pydantic import ConfigDict, Field, field_validator
@@ -9,7 +10,7 @@ from data_contracts.base import Settings
 from data_contracts.settings_files import ConfigError, parse_lines
 from sdrpn_core.source_paths import is_unicode
 from tasks.artifacts.store import ArtifactStore
-from tasks.storage.addresses import absolute_uri, folder_and_name
+from tasks.storage.addresses import absolute_uri, folder_and_name, kept_address
 
 _QUESTIONS_SUFFIX = ".jsonl"
 
@@ -67,15 +68,17 @@ def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[A
 
     Raises:
         ConfigError: naming the line or argument and the remedy.
+        StoreError: naming an image whose path is not in UTF-8.
     """
     if not image.endswith(_QUESTIONS_SUFFIX):
-        found = sorted(glob.glob(image, recursive=True))
+        matching = glob.glob(os.path.expanduser(image), recursive=True)
+        found = sorted(path for path in matching if not os.path.isdir(path))
         if not found:
             raise ConfigError(f"{image}: no image matches; check the pattern")
         if question is None or not question.strip():
             raise ConfigError("give a QUESTION to ask about these images")
         check_question(question)
-        return [Asked(image=path, question=question) for path in found]
+        return [Asked(image=kept_address(path), question=question) for path in found]
     if question is not None:
         raise ConfigError(f"{image} holds the questions already: leave QUESTION out")
     address = absolute_uri(image)
@@ -92,4 +95,4 @@ def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[A
 
 def _resolved(image: str, folder: str) -> str:
     is_complete = "://" in image or Path(image).is_absolute()
-    return image if is_complete else f"{folder}/{image}"
+    return image if is_complete else kept_address(f"{folder}/{image}")

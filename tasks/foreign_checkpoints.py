@@ -15,6 +15,7 @@ from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from tasks.artifacts.store import ArtifactStore
 from tasks.rpn_files import find_checkpoint, save_checkpoint
+from tasks.storage.addresses import kept_address
 from tasks.storage.storage import Storage
 
 
@@ -87,6 +88,7 @@ def export_checkpoint(
         MergeError: if the two do not fit each other.
     """
     _require_free(out)
+    kept_address(str(out))  # the tokenizer's library writes nowhere else
     checkpoint = find_checkpoint(store, rpn)
     profile = checkpoint.config.profile
     source = model_source(model or profile.model_id)

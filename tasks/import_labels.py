@@ -24,7 +24,7 @@ from tasks.artifacts.stage import FrameShard, StageRun, begin_stage, finish_stag
 from tasks.artifacts.store import ArtifactStore
 from tasks.shard_statistics import status_statistic
 from tasks.sources.image_places import Folder
-from tasks.storage.addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri, kept_address
 from tasks.storage.digests import digest
 from tasks.storage.waiting_threads import in_parallel
 
@@ -144,7 +144,7 @@ def _look_over(store: ArtifactStore, settings: PublishedLabels) -> _Import:
         settings,
         digests,
         images_digest=digest(images.identity.encode()),
-        images_uri=images.storage.root.rstrip("/"),
+        images_uri=kept_address(images.storage.root.rstrip("/")),
         num_rows=len(entries),
     )
     return _Import(settings, entries, images, attention, recipes.import_rejects_recipe(attention))

@@ -27,7 +27,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.predict import overlay_bytes, rounded_boxes
 from tasks.predict_files import read_image
-from tasks.storage.addresses import absolute_uri
+from tasks.storage.addresses import absolute_uri, kept_address
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 from tasks.storage.waiting_threads import in_parallel
@@ -97,7 +97,7 @@ def answer_many(
     request = _request(pipeline, asked) | {
         "rpn": rpn,
         "max_new_tokens": max_new_tokens,
-        "overlay": None if overlays is None else absolute_uri(overlays),
+        "overlay": None if overlays is None else kept_address(absolute_uri(overlays)),
         "rows_per_part": rows_per_part,
     }
     files = AnswerFiles.claim(images.storage, output, request, len(asked), rows_per_part)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import Stage
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
-from tasks.artifacts.keys import BLOBS, MANIFEST, RECIPE, SAME_AS, receipt_name
+from tasks.artifacts.keys import BLOBS, INPUTS, MANIFEST, RECIPE, SAME_AS, receipt_name
 from tasks.artifacts.store import ArtifactStore
 from tasks.storage.stored_objects import StoredObject
 from tasks.storage.waiting_threads import in_parallel
@@ -255,7 +255,7 @@ def _is_needed(name: str, committed: set[str]) -> bool:
 
 def _committed_names(manifest: Manifest) -> set[str]:
     receipts = {receipt_name(shard.index) for shard in manifest.shards}
-    return {RECIPE, MANIFEST, SAME_AS} | receipts | {shard.key for shard in manifest.shards}
+    return {RECIPE, INPUTS, MANIFEST, SAME_AS} | receipts | {shard.key for shard in manifest.shards}
 
 
 def _item(

@@ -3,6 +3,7 @@
 from data_contracts.artifact import ArtifactRef
 
 RECIPE = "recipe.json"
+INPUTS = "inputs.json"
 MANIFEST = "manifest.json"
 RECEIPTS = "receipts"
 CHECKPOINTS = "checkpoints"

@@ -7,16 +7,15 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
 import polars as pl
 
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
-from data_contracts.enums import Stage
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.device_memory import device_memory_explained
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.outdated import is_of_other_answers, is_outdated, note_answers
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.writer import ArtifactWriter
 
@@ -122,7 +121,7 @@ def begin_stage(run: StageRun, recipe: Recipe) -> list[int] | None:
         run.store.discard(recipe.ref)
         run.discarded.add(recipe.ref)
     elif _is_soundly_committed(run.store, recipe.ref):
-        if not _is_outdated(run.store, recipe):
+        if not is_outdated(run.store, recipe):
             run.on_progress(recipe.stage.value, recipe.num_shards, recipe.num_shards)
             return None
         if not run.only_looks:
@@ -130,7 +129,13 @@ def begin_stage(run: StageRun, recipe: Recipe) -> list[int] | None:
     if run.only_looks:
         raise NotMade(f"{recipe.ref}: is not committed", recipe)
     run.on_start(recipe)
-    missing = run.store.writer(recipe).missing()
+    if is_of_other_answers(run.store, recipe):  # begun before they were made anew
+        run.store.discard(recipe.ref)
+    writer = run.store.writer(recipe)
+    if writer.is_resumed:
+        writer.renew()
+    note_answers(run.store, recipe)
+    missing = writer.missing()
     run.on_progress(recipe.stage.value, recipe.num_shards - len(missing), recipe.num_shards)
     return missing
 
@@ -145,24 +150,6 @@ def _is_soundly_committed(store: ArtifactStore, ref: ArtifactRef) -> bool:
         log.warning("%s: it is made again", error.what)
         return False
     return True
-
-
-def _is_outdated(store: ArtifactStore, recipe: Recipe) -> bool:
-    """Whether a committed table of an evaluation is older than the answers that it is made of.
-
-    A forced evaluation that was stopped halfway, and gone on with unforced, would end with new
-    answers beside the old ones' table.
-    """
-    if recipe.stage is not Stage.EVALUATE:
-        return False
-    inputs = (ArtifactRef.parse(text) for text in recipe.inputs)
-    answers = [ref for ref in inputs if ref.stage is recipe.stage]
-    made_at = _created_at(store, recipe.ref)
-    return any(_created_at(store, ref) > made_at for ref in answers)
-
-
-def _created_at(store: ArtifactStore, ref: ArtifactRef) -> datetime:
-    return datetime.fromisoformat(store.manifest(ref).provenance.created_at)
 
 
 def run_shard(run: StageRun, recipe: Recipe, index: int, make_shard: MakeShard) -> ShardEntry:

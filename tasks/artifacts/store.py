@@ -2,6 +2,7 @@
 
     {root}/{stage}/{artifact_id}/
         recipe.json                                   first; create-only
+        inputs.json                                   which answers a results table is made of
         shards/00007-of-00512-{sha12}.parquet         named by content, so retries never collide
         files/{sha12}/{name}                          the same for artifacts made of plain files
         blobs/{sha256}{suffix}                        bytes that rows point at (downloaded images)
@@ -94,13 +95,21 @@ class ArtifactStore:
         """
         manifest = self.read_document(ref, MANIFEST, Manifest)
         if manifest is None:
-            raise ArtifactNotFound(
-                f"{self.storage.uri(ref.prefix)}: not committed; "
-                f"make it with `sdrpn stage {ref.stage.value}`"
-            )
+            raise self._not_committed(ref)
         if manifest.recipe.ref != ref:
             raise self.corrupt(ref, MANIFEST, f"is the manifest of {manifest.recipe.ref}")
         return manifest
+
+    def manifest_digest(self, ref: ArtifactRef) -> str:
+        """Digest of the commit record, which is another whenever the artifact is made again.
+
+        Raises:
+            ArtifactNotFound: if the artifact is not committed.
+        """
+        try:
+            return digest(self.storage.read(manifest_key(ref)))
+        except FileNotFoundError:
+            raise self._not_committed(ref) from None
 
     def writer(self, recipe: Recipe) -> ArtifactWriter:
         """Start or resume an artifact.
@@ -218,6 +227,12 @@ class ArtifactStore:
         return CorruptArtifact(
             f"{self.storage.uri(f'{ref.prefix}/{name}')}: {problem}",
             f"make it again with `sdrpn stage {ref.stage.value} --force`",
+        )
+
+    def _not_committed(self, ref: ArtifactRef) -> ArtifactNotFound:
+        return ArtifactNotFound(
+            f"{self.storage.uri(ref.prefix)}: not committed; "
+            f"make it with `sdrpn stage {ref.stage.value}`"
         )
 
     def _file_entry(self, ref: ArtifactRef, name: str) -> ShardEntry:

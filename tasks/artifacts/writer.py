@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ from tasks.storage.waiting_threads import in_parallel
 if TYPE_CHECKING:
     from tasks.artifacts.store import ArtifactStore
 
+_NEW = timedelta(hours=1)
+"""So young, nothing is abandoned; what a run goes on from at once stays untouched."""
+
 
 class ArtifactWriter:
     """Writes one artifact, shard by shard, from any number of processes."""
@@ -46,11 +50,12 @@ class ArtifactWriter:
         self.ref = recipe.ref
         self._store = store
         self._storage = store.storage
-        self._claim()
+        self.is_resumed = not self._claim()
+        """Whether somebody began the artifact before."""
 
-    def _claim(self) -> None:
-        """Put the recipe at its address, or check that the one there is ours."""
-        self._create(RECIPE, self.recipe)
+    def _claim(self) -> bool:
+        """Put the recipe at its address, or check that the one there is ours; True: it was put."""
+        is_first = self._create(RECIPE, self.recipe)
         try:
             stored = self._store.read_document(self.ref, RECIPE, Recipe)
         except CorruptArtifact as error:
@@ -61,6 +66,17 @@ class ArtifactWriter:
                 f"{uri}: holds another recipe than its address says; "
                 f"make it again with `sdrpn stage {self.ref.stage.value} --force`"
             )
+        return is_first
+
+    def renew(self) -> None:
+        """Write the recipe again as it is, unless it is new: nobody then takes all for abandoned.
+
+        The first shard of a run that goes on may take hours.
+        """
+        key = f"{self.ref.prefix}/{RECIPE}"
+        stored = self._storage.describe_one(key)
+        if stored is None or datetime.now(UTC) - stored.modified > _NEW:
+            self._storage.put(key, _encoded(self.recipe))
 
     def receipt(self, index: int) -> ShardEntry | None:
         """Receipt of a finished shard, or None if it is still to be made."""
@@ -217,8 +233,8 @@ class ArtifactWriter:
             raise StoreError(f"{self._storage.uri(self.ref.prefix)}: discarded while being written")
         return stored
 
-    def _create(self, name: str, document: BaseModel) -> None:
-        self._storage.create(f"{self.ref.prefix}/{name}", _encoded(document))
+    def _create(self, name: str, document: BaseModel) -> bool:
+        return self._storage.create(f"{self.ref.prefix}/{name}", _encoded(document))
 
     def _checked_shards(self) -> tuple[ShardEntry, ...]:
         receipts = self._store.receipts(self.recipe)

@@ -16,7 +16,7 @@ from tasks.fetching.hub_remote import hub_remote
 from tasks.fetching.remote import DownloadError, NoAnswer, Remote, Unavailable
 from tasks.fetching.storage_remote import StorageRemote
 from tasks.fetching.transient import is_transient
-from tasks.storage.addresses import absolute_uri, folder_and_name
+from tasks.storage.addresses import absolute_path, absolute_uri, folder_and_name
 from tasks.storage.errors import StoreError
 from tasks.storage.storage import Storage
 
@@ -33,7 +33,7 @@ def local_file(uri: str) -> Path | None:
     """The path of an address on this machine's disk; None for any other."""
     if "://" in uri and not uri.startswith("file://"):
         return None
-    return Path(uri.removeprefix("file://")).expanduser().absolute()
+    return absolute_path(uri.removeprefix("file://"))
 
 
 def opener(store: Storage, settings: DownloadSettings) -> OpenRemote:
@@ -84,7 +84,7 @@ def matching(store: Storage, address: FileAddress) -> tuple[FileAddress, ...]:
 def downloads_folder(runtime: RuntimeConfig, environment: Mapping[str, Any] | None = None) -> Path:
     """Where fetched files are kept."""
     if runtime.downloads.folder is not None:
-        return Path(runtime.downloads.folder).expanduser().absolute()
+        return absolute_path(runtime.downloads.folder)
     local = local_file(runtime.store)
     if local is not None:
         return local / ".downloads"

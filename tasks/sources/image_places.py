@@ -79,7 +79,8 @@ def open_archive(fetcher: Fetcher, store: Storage, place: ImageArchive, copy: bo
 
 def _in_place(store: Storage, uri: str) -> Archive | None:
     """The archive where it lies; None if it has no random access."""
-    root, key = folder_and_name(str(local_file(uri) or uri))
+    address = str(local_file(uri) or uri)
+    root, key = folder_and_name(address)
     storage = store.elsewhere(root)
     found = storage.describe_one(key)
     if found is None:
@@ -87,7 +88,8 @@ def _in_place(store: Storage, uri: str) -> Archive | None:
     with storage.reader(key) as file:
         if archive_kind(file, uri) == "tar.gz":
             return None
-    identity = (uri, str(found.num_bytes), found.version)
+    named = address if ".." in uri.split("/") else uri
+    identity = (named, str(found.num_bytes), found.version)
     return Archive(storage.uri(key), uri, storage, key, identity, None)
 
 

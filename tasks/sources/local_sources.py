@@ -14,6 +14,7 @@ from data_contracts.sources import (
 )
 from tasks.fetching.addresses import local_file
 from tasks.sources.record_stream import SourceError
+from tasks.storage.addresses import kept_address
 
 
 def require_local(source: FileSource) -> None:
@@ -22,6 +23,7 @@ def require_local(source: FileSource) -> None:
     Raises:
         SourceError: if a file does not, or is a folder, or no folder that images could come from
             does.
+        StoreError: if images that stay where they are lie where no row can say.
     """
     if isinstance(source, ParquetSource):
         _require_files(source.files)
@@ -33,6 +35,10 @@ def require_local(source: FileSource) -> None:
         if isinstance(place, ImageArchive):
             require_archive(place)
     _require_a_folder(places)
+    if not source.copy_images:
+        for place in places:
+            if isinstance(place, ImageFolder):
+                kept_address(str(local_file(place.uri) or place.uri))
 
 
 def require_archive(place: ImageArchive) -> None:

@@ -15,6 +15,7 @@ from tasks.sources.image_places import Archive, Folder, joined_addresses, open_a
 from tasks.sources.local_records import LocalRecords, local_records
 from tasks.sources.record_stream import SourceError, read_records
 from tasks.sources.source_fetcher import Fetcher
+from tasks.storage.addresses import kept_address
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
 
@@ -43,6 +44,7 @@ def survey(run: StageRun, source: FileSource) -> SurveyedSource:
 
     Raises:
         SourceError: if the records cannot be read, or none of the images is there.
+        StoreError: if images that stay where they are lie where no row can say.
         ConfigError: if a true box cannot be one.
         DownloadError: if they cannot be fetched.
     """
@@ -102,7 +104,7 @@ def files_beside_images(
 
 def _addresses(folders: list[Folder], archives: list[tuple[ImageArchive, Archive]]) -> list[str]:
     roots = [folder.storage.root.rstrip("/") for folder in folders]
-    return roots + [archive.uri for _, archive in archives]
+    return [kept_address(uri) for uri in (*roots, *(archive.uri for _, archive in archives))]
 
 
 def _named_images(records: FetchedFile, selection: Selection) -> tuple[int, int, tuple[str, ...]]:

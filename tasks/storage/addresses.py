@@ -1,14 +1,44 @@
 """Addresses of roots and keys, such that they mean the same everywhere and lead nowhere else."""
 
+import os
 import re
 from pathlib import Path
 
+from sdrpn_core.source_paths import is_unicode
 from tasks.storage.errors import StoreError, scheme_of
 
 
 def absolute_uri(path: str) -> str:
     """A path that means the same in every working directory; URIs stay as they are."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    return path if "://" in path else str(absolute_path(path))
+
+
+def absolute_path(path: str) -> Path:
+    """A path that means the same in every working directory and leads through no folder in vain.
+
+    Up to its last ``..`` links are followed, as ``..`` of a link is the folder above what it links
+    to; after it, and in paths without, they stay: data is linked into place.
+    """
+    whole = Path(os.path.expanduser(path)).absolute()  # of nobody's home, it stays as it is
+    if ".." not in whole.parts:
+        return whole
+    num_after = whole.parts[::-1].index("..")
+    end = len(whole.parts) - num_after
+    return Path(os.path.realpath(Path(*whole.parts[:end])), *whole.parts[end:])
+
+
+def kept_address(address: str) -> str:
+    """An address that can be kept: ids digest it, rows and JSON hold it as text.
+
+    Raises:
+        StoreError: if it is a path that is no text, as its name is in another encoding.
+    """
+    if not is_unicode(address):
+        raise StoreError(
+            f"{address!r}: this path is not in UTF-8, so that nothing can refer to it; rename "
+            "what is written with \\udc.., or link to it under another name"
+        )
+    return address
 
 
 def folder_and_name(uri: str) -> tuple[str, str]:

@@ -17,6 +17,11 @@ HTTP = {"http", "https"}
 """Schemes of servers that list nothing."""
 _EXTRAS = {"s3": "s3", "gs": "gcs"}
 _PACKAGES = {"hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs"}
+_TRIES_OF_S3 = 2
+"""Of each request: the client below the driver repeats it as well, and waits in between.
+
+By the driver's own number, 5, a server that is silent is waited for 25 times 15 seconds. What the
+client does is for ``config_kwargs`` and AWS's own settings to say."""
 _GCS_OVER_GRPC = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
 
 
@@ -45,6 +50,8 @@ def connect(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
             filesystem, path = _http_driver()(**options), uri
         else:
             filesystem, path = fsspec.core.url_to_fs(uri, **options)
+            if scheme == "s3":
+                filesystem.retries = _TRIES_OF_S3
     except ImportError as error:
         package = f"sdrpn[{_EXTRAS[scheme]}]" if scheme in _EXTRAS else _PACKAGES.get(scheme)
         remedy = f"pip install '{package}'" if package else str(error)

@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from data_contracts.errors import SdrpnError, one_line
 from sdrpn_core.transport_errors import is_transport_error, may_pass
+from tasks.storage.local_disk import may_read
 
 _ALIASES = {"gcs": "gs", "s3a": "s3"}
 _CREDENTIALS = {
@@ -24,6 +26,7 @@ _SETTINGS = {"hf": "HF_ENDPOINT and HF_TOKEN"}
 _DENIED = (401, 403)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a local disk that only its user can end."""
+_SILENT = ("ReadTimeoutError", "ConnectTimeoutError")
 _BROKEN_OFF = ("ServerDisconnectedError", "ClientPayloadError")
 
 
@@ -44,6 +47,8 @@ def scheme_of(uri: str) -> str:
 def as_os_error(error: Exception) -> OSError | None:
     """The builtin error that says the same as a driver's own; None if it is plain already."""
     if _package(error) == "aiohttp" and (isinstance(error, OSError) or _name(error) in _BROKEN_OFF):
+        return ConnectionError(str(error))
+    if _package(error) == "botocore" and _name(error) in _SILENT:
         return ConnectionError(str(error))
     if is_transport_error(error):
         return ConnectionError(str(error) or _name(error))
@@ -103,6 +108,8 @@ def explain(error: Exception, root: str) -> str:
         return "is not a folder (it, or a part of it, is a file); choose another path"
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"the disk is full ({detail}); make room and run again, what is finished is kept"
+    if scheme == "file" and isinstance(error, PermissionError) and _is_closed(error.filename):
+        return f"{error.filename} may not be read; give it read permission (chmod +r)"
     if scheme == "file":
         return f"cannot be used ({detail}); choose a folder that you may read and write"
     if isinstance(error, FileNotFoundError):
@@ -115,3 +122,8 @@ def explain(error: Exception, root: str) -> str:
         return f"cannot be reached ({detail}); check the network and {endpoint}"
     settings = _SETTINGS.get(scheme, "the credentials and storage_options")
     return f"cannot be used ({detail}); check the URI, {settings}"
+
+
+def _is_closed(path: str | None) -> bool:
+    """Whether what an error is about is one file that may not be read, in a folder that may."""
+    return path is not None and os.path.isfile(path) and not may_read(path)

@@ -71,10 +71,14 @@ def facts(path: str) -> dict[str, Any] | None:
     if not stat.S_ISREG(found.st_mode):
         return None
     # A file that becomes readable keeps its time, but is another to whoever could not read it.
-    effective = os.access in os.supports_effective_ids
-    may_read = os.access(path, os.R_OK, effective_ids=effective)
-    version = {} if may_read else {"etag": _FORBIDDEN}
+    version = {} if may_read(path) else {"etag": _FORBIDDEN}
     return {"size": found.st_size, "mtime": found.st_mtime, **version}
+
+
+def may_read(path: str) -> bool:
+    """Whether this process, by its present rights, may read a file."""
+    effective = os.access in os.supports_effective_ids
+    return os.access(path, os.R_OK, effective_ids=effective)
 
 
 def _link(partial: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +138,24 @@ def test_importing_a_module_stays_light(module: str, absent: set[str]):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("command", ["ls", "gc"])
+def test_looking_into_a_store_waits_for_no_model(tmp_path: Path, command: str):
+    """Listing took three times as long as it does, for a function that writes sizes."""
+    code = (
+        "import sys; from flows.cli import app; "
+        f"app(['artifacts', '{command}', '--store', sys.argv[1]], standalone_mode=False); "
+        "print(*sorted({'torch', 'transformers', 'prefect'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert done.stdout.splitlines()[-1] == ""
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Listing, describing and collecting artifacts."""
 
+import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,7 @@ from tasks.artifacts.admin import (
     stored_bytes,
 )
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
-from tasks.artifacts.stage import run_stage
+from tasks.artifacts.stage import NotMade, begin_stage, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tests.artifacts import (
     files_recipe,
@@ -60,6 +62,13 @@ class StoreThatARunGoesOnIn(ArtifactStore):
 
 NEVER = timedelta(days=1)
 AT_ONCE = timedelta(seconds=-5)  # S3 gives whole seconds
+
+
+def age(store: ArtifactStore, by: timedelta) -> None:
+    """Make everything in a folder as if it had been written so long ago."""
+    then = (datetime.now(UTC) - by).timestamp()
+    for path in Path(store.root).rglob("*"):
+        os.utime(path, (then, then))
 
 
 class TestListing:
@@ -197,6 +206,17 @@ class TestGarbage:
         assert collect_garbage(store, older_than=AT_ONCE, dry_run=False) == []
         assert all(store.is_committed(ref) for ref in refs)
 
+    def test_the_note_of_a_tables_answers_stays(self, memory_store: ArtifactStore) -> None:
+        """Without it, clocks would have to tell whether the table is of them."""
+        run = stage_run(memory_store)
+        answers = files_recipe(1).model_copy(update={"stage": Stage.EVALUATE})
+        table = answers.model_copy(update={"inputs": (str(answers.ref),)})
+        for recipe in (answers, table):
+            run_stage(run, recipe, make_file_shard)
+        assert "inputs.json" in keys_of(memory_store, table.ref)
+        assert "inputs.json" not in keys_of(memory_store, answers.ref)
+        assert collect_garbage(memory_store, older_than=AT_ONCE) == []
+
     def test_unfinished_artifacts_go_once_old(self, store: ArtifactStore) -> None:
         writer = store.writer(source_recipe(2))
         writer.put_frame(0, source_frame(0))
@@ -210,6 +230,40 @@ class TestGarbage:
         assert gone.ref == writer.ref
         assert gone.reason.startswith("all of it: never finished")
         assert list_artifacts(store) == []
+
+    def test_what_a_run_has_just_gone_on_with_is_not_abandoned(
+        self, file_store: ArtifactStore
+    ) -> None:
+        """After eight days a run went on, and before its first new shard all others were deleted:
+        going on wrote nothing."""
+        recipe = source_recipe(2)
+        writer = file_store.writer(recipe)
+        writer.put_frame(0, source_frame(0))
+        age(file_store, timedelta(days=8))
+        with pytest.raises(NotMade):
+            begin_stage(stage_run(file_store, only_looks=True), recipe)
+        (listed,) = collect_garbage(file_store)
+        assert listed.ref == recipe.ref, "a run that only looks writes nothing"
+        before = file_store.storage.read(f"{recipe.ref.prefix}/recipe.json")
+        assert begin_stage(stage_run(file_store), recipe) == [1]
+        assert collect_garbage(file_store, dry_run=False) == []
+        assert file_store.storage.read(f"{recipe.ref.prefix}/recipe.json") == before
+        path = Path(file_store.root, recipe.ref.prefix, "recipe.json")
+        renewed_at = path.stat().st_mtime_ns
+        run_stage(stage_run(file_store), recipe, make_source_shard)
+        assert file_store.read_frame(recipe.ref).height == 8
+        assert path.stat().st_mtime_ns == renewed_at, "what is new is not written again"
+
+    def test_a_training_that_goes_on_keeps_its_resume_point(
+        self, file_store: ArtifactStore
+    ) -> None:
+        """It has no receipt before its end, so that all of it went."""
+        writer = file_store.writer(files_recipe(1))
+        writer.save_checkpoint(50, {"weights": b"of half a night"})
+        age(file_store, timedelta(days=8))
+        begin_stage(stage_run(file_store), files_recipe(1))
+        assert collect_garbage(file_store, dry_run=False) == []
+        assert writer.latest_checkpoint() == (50, {"weights": b"of half a night"})
 
     def test_leftovers_of_a_committed_artifact_go(self, store: ArtifactStore) -> None:
         writer = store.writer(source_recipe(1))

@@ -37,6 +37,14 @@ def set_created_at(store: ArtifactStore, recipe: Recipe, created_at: str) -> Non
     store.storage.put(f"{recipe.ref.prefix}/manifest.json", changed.model_dump_json().encode())
 
 
+def answers_and_table(num_files: int = 1) -> tuple[Recipe, Recipe]:
+    """Recipes of an evaluation."""
+    stage = {"stage": Stage.EVALUATE}
+    answers = files_recipe(1, name="answers").model_copy(update=stage)
+    table = files_recipe(num_files, name="table")
+    return answers, table.model_copy(update={**stage, "inputs": (str(answers.ref),)})
+
+
 class TestWritingAndReading:
     def test_a_stage_commits_what_its_shards_return(self, store: ArtifactStore) -> None:
         ref = run_stage(stage_run(store), source_recipe(), make_source_shard)
@@ -318,6 +326,37 @@ class TestResuming:
             begin_stage(replace(run, only_looks=True), table)
         assert memory_store.is_committed(table.ref)
         assert begin_stage(run, table) == [0]
+
+    @pytest.mark.parametrize("has_note", [True, False])
+    def test_a_clock_that_was_ahead_once_made_a_table_anew_at_every_run(
+        self, memory_store: ArtifactStore, has_note: bool
+    ) -> None:
+        """Its answers were made tomorrow, by another machine's clock. Tables of earlier releases
+        have no note of their answers: they are made anew once more."""
+        run = stage_run(memory_store)
+        answers, table = answers_and_table()
+        run_stage(run, answers, make_file_shard)
+        set_created_at(memory_store, answers, "2999-01-01T00:00:00+00:00")
+        run_stage(run, table, make_file_shard)
+        if not has_note:
+            memory_store.storage.delete([f"{table.ref.prefix}/inputs.json"])
+            assert begin_stage(run, table) == [0]
+            run_stage(run, table, make_file_shard)
+        assert begin_stage(run, table) is None
+
+    def test_a_table_that_was_begun_of_earlier_answers_is_begun_anew(
+        self, memory_store: ArtifactStore
+    ) -> None:
+        """One of its files would have been of them, the other of the new ones."""
+        run = stage_run(memory_store)
+        answers, table = answers_and_table(num_files=2)
+        run_stage(run, answers, make_file_shard)
+        assert begin_stage(run, table) == [0, 1]
+        run_shard(run, table, 0, make_file_shard)
+        assert begin_stage(run, table) == [1]
+        run_stage(replace(run, force=True), answers, make_file_shard)
+        set_created_at(memory_store, answers, "2999-01-01T00:00:00+00:00")
+        assert begin_stage(run, table) == [0, 1]
 
     def test_force_of_what_is_not_there_just_runs(self, store: ArtifactStore) -> None:
         """Forcing discards first: what is not there must not be missed."""

@@ -1,6 +1,7 @@
 """Questions about many images: from a file, from a pattern, and what is wrong with a file."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from data_contracts.settings_files import ConfigError
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked, is_many, read_asked
+from tasks.storage.errors import StoreError
 from tests.mixes import write_image
 
 
@@ -25,6 +27,26 @@ def test_questions_from_a_file_and_from_a_pattern(tmp_path: Path):
         f"{tmp_path}/a.png",
         f"{tmp_path}/b.png",
     ]
+
+
+def test_folders_that_a_pattern_finds_are_no_images(tmp_path: Path):
+    """Every folder was a question that could not be answered."""
+    store = ArtifactStore(f"{tmp_path}/store")
+    write_image(tmp_path / "photos/old/a.png")
+    with pytest.raises(ConfigError, match="no image matches"):
+        read_asked(store, f"{tmp_path}/photos/*", "it")
+    write_image(tmp_path / "photos/b.png")
+    for pattern, found in {"*": ["b.png"], "**": ["b.png", "old/a.png"]}.items():
+        asked = read_asked(store, f"{tmp_path}/photos/{pattern}", "it")
+        assert [row.image for row in asked] == [f"{tmp_path}/photos/{name}" for name in found]
+
+
+def test_a_pattern_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A shell leaves a quoted pattern its tilde."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_image(tmp_path / "photos/a.png")
+    (row,) = read_asked(ArtifactStore(f"{tmp_path}/store"), "~/photos/*", "it")
+    assert row.image == f"{tmp_path}/photos/a.png"
 
 
 def test_a_question_mark_in_a_uri_is_no_pattern():
@@ -49,6 +71,17 @@ def test_files_of_questions_as_people_have_them(tmp_path: Path):
     (tmp_path / "q.jsonl").write_text(json.dumps(row))
     asked = read_asked(ArtifactStore(f"{tmp_path}/store"), f"{tmp_path}/q.jsonl", None)
     assert asked == [Asked(image="/a.png", question="what ?", id="7")]
+
+
+@pytest.mark.parametrize(("asked", "question"), [("*.png", "it"), ("q.jsonl", None)])
+def test_an_image_that_no_row_can_name_was_a_traceback(
+    tmp_path: Path, asked: str, question: str | None
+):
+    folder = tmp_path / os.fsdecode(b"\xe9t\xe9")
+    write_image(folder / "a.png")
+    (folder / "q.jsonl").write_text('{"image": "a.png", "question": "it"}')
+    with pytest.raises(StoreError, match=r"udce9/a.png': this path is not in UTF-8.*; rename"):
+        read_asked(ArtifactStore(f"{tmp_path}/store"), f"{folder}/{asked}", question)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """The download stage on every kind of storage: digests, identity, resuming."""
 
-import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -17,8 +18,10 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.download import download
 from tasks.shard_statistics import NUM_RECORDS
 from tasks.sources.record_stream import SourceError
+from tasks.storage.errors import StoreError
 from tests.artifacts import stage_run
 from tests.mixes import mix_record, write_image, write_small_mix
+from tests.privileges import given_away, without_privileges
 
 
 def table(store: ArtifactStore, ref: ArtifactRef) -> dict[str, dict]:
@@ -91,6 +94,34 @@ def test_identity_follows_the_data_not_the_source_name(file_store: ArtifactStore
     assert edited != first
     write_image(tmp_path / "data/images/gqa/images/gone.png")
     assert download(run, source) not in (edited, first)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_way_to_a_source_is_no_part_of_it(
+    file_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_packed: bool
+):
+    """From a folder beside the data (../data), every stage was made anew, and its rows led through
+    that folder: without it, no image was found."""
+    write_small_mix(tmp_path / "data")
+    images = str(tmp_path / "data/images")
+    if is_packed:
+        images = shutil.make_archive(images, "zip", images)
+    records = tmp_path / "data/mix.json"
+    run = stage_run(file_store)
+    plain = download(run, LlavaMixSource(name="m", records=str(records), images=_place(images)))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    near = {"records": "../data/mix.json", "images": _place(f"../data/{Path(images).name}")}
+    assert download(run, LlavaMixSource(name="m", **near)) == plain
+    (tmp_path / "work").rmdir()
+    uris = [row["uri"] for row in table(file_store, plain).values()]
+    assert not [uri for uri in uris if ".." in uri]
+    assert all(file_store.read_uri(uri) for uri in uris)
+
+
+def _place(images: str) -> Any:
+    """Images of a source: a folder, or an archive."""
+    return [{"type": "archive", "file": images}] if images.endswith((".zip", ".tar")) else images
 
 
 def test_copied_source_may_move(file_store: ArtifactStore, tmp_path: Path):
@@ -175,17 +206,9 @@ def test_text_only_mix_has_no_images(file_store: ArtifactStore, tmp_path: Path):
     assert list(table(file_store, download(stage_run(file_store), source))) == ["records.json"]
 
 
-@contextlib.contextmanager
-def without_privileges() -> Iterator[None]:
-    """Root may read everything: be somebody else for a while."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
+def load_what_is_loaded_late(source: LlavaMixSource) -> None:
+    """The interpreter's own files may be closed to others too."""
+    download(stage_run(ArtifactStore(f"memory://{uuid4().hex}")), source)
 
 
 def test_image_that_may_not_be_read_is_a_reject_until_it_may():
@@ -197,12 +220,12 @@ def test_image_that_may_not_be_read_is_a_reject_until_it_may():
             write_image(folder / image, number)
         (folder / "mix.json").write_text(json.dumps([mix_record(image, image) for image in names]))
         source = LlavaMixSource(name="mine", records=f"{folder}/mix.json", images=name)
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, 65534 if os.geteuid() == 0 else -1, -1)
+        given_away(folder)
         (folder / "closed.png").chmod(0)
         (folder / "folder").chmod(0)
         store = ArtifactStore(f"{folder}/store")
         run = stage_run(store)
+        load_what_is_loaded_late(source)
         with without_privileges():
             table = store.read_frame(download(run, source))
         problems = {row["path"]: row["problem"] for row in table.to_dicts()}
@@ -217,3 +240,20 @@ def test_image_that_may_not_be_read_is_a_reject_until_it_may():
         with without_privileges():
             again = store.read_frame(download(run, source))
         assert again["problem"].null_count() == again.height
+
+
+def test_an_archive_that_may_not_be_read_is_named():
+    """Its folder was: one was to choose a folder that one may read and write."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        write_small_mix(folder)
+        packed = shutil.make_archive(f"{name}/images", "tar", f"{name}/images")
+        source = LlavaMixSource(name="m", records=f"{name}/mix.json", images=_place(packed))
+        load_what_is_loaded_late(source)
+        given_away(folder)
+        Path(packed).chmod(0)
+        run = stage_run(ArtifactStore(f"{name}/store"))
+        with without_privileges(), pytest.raises(StoreError) as refused:
+            download(run, source)
+        told = f"{packed} may not be read; give it read permission (chmod +r)"
+        assert str(refused.value).endswith(told)

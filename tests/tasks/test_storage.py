@@ -1,5 +1,6 @@
 """Addresses and objects of the storage layer, on a folder, in memory and on real servers."""
 
+import contextlib
 import json
 import os
 import sys
@@ -7,8 +8,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from types import SimpleNamespace
+from typing import Any
 
 import gcsfs
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from tasks.artifacts.stage import run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.transient import is_transient
+from tasks.storage.addresses import absolute_uri
 from tasks.storage.errors import StoreError, StoreUnreachable
 from tasks.storage.storage import Storage
 from tasks.storage.waiting_threads import in_parallel
@@ -54,6 +57,55 @@ def canned_server() -> Iterator[str]:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+class SilentHandler(CannedHandler):
+    """Takes requests, and answers none before the server has got enough of them."""
+
+    def do_GET(self) -> None:
+        server: Any = self.server
+        server.num_requests += 1
+        if server.num_requests > server.num_unanswered:
+            super().do_GET()
+        else:
+            server.ended.wait()
+
+    do_HEAD = do_PUT = do_POST = do_GET
+
+
+@contextlib.contextmanager
+def silent_server(num_unanswered: int) -> Iterator[Any]:
+    """A server that does not answer so many requests; it counts them."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SilentHandler) as server:
+        facts = {"num_requests": 0, "num_unanswered": num_unanswered, "ended": Event()}
+        vars(server).update(facts)
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        facts["ended"].set()
+        server.shutdown()
+
+
+class TestSilentS3:
+    def storage(self, server: Any) -> Storage:
+        config = {"read_timeout": 0.2, "retries": {"max_attempts": 1}}
+        endpoint = f"http://127.0.0.1:{server.server_port}/200"
+        return Storage(
+            "s3://b/a",
+            {"key": "k", "secret": "s", "endpoint_url": endpoint, "config_kwargs": config},
+        )
+
+    def test_a_silent_server_was_asked_five_times_as_often_as_it_was_to_be(self) -> None:
+        """A command hung for more than six minutes: the driver repeats what its client repeats."""
+        with silent_server(num_unanswered=1000) as server:
+            with pytest.raises(StoreError, match=r"/a: cannot be reached .*endpoint_url") as caught:
+                self.storage(server).read("k")
+            assert server.num_requests == 2 * 2
+        assert is_transient(caught.value)
+
+    def test_a_server_that_is_silent_for_a_while_is_waited_for(self) -> None:
+        """Three of the default read timeouts of 15 seconds, of which ten are waited for."""
+        with silent_server(num_unanswered=3) as server:
+            assert self.storage(server).read("k") == NO_SUCH_BUCKET
 
 
 class TestAddresses:
@@ -106,6 +158,25 @@ class TestAddresses:
         monkeypatch.chdir("/")
         assert store.root == str(tmp_path / "artifacts")
         assert store.read_frame(ref).height == 4
+
+    def test_a_store_above_is_the_same_store(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its root kept the way to it, and what was named after the root had two names."""
+        (tmp_path / "work").mkdir()
+        monkeypatch.chdir(tmp_path / "work")
+        for root in ("../store", "../work/../store", f"file://{tmp_path}/work/../store"):
+            assert Storage(root).root == str(tmp_path / "store")
+
+    def test_above_a_link_is_above_what_it_links_to(self, tmp_path: Path) -> None:
+        """As for every program that opens such a path; links after it, or alone, stay."""
+        (tmp_path / "disk/deep").mkdir(parents=True)
+        (tmp_path / "disk/data").symlink_to("deep")
+        (tmp_path / "link").symlink_to("disk/deep")
+        assert absolute_uri(f"{tmp_path}/link/../data/a") == str(tmp_path / "disk/data/a")
+        assert absolute_uri(f"{tmp_path}/link/a") == str(tmp_path / "link/a")
+        assert absolute_uri(f"{tmp_path}/a..b/c") == str(tmp_path / "a..b/c")
+        assert absolute_uri("s3://bucket/a/../b") == "s3://bucket/a/../b"
 
     def test_a_writable_root_is_made_and_left_clean(self, store: ArtifactStore) -> None:
         store.check_writable()

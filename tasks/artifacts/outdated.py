@@ -1,0 +1,71 @@
+"""Whether a table of an evaluation was made of the answers that are there now.
+
+Ids digest recipes, not bytes: answers made anew by force keep their address, and a table that was
+not made anew after them keeps its own. So a table has a note of which answers it is of. It is
+written when the table is begun; a clock would not do, as it may have been ahead, or another's.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from pydantic import RootModel
+
+from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.enums import Stage
+from tasks.artifacts.keys import INPUTS
+from tasks.artifacts.store import ArtifactStore
+
+
+class _Note(RootModel[dict[str, str]]):
+    """Artifact -> digest of its manifest, which is another whenever it is made again."""
+
+
+def is_outdated(store: ArtifactStore, recipe: Recipe) -> bool:
+    """Whether a committed table is of other answers than there are now.
+
+    A forced evaluation that was stopped halfway, and gone on with unforced, would end with new
+    answers beside the old ones' table.
+
+    Raises:
+        ArtifactNotFound: if the answers are not committed.
+    """
+    by_note = is_of_other_answers(store, recipe)
+    if by_note is not None:
+        return by_note
+    # Tables of earlier releases have no note.
+    made_at = _created_at(store, recipe.ref)
+    return any(_created_at(store, ref) > made_at for ref in _answers(recipe))
+
+
+def is_of_other_answers(store: ArtifactStore, recipe: Recipe) -> bool | None:
+    """Whether a table, which may be only begun, has a note of other answers; None without a note.
+
+    Raises:
+        ArtifactNotFound: if the answers are not committed.
+    """
+    answers = _answers(recipe)
+    note = store.read_document(recipe.ref, INPUTS, _Note) if answers else None
+    return None if note is None else note != _note(store, answers)
+
+
+def note_answers(store: ArtifactStore, recipe: Recipe) -> None:
+    """Keep with a table that is begun which answers it is made of; nothing for all else."""
+    if answers := _answers(recipe):
+        note = _note(store, answers).model_dump_json(indent=2)
+        store.storage.put(f"{recipe.ref.prefix}/{INPUTS}", f"{note}\n".encode())
+
+
+def _answers(recipe: Recipe) -> list[ArtifactRef]:
+    """Inputs of a table that the same stage makes, and may make anew: answers, or other tables."""
+    if recipe.stage is not Stage.EVALUATE:
+        return []
+    inputs = (ArtifactRef.parse(text) for text in recipe.inputs)
+    return [ref for ref in inputs if ref.stage is recipe.stage]
+
+
+def _note(store: ArtifactStore, answers: Sequence[ArtifactRef]) -> _Note:
+    return _Note({str(ref): store.manifest_digest(ref) for ref in answers})
+
+
+def _created_at(store: ArtifactStore, ref: ArtifactRef) -> datetime:
+    return datetime.fromisoformat(store.manifest(ref).provenance.created_at)
