@@ -124,7 +124,10 @@ def _remedy(parts: list[str], context: dict[str, Any]) -> str:
     valid, above = context[base.VALID_KEYS], parts[:-1]
     is_misspelt = get_close_matches(parts[-1], valid.split(", "), cutoff=0.8)
     if (sections := context[base.SECTIONS]) and not is_misspelt:
-        places = " or ".join(".".join([*above, name]) for name in sections.split(", "))
+        # Within a list, keys have forms of values between them, which are in no file.
+        is_in_list = any(part.isdecimal() for part in above)
+        here = [] if is_in_list else above
+        places = " or ".join(".".join([*here, name]) for name in sections.split(", "))
         return f"put it under {places}; valid here are {valid}"
     return f"remove it or mend its spelling; valid are {valid}"
 

@@ -4,8 +4,8 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -88,7 +88,7 @@ class OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; ``--debug`` lets the traceback through."""
         try:
-            _require_values(ctx.meta[_GIVEN])
+            _require_values(ctx.meta[_GIVEN], _taking_values(self))
             with interrupts_heard():
                 return super().invoke(ctx)
         except SdrpnError as error:
@@ -106,18 +106,31 @@ class OneLineErrors(TyperGroup):
             raise _interrupted("interrupted") from None
 
 
-def _require_values(given: Sequence[str]) -> None:
+def _taking_values(command: Any) -> set[str]:
+    """Options of a command, and of those below it, that a value follows."""
+    own = {
+        name
+        for parameter in command.params
+        if not getattr(parameter, "is_flag", True)
+        for name in parameter.opts
+        if name.startswith("-")
+    }
+    return own.union(*map(_taking_values, getattr(command, "commands", {}).values()))
+
+
+def _require_values(given: Sequence[str], taking: Collection[str]) -> None:
     """Refuse empty values of options; as a path, one would be the working directory.
+
+    Args:
+        given: all arguments.
+        taking: options that take a value.
 
     Raises:
         ConfigError: naming the option.
     """
-    named = [text.removesuffix("=") for text in given if re.fullmatch(r"--[a-z-]+=", text)]
-    named += [
-        option
-        for option, value in pairwise(given)
-        if not value and option.startswith("-") and option != "--"
-    ]
+    options = list(takewhile(lambda text: text != "--", given))
+    named = [text.removesuffix("=") for text in options if re.fullmatch(r"--[a-z-]+=", text)]
+    named += [option for option, value in pairwise(options) if not value and option in taking]
     if named:
         raise ConfigError(
             f"an empty value follows {named[0]}: give one, or leave the option out; perhaps a "

@@ -66,7 +66,7 @@ def llava_record(record: object) -> object:
     turns = record.get(key)
     if not isinstance(turns, list) or not turns:
         return record
-    has_image = record.get("image") is not None
+    has_image = record.get("image") not in (None, "", [])
     if not any(map(_is_chat_turn, turns)) and (has_image or not record.get("images")):
         return record
     plain = {name: value for name, value in record.items() if name not in (key, "images", "image")}
@@ -103,14 +103,18 @@ def _images(record: Record, turns: list[object]) -> object:
         return beside
     said = [turn.get("content") for turn in turns if isinstance(turn, dict)]
     parts = [part for content in said if isinstance(content, list) for part in content]
-    named = [
-        part[name]["url"] if isinstance(part[name], dict) and "url" in part[name] else part[name]
-        for part in parts
-        if isinstance(part, dict)
-        for name in ("image", "image_url", "url", "path")
-        if part.get(name) is not None
-    ]
+    found = [_image_of(part) for part in parts if isinstance(part, dict)]
+    named = [image for image in found if image is not None]
     return [image for place, image in enumerate(named) if image not in named[:place]]
+
+
+def _image_of(part: Record) -> object:
+    """What a part of a turn names if it is an image; None if it names none."""
+    if part.get("type") not in ("image", "image_url"):
+        return None
+    named = (part[name] for name in ("image", "image_url", "url", "path") if part.get(name))
+    image = next(named, None)
+    return image["url"] if isinstance(image, dict) and "url" in image else image
 
 
 def mix_record(record_id: str, image: object, question: object, answers: object) -> Record:

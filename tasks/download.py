@@ -33,7 +33,7 @@ from tasks.sources.downloaded_files import (
     row_in_place,
 )
 from tasks.sources.image_places import archive_addresses, keep_archive
-from tasks.sources.same_files import note_same_files, with_same_files
+from tasks.sources.same_files import begin_note, with_same_files
 from tasks.sources.scene_files import write_scenes
 from tasks.sources.source_fetcher import Fetcher
 from tasks.sources.survey import SurveyedSource, files_beside_images, survey
@@ -115,11 +115,10 @@ def _fetch(run: StageRun, recipe: Recipe, get_mix: Callable[[], SurveyedSource])
         found = in_parallel(lambda item: _image_row(run, writer, cores, *item), there)
         return FrameShard(file_table([row for row in found if row is not None]))
 
-    was_there = run.store.is_committed(recipe.ref) and not run.force
+    if not (run.force or run.only_looks or run.store.is_committed(recipe.ref)):
+        begin_note(run.store, recipe.ref)
     ref = run_stage(run, recipe, make_shard)
-    if not was_there:
-        note_same_files(run.store, ref)
-    return with_same_files(run.store, ref)
+    return ref if run.force else with_same_files(run.store, ref, only_looks=run.only_looks)
 
 
 def _locate(writer: ArtifactWriter, mix: SurveyedSource) -> dict[str, _Image]:

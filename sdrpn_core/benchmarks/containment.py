@@ -59,7 +59,6 @@ def _occurs(answer: str, prediction: str) -> bool:
     end = r"(?![a-z0-9])" if re.search(r"[a-z0-9]$", answer) else ""
     numbers = [number.span() for number in _NUMBER.finditer(prediction)]
     return any(
-        not any(first <= place.start() and place.end() <= last for first, last in numbers)
-        or place.span() in numbers
+        not any(first < edge < last for edge in place.span() for first, last in numbers)
         for place in re.finditer(f"{start}{re.escape(answer)}{end}", prediction)
     )

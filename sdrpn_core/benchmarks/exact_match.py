@@ -7,10 +7,11 @@ from typing import Any
 
 from data_contracts.enums import ScoringMode
 
-_MEANINGFUL = re.compile(r"(?:(?<=^)|(?<=[\s(\[{]))-(?=\.?\d)|(?<=\w)[%#]")
+_NO_RANGE = r"""(?<![\w%°])(?<![\w%°]["')\]])(?<![\d%°]\s)"""
+_MEANINGFUL = re.compile(rf"{_NO_RANGE}-(?=\.?\d)|(?<=\w)[%#]")
 """A minus sign, not the hyphen of "3-5" or "50%-60%"; "%" and "#" as in "5%" and "C#", not "#1"."""
-_SPACED_SIGN = re.compile(r"(?<=\d)\s+(?=%)|(?<=[^\W\d])\s+(?=#(?!\w))")
-_MINUS = re.compile(r"[\N{MINUS SIGN}\N{EN DASH}](?=\.?\d)")
+_SPACED_SIGN = re.compile(r"(?<=\d)\s+(?=%)|(?<=[^\W\d])\s+(?=#(?!\s*\w))")
+_MINUS = re.compile(r"\N{MINUS SIGN}|\N{EN DASH}(?=\.?\d)")
 
 
 def exact_match(prediction: str, document: Mapping[str, Any], mode: ScoringMode) -> float:

@@ -117,7 +117,7 @@ def _reason(error: BaseException, source: str, revision: str | None) -> str:
     if isinstance(error, _BAD_SETTINGS):  # not where it is the cause of one that explains itself
         what = f"{type(error).__name__}: {one_line(error)}"
         return f"has settings that transformers cannot use ({what}): mend its JSON files"
-    is_missing = isinstance(error, OSError) and not Path(source).is_dir()
+    is_missing = isinstance(error, OSError) and error.errno is None and not Path(source).is_dir()
     if is_missing and constants.HF_HUB_OFFLINE:
         return (
             f"is only partly in the cache {constants.HF_HUB_CACHE} ({_first_line(error)}) and "

@@ -3,66 +3,123 @@
 A download is known by all that tells without reading that a file may be another one, dates among
 it. Once it has read the files it knows their digests: where an earlier download has the same files
 at the same addresses, later stages are given that one, so that nothing of theirs is made again.
+
+Which one it is, if any, is a note beside the download. It is begun before the download is, so that
+a run that is stopped in between still looks; a download without a note stands for itself.
 """
 
 import logging
 from collections.abc import Iterator
+from datetime import datetime
 
 import polars as pl
 from pydantic import BaseModel
 
 from data_contracts.artifact import ArtifactRef, Manifest
 from tasks.artifacts.admin import committed_artifacts
-from tasks.artifacts.errors import CorruptArtifact
+from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.keys import SAME_AS
 from tasks.artifacts.store import ArtifactStore
 
 log = logging.getLogger(__name__)
 
 
-class SameAs(BaseModel):
-    """The download that stands for another one."""
+class _Note(BaseModel):
+    """What stands for a download."""
 
-    ref: str
-
-
-def with_same_files(store: ArtifactStore, ref: ArtifactRef) -> ArtifactRef:
-    """The download that later stages are given for this one: mostly itself."""
-    found = store.read_document(ref, SAME_AS, SameAs)
-    if found is None:
-        return ref
-    earlier = ArtifactRef.parse(found.ref)
-    return earlier if store.is_committed(earlier) else ref
+    is_settled: bool = False
+    """Whether the others have been looked through."""
+    ref: str | None = None
+    """The download that does; None if it stands for itself."""
+    manifest: str | None = None
+    """Digest of that one's manifest: made again, it may have other files."""
 
 
-def note_same_files(store: ArtifactStore, ref: ArtifactRef) -> None:
-    """Look for an earlier download with the same files, and keep in the store which one it is.
+def begin_note(store: ArtifactStore, ref: ArtifactRef) -> None:
+    """To be called before a download is made, or made again."""
+    _put(store, ref, _Note())
 
-    To be called when the download was made, and only then: what has been made of it is not given
-    up for what might have been made of another.
+
+def with_same_files(
+    store: ArtifactStore, ref: ArtifactRef, *, only_looks: bool = False
+) -> ArtifactRef:
+    """The committed download that later stages are given for this one: mostly itself.
+
+    Args:
+        store: where they are.
+        ref: this one.
+        only_looks: nothing is written; a note that is only begun tells nothing.
     """
+    note = _read(store, ref)
+    if note is not None and not note.is_settled and not only_looks:
+        note = _settled(store, ref)
+        _put(store, ref, note)
+    return _stand_in(store, note) or ref
+
+
+def _settled(store: ArtifactStore, ref: ArtifactRef) -> _Note:
+    """Look for an earlier download with the same files that stands for itself."""
     manifest = store.manifest(ref)
-    for item in committed_artifacts(store, ref.stage):
-        stands_for_itself = with_same_files(store, item.ref) == item.ref
-        if item.ref != ref and stands_for_itself and _is_same(store, manifest, item.ref):
+    mine = datetime.fromisoformat(manifest.provenance.created_at)
+    for item in committed_artifacts(store, ref.stage):  # oldest first
+        if item.ref == ref or item.created_at > mine:
+            continue
+        note = _read(store, item.ref)
+        if note is not None and not note.is_settled:
+            continue  # made side by side, each could find the other
+        if _stand_in(store, note) is None and _is_same(store, manifest, item.ref):
             log.info("%s has the same files as %s, which stands for it", ref, item.ref)
-            document = SameAs(ref=str(item.ref)).model_dump_json()
-            store.storage.put(f"{ref.prefix}/{SAME_AS}", document.encode())
-            return
+            digest = store.manifest_digest(item.ref)
+            return _Note(is_settled=True, ref=str(item.ref), manifest=digest)
+    return _Note(is_settled=True)
+
+
+def _stand_in(store: ArtifactStore, note: _Note | None) -> ArtifactRef | None:
+    """What a note names, if it is still there and what it was."""
+    if note is None or note.ref is None:
+        return None
+    try:
+        ref = ArtifactRef.parse(note.ref)
+        store.manifest(ref)
+        return ref if store.manifest_digest(ref) == note.manifest else None
+    except (ValueError, ArtifactNotFound, CorruptArtifact):
+        return None
+
+
+def _read(store: ArtifactStore, ref: ArtifactRef) -> _Note | None:
+    """A damaged note is none."""
+    try:
+        return store.read_document(ref, SAME_AS, _Note)
+    except CorruptArtifact:
+        return None
+
+
+def _put(store: ArtifactStore, ref: ArtifactRef, note: _Note) -> None:
+    store.storage.put(f"{ref.prefix}/{SAME_AS}", f"{note.model_dump_json(indent=2)}\n".encode())
 
 
 def _is_same(store: ArtifactStore, manifest: Manifest, other: ArtifactRef) -> bool:
-    """Whether two tables have the same rows; a damaged one has not."""
+    """Whether two tables have the same rows, and the other one all files of its own."""
     theirs = store.manifest(other)
     if [shard.num_rows for shard in manifest.shards] != [shard.num_rows for shard in theirs.shards]:
         return False
     if manifest.statistics != theirs.statistics:
         return False
+    there = {stored.key: stored.num_bytes for stored in store.storage.find(other.prefix)}
     pairs = zip(_tables(store, manifest.recipe.ref), _tables(store, other), strict=True)
     try:
-        return all(mine.equals(other_rows) for mine, other_rows in pairs)
+        return all(
+            mine.equals(others) and _has_files(others, other, there) for mine, others in pairs
+        )
     except CorruptArtifact:
         return False
+
+
+def _has_files(table: pl.DataFrame, ref: ArtifactRef, there: dict[str, int]) -> bool:
+    """Whether the files that are the artifact's own are there, in their size."""
+    kept = table.filter(~pl.col("uri").str.contains("://|^/|#"))
+    named = zip(kept["uri"], kept["num_bytes"], strict=True)
+    return all(there.get(f"{ref.prefix}/{uri}") == num_bytes for uri, num_bytes in named)
 
 
 def _tables(store: ArtifactStore, ref: ArtifactRef) -> Iterator[pl.DataFrame]:

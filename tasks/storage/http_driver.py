@@ -21,10 +21,10 @@ _FAILS_ITSELF = 500
 class PatientHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Files on HTTP servers.
 
-    Where a file is looked at or read, a failure that may pass (``may_pass``, a connection that
-    broke off) is waited for, and then is a ``ConnectionError``. What a server refuses for good is
-    not found, as is the one file of which it says again and again that it fails itself (500). A
-    server that is silent is not asked again.
+    A failure that may pass (``may_pass``, a connection that broke off) is waited for, and then is a
+    ``ConnectionError``; a server that is silent is asked once more only. What a server refuses for
+    good is not found. Nor is what makes it fail again and again (500) where it is looked at: one
+    such file would stop every run, and the next look finds it if it is mended.
     """
 
     def __init__(self, *args: Any, client_kwargs: Any = None, **options: Any) -> None:
@@ -33,7 +33,12 @@ class PatientHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has
 
     async def _info(self, url: str, **options: Any) -> dict[str, Any]:
         look = super()._info
-        found: dict[str, Any] = await _patiently(lambda: look(url, **options))
+        try:
+            found: dict[str, Any] = await _patiently(lambda: look(url, **options))
+        except ConnectionError as error:
+            if getattr(error.__cause__, "status", None) == _FAILS_ITSELF:
+                raise FileNotFoundError(str(error)) from error.__cause__
+            raise
         return found
 
     async def _cat_file(
@@ -45,6 +50,7 @@ class PatientHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    num_silent = 0
     for wait in (*_WAITS, None):
         try:
             return await ask()
@@ -52,8 +58,9 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
             hiccup = _hiccup(error)
             if hiccup is None:
                 raise
-            if wait is None or isinstance(hiccup, TimeoutError):
-                raise _for_good(hiccup) from hiccup
+            num_silent += isinstance(hiccup, TimeoutError)
+            if wait is None or num_silent > 1:
+                raise ConnectionError(str(hiccup) or type(hiccup).__name__) from hiccup
             asked_for = retry_after(getattr(hiccup, "headers", None) or {}) or 0.0
             await asyncio.sleep(max(wait, min(asked_for, _MAX_WAIT)))
     raise AssertionError("the last attempt returns or raises")
@@ -67,10 +74,3 @@ def _hiccup(error: BaseException) -> BaseException | None:
         return error if may_pass(error.status) else None
     passing = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
     return error if isinstance(error, passing) else None
-
-
-def _for_good(hiccup: BaseException) -> OSError:
-    """What is said of a hiccup that does not pass."""
-    detail = str(hiccup) or type(hiccup).__name__
-    is_own = isinstance(hiccup, aiohttp.ClientResponseError) and hiccup.status == _FAILS_ITSELF
-    return FileNotFoundError(detail) if is_own else ConnectionError(detail)

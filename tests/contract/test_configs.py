@@ -114,7 +114,7 @@ def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: 
         ({"evaluation": {"source": HELD_OUT, "name": "x"}}, r"'evaluation.name' .*; valid are sou"),
         (
             {"sources": [MIX | {"images": "x", "part": "train"}]},
-            r"'sources.0.llava_mix.part' .*: put it under sources.0.llava_mix.selection; valid ",
+            r"'sources.0.llava_mix.part' .*: put it under selection; valid here are ty",
         ),
         ({"batch_size": 3}, r"by batch_size of the runtime file, .* by training.batch_size$"),
         ({"regions": {"threshold": 0.5}}, r"; evaluation.region_threshold evaluates another"),

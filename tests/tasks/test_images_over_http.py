@@ -18,6 +18,7 @@ from tasks.download import download
 from tasks.fetching.transient import is_transient
 from tasks.import_labels import import_labels
 from tasks.sources.files import ChangedFile, load_image
+from tasks.sources.record_stream import SourceError
 from tasks.storage import http_driver
 from tasks.storage.errors import StoreUnreachable
 from tasks.storage.storage import Storage
@@ -232,27 +233,44 @@ def test_server_that_stays_down_stops_the_run(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("copy_images", [False, True])
 def test_one_image_of_which_a_server_fails_for_good_is_missing(
-    server: FileServer, file_store: ArtifactStore, tmp_path: Path, copy_images: bool
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path
 ):
     """It would stop every run, and no setting could help."""
+    failing = server.add(
+        "/images/a.bmp", picture(tmp_path, 0), behave=lambda number, wanted: Answer(500)
+    )
+    server.add("/images/b.bmp", picture(tmp_path, 1))
+    source = source_of(server, tmp_path, "a.bmp", "b.bmp")
+    rows = file_store.read_frame(questions(file_store, source)).sort("source_id")
+    assert rows["status"].to_list() == ["missing_image", "ok"]
+    failing.behave = lambda number, wanted: Answer()
+    rows = file_store.read_frame(questions(file_store, source))
+    assert rows["status"].to_list() == ["ok", "ok"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("copy_images", [False, True])
+def test_images_that_were_seen_are_not_missing_because_the_server_fails(
+    server: FileServer, file_store: ArtifactStore, tmp_path: Path, copy_images: bool
+):
+    """The download was committed without them, for good."""
     sent = []
 
     def fails_when_read(number: int, wanted: str) -> Answer:
         sent.append(number)
-        return Answer(500) if copy_images and len(sent) > 1 else Answer()
+        return Answer(500 if 1 < len(sent) < 6 else None)
 
-    server.add("/images/a.bmp", picture(tmp_path, 0), behave=lambda number, wanted: Answer(500))
-    server.add("/images/b.bmp", picture(tmp_path, 1), behave=fails_when_read)
-    server.add("/images/c.bmp", picture(tmp_path, 2))
-    source = source_of(server, tmp_path, "a.bmp", "b.bmp", "c.bmp", copy_images=copy_images)
-    rows = file_store.read_frame(questions(file_store, source)).sort("source_id")
-    second = "missing_image" if copy_images else "ok"
-    assert rows["status"].to_list() == ["missing_image", second, "ok"]
+    server.add("/images/a.bmp", picture(tmp_path, 0), behave=fails_when_read)
+    source = source_of(server, tmp_path, "a.bmp", copy_images=copy_images)
+    with pytest.raises((StoreUnreachable, SourceError), match="500"):
+        questions(file_store, source)
+    (row,) = file_store.read_frame(questions(file_store, source)).to_dicts()
+    assert row["status"] == "ok"
 
 
-def test_a_silent_server_is_asked_once(server: FileServer, tmp_path: Path):
+@pytest.mark.usefixtures("quick")
+def test_a_silent_server_is_asked_once_more(server: FileServer, tmp_path: Path):
     """It was asked eight times, for five minutes each."""
     served = server.add(
         "/images/a.bmp", picture(tmp_path, 0), behave=lambda number, wanted: Answer(stall=True)
@@ -261,7 +279,9 @@ def test_a_silent_server_is_asked_once(server: FileServer, tmp_path: Path):
     storage = Storage(f"{server.root}/images", patience)
     with pytest.raises(StoreUnreachable, match=r"check the network and the address"):
         storage.read("a.bmp")
-    assert len(served.requests) == 1
+    assert len(served.requests) == 2
+    served.behave = lambda number, wanted: Answer(stall=number == 2)
+    assert storage.read("a.bmp") == served.data
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from data_contracts.configs import RecordsConfig
@@ -108,15 +109,103 @@ def test_what_stood_for_it_may_go(
     assert file_store.is_committed(alone)
 
 
-def test_forced_anew_two_do_not_stand_for_each_other(
+def test_forced_anew_it_stands_for_itself(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    """What is damaged in the store was mended in one that nobody was given."""
+    first = download(stage_run(file_store), source)
+    touch(tmp_path / "data")
+    assert download(stage_run(file_store), source) == first
+    forced = download(stage_run(file_store, force=True), source)
+    assert forced != first
+    assert download(stage_run(file_store), source) == forced
+
+
+def test_an_earlier_one_that_lost_a_file_stands_for_none(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    first = download(stage_run(file_store), source)
+    lost = file_store.read_frame(first).filter(pl.col("uri").str.starts_with(first.prefix))
+    file_store.storage.delete([lost["uri"][-1]])
+    touch(tmp_path / "data")
+    second = download(stage_run(file_store), source)
+    assert second != first
+    build_jsonl(stage_run(file_store), second, source, RecordsConfig())
+
+
+def test_one_that_was_made_again_stands_no_more(
     source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
 ):
     first = download(stage_run(file_store), source)
     touch(tmp_path / "data")
     assert download(stage_run(file_store), source) == first
-    touch(tmp_path / "data", days=-1)
-    assert download(stage_run(file_store, force=True), source) == first
+    manifest = f"{first.prefix}/manifest.json"
+    file_store.storage.put(manifest, file_store.storage.read(manifest) + b"\n")
+    assert download(stage_run(file_store), source) != first
+
+
+def test_a_run_that_is_stopped_before_it_has_looked_looks_later(
+    source: LlavaMixSource,
+    file_store: ArtifactStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """All that had been made was made again."""
+    first = download(stage_run(file_store), source)
+    touch(tmp_path / "data")
+
+    def stop(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("tasks.download.with_same_files", stop)
+        with pytest.raises(KeyboardInterrupt):
+            download(stage_run(file_store), source)
+    looks = stage_run(file_store, only_looks=True)
+    assert download(looks, source) != first
     assert download(stage_run(file_store), source) == first
+    assert download(looks, source) == first
+
+
+def test_a_forced_run_that_is_stopped_leaves_no_note_of_before(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    """Later stages were given the files of before, of which the new ones differ."""
+    first = download(stage_run(file_store), source)
+    touch(tmp_path / "data")
+    assert download(stage_run(file_store), source) == first
+    (second,) = {item.ref for item in list_artifacts(file_store, Stage.DOWNLOAD)} - {first}
+    picture = tmp_path / "data" / "images" / "gqa" / "images" / "0.png"
+    before = picture.stat()
+    data = bytearray(picture.read_bytes())
+    write_image(picture, 99, (40, 30))
+    picture.write_bytes(picture.read_bytes()[: len(data)].ljust(len(data), b"\0"))
+    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))
+    file_store.storage.delete([f"{second.prefix}/manifest.json"])
+    receipts = [f"{second.prefix}/receipts/{number:05d}.json" for number in range(2)]
+    file_store.storage.delete(receipts)
+    assert download(stage_run(file_store), source) == second
+
+
+@pytest.mark.parametrize("note", [b"{", b'{"ref": "nonsense", "is_settled": true}'])
+def test_a_damaged_note_is_none(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path, note: bytes
+):
+    first = download(stage_run(file_store), source)
+    file_store.storage.put(f"{first.prefix}/same_as.json", note)
+    assert download(stage_run(file_store), source) == first
+    touch(tmp_path / "data")
+    assert download(stage_run(file_store), source) == first
+
+
+def test_a_damaged_manifest_stands_for_none(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    first = download(stage_run(file_store), source)
+    touch(tmp_path / "data")
+    assert download(stage_run(file_store), source) == first
+    file_store.storage.put(f"{first.prefix}/manifest.json", b"{")
+    assert download(stage_run(file_store), source) != first
 
 
 def test_damage_of_an_earlier_download_is_none_of_a_later_ones(

@@ -288,3 +288,41 @@ def test_strict_numbers_are_whole_and_dates_are_none():
         assert score("ocrbench", answer, row, mode="strict") == right, answer
     assert score("chartqa", "1,500 %", {"answer": "15"}, mode="strict") == 1
     assert score("chartqa", "1,5", {"answer": "15"}, mode="strict") == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("'-5'", "5", 0),
+        ('"-5"', "-5", 1),
+        ("**-5**", "-5", 1),
+        ("temp:-5", "temp: -5", 1),
+        ("$\N{MINUS SIGN}5", "$-5", 1),
+        ("$\N{MINUS SIGN}5", "$5", 0),
+        ("\N{MINUS SIGN}$5", "-$5", 1),
+        ("5 \N{MINUS SIGN} 3", "5 - 3", 1),
+        ("x \N{MINUS SIGN} y", "x - y", 1),
+        ("room # 5", "room #5", 1),
+        ("10 \N{EN DASH}20", "10-20", 1),
+    ],
+)
+def test_a_minus_is_kept_within_quotes_and_behind_units(answer: str, reference: str, right: int):
+    """Signs behind any mark but a bracket were lost."""
+    assert score("scenes", answer, {"answers": [reference]}) == right
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("1.5 kg", "5 kg", 0),
+        ("99.9%", "9%", 0),
+        ("2,100 dollars", "100 dollars", 0),
+        ("total $2,100.50 now", "$2,100", 0),
+        ("12.05.2019", "2019", 1),
+        ("0.5 or 5", "5", 1),
+        ("2,100", "2,100", 1),
+    ],
+)
+def test_no_edge_of_what_is_found_cuts_a_number(answer: str, reference: str, right: int):
+    row = {"answer": [reference], "dataset": "X", "question_type": "Regular Text Recognition"}
+    assert score("ocrbench", answer, row, mode="strict") == right

@@ -88,6 +88,13 @@ def test_chat_record_that_cannot_be_used_says_why(record: object, status: str, r
     assert reason in row["reason"]
 
 
+def test_a_part_names_one_image_and_a_text_none():
+    image = {"type": "image", "image": "a/1.png", "url": "https://host/1.png"}
+    turns = in_parts(image)
+    turns[1]["content"][1]["path"] = "question.txt"
+    assert rows_of({"id": "7", "messages": turns, "image": ""}) == rows_of(LLAVA)
+
+
 def test_an_image_that_two_turns_name_is_one():
     turns = in_parts(LISTED)
     turns[3]["content"].insert(0, LISTED)
