@@ -93,6 +93,9 @@ _ELSEWHERE = {
     "regions.threshold": (
         "training chooses the threshold; evaluation.region_threshold evaluates another"
     ),
+    **dict.fromkeys(
+        ("device", "store", "num_workers"), "it is a key of the runtime file (--runtime)"
+    ),
     "batch_size": (
         "how many images go through the model at once is set by batch_size of the runtime file, "
         "how many labels make a step by training.batch_size"

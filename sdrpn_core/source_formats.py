@@ -64,9 +64,11 @@ def llava_record(record: object) -> object:
         return record
     key = "conversations" if record.get("conversations") is not None else "messages"
     turns = record.get(key)
-    if not isinstance(turns, list) or not turns:
-        return record
     has_image = record.get("image") not in (None, "", [])
+    if not isinstance(turns, list) or not turns:
+        # Without turns it is rejected, not counted among those without an image.
+        beside = None if has_image else record.get("images")
+        return {**record, "image": beside} if beside else record
     if not any(map(_is_chat_turn, turns)) and (has_image or not record.get("images")):
         return record
     plain = {name: value for name, value in record.items() if name not in (key, "images", "image")}

@@ -30,7 +30,12 @@ from tasks.artifacts.stage import FrameShard, StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.attention_reuse import earlier_rows
 from tasks.attention_rows import attention_rows
-from tasks.given_responses import given_rows, has_mixed_turns
+from tasks.given_responses import (
+    given_rows,
+    has_mixed_turns,
+    require_answers,
+    warn_of_unanswered,
+)
 from tasks.models import adapter_for_labels, model_identity, profile_of
 from tasks.opened_images import Row, Turns
 from tasks.shard_statistics import num_usable, status_statistic
@@ -46,11 +51,14 @@ def attention_recipe(
     """What to make from the questions of one source.
 
     Raises:
+        NoAnswers: if answers are to be the data set's own, and it has none.
         UncalibratedProfile: before any model is loaded, if its profile names no heads.
     """
     profile = profile_of(model)
     profile.require_calibrated()
     manifest, identity = run.store.manifest(records), model_identity(model)
+    if settings.responses == "dataset":
+        require_answers(run.store, records)
     is_given = settings.responses == "dataset" and profile.next_turn is not None
     return recipes.attention_recipe(
         manifest,
@@ -77,6 +85,8 @@ def make_attention_shard(
     """
     known: dict[str, Row] = {}
     if settings.responses == "dataset":
+        if index == 0:
+            warn_of_unanswered(run.store, records)
         # Nothing is taken over: these rows depend on answers and earlier turns, which ids do not.
         rows = list(given_rows(run, records, recipe.num_shards, index, model, settings))
     else:

@@ -116,6 +116,10 @@ def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: 
             {"sources": [MIX | {"images": "x", "part": "train"}]},
             r"'sources.0.llava_mix.part' .*: put it under selection; valid here are ty",
         ),
+        (
+            {"device": "cpu"},
+            r"'device' is not known: it is a key of the runtime file \(--runtime\)$",
+        ),
         ({"batch_size": 3}, r"by batch_size of the runtime file, .* by training.batch_size$"),
         ({"regions": {"threshold": 0.5}}, r"; evaluation.region_threshold evaluates another"),
         ({"model": {"profil": "x"}}, r"'model.profil' .*; valid are profile, revision, dtype$"),

@@ -18,7 +18,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.extract_attention import attention_recipe
-from tasks.given_responses import conversations
+from tasks.given_responses import NoAnswers, conversations, warn_of_unanswered
 from tests.artifacts import stage_run
 from tests.mixes import mix_record, write_image
 from tests.pipelines import write_tiny_pipeline
@@ -216,6 +216,35 @@ def test_only_attention_of_mixed_turns_is_made_again(
     assert not marks([mix_record("1", "a.png", "A0 ?"), mix_record("1", "a.png", "B0 ?")])
     made_before = {"model", "responses", "max_conversation_tokens", "next_turn", "shares"}
     assert set(store.manifest(refs["extract-attention"]).recipe.config) == made_before
+
+
+def test_answers_that_are_not_there_are_told(
+    config: Path, made: Any, memory_store: ArtifactStore, tmp_path: Path
+):
+    """All questions were asked, and training ended for want of labels: "use more records"."""
+    source = write_talks(tmp_path)
+    mix = tmp_path / "mix.json"
+    talks = json.loads(mix.read_text())
+    for talk in talks:
+        talk["conversations"] = [turn for turn in talk["conversations"] if turn["from"] == "human"]
+    mix.write_text(json.dumps(talks))
+    plain = PipelineConfig.load(config)
+    run = stage_run(memory_store)
+    questions = build_jsonl(run, download(run, source), source, plain.records)
+    told = r"not one of its 12 questions has an answer, .* as turns from \"gpt\", or leave the sett"
+    with pytest.raises(NoAnswers, match=told):
+        attention_recipe(run, questions, plain.model, plain.extraction)
+
+
+def test_questions_without_an_answer_are_counted(
+    memory_store: ArtifactStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    source, run = write_talks(tmp_path), stage_run(memory_store)
+    records = build_jsonl(run, download(run, source), source, RecordsConfig(turns="all"))
+    warn_of_unanswered(memory_store, records)
+    assert caplog.messages == [
+        "1 of 12 questions have no answer in the data set and give no labels"
+    ]
 
 
 def test_the_length_of_generated_answers_is_no_part_of_its_identity(config: Path, made):

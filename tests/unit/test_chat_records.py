@@ -80,6 +80,7 @@ def test_chat_record_asks_what_llavas_does(record: object):
         ({"messages": [{"role": [], "content": ""}], "image": "a/1.png"}, "malformed", "lacks"),
         ({"messages": [*TURNS, 3], "image": "a/1.png"}, "malformed", "is not an object"),
         ({"messages": [], "image": "a/1.png"}, "malformed", "conversations is not a list"),
+        ({"message": TURNS, "images": ["a/1.png"]}, "malformed", "conversations is not a list"),
     ],
 )
 def test_chat_record_that_cannot_be_used_says_why(record: object, status: str, reason: str):
