@@ -8,7 +8,7 @@ from typing import Any
 from data_contracts.enums import ScoringMode
 
 _UNIT = "%\N{DEGREE SIGN}"
-_NO_RANGE = rf"""(?<![\w{_UNIT}])(?<![\w{_UNIT}]["')\]])(?<![\d{_UNIT}]\s)"""
+_NO_RANGE = rf"""(?<![\w{_UNIT}])(?<![\w{_UNIT}]["')\]])"""
 _MEANINGFUL = re.compile(rf"{_NO_RANGE}-(?=\.?\d)|(?<=\w)[%#]")
 """A minus sign, not the hyphen of "3-5" or "50%-60%"; "%" and "#" as in "5%" and "C#", not "#1"."""
 _SPACED_SIGN = re.compile(r"(?<=\d)\s+(?=%)|(?<=[^\W\d])\s+(?=#(?!\s*\w))")
