@@ -21,8 +21,8 @@ from tasks.calibrate import calibrate_profile, calibrated
 from tasks.download import download
 from tasks.evaluate import (
     make_prediction_shard,
+    num_left_out,
     predictions_recipe,
-    require_answers,
     summarize_predictions,
 )
 from tasks.extract_attention import attention_recipe, make_attention_shard
@@ -259,7 +259,7 @@ class Pipeline:
     def _require_answers(self, benchmark: EvaluationConfig) -> None:
         """That nothing says what is right shows before training, too."""
         store, source = self._execution.store, benchmark.source
-        require_answers(store, self.questions(source), source)
+        num_left_out(store, self.questions(source), source)
 
     def predictions(self, benchmark: EvaluationConfig) -> ArtifactRef:
         """Every way's answers to a benchmark."""

@@ -5,7 +5,6 @@ beside the predictions' receipts and in a file of their own, so that everything 
 the same bytes whenever and wherever it is made.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -33,19 +32,16 @@ from tasks.document_table import document_table
 from tasks.extract_attention import usable_questions
 from tasks.models import adapter_for, model_identity, placement
 from tasks.rpn_files import stored_checkpoint
-from tasks.shard_statistics import num_usable
 from tasks.sources.evaluation_documents import (
     SourceDocuments,
     benchmark_rows,
     mix_boxes,
     mix_rows,
-    num_unanswered,
     warn_of_unasked_boxes,
 )
 from tasks.sources.files import load_image
 from tasks.storage.waiting_threads import in_parallel
-
-logger = logging.getLogger(__name__)
+from tasks.unanswered import require_answers, warn_of_unanswered
 
 RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = recipes.RESULTS_FILES
 
@@ -65,7 +61,7 @@ def predictions_recipe(
     """What to make from a benchmark's questions and an RPN.
 
     Raises:
-        BenchmarkError: if nothing says what answers to them are right.
+        NoAnswers: if nothing says what answers to them are right.
     """
     manifest = run.store.manifest(records)
     return recipes.predictions_recipe(
@@ -75,26 +71,25 @@ def predictions_recipe(
         settings,
         model_identity(model),
         boxes_as_written=mix_boxes(run.store, files).are_as_written,
-        all_answered=require_answers(run.store, records, settings.source) == 0,
+        all_answered=num_left_out(run.store, records, settings.source) == 0,
     )
 
 
-def require_answers(store: ArtifactStore, records: ArtifactRef, source: EvaluationSource) -> int:
-    """Number of a source's questions that have no reference answer, and are left out.
+def num_left_out(store: ArtifactStore, records: ArtifactRef, source: EvaluationSource) -> int:
+    """Number of a source's questions that have no reference answer, and are not asked.
 
     Raises:
-        BenchmarkError: if none has one.
+        NoAnswers: if none has one.
     """
     if isinstance(source, BenchmarkSource):  # its rows tell, and its rules say what an empty one is
         return 0
-    num_questions, without = num_usable(store.manifest(records)), num_unanswered(store, records)
-    if without == num_questions:
-        raise BenchmarkError(
-            f"source {source.name!r}: not one of its {num_questions} questions has a reference "
-            "answer, so nothing says which answers are right; give the answers as turns from "
-            '"gpt", or leave the source out of the evaluation'
-        )
-    return without
+    return require_answers(
+        store,
+        records,
+        f"source {source.name!r}",
+        "nothing says which answers are right",
+        "leave the source out of the evaluation",
+    )
 
 
 def make_prediction_shard(
@@ -117,9 +112,11 @@ def make_prediction_shard(
     source = SourceDocuments(run.store, files, settings.benchmark)
     if index == 0:
         warn_of_unasked_boxes(run.store, records, files)
-        _warn_of_unanswered(run.store, records, settings.source)
     documents = [source.document(question) for question in questions]
     if not isinstance(settings.source, BenchmarkSource):
+        if index == 0:
+            name, consequence = f"source {settings.source.name!r}", "are left out of the evaluation"
+            warn_of_unanswered(run.store, records, name, consequence)
         documents = [document for document in documents if document.answers]
     digests = {question["image_uri"]: question["image_sha256"] for question in questions}
     timings = Timings()
@@ -131,16 +128,6 @@ def make_prediction_shard(
     )
     frame = frame_of(rows, recipe.schema_id)
     return FrameShard(frame, measurements=timings.to_series())
-
-
-def _warn_of_unanswered(
-    store: ArtifactStore, records: ArtifactRef, source: EvaluationSource
-) -> None:
-    if without := require_answers(store, records, source):
-        logger.warning(
-            f"source {source.name!r}: {without} of {num_usable(store.manifest(records))} questions "
-            "have no reference answer and are left out of the evaluation"
-        )
 
 
 def summarize_predictions(

@@ -30,15 +30,11 @@ from tasks.artifacts.stage import FrameShard, StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.attention_reuse import earlier_rows
 from tasks.attention_rows import attention_rows
-from tasks.given_responses import (
-    given_rows,
-    has_mixed_turns,
-    require_answers,
-    warn_of_unanswered,
-)
+from tasks.given_responses import given_rows, has_mixed_turns
 from tasks.models import adapter_for_labels, model_identity, profile_of
 from tasks.opened_images import Row, Turns
 from tasks.shard_statistics import num_usable, status_statistic
+from tasks.unanswered import require_answers, warn_of_unanswered
 
 
 class TooManyFailures(SdrpnError):
@@ -58,7 +54,13 @@ def attention_recipe(
     profile.require_calibrated()
     manifest, identity = run.store.manifest(records), model_identity(model)
     if settings.responses == "dataset":
-        require_answers(run.store, records)
+        require_answers(
+            run.store,
+            records,
+            str(records),
+            "no label could come of them (extraction.responses is `dataset`)",
+            "leave that setting out, and the model answers",
+        )
     is_given = settings.responses == "dataset" and profile.next_turn is not None
     return recipes.attention_recipe(
         manifest,
@@ -86,7 +88,7 @@ def make_attention_shard(
     known: dict[str, Row] = {}
     if settings.responses == "dataset":
         if index == 0:
-            warn_of_unanswered(run.store, records)
+            warn_of_unanswered(run.store, records, str(records), "give no labels")
         # Nothing is taken over: these rows depend on answers and earlier turns, which ids do not.
         rows = list(given_rows(run, records, recipe.num_shards, index, model, settings))
     else:

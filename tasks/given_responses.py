@@ -12,7 +12,6 @@ Questions are in the order of their ids, a conversation's turns anywhere among t
 sorts them once, on disk; then a share is read without the others, and memory holds one share.
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +22,6 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import QuestionKind, RecordStatus
-from data_contracts.errors import SdrpnError
 from data_contracts.registry import SchemaId
 from sdrpn_core.extraction.conversation_layout import Conversation, Turn
 from sdrpn_core.extraction.generated_answers import ExtractedAttention
@@ -37,10 +35,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.attention_rows import attention_rows
 from tasks.models import adapter_for_labels
 from tasks.opened_images import Row, Turns
-from tasks.shard_statistics import is_drawn, num_usable
-from tasks.sources.evaluation_documents import num_unanswered
-
-log = logging.getLogger(__name__)
+from tasks.shard_statistics import is_drawn
 
 _NAMES = ("dataset", "source_id", "image_uri", "kind", "turn", "question_id")
 _GIVEN = "dataset, source_id, image_uri, kind"
@@ -94,35 +89,6 @@ FROM turn JOIN question ON question.rowid = turn.question
 WHERE conversation_start >= ? AND conversation_start < ?
 ORDER BY conversation_start, turn.rowid
 """
-
-
-class NoAnswers(SdrpnError):
-    """Answers are to be the data set's own, and it has none."""
-
-
-def require_answers(store: ArtifactStore, records: ArtifactRef) -> None:
-    """Refuse questions of which not one has an answer: no labels could come of them.
-
-    Raises:
-        NoAnswers: saying what to do.
-    """
-    num_questions = num_usable(store.manifest(records))
-    if num_unanswered(store, records) == num_questions:
-        raise NoAnswers(
-            f"{records}: not one of its {num_questions} questions has an answer, and "
-            'extraction.responses is `dataset`: give the answers as turns from "gpt", or leave '
-            "the setting out, and the model answers"
-        )
-
-
-def warn_of_unanswered(store: ArtifactStore, records: ArtifactRef) -> None:
-    """Say how many questions get no label for want of an answer."""
-    if without := num_unanswered(store, records):
-        log.warning(
-            "%d of %d questions have no answer in the data set and give no labels",
-            without,
-            num_usable(store.manifest(records)),
-        )
 
 
 def conversations(

@@ -12,6 +12,7 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -114,4 +115,19 @@ def with_text_model(
     shutil.copytree(profile.model_id, folder, dirs_exist_ok=True)
     model = LlavaForConditionalGeneration._from_config(config, attn_implementation="eager")
     model.save_pretrained(folder)
+    return profile.model_copy(update={"model_id": str(folder)})
+
+
+def with_tower(
+    profile: ModelProfile, folder: Path, kind: type[PreTrainedConfig], strategy: str
+) -> ModelProfile:
+    """Write a LLaVA with another vision tower, of the same sizes and with random weights."""
+    config = LlavaConfig.from_pretrained(profile.model_id)
+    vision = config.vision_config.to_dict()
+    kept = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    kept += ("image_size", "patch_size")
+    config.vision_config = kind(**{name: vision[name] for name in kept})
+    config.vision_feature_select_strategy = strategy
+    shutil.copytree(profile.model_id, folder, dirs_exist_ok=True)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
     return profile.model_copy(update={"model_id": str(folder)})

@@ -9,37 +9,17 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_contracts.profiles import FamilyDefaults, ModelProfile
-from sdrpn_core.models.errors import ModelError
+from data_contracts.profiles import FamilyDefaults
 from sdrpn_core.models.images import mean_colour, processed
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.models.square import SquareAdapter
-
-_TOWERS_OF_ROWS = {"pixtral"}
-"""Their prompts hold a token after every row, and none is written here."""
 
 
 class LlavaAdapter(SquareAdapter):
     """Adapter of ``LlavaForConditionalGeneration``."""
 
     defaults = FamilyDefaults(prompt="USER: {images}\n{question} ASSISTANT:")
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        super().__init__(model, tokenizer, profile, image_processor)
-        tower = model.config.vision_config.model_type
-        if tower in _TOWERS_OF_ROWS:
-            raise ModelError(
-                f"{profile.model_id}: its vision tower ({tower}) shows images in rows of any "
-                f"number, not on one square as {profile.family} does here: use another model"
-            )
 
     def default_fill(self) -> tuple[int, int, int]:
         """The processor's mean colour."""

@@ -25,6 +25,9 @@ from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages, paste_all
 from sdrpn_core.models.prompts import ImageFeatures
 
+_TOWERS_OF_ROWS = {"pixtral"}
+"""Their prompts hold a token after every row, and none is written here."""
+
 
 class SquareAdapter(ModelAdapter):
     """A family that sees each image as one square of fixed size, on a grid of fixed size."""
@@ -133,8 +136,17 @@ class SquareAdapter(ModelAdapter):
 
 
 def square_canvas(config: PreTrainedConfig) -> tuple[int, GridShape]:
-    """Side in pixels of the canvas that a configuration's tower sees, and its grid of tokens."""
+    """Side in pixels of the canvas that a configuration's tower sees, and its grid of tokens.
+
+    Raises:
+        ModelError: if the tower sees no canvas of one size.
+    """
     vision = config.vision_config
+    if vision.model_type in _TOWERS_OF_ROWS:
+        raise ModelError(
+            f"its vision tower ({vision.model_type}) shows images in rows of any number, not on "
+            "one square as the other models of its family: use another model"
+        )
     side, patch_side = _side(vision.image_size), _side(vision.patch_size)
     num_cells = round(side // patch_side * getattr(config, "downsample_ratio", 1.0))
     pooled = getattr(config, "mm_tokens_per_image", None)  # Gemma's

@@ -51,8 +51,7 @@ def is_of_other_answers(store: ArtifactStore, recipe: Recipe) -> bool | None:
 def note_answers(store: ArtifactStore, recipe: Recipe) -> None:
     """Keep with a table that is begun which answers it is made of; nothing for all else."""
     if answers := _answers(recipe):
-        note = _note(store, answers).model_dump_json(indent=2)
-        store.storage.put(f"{recipe.ref.prefix}/{INPUTS}", f"{note}\n".encode())
+        store.write_document(recipe.ref, INPUTS, _note(store, answers))
 
 
 def _answers(recipe: Recipe) -> list[ArtifactRef]:

@@ -17,6 +17,7 @@ That holds even on stores that ignore conditional puts, because every create-onl
 back after writing and the stored one is what counts.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -222,6 +223,14 @@ class ArtifactStore:
             detail = str(error.errors()[0]["msg"]) if error.errors() else "is empty"
             raise self.corrupt(ref, name, f"is not a {kind.__name__} ({detail})") from error
 
+    def write_document(self, ref: ArtifactRef, name: str, document: BaseModel) -> None:
+        """Put one of an artifact's own JSON documents, in place of what is there."""
+        self.storage.put(f"{ref.prefix}/{name}", _encoded(document))
+
+    def create_document(self, ref: ArtifactRef, name: str, document: BaseModel) -> bool:
+        """Put one of an artifact's own JSON documents unless there is one; whether it was put."""
+        return self.storage.create(f"{ref.prefix}/{name}", _encoded(document))
+
     def corrupt(self, ref: ArtifactRef, name: str, problem: str) -> CorruptArtifact:
         """The error for a damaged object, naming it and the remedy."""
         return CorruptArtifact(
@@ -267,3 +276,9 @@ class ArtifactStore:
             raise self.corrupt(ref, shard.key, problem)
         if sha256 != shard.sha256:
             raise self.corrupt(ref, shard.key, "does not have the digest it was committed with")
+
+
+def _encoded(document: BaseModel) -> bytes:
+    plain = document.model_dump(mode="json")
+    text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()

@@ -3,7 +3,6 @@
 The protocol is described in ``tasks/artifacts/store.py``.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-from pydantic import BaseModel
 
 from data_contracts.artifact import Manifest, Recipe, ShardEntry
 from data_contracts.registry import SchemaId
@@ -26,7 +24,6 @@ from tasks.artifacts.keys import (
     RECIPE,
     SHARDS,
     file_name,
-    manifest_key,
     receipt_name,
 )
 from tasks.artifacts.provenance import collect_provenance
@@ -55,7 +52,7 @@ class ArtifactWriter:
 
     def _claim(self) -> bool:
         """Put the recipe at its address, or check that the one there is ours; True: it was put."""
-        is_first = self._create(RECIPE, self.recipe)
+        is_first = self._store.create_document(self.ref, RECIPE, self.recipe)
         try:
             stored = self._store.read_document(self.ref, RECIPE, Recipe)
         except CorruptArtifact as error:
@@ -76,7 +73,7 @@ class ArtifactWriter:
         key = f"{self.ref.prefix}/{RECIPE}"
         stored = self._storage.describe_one(key)
         if stored is None or datetime.now(UTC) - stored.modified > _NEW:
-            self._storage.put(key, _encoded(self.recipe))
+            self._store.write_document(self.ref, RECIPE, self.recipe)
 
     def receipt(self, index: int) -> ShardEntry | None:
         """Receipt of a finished shard, or None if it is still to be made."""
@@ -183,9 +180,9 @@ class ArtifactWriter:
             provenance=collect_provenance(),
         )
         if is_damaged:
-            self._storage.put(manifest_key(self.ref), _encoded(manifest))
+            self._store.write_document(self.ref, MANIFEST, manifest)
         else:
-            self._create(MANIFEST, manifest)
+            self._store.create_document(self.ref, MANIFEST, manifest)
         return self._store.manifest(self.ref)
 
     def save_checkpoint(self, step: int, files: Mapping[str, bytes]) -> None:
@@ -227,14 +224,11 @@ class ArtifactWriter:
 
     def _receive(self, entry: ShardEntry) -> ShardEntry:
         """Give a stored shard its receipt, unless another writer's came first."""
-        self._create(receipt_name(entry.index), entry)
+        self._store.create_document(self.ref, receipt_name(entry.index), entry)
         stored = self.receipt(entry.index)
         if stored is None:
             raise StoreError(f"{self._storage.uri(self.ref.prefix)}: discarded while being written")
         return stored
-
-    def _create(self, name: str, document: BaseModel) -> bool:
-        return self._storage.create(f"{self.ref.prefix}/{name}", _encoded(document))
 
     def _checked_shards(self) -> tuple[ShardEntry, ...]:
         receipts = self._store.receipts(self.recipe)
@@ -255,12 +249,6 @@ class ArtifactWriter:
         if self.recipe.schema_id == SchemaId.FILES:
             _check_unique([file_name(shard.key) for shard in shards])
         return shards
-
-
-def _encoded(document: BaseModel) -> bytes:
-    plain = document.model_dump(mode="json")
-    text = json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return f"{text}\n".encode()
 
 
 def _check_unique(names: list[str]) -> None:

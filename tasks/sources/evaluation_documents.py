@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.enums import QuestionKind, RecordStatus
+from data_contracts.enums import QuestionKind
 from data_contracts.json_lines import json_lines
 from data_contracts.settings_files import parse_lines
 from sdrpn_core.benchmarks import Document
@@ -104,14 +104,6 @@ def warn_of_unasked_boxes(store: ArtifactStore, questions: ArtifactRef, files: A
             f"{len(unasked)} of {len(boxes.lines)} true boxes belong to no question that is "
             f"asked; the first: {said}"
         )
-
-
-def num_unanswered(store: ArtifactStore, questions: ArtifactRef) -> int:
-    """Questions that can be asked, and have no reference answer."""
-    is_asked = pl.col("status") == RecordStatus.OK.value
-    is_unanswered = is_asked & (pl.col("answers").list.len() == 0)
-    frames = store.frames(questions, ["status", "answers"])
-    return sum(frame.filter(is_unanswered).height for frame in frames)
 
 
 def benchmark_rows(

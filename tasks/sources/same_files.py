@@ -37,7 +37,7 @@ class _Note(BaseModel):
 
 def begin_note(store: ArtifactStore, ref: ArtifactRef) -> None:
     """To be called before a download is made, or made again."""
-    _put(store, ref, _Note())
+    store.write_document(ref, SAME_AS, _Note())
 
 
 def with_same_files(
@@ -53,7 +53,7 @@ def with_same_files(
     note = _read(store, ref)
     if note is not None and not note.is_settled and not only_looks:
         note = _settled(store, ref)
-        _put(store, ref, note)
+        store.write_document(ref, SAME_AS, note)
     return _stand_in(store, note) or ref
 
 
@@ -92,10 +92,6 @@ def _read(store: ArtifactStore, ref: ArtifactRef) -> _Note | None:
         return store.read_document(ref, SAME_AS, _Note)
     except CorruptArtifact:
         return None
-
-
-def _put(store: ArtifactStore, ref: ArtifactRef, note: _Note) -> None:
-    store.storage.put(f"{ref.prefix}/{SAME_AS}", f"{note.model_dump_json(indent=2)}\n".encode())
 
 
 def _is_same(store: ArtifactStore, manifest: Manifest, other: ArtifactRef) -> bool:

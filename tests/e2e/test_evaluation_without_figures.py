@@ -12,7 +12,7 @@ from data_contracts.sources import LlavaMixSource
 from flows.dry_run import plan_run
 from flows.execution import LocalExecution
 from flows.run import run_pipeline
-from tasks.evaluate import BenchmarkError
+from tasks.unanswered import NoAnswers
 from tests.pipelines import write_tiny_pipeline
 
 
@@ -33,9 +33,9 @@ def test_questions_that_nobody_answered_stop_a_run_before_anything_is_extracted(
     mix.write_text(json.dumps([r | {"conversations": r["conversations"][:1]} for r in records]))
     runtime = RuntimeConfig(store=str(tmp_path / "store"), device="cpu")
     told = "'held_out': not one of its 4 questions has a ref"
-    with pytest.raises(BenchmarkError, match=told):
+    with pytest.raises(NoAnswers, match=told):
         run_pipeline(config, LocalExecution(runtime), until)
-    with pytest.raises(BenchmarkError, match=told):
+    with pytest.raises(NoAnswers, match=told):
         plan_run(config, runtime)
     assert not (tmp_path / "store" / Stage.EXTRACT_ATTENTION.value).exists()
 

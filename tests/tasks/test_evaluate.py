@@ -19,13 +19,13 @@ from tasks.benchmark_table import TableInputs, read_table, write_table
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.evaluate import (
-    BenchmarkError,
     make_prediction_shard,
     predictions_recipe,
     read_results,
     summarize_predictions,
 )
 from tasks.models import placement, profile_of
+from tasks.unanswered import NoAnswers
 from tests.artifacts import stage_run
 from tests.mixes import mix_record, write_image
 from tests.rpn_checkpoints import imported_checkpoint
@@ -110,7 +110,7 @@ def test_questions_without_an_answer_are_left_out_and_told(
 def test_questions_that_nobody_answered_are_no_benchmark(evaluated: Callable[..., Evaluated]):
     """Every way of answering had an accuracy of 0."""
     made = evaluated(None, "")
-    with pytest.raises(BenchmarkError, match=r"source 'own': not one of its 2 questions has a ref"):
+    with pytest.raises(NoAnswers, match=r"source 'own': not one of its 2 questions has a ref"):
         made.recipe()
 
 

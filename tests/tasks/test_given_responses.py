@@ -18,7 +18,8 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.extract_attention import attention_recipe
-from tasks.given_responses import NoAnswers, conversations, warn_of_unanswered
+from tasks.given_responses import conversations
+from tasks.unanswered import NoAnswers, warn_of_unanswered
 from tests.artifacts import stage_run
 from tests.mixes import mix_record, write_image
 from tests.pipelines import write_tiny_pipeline
@@ -231,7 +232,9 @@ def test_answers_that_are_not_there_are_told(
     plain = PipelineConfig.load(config)
     run = stage_run(memory_store)
     questions = build_jsonl(run, download(run, source), source, plain.records)
-    told = r"not one of its 12 questions has an answer, .* as turns from \"gpt\", or leave the sett"
+    told = (
+        r"not one of its 12 questions has a reference answer, so no label .* \"gpt\", or leave that"
+    )
     with pytest.raises(NoAnswers, match=told):
         attention_recipe(run, questions, plain.model, plain.extraction)
 
@@ -241,7 +244,7 @@ def test_questions_without_an_answer_are_counted(
 ):
     source, run = write_talks(tmp_path), stage_run(memory_store)
     records = build_jsonl(run, download(run, source), source, RecordsConfig(turns="all"))
-    warn_of_unanswered(memory_store, records)
+    warn_of_unanswered(memory_store, records, "talks", "give no labels")
     assert caplog.messages == [
         "1 of 12 questions have no answer in the data set and give no labels"
     ]

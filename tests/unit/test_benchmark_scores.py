@@ -257,71 +257,26 @@ def test_unknown_names_are_answered_with_the_known_ones():
 @pytest.mark.parametrize(
     ("answer", "reference", "right"),
     [
-        ("50%-60%", "50% - 60%", 1),
-        ("50%-60%", "50%\N{EN DASH}60%", 1),
-        ("10\N{DEGREE SIGN}-20\N{DEGREE SIGN}", "10\N{DEGREE SIGN} - 20\N{DEGREE SIGN}", 1),
-        ('6"-8"', '6" - 8"', 1),
-        ("(3)-5", "(3) - 5", 1),
-        ("C #", "C#", 1),
-        ("\N{EN DASH}5", "-5", 1),
-        ("\N{EN DASH}5", "5", 0),
-        ("it is -5", "it is 5", 0),
-        ("(-5)", "-5", 1),
-    ],
-)
-def test_the_hyphen_of_a_range_is_no_minus(answer: str, reference: str, right: int):
-    """What is meant the same is right, however a range is spaced."""
-    assert score("scenes", answer, {"answers": [reference]}) == right
-
-
-def test_strict_numbers_are_whole_and_dates_are_none():
-    """Parts of dates and lists were refused with those of numbers."""
-    for answer, reference, right in [
         ("2,100", "100", 0),
         ("3.100", "100", 0),
         ("01.02.2020", "2020", 1),
+        ("12.05.2019", "2019", 1),
         ("1,2,3", "2", 1),
         ("No.5,6", "6", 1),
         ("it is 2,100.", "2,100", 1),
-    ]:
-        row = {"answer": [reference], "dataset": "X", "question_type": "Regular Text Recognition"}
-        assert score("ocrbench", answer, row, mode="strict") == right, answer
-    assert score("chartqa", "1,500 %", {"answer": "15"}, mode="strict") == 1
-    assert score("chartqa", "1,5", {"answer": "15"}, mode="strict") == 0
-
-
-@pytest.mark.parametrize(
-    ("answer", "reference", "right"),
-    [
-        ("'-5'", "5", 0),
-        ('"-5"', "-5", 1),
-        ("**-5**", "-5", 1),
-        ("temp:-5", "temp: -5", 1),
-        ("$\N{MINUS SIGN}5", "$-5", 1),
-        ("$\N{MINUS SIGN}5", "$5", 0),
-        ("\N{MINUS SIGN}$5", "-$5", 1),
-        ("5 \N{MINUS SIGN} 3", "5 - 3", 1),
-        ("x \N{MINUS SIGN} y", "x - y", 1),
-        ("room # 5", "room #5", 1),
-    ],
-)
-def test_a_minus_is_kept_within_quotes_and_behind_units(answer: str, reference: str, right: int):
-    """Signs behind any mark but a bracket were lost."""
-    assert score("scenes", answer, {"answers": [reference]}) == right
-
-
-@pytest.mark.parametrize(
-    ("answer", "reference", "right"),
-    [
         ("1.5 kg", "5 kg", 0),
         ("99.9%", "9%", 0),
         ("2,100 dollars", "100 dollars", 0),
         ("total $2,100.50 now", "$2,100", 0),
-        ("12.05.2019", "2019", 1),
         ("0.5 or 5", "5", 1),
-        ("2,100", "2,100", 1),
     ],
 )
 def test_no_edge_of_what_is_found_cuts_a_number(answer: str, reference: str, right: int):
+    """Parts of numbers were found; then parts of dates and lists were not."""
     row = {"answer": [reference], "dataset": "X", "question_type": "Regular Text Recognition"}
     assert score("ocrbench", answer, row, mode="strict") == right
+
+
+@pytest.mark.parametrize(("answer", "right"), [("1,500 %", 1), ("1,500%", 1), ("1,5", 0)])
+def test_separators_are_of_groups_of_three(answer: str, right: int):
+    assert score("chartqa", answer, {"answer": "15"}, mode="strict") == right

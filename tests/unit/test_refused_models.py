@@ -13,8 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
-    LlavaConfig,
-    LlavaForConditionalGeneration,
     PixtralVisionConfig,
     SiglipVisionConfig,
 )
@@ -27,7 +25,7 @@ from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.copied_layers import check_copyable
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from tasks.models import adapter_for_labels
-from tests.tiny_models import tiny_llava, with_text_model
+from tests.tiny_models import tiny_llava, with_text_model, with_tower
 from tests.zoom_checks import random_images
 
 
@@ -184,22 +182,6 @@ def test_a_family_without_an_adapter_is_not_sent_to_a_profile(
     told = r"is of family 'llava_next', which no adapter drives; known are .*: choose a model of"
     with pytest.raises(ModelError, match=told):
         load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
-
-
-def with_tower(profile: ModelProfile, folder: Path, tower: Any, strategy: str) -> ModelProfile:
-    shutil.copytree(profile.model_id, folder, dirs_exist_ok=True)
-    config = LlavaConfig.from_pretrained(profile.model_id)
-    config.vision_config = tower(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=40,
-        patch_size=8,
-    )
-    config.vision_feature_select_strategy = strategy
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
-    return profile.model_copy(update={"model_id": str(folder)})
 
 
 def test_towers_that_show_rows_of_any_number_are_refused(
