@@ -114,6 +114,7 @@ STAGES: dict[str, StageCode] = {
             "tasks.evaluate",
             "tasks.sources.evaluation_documents",
             "tasks.sources.mix_boxes",
+            "tasks.unanswered",
             "sdrpn_core.models.loading",
         ),
         harness.STAGE_VERSION,

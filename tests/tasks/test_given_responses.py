@@ -245,9 +245,8 @@ def test_questions_without_an_answer_are_counted(
     source, run = write_talks(tmp_path), stage_run(memory_store)
     records = build_jsonl(run, download(run, source), source, RecordsConfig(turns="all"))
     warn_of_unanswered(memory_store, records, "talks", "give no labels")
-    assert caplog.messages == [
-        "1 of 12 questions have no answer in the data set and give no labels"
-    ]
+    told = "talks: 1 of 12 questions have no reference answer and give no labels"
+    assert caplog.messages == [told]
 
 
 def test_the_length_of_generated_answers_is_no_part_of_its_identity(config: Path, made):
