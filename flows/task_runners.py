@@ -30,7 +30,22 @@ def _local_runner(num_workers: int) -> TaskRunner[Any]:
     """One worker shares the flow's process, and the model it may have loaded."""
     if num_workers == 1:
         return ThreadPoolTaskRunner(max_workers=1)
-    return ProcessPoolTaskRunner(max_workers=num_workers, initializer=end_with_parent)
+    return _WorkerProcesses(max_workers=num_workers, initializer=end_with_parent)
+
+
+class _WorkerProcesses(ProcessPoolTaskRunner):
+    """Prefect's, which can be left whatever its workers died of.
+
+    All workers write their logs and events to one pipe, under one lock. One that is killed as it
+    writes never gives the lock back, and Python would wait at its end, for good, to write
+    Prefect's own last word to that pipe.
+    """
+
+    def __exit__(self, *failure: Any) -> None:
+        queue = self._subprocess_message_queue
+        super().__exit__(*failure)
+        if queue is not None:
+            queue.cancel_join_thread()
 
 
 @contextmanager

@@ -1,13 +1,16 @@
-"""A program that loses a worker in the middle of a shard: STORE [flow].
+"""A program that loses a worker in the middle of a shard: STORE [flow [speaking]].
 
-With ``flow`` its stage is that of a Prefect flow. Should it ever hang (it did once, in hundreds of
-runs), it ends by itself and says where every thread was.
+With ``flow`` its stage is that of a Prefect flow; with ``speaking`` the worker is lost while it
+tells the flow of a log line or an event. Should it ever hang, it ends by itself and says where
+every thread was.
 """
 
 import faulthandler
+import gc
 import os
 import signal
 import sys
+from multiprocessing.queues import Queue
 
 from data_contracts.artifact import Recipe
 from data_contracts.enums import Stage
@@ -23,8 +26,17 @@ def plan(run: StageRun) -> Recipe:
 
 def make(run: StageRun, recipe: Recipe, index: int) -> FrameShard:
     if index == 1:
+        if "speaking" in sys.argv:
+            _begin_to_speak()
         os.kill(os.getpid(), signal.SIGKILL)
     return make_source_shard(index)
+
+
+def _begin_to_speak() -> None:
+    """Take what a worker holds while it writes its logs and events to the pipe of all workers."""
+    for queue in gc.get_objects():
+        if type(queue) is Queue:  # the pool's own is of another kind, and workers only read it
+            queue._wlock.acquire()
 
 
 def run(kind: type[Execution]) -> None:
@@ -34,7 +46,7 @@ def run(kind: type[Execution]) -> None:
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(240, exit=True)
     try:
-        if sys.argv[2:] == ["flow"]:
+        if "flow" in sys.argv:
             from prefect import flow
 
             from flows.prefect_execution import PrefectExecution

@@ -212,7 +212,7 @@ def test_work_goes_on_when_the_server_cannot_be_told_of_its_progress(
     assert "download m: progress is not shown (" in caplog.text
 
 
-@pytest.mark.parametrize("how", [("flow",), ()])
+@pytest.mark.parametrize("how", [("flow",), ("flow", "speaking"), ()])
 def test_a_worker_that_is_killed_is_explained(
     prefect: PrefectServer, tmp_path: Path, how: tuple[str, ...]
 ) -> None:
