@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -45,7 +46,6 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_llava(directory: Path, *, num_key_value_heads: int = 2, seed: int = 0) -> ModelProfile:
     """Write a tiny random LLaVA (6 layers, 4 heads, 5x5 grid) and return its profile."""
     torch.manual_seed(seed)
-    vocab_size = len(SPECIAL) + len(WORDS)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=32,
@@ -56,38 +56,52 @@ def tiny_llava(directory: Path, *, num_key_value_heads: int = 2, seed: int = 0) 
             patch_size=8,
             projection_dim=32,
         ),
-        text_config=LlamaConfig(
-            vocab_size=vocab_size,
-            hidden_size=48,
-            intermediate_size=64,
-            num_hidden_layers=NUM_LAYERS,
-            num_attention_heads=NUM_HEADS,
-            num_key_value_heads=num_key_value_heads,
-            max_position_embeddings=512,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-            # Random models attend almost evenly; a wide init makes attention rows differ.
-            initializer_range=0.25,
-        ),
+        text_config=tiny_llama(num_key_value_heads),
         image_token_id=SPECIAL.index("<image>"),
         vision_feature_layer=-1,
         image_seq_length=25,
     )
-    model = LlavaForConditionalGeneration(config)
+    save_model(LlavaForConditionalGeneration(config), directory)
+    tiny_tokenizer().save_pretrained(directory)
+    CLIPImageProcessorPil(
+        size={"height": 40, "width": 40}, crop_size={"height": 40, "width": 40}
+    ).save_pretrained(directory)
+    return llama_profile("llava", directory)
+
+
+def tiny_llama(num_key_value_heads: int, *, more_tokens: int = 0) -> LlamaConfig:
+    """The text model of families whose decoder is Llama's."""
+    return LlamaConfig(
+        vocab_size=len(SPECIAL) + len(WORDS) + more_tokens,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=NUM_HEADS,
+        num_key_value_heads=num_key_value_heads,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        # Random models attend almost evenly; a wide init makes attention rows differ.
+        initializer_range=0.25,
+    )
+
+
+def save_model(model: Any, directory: Path) -> None:
+    """Write a model whose text model is ``tiny_llama``'s."""
     # A louder end token makes answers end at different lengths, as real ones do.
     model.lm_head.weight.data[2] *= 2
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
     model.save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    CLIPImageProcessorPil(
-        size={"height": 40, "width": 40}, crop_size={"height": 40, "width": 40}
-    ).save_pretrained(directory)
+
+
+def llama_profile(family: str, directory: Path) -> ModelProfile:
+    """Profile of a model whose text model is ``tiny_llama``'s."""
     heads = HeadSelection(grounding={2: (0, 3), 4: (1,)}, sink=SinkHeads(heads={1: (2,)}))
     return ModelProfile(
-        name="tiny-llava",
-        family="llava",
+        name=f"tiny-{family}",
+        family=family,
         model_id=str(directory),
         num_layers=NUM_LAYERS,
         num_heads=NUM_HEADS,

@@ -12,6 +12,7 @@ from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
 from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
+from sdrpn_core.models.smolvlm import SmolVlmAdapter
 from sdrpn_core.models.square import SquareAdapter
 
 FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
@@ -19,12 +20,14 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
     "gemma3": Gemma3Adapter,
     "gemma4_unified": Gemma4UnifiedAdapter,
+    "idefics3": SmolVlmAdapter,
     "internvl": InternVlAdapter,
     "llava": LlavaAdapter,
     "qwen2_vl": Qwen2_5VlAdapter,
     "qwen2_5_vl": Qwen2_5VlAdapter,
     "qwen3_vl": Qwen3VlAdapter,
     "qwen3_5": Qwen3_5Adapter,
+    "smolvlm": SmolVlmAdapter,
 }
 """Adapter by family; a family is named as its models' type in transformers."""
 

@@ -9,7 +9,6 @@ from transformers import (
     DeepseekVLForConditionalGeneration,
     DeepseekVLHybridConfig,
     DeepseekVLHybridForConditionalGeneration,
-    LlamaConfig,
     SamVisionConfig,
     SiglipVisionConfig,
 )
@@ -20,9 +19,15 @@ from transformers.models.deepseek_vl_hybrid.image_processing_pil_deepseek_vl_hyb
     DeepseekVLHybridImageProcessorPil,
 )
 
-from data_contracts.enums import QuestionKind
-from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape, SinkHeads, SinkLayerMean
-from tests.tiny_models import NUM_HEADS, NUM_LAYERS, SPECIAL, WORDS, tiny_tokenizer
+from data_contracts.profiles import ModelProfile
+from tests.tiny_models import (
+    NUM_HEADS,
+    SPECIAL,
+    llama_profile,
+    save_model,
+    tiny_llama,
+    tiny_tokenizer,
+)
 
 LOW_SIDE, HIGH_SIDE = 40, 64
 """Inputs of the SigLIP and the SAM tower in pixels; SigLIP's patches of 8 give a 5x5 grid."""
@@ -32,7 +37,9 @@ HALF = [0.5, 0.5, 0.5]
 def tiny_deepseek_vl(directory: Path, *, seed: int = 0) -> ModelProfile:
     """Write a tiny random model of the 1.3B's class and return its profile."""
     torch.manual_seed(seed)
-    config = DeepseekVLConfig(text_config=_text(), vision_config=_siglip(), **_common())
+    config = DeepseekVLConfig(
+        text_config=tiny_llama(NUM_HEADS), vision_config=_siglip(), **_common()
+    )
     DeepseekVLImageProcessorPil(
         image_mean=HALF, image_std=HALF, size={"height": LOW_SIDE, "width": LOW_SIDE}
     ).save_pretrained(directory)
@@ -55,7 +62,10 @@ def tiny_deepseek_vl_hybrid(directory: Path, *, seed: int = 0) -> ModelProfile:
         num_pos_feats=8,
     )
     config = DeepseekVLHybridConfig(
-        text_config=_text(), vision_config=_siglip(), high_res_vision_config=sam, **_common()
+        text_config=tiny_llama(NUM_HEADS),
+        vision_config=_siglip(),
+        high_res_vision_config=sam,
+        **_common(),
     )
     # As the 7B's: bilinear for SigLIP with mean 0.5, bicubic for SAM with CLIP's mean.
     DeepseekVLHybridImageProcessorPil(
@@ -75,22 +85,6 @@ def _common() -> dict[str, Any]:
     return {"image_token_id": SPECIAL.index("<image>"), "tie_word_embeddings": False}
 
 
-def _text() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=len(SPECIAL) + len(WORDS),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=NUM_LAYERS,
-        num_attention_heads=NUM_HEADS,
-        num_key_value_heads=NUM_HEADS,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        initializer_range=0.25,
-    )
-
-
 def _siglip() -> SiglipVisionConfig:
     return SiglipVisionConfig(
         hidden_size=32,
@@ -104,24 +98,6 @@ def _siglip() -> SiglipVisionConfig:
 
 
 def _save(model: Any, directory: Path, family: str) -> ModelProfile:
-    # A louder end token makes answers end at different lengths, as real ones do.
-    model.lm_head.weight.data[2] *= 2
-    model.generation_config.eos_token_id = 2
-    model.generation_config.pad_token_id = 0
-    model.save_pretrained(directory)
+    save_model(model, directory)
     tiny_tokenizer().save_pretrained(directory)
-    heads = HeadSelection(grounding={2: (0, 3), 4: (1,)}, sink=SinkHeads(heads={1: (2,)}))
-    return ModelProfile(
-        name=f"tiny-{family}",
-        family=family,
-        model_id=str(directory),
-        num_layers=NUM_LAYERS,
-        num_heads=NUM_HEADS,
-        prompt="USER: {images} {question} ASSISTANT:",
-        heads={
-            QuestionKind.NATURAL: heads,
-            QuestionKind.TEXTUAL: HeadSelection(grounding={3: (2,)}, sink=SinkLayerMean(layer=0)),
-        },
-        rpn=RpnShape(branch_layer=2, depth=3),
-        source="random weights",
-    )
+    return llama_profile(family, directory)

@@ -23,6 +23,7 @@ from sdrpn_core.models.square import SquareAdapter
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, gemma_masks
 from tests.families.internvl import tiny_internvl
+from tests.families.smolvlm import tiny_idefics3, tiny_smolvlm
 from tests.families.squares import padded_to_square
 from tests.tiny_gemma import tiny_gemma3, tiny_gemma4_unified
 from tests.tiny_models import tiny_llava
@@ -122,6 +123,26 @@ def gemma3_images(adapter: ModelAdapter, images: Sequence[Image.Image], for_labe
     return {"pixel_values": inputs["pixel_values"]}
 
 
+def smolvlm_images(
+    adapter: ModelAdapter, images: Sequence[Image.Image], for_labels: bool
+) -> Inputs:
+    """One tile each, stretched to a square at once; without its first step, to four tiles' side."""
+    del for_labels
+    one_tile = {"do_resize": False, "do_image_splitting": False}
+    return dict(adapter.image_processor([list(images)], return_tensors="pt", **one_tile))
+
+
+def smolvlm_grids(adapter: ModelAdapter, inputs: Inputs) -> list[GridShape]:
+    """As many tokens a tile as the stock model counts."""
+    side = math.isqrt(adapter.model.model.image_seq_len)
+    return [GridShape(side, side)] * inputs["pixel_values"].shape[1]
+
+
+def smolvlm_cell_pixels(inputs: Inputs, grid: GridShape) -> Tensor:
+    """Cells of a (1, 1, 3, H, W) tensor: the stock processor's, of one prompt with one image."""
+    return square_cell_pixels({"pixel_values": inputs["pixel_values"][0]}, grid)
+
+
 def internvl_grids(adapter: ModelAdapter, inputs: Inputs) -> list[GridShape]:
     """As many tokens a tile as the configuration says."""
     side = math.isqrt(adapter.model.config.image_seq_length)
@@ -189,6 +210,7 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         stock_masks=gemma_masks,
         generation={"cache_implementation": "static", "disable_compile": True},
     ),
+    "idefics3": FamilyModel(tiny_idefics3, smolvlm_images, smolvlm_grids, smolvlm_cell_pixels),
     "internvl": FamilyModel(tiny_internvl, internvl_images, internvl_grids, square_cell_pixels),
     "llava": FamilyModel(tiny_llava, llava_images, llava_grids, square_cell_pixels),
     "qwen2_vl": FamilyModel(
@@ -209,4 +231,5 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         image_marks="mm_token_type_ids",
         rounding=30.0,
     ),
+    "smolvlm": FamilyModel(tiny_smolvlm, smolvlm_images, smolvlm_grids, smolvlm_cell_pixels),
 }

@@ -30,6 +30,8 @@ UNCALIBRATED = [
     "internvl3-8b",
     "internvl3.5-8b",
     "qwen2-vl-7b",
+    "smolvlm2-2.2b",
+    "smolvlm2-500m",
 ]
 NATURAL, TEXTUAL = QuestionKind.NATURAL, QuestionKind.TEXTUAL
 SUFFIX = "Answer the question using a single word or phrase."

@@ -1,0 +1,53 @@
+"""SmolVLM and Idefics3: SigLIP tower, one square tile an image, nine or more patches a token."""
+
+from collections.abc import Iterable, Sequence
+
+from PIL import Image
+from torch import Tensor
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from data_contracts.profiles import FamilyDefaults, ModelProfile
+from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.stretched import StretchedAdapter
+
+
+class SmolVlmAdapter(StretchedAdapter):
+    """Adapter of ``SmolVLMForConditionalGeneration`` and ``Idefics3ForConditionalGeneration``."""
+
+    # The decoder is Llama's, so its RPN is made and trained as LLaVA's.
+    defaults = FamilyDefaults(
+        prompt="<|im_start|>User:{images}{question}<end_of_utterance>\nAssistant:",
+        width_per_head=64,
+        num_cells=81,
+    )
+    one_tile = {"do_image_splitting": False, "do_pad": False}
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        profile: ModelProfile,
+        image_processor: BaseImageProcessor,
+    ) -> None:
+        super().__init__(model, tokenizer, profile, image_processor)
+        tile = int(image_processor.max_image_size["longest_edge"])
+        if tile != self.input_side:
+            raise ModelError(
+                f"{profile.model_id}: its image processor cuts tiles of {tile} pixels, its vision "
+                f"tower is made for {self.input_side}: use a model that sees tiles at the tower's "
+                "size, such as SmolVLM"
+            )
+
+    def image_placeholder(self) -> str:
+        """One image token, between the markers that the stock processor writes for a tile that
+        shows the whole image."""
+        marker = "<fake_token_around_image>"
+        return f"{marker}<global-img>{super().image_placeholder()}{marker}"
+
+    def canvas_inputs(self, canvases: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Rescaled and normalised; the stock processor gives the images of one prompt an axis."""
+        inputs = super().canvas_inputs(canvases)
+        return {"pixel_values": inputs["pixel_values"].flatten(0, 1)}
+
+    def _encode_pixels(self, pixels: Tensor) -> Iterable[Tensor]:
+        return super()._encode_pixels(pixels[:, None])
