@@ -54,6 +54,9 @@ CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD, METRICS)
 ONCE_GATED_BY_AREA = {"internvl", "gemma3"}
 """Families whose canvases are stretched: squeezed ones were taken for seen whole."""
 
+ONCE_ANSWERED_AT_ONCE = {"deepseek_vl", "deepseek_vl_hybrid"}
+"""Families whose given answers lacked the space that their chat templates have before them."""
+
 ONCE_OTHERWISE_STRICT = {"chartqa", "ocrbench", "vstar_bench", "hrbench"}
 """Scoring rules that took separators or the letter A otherwise in mode ``strict``."""
 
@@ -169,6 +172,8 @@ def attention_recipe(
             # Once they were asked after turns of other records. Left out where there are none, so
             # that it changes no other address.
             length["mixed_turns"] = "apart"
+        if model.get("family") in ONCE_ANSWERED_AT_ONCE and not model["prompt"][-1].isspace():
+            length["answers"] = "after a space"
     else:
         length = {"max_new_tokens": settings.max_new_tokens}
     return Recipe(

@@ -78,8 +78,11 @@ def lay_out_turns(
     prompt: Prompt | None = None
     answers: list[PlacedAnswer] = []
     overlong: TurnProblem | None = None
+    profile = adapter.profile
     for number, turn in enumerate(conversation.turns):
-        tokens = adapter.text_tokens(turn.answer)
+        template = profile.prompt if prompt is None else profile.next_turn
+        assert template is not None  # else no prompt is kept for a next turn
+        tokens = adapter.answer_tokens(turn.answer, template)
         if problem := _problem_of(adapter, turn.question, tokens) or overlong:
             problems[number] = problem
             continue
@@ -87,12 +90,12 @@ def lay_out_turns(
         length = asked.embeds.shape[0]
         if length + len(tokens) > max_tokens:
             problems[number] = _overlong(length + len(tokens), max_tokens)
-            if adapter.profile.next_turn is not None:
+            if profile.next_turn is not None:
                 overlong = problems[number]  # what follows has this turn before it
             continue
         answers.append(PlacedAnswer(number, length, tokens))
         prompt = _append(adapter, asked, tokens)
-        if adapter.profile.next_turn is None:
+        if profile.next_turn is None:
             sequences.append(TurnSequence(index, prompt, tuple(answers)))
             prompt, answers = None, []
     if prompt is not None:

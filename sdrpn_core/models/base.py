@@ -262,6 +262,23 @@ class ModelAdapter(ABC):
         """Tokens of a text as it stands, without special ones around it."""
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
+    def answer_tokens(self, answer: str, asked: str) -> tuple[int, ...]:
+        """Tokens of an answer that somebody else gave, as the model itself would have said it.
+
+        Chat templates that end a question without a line break ("Assistant:") have a space before
+        the answer, which most tokenizers make part of its first token.
+
+        Args:
+            answer: as it stands; empty for none.
+            asked: what comes before it, or the template of that.
+        """
+        end = asked[-1]
+        if end.isspace() or not answer:
+            return self.text_tokens(answer)
+        before, whole = self.text_tokens(end), self.text_tokens(f"{end} {answer}")
+        starts_alike = whole[: len(before)] == before
+        return whole[len(before) :] if starts_alike else self.text_tokens(answer)
+
     def holds_placeholder(self, question: str) -> bool:
         """Whether a question spells the token that stands for images, and cannot be asked."""
         return self.image_token_id in self.text_tokens(question)

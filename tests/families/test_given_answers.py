@@ -8,7 +8,7 @@ from sdrpn_core.extraction.conversation_layout import Conversation, Turn
 from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from tests.families.conftest import QUESTIONS, Loaded
 
-NEXT_TURN = "</s> {question} a"
+NEXT_TURN = "</s> {question} a\n"
 ANSWERS = ["red word", "a", "the small red word", "blue"]
 
 

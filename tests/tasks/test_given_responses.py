@@ -219,6 +219,23 @@ def test_only_attention_of_mixed_turns_is_made_again(
     assert set(store.manifest(refs["extract-attention"]).recipe.config) == made_before
 
 
+def test_only_attention_of_answers_that_lacked_a_space_is_made_again(config: Path, made):
+    store, refs = made
+    given = PipelineConfig.load(config).extraction
+    manifest = store.manifest(refs["build-jsonl"])
+
+    def marks(family: str, prompt: str, **changes: Any) -> bool:
+        model = {"family": family, "prompt": prompt}
+        settings = given.model_copy(update=changes)
+        recipe = recipes.attention_recipe(manifest, settings, model, None, has_mixed_turns=False)
+        return "answers" in recipe.config
+
+    assert marks("deepseek_vl", "{images}{question} Assistant:")
+    assert not marks("deepseek_vl", "{images}{question} Assistant:", responses="generated")
+    assert not marks("deepseek_vl", "{images}{question}\n")
+    assert not marks("llava", "{images}{question} ASSISTANT:")
+
+
 def test_answers_that_are_not_there_are_told(
     config: Path, made: Any, memory_store: ArtifactStore, tmp_path: Path
 ):
