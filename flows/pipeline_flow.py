@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from prefect import flow
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
 from data_contracts.configs import PipelineConfig
@@ -55,12 +55,18 @@ def sdrpn(
             description=f"{title}: {config.name}",
         )
     if outcome.calibration_uri is not None:
-        get_run_logger().info("calibration: %s", outcome.calibration_uri)
-        create_link_artifact(link=outcome.calibration_uri, key="sdrpn-calibration")
+        _tell_page("calibration", outcome.calibration_uri, config)
     if outcome.report_uri is not None:
-        get_run_logger().info("report: %s", outcome.report_uri)
-        create_link_artifact(link=outcome.report_uri, key="sdrpn-report")
+        _tell_page("report", outcome.report_uri, config)
     return outcome
+
+
+def _tell_page(name: str, uri: str, config: PipelineConfig) -> None:
+    """Where a page lies, to copy: as a link, a path leads into Prefect's own pages."""
+    get_run_logger().info("%s: %s", name, uri)
+    create_markdown_artifact(
+        f"```\n{uri}\n```", key=f"sdrpn-{name}", description=f"{name.capitalize()}: {config.name}"
+    )
 
 
 def _show_downloads(files: Sequence[PlannedFile]) -> None:

@@ -3,8 +3,10 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from prefect.artifacts import Artifact
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
@@ -83,6 +85,15 @@ def test_full_pipeline_then_a_stage_of_that_run_again(
         ("regions-against-true-boxes", "recall"),
     ):
         assert column in server.prefect("artifact", "inspect", f"sdrpn-{table}").stdout
+    # As links, their paths led into Prefect's own pages.
+    with server.in_this_process():
+        pages = {name: Artifact.get(f"sdrpn-{name}") for name in ("report", "calibration")}
+    for name, page in pages.items():
+        assert page is not None
+        fence, path, end = str(page.data).splitlines()
+        assert (fence, end) == ("```", "```")
+        assert Path(path).is_file()
+        assert page.description == f"{name.capitalize()}: {pipeline.name}"
 
     (first_run,) = RUN_ID.findall(output)
     again_please = {"run": first_run, "stage": stage.value, "force": True}
