@@ -57,8 +57,6 @@ app = typer.Typer(
 )
 app.add_typer(artifacts, name="artifacts")
 app.add_typer(labels, name="labels")
-for command in (predict, attention, calibrate, import_labels, import_checkpoint, export, doctor):
-    app.command()(command)
 
 
 @app.callback()
@@ -178,7 +176,7 @@ def scenes(
         ),
     ],
     num_images: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another one, other scenes.")] = 0,
     print_scale: Annotated[
         float, typer.Option(help="1: print too small for the model's input; 4: readable.")
     ] = 1.0,
@@ -196,6 +194,11 @@ def scenes(
     data = ("--data", str(written.records), "--images", str(written.images))
     store = ("--store", f"{folder.name}_artifacts")
     say(f"use them: {shlex.join(('sdrpn', 'run', *data, *store))}")
+
+
+# Help lists commands in this order: what a newcomer needs comes first.
+for command in (predict, attention, calibrate, import_labels, import_checkpoint, export, doctor):
+    app.command()(command)
 
 
 def _execute(

@@ -318,6 +318,7 @@ def test_the_operating_page_names_the_rows_of_every_stage(first: FirstRun):
 
 def test_help_names_every_command():
     text = sdrpn("--help").stdout
+    assert text.index("Run the whole pipeline") < text.index("Take the RPN out of")
     assert all(name in text for name in ("run", "stage", "artifacts", "scenes"))
     wrong = sdrpn("stage", "evalute")
     assert wrong.exit_code == 2
