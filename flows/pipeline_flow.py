@@ -54,18 +54,27 @@ def sdrpn(
             table=rows,
             description=f"{title}: {config.name}",
         )
-    if outcome.calibration_uri is not None:
-        _tell_page("calibration", outcome.calibration_uri, config)
-    if outcome.report_uri is not None:
-        _tell_page("report", outcome.report_uri, config)
+    written = {
+        "tables": outcome.table_uris,
+        "calibration": (outcome.calibration_uri,),
+        "report": (outcome.report_uri,),
+    }
+    for name, uris in written.items():
+        _tell_where(name, [uri for uri in uris if uri is not None], config)
     return outcome
 
 
-def _tell_page(name: str, uri: str, config: PipelineConfig) -> None:
-    """Where a page lies, to copy: as a link, a path leads into Prefect's own pages."""
-    get_run_logger().info("%s: %s", name, uri)
+def _tell_where(name: str, uris: Sequence[str], config: PipelineConfig) -> None:
+    """Where files lie, if there are any, to copy: as a link, a path leads into Prefect's pages."""
+    if not uris:
+        return
+    for uri in uris:
+        get_run_logger().info("%s: %s", name, uri)
+    lines = "\n".join(uris)
     create_markdown_artifact(
-        f"```\n{uri}\n```", key=f"sdrpn-{name}", description=f"{name.capitalize()}: {config.name}"
+        f"```\n{lines}\n```",
+        key=f"sdrpn-{name}",
+        description=f"{name.capitalize()}: {config.name}",
     )
 
 
