@@ -57,8 +57,6 @@ app = typer.Typer(
 )
 app.add_typer(artifacts, name="artifacts")
 app.add_typer(labels, name="labels")
-for command in (predict, attention, calibrate, import_labels, import_checkpoint, export, doctor):
-    app.command()(command)
 
 
 @app.callback()
@@ -178,7 +176,7 @@ def scenes(
         ),
     ],
     num_images: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another one, other scenes.")] = 0,
     print_scale: Annotated[
         float, typer.Option(help="1: print too small for the model's input; 4: readable.")
     ] = 1.0,
@@ -198,6 +196,11 @@ def scenes(
     say(f"use them: {shlex.join(('sdrpn', 'run', *data, *store))}")
 
 
+# Help lists commands in this order: what a newcomer needs comes first.
+for command in (predict, attention, calibrate, import_labels, import_checkpoint, export, doctor):
+    app.command()(command)
+
+
 def _execute(
     config: PipelineConfig, runtime: RuntimeConfig, until: Stage, *, force: bool
 ) -> RunOutcome:
@@ -211,10 +214,16 @@ def _execute_stages(
     if runs_under_prefect():
         from flows.pipeline_flow import sdrpn
         from flows.prefect_server import require_server, server_loss_explained
+        from tasks.anywhere import config_anywhere, runtime_anywhere
 
         require_server()
         with server_loss_explained(kept_in(runtime.store)):
-            return sdrpn(config=config, runtime=_anywhere(runtime), stage=until, force=force)
+            return sdrpn(
+                config=config_anywhere(config),
+                runtime=runtime_anywhere(runtime),
+                stage=until,
+                force=force,
+            )
     with err.status("loading"):
         from flows.cli_plan import show_downloads
         from flows.console import ProgressDisplay
@@ -224,13 +233,6 @@ def _execute_stages(
         execution = LocalExecution(runtime, {until} if force else (), display)
         show = partial(show_downloads, err)
         return run_pipeline(config, execution, until, on_downloads=show)
-
-
-def _anywhere(runtime: RuntimeConfig) -> RuntimeConfig:
-    """The same in every working directory: a deployment's rerun takes the settings as recorded."""
-    from tasks.storage.addresses import absolute_root
-
-    return runtime.model_copy(update={"store": absolute_root(runtime.store)})
 
 
 def _finish(outcome: RunOutcome, json_file: Path | None) -> None:

@@ -26,6 +26,7 @@ from tasks.storage.errors import DISK_FULL
 out = Console()
 err = Console(stderr=True)
 
+_PLAIN = RuntimeConfig()
 _GIVEN = "sdrpn.given"
 _INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 and the number of the signal."""
@@ -36,11 +37,17 @@ ConfigOption = Annotated[
 ]
 StoreOption = Annotated[
     str | None,
-    typer.Option(help="Artifact store: a folder, s3://bucket/prefix, gs://..., memory://x."),
+    typer.Option(
+        help="Artifact store: a folder, s3://bucket/prefix, gs://..., memory://x; "
+        f"{_PLAIN.store} unless given."
+    ),
 ]
 RuntimeOption = Annotated[
     Path | None,
-    typer.Option(help="YAML file of runtime settings (store, storage_options, device, ...)."),
+    typer.Option(
+        help="YAML file of runtime settings (store, storage_options, device, ...); what is given "
+        "as an option counts instead."
+    ),
 ]
 DataOption = Annotated[
     str | None,
@@ -60,10 +67,19 @@ RpnOption = Annotated[
 ModelOption = Annotated[
     str | None, typer.Option(help="Hub id or folder; what the RPN was trained on unless given.")
 ]
-DeviceOption = Annotated[str | None, typer.Option(help="Torch device, or auto.")]
-BatchSizeOption = Annotated[int | None, typer.Option(min=1, help="Questions per forward pass.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(help=f"Torch device; {_PLAIN.device} unless given: a GPU if there is one."),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(min=1, help=f"Questions per forward pass; {_PLAIN.batch_size} unless given."),
+]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Processes that make shards side by side.")
+    int | None,
+    typer.Option(
+        min=1, help=f"Processes that make shards side by side; {_PLAIN.num_workers} unless given."
+    ),
 ]
 ForceOption = Annotated[bool, typer.Option(help="Make the stage anew even if it is committed.")]
 JsonOption = Annotated[

@@ -7,9 +7,10 @@ import typer
 
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.settings_files import load_settings, parse_settings
-from flows.cli_base import BatchSizeOption, DeviceOption, err, interruptible, out, say
+from flows.cli_base import DeviceOption, err, interruptible, out, say
 from flows.output_files import new_folder_option
 
+_BATCH_SIZE = 16
 _STUDY = {"exhaustive_heads": 3, "planted_sinks": True}
 
 
@@ -50,7 +51,9 @@ def calibrate(
     dtype: Annotated[
         str, typer.Option(help="Precision of the model: float32, bfloat16 or float16.")
     ] = "float32",
-    batch_size: BatchSizeOption = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Questions per forward pass.")
+    ] = _BATCH_SIZE,
 ) -> None:
     """Find a model's grounding heads, sink rule, thresholds and branch layer on generated scenes.
 
@@ -74,7 +77,7 @@ def calibrate(
         revision=revision,
         device=device or "auto",
         dtype=dtype,
-        batch_size=batch_size or 16,
+        batch_size=batch_size,
     )
     with interruptible("nothing is kept, as the files are written at the end"):
         found = calibrate_model(chosen, settings, folder, lambda line: say(line, err, style="dim"))

@@ -38,7 +38,10 @@ def import_labels(
     ],
     until: Annotated[
         Stage,
-        typer.Option(help="Go on to make-labels, merge-labels or train-rpn; needs --config."),
+        typer.Option(
+            metavar="<stage>",
+            help="Go on to make-labels, merge-labels or train-rpn; needs --config.",
+        ),
     ] = Stage.EXTRACT_ATTENTION,
     config: Annotated[
         str | None,

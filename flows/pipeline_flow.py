@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from prefect import flow
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
 from data_contracts.configs import PipelineConfig
@@ -54,13 +54,28 @@ def sdrpn(
             table=rows,
             description=f"{title}: {config.name}",
         )
-    if outcome.calibration_uri is not None:
-        get_run_logger().info("calibration: %s", outcome.calibration_uri)
-        create_link_artifact(link=outcome.calibration_uri, key="sdrpn-calibration")
-    if outcome.report_uri is not None:
-        get_run_logger().info("report: %s", outcome.report_uri)
-        create_link_artifact(link=outcome.report_uri, key="sdrpn-report")
+    written = {
+        "tables": outcome.table_uris,
+        "calibration": (outcome.calibration_uri,),
+        "report": (outcome.report_uri,),
+    }
+    for name, uris in written.items():
+        _tell_where(name, [uri for uri in uris if uri is not None], config)
     return outcome
+
+
+def _tell_where(name: str, uris: Sequence[str], config: PipelineConfig) -> None:
+    """Where files lie, if there are any, to copy: as a link, a path leads into Prefect's pages."""
+    if not uris:
+        return
+    for uri in uris:
+        get_run_logger().info("%s: %s", name, uri)
+    lines = "\n".join(uris)
+    create_markdown_artifact(
+        f"```\n{lines}\n```",
+        key=f"sdrpn-{name}",
+        description=f"{name.capitalize()}: {config.name}",
+    )
 
 
 def _show_downloads(files: Sequence[PlannedFile]) -> None:

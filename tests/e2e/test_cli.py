@@ -17,6 +17,7 @@ from typer.testing import Result
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import DEFAULT_METHODS, Stage
+from data_contracts.registry import SchemaId
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.admin import list_artifacts
 from tasks.artifacts.store import ArtifactStore
@@ -305,8 +306,19 @@ def test_debug_shows_where_an_error_comes_from(tmp_path: Path):
     assert "no.yaml: no such file" in str(result.exception)
 
 
+def test_the_operating_page_names_the_rows_of_every_stage(first: FirstRun):
+    page = (CHECKOUT / "docs" / "operating.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE)
+    told = {Stage(stage): set(re.findall(r"`(\w+\.v\d+)`", schemas)) for stage, schemas in rows}
+    made: dict[Stage, set[str]] = {stage: set() for stage in Stage}
+    for item in list_artifacts(first.store):
+        made[item.ref.stage].add(first.store.manifest(item.ref).recipe.schema_id)
+    assert told == {stage: schemas - {SchemaId.FILES} for stage, schemas in made.items()}
+
+
 def test_help_names_every_command():
     text = sdrpn("--help").stdout
+    assert text.index("Run the whole pipeline") < text.index("Take the RPN out of")
     assert all(name in text for name in ("run", "stage", "artifacts", "scenes"))
     wrong = sdrpn("stage", "evalute")
     assert wrong.exit_code == 2

@@ -3,8 +3,19 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC
+from pathlib import Path
 
 import pytest
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
@@ -15,6 +26,7 @@ from tasks.artifacts.admin import ArtifactSummary, list_artifacts
 from tasks.artifacts.store import ArtifactStore
 from tasks.promote_labels import promotions
 from tests.e2e.prefect_server import PrefectServer, prefect_server
+from tests.patience import wait_until
 from tests.pipelines import write_uncalibrated_pipeline
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -28,6 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     with prefect_server(tmp_path_factory.mktemp("prefect")) as server:
         server.prefect("work-pool", "create", POOL, "--type", "process")
         server.prefect("--no-prompt", "deploy", "--all")
+        schedules(server, "pause")  # at three at night, its run would go into this checkout
         with server.background("worker", "start", "--pool", POOL, "--type", "process"):
             yield server
 
@@ -60,6 +73,23 @@ def run(server: PrefectServer, deployment: str, **given: object) -> tuple[int, s
     return done.returncode, done.stdout + done.stderr
 
 
+def schedules(server: PrefectServer, action: str) -> None:
+    server.prefect("--no-prompt", "deployment", "schedule", action, "--all")
+
+
+def scheduled_hours(deployment: str) -> set[int]:
+    """Hours of the day (UTC) of a deployment's runs to come that the server has planned."""
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=[deployment])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Scheduled"]))
+            ),
+        )
+    times = [run.expected_start_time for run in runs if run.auto_scheduled]
+    return {time.astimezone(UTC).hour for time in times if time is not None}
+
+
 def committed(store: ArtifactStore) -> dict[ArtifactRef, ArtifactSummary]:
     return {item.ref: item for item in list_artifacts(store) if item.is_committed}
 
@@ -83,6 +113,15 @@ def test_full_pipeline_then_a_stage_of_that_run_again(
         ("regions-against-true-boxes", "recall"),
     ):
         assert column in server.prefect("artifact", "inspect", f"sdrpn-{table}").stdout
+    # As links, their paths led into Prefect's own pages.
+    with server.in_this_process():
+        pages = {name: Artifact.get(f"sdrpn-{name}") for name in ("report", "calibration")}
+    for name, page in pages.items():
+        assert page is not None
+        fence, path, end = str(page.data).splitlines()
+        assert (fence, end) == ("```", "```")
+        assert Path(path).is_file()
+        assert page.description == f"{name.capitalize()}: {pipeline.name}"
 
     (first_run,) = RUN_ID.findall(output)
     again_please = {"run": first_run, "stage": stage.value, "force": True}
@@ -134,3 +173,13 @@ def test_deployments_offer_the_reference_configuration_and_a_schedule(server: Pr
     assert form["config"]["default"]["name"] == "reference"
     assert deployment["parameters"] == {"stage": "merge-labels", "promotion": {}}
     assert [schedule["schedule"]["cron"] for schedule in deployment["schedules"]] == ["0 3 * * *"]
+
+
+def test_the_server_plans_the_runs_of_the_schedule(server: PrefectServer):
+    """It failed at that every minute, in its own log alone, for want of an older SQLAlchemy."""
+    schedules(server, "resume")
+    try:
+        with server.in_this_process():
+            wait_until(lambda: scheduled_hours("regenerate-labels") == {3})
+    finally:
+        schedules(server, "pause")

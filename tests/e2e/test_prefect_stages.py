@@ -24,8 +24,9 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.sources import LlavaMixSource, RemoteFile
-from flows import prefect_execution
+from data_contracts.sources import LlavaMixSource, RemoteFile, SceneSource
+from flows import pipeline_flow, prefect_execution
+from flows.outcome import RunOutcome
 from flows.pipeline_flow import sdrpn
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
@@ -246,3 +247,18 @@ def test_workers_end_with_a_flow_that_is_killed(prefect: PrefectServer, tmp_path
     process.communicate()
     while is_anyone_left(process.pid):
         time.sleep(0.005)  # without end: pytest has a limit
+
+
+def test_where_the_tables_of_benchmarks_lie_is_told(
+    prefect: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line said it; a run in Prefect's UI did not."""
+    uris = (f"{tmp_path}/comparison.json", f"{tmp_path}/comparison.md")
+    outcome = RunOutcome(stages=(), table_uris=uris)
+    monkeypatch.setattr(pipeline_flow, "run_pipeline", lambda *_: outcome)
+    config = PipelineConfig(name="d", sources=(SceneSource(name="s", num_images=1),))
+    assert sdrpn(config=config, runtime=RuntimeConfig(store=str(tmp_path))) == outcome
+    told = Artifact.get("sdrpn-tables")
+    assert told is not None
+    assert told.data == "```\n" + "\n".join(uris) + "\n```"
+    assert told.description == "Tables: d"

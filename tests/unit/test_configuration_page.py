@@ -1,15 +1,18 @@
-"""docs/configuration.md names every section and label setting, with today's defaults."""
+"""docs/configuration.md names every section, label and runtime setting, with today's defaults."""
 
 import re
+from typing import Any
 
 import yaml
 
 from data_contracts.configs import PipelineConfig
 from data_contracts.label_settings import LabelSettings
+from data_contracts.runtime import DownloadSettings, RaySettings, RuntimeConfig
 from tests.architecture.source_tree import CHECKOUT
 
 PAGE = (CHECKOUT / "docs" / "configuration.md").read_text(encoding="utf-8")
-SECTIONS, LABELS = PAGE.split("## Label settings")
+SECTIONS, REST = PAGE.split("## Label settings")
+LABELS, RUNTIME = REST.split("## Runtime file")
 
 
 def test_the_page_names_every_section():
@@ -17,9 +20,21 @@ def test_the_page_names_every_section():
     assert named == list(PipelineConfig.model_fields)
 
 
+def defaults_of(table: str) -> dict[str, Any]:
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", table, re.MULTILINE)
+    return {key: yaml.safe_load(value) for key, value in rows}
+
+
 def test_the_page_names_every_label_setting_and_its_default():
-    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", LABELS, re.MULTILINE)
-    assert {key: yaml.safe_load(value) for key, value in rows} == LabelSettings().model_dump()
+    assert defaults_of(LABELS) == LabelSettings().model_dump()
+
+
+def test_the_page_names_every_runtime_setting_and_its_default():
+    settings, downloads = RUNTIME.split("| key of `downloads` |")
+    assert defaults_of(settings) == RuntimeConfig().model_dump(exclude={"downloads"})
+    assert defaults_of(downloads) == DownloadSettings().model_dump()
+    (row,) = re.findall(r"^\| `ray` .*$", settings, re.MULTILINE)
+    assert set(RaySettings.model_fields) <= set(re.findall(r"`(\w+)`", row))
 
 
 def test_the_example_is_valid():

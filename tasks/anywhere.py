@@ -1,0 +1,45 @@
+"""A run's settings such that they mean the same in every working directory.
+
+Prefect records them, and a deployment makes a stage of that run again in a folder of its own.
+"""
+
+from typing import Any
+
+from data_contracts.configs import PipelineConfig
+from data_contracts.runtime import RuntimeConfig
+from sdrpn_core.models.profiles import packaged_profiles
+from tasks.storage.addresses import absolute_path, absolute_root, absolute_uri
+
+_ADDRESSES = frozenset({"records", "images", "boxes", "files", "uri", "file", "mirrors"})
+"""Keys of sources that hold paths or URIs, or what holds them in turn."""
+
+
+def config_anywhere(config: PipelineConfig) -> PipelineConfig:
+    """The configuration with absolute paths of its profile and of all that its sources name."""
+    plain = config.model_dump(mode="json")
+    plain["sources"] = _absolute(plain["sources"])
+    evaluation = plain["evaluation"]
+    if evaluation is not None:
+        for key in ("source", "benchmarks"):
+            evaluation[key] = _absolute(evaluation[key])
+    profile = plain["model"]["profile"]
+    if isinstance(profile, str) and profile not in packaged_profiles():
+        plain["model"]["profile"] = str(absolute_path(profile))
+    return PipelineConfig.model_validate(plain)
+
+
+def runtime_anywhere(runtime: RuntimeConfig) -> RuntimeConfig:
+    """The runtime settings with absolute paths of the store and the downloads."""
+    downloads = runtime.downloads
+    if downloads.folder is not None:
+        downloads = downloads.model_copy(update={"folder": str(absolute_path(downloads.folder))})
+    store = absolute_root(runtime.store)
+    return runtime.model_copy(update={"store": store, "downloads": downloads})
+
+
+def _absolute(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _absolute(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_absolute(inner, key) for inner in value]
+    return absolute_uri(value) if isinstance(value, str) and key in _ADDRESSES else value
