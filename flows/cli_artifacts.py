@@ -148,7 +148,9 @@ def _state(item: "ArtifactSummary") -> str:
 
 
 def _open(store: str | None, runtime: Path | None) -> "ArtifactStore":
+    from tasks.artifacts.admin import require_store
     from tasks.artifacts.store import ArtifactStore
 
-    settings = runtime_settings(runtime, store=store)
-    return ArtifactStore.of(settings)
+    opened = ArtifactStore.of(runtime_settings(runtime, store=store))
+    require_store(opened)
+    return opened

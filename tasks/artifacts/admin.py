@@ -6,6 +6,7 @@ damaged artifact is told of and left alone; it never hides the others.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,9 +16,11 @@ from pydantic import ValidationError
 
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import Stage
+from data_contracts.settings_files import ConfigError
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.keys import BLOBS, INPUTS, MANIFEST, RECIPE, SAME_AS, receipt_name
 from tasks.artifacts.store import ArtifactStore
+from tasks.storage.errors import scheme_of
 from tasks.storage.stored_objects import StoredObject
 from tasks.storage.waiting_threads import in_parallel
 
@@ -57,6 +60,24 @@ class Garbage:
     """Below the store's root; every key of the artifact if it goes as a whole."""
     num_bytes: int
     is_whole_artifact: bool
+
+
+def require_store(store: ArtifactStore) -> None:
+    """Tell a store that is not there from an empty one; on a service, both are alike.
+
+    Raises:
+        ConfigError: if it would be a folder that does not exist.
+    """
+    if scheme_of(store.root) != "file":
+        return
+    try:
+        os.stat(store.root)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{store.root}: no store is there; check --store (or `store` of the --runtime file)"
+        ) from None
+    except NotADirectoryError:
+        pass  # what reads it says so
 
 
 def list_artifacts(store: ArtifactStore, stage: Stage | None = None) -> list[ArtifactSummary]:

@@ -73,3 +73,14 @@ def test_what_no_machine_has_was_taken_for_what_fails_at_work(
     result = sdrpn(*arguments, *own)
     assert result.exit_code == 2, result.output
     assert told in result.stderr
+
+
+@pytest.mark.parametrize("command", [("ls",), ("gc",), ("show", f"download/{'0' * 20}")])
+def test_a_store_that_is_not_there_was_an_empty_one(tmp_path: Path, command: tuple[str, ...]):
+    """Nothing told a mistyped name from a store that nothing was made in."""
+    result = sdrpn("artifacts", *command, "--store", tmp_path / "atrifacts")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/atrifacts: no store is there; check --store")
+    assert list(tmp_path.iterdir()) == []
+    assert sdrpn("artifacts", "ls", "--store", tmp_path).stdout == f"no artifacts in {tmp_path}\n"
