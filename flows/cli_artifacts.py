@@ -64,9 +64,16 @@ def show(
     artifact: Annotated[str, typer.Argument(help="stage/id, as `ls` prints it.")],
     store: StoreOption = None,
     runtime: RuntimeOption = None,
+    rejected: Annotated[
+        bool,
+        typer.Option(
+            "--rejected",
+            help="Instead, one line of JSON for each row that cannot be used, with the reason.",
+        ),
+    ] = False,
 ) -> None:
     """Print everything known of one artifact, as JSON."""
-    from tasks.artifacts.admin import describe
+    from tasks.artifacts.admin import describe, rejected_rows
 
     try:
         ref = ArtifactRef.parse(artifact)
@@ -74,7 +81,12 @@ def show(
         raise ConfigError(
             f"{artifact!r} names no artifact; `sdrpn artifacts ls` lists them as stage/id"
         ) from None
-    out.print_json(json.dumps(describe(_open(store, runtime), ref)))
+    opened = _open(store, runtime)
+    if rejected:
+        for row in rejected_rows(opened, ref):
+            say(json.dumps(row))
+        return
+    out.print_json(json.dumps(describe(opened, ref)))
 
 
 @artifacts.command()

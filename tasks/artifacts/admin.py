@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import polars as pl
 from pydantic import ValidationError
 
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
-from data_contracts.enums import Stage
+from data_contracts.enums import RecordStatus, Stage
+from data_contracts.registry import SchemaId, empty_frame
 from data_contracts.settings_files import ConfigError
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.keys import BLOBS, INPUTS, MANIFEST, RECIPE, SAME_AS, receipt_name
@@ -29,6 +31,10 @@ log = logging.getLogger(__name__)
 DEFAULT_AGE = timedelta(days=7)
 
 _UNFINISHED = "all of it: never finished; once deleted, a rerun starts it afresh"
+_OF_REJECTED = (
+    *("question_id", "dataset", "source_id", "turn", "image_uri", "question"),
+    *("status", "reason"),
+)
 _LEFTOVERS = "checkpoints and partial files: it is finished and stays"
 
 
@@ -126,6 +132,25 @@ def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
         "missing_shards": store.missing(recipe),
         "recipe": recipe.model_dump(mode="json"),
     }
+
+
+def rejected_rows(store: ArtifactStore, ref: ArtifactRef) -> Iterator[dict[str, Any]]:
+    """Rows that cannot be used: which they are, status and reason; one shard in memory at a time.
+
+    Raises:
+        ArtifactNotFound: if the artifact is not committed.
+        ConfigError: if its rows have no status, or it has no rows.
+    """
+    schema = store.manifest(ref).recipe.schema_id
+    columns = [] if schema == SchemaId.FILES else empty_frame(schema).columns
+    if "status" not in columns:
+        raise ConfigError(
+            f"{ref}: has no rows with a status; build-jsonl, extract-attention, make-labels and "
+            "merge-labels have"
+        )
+    wanted = [name for name in _OF_REJECTED if name in columns]
+    for frame in store.frames(ref, wanted):
+        yield from frame.filter(pl.col("status").cast(pl.String) != RecordStatus.OK).to_dicts()
 
 
 def collect_garbage(
