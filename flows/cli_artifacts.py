@@ -86,7 +86,13 @@ def show(
         for row in rejected_rows(opened, ref):
             say(json.dumps(row))
         return
-    out.print_json(json.dumps(describe(opened, ref)))
+    facts = describe(opened, ref)
+    if ref.stage is Stage.DOWNLOAD and facts["is_committed"]:
+        from tasks.sources.same_files import with_same_files
+
+        stand_in = with_same_files(opened, ref, only_looks=True)
+        facts = {"ref": facts["ref"], "same_as": str(stand_in) if stand_in != ref else None} | facts
+    out.print_json(json.dumps(facts))
 
 
 @artifacts.command()

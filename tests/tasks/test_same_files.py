@@ -20,6 +20,7 @@ from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.sources.files import load_image
 from tests.artifacts import stage_run
+from tests.e2e.command_line import sdrpn
 from tests.mixes import write_image, write_small_mix
 
 
@@ -57,6 +58,19 @@ def test_touched_images_are_read_again_and_nothing_else_is_made(
     assert started == []
     for row in file_store.read_frame(questions).filter(status="ok").to_dicts():
         load_image(file_store, row["image_uri"], row["image_sha256"])
+
+
+def test_the_command_line_tells_which_download_stands_for_one(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    """No later stage names the second one, and nobody was told why."""
+    first = download(stage_run(file_store), source)
+    touch(tmp_path / "data")
+    assert download(stage_run(file_store), source) == first
+    (touched,) = (i.ref for i in list_artifacts(file_store, Stage.DOWNLOAD) if i.ref != first)
+    for ref, stand_in in ((first, None), (touched, str(first))):
+        shown = sdrpn("artifacts", "show", ref, "--store", file_store.root)
+        assert json.loads(shown.stdout)["same_as"] == stand_in
 
 
 def test_chats_that_were_malformed_are_no_part_of_what_was_made_of_them_then(
