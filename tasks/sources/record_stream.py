@@ -208,8 +208,8 @@ class _List:
             self._text = kept + self._decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise SourceError(
-                f"{self._uri}: not UTF-8 text ({error.reason} near record {self._num_read}); "
-                "save it as UTF-8 JSON"
+                f"{self._uri}: not UTF-8 text ({error.reason} near record {self._num_read}, the "
+                "first being record 0); save it as UTF-8 JSON"
             ) from error
         self._position = 0
         self._is_at_end = not data
@@ -225,6 +225,6 @@ class _List:
 
     def _error(self, problem: str) -> SourceError:
         return SourceError(
-            f"{self._uri}: record {self._num_read} is not JSON ({problem}); "
-            f"is the file complete? {_FORMAT}"
+            f"{self._uri}: record {self._num_read} is not JSON ({problem}), the first being record "
+            f"0; is the file complete? {_FORMAT}"
         )
