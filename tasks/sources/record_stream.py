@@ -24,6 +24,7 @@ _MAX_BAD_START = 100
 """So many bad lines before the first good one mean that it is another kind of file."""
 _MAX_NESTING = 100
 """Far below where the interpreter gives up, which depends on who calls."""
+_GZIP = b"\x1f\x8b"
 _SPACE = re.compile(r"\s*")
 _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|$)|[\[\]{}]', re.DOTALL)
 """A whole text, in which brackets mean nothing, or a bracket."""
@@ -51,9 +52,13 @@ def read_records(file: BinaryIO, uri: str) -> Iterator[object]:
         uri: its address, for messages.
 
     Raises:
-        SourceError: if it is not text, or a list that cannot be read further.
+        SourceError: if it is packed, not text, or a list that cannot be read further.
     """
     first = file.read(4096)
+    if first.startswith(_GZIP):
+        raise SourceError(
+            f"{uri}: is gzipped, and records are read as they lie: unpack it (gunzip)"
+        )
     rest = first.removeprefix(codecs.BOM_UTF8).lstrip()
     file.seek(0)
     if rest[:1] == b"[":
