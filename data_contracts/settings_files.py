@@ -126,10 +126,11 @@ def _remedy(parts: list[str], context: dict[str, Any]) -> str:
     """What to do about an unknown key."""
     valid, above = context[base.VALID_KEYS], parts[:-1]
     is_misspelt = get_close_matches(parts[-1], valid.split(", "), cutoff=0.8)
-    if (sections := context[base.SECTIONS]) and not is_misspelt:
+    inside, beside = context[base.SECTIONS], context.get(base.BESIDE, "")
+    if (sections := inside or beside) and not is_misspelt:
         # Within a list, keys have forms of values between them, which are in no file.
         is_in_list = any(part.isdecimal() for part in above)
-        here = [] if is_in_list else above
+        here = [] if is_in_list else above if inside else above[:-1]
         places = " or ".join(".".join([*here, name]) for name in sections.split(", "))
         return f"put it under {places}; valid here are {valid}"
     return f"remove it or mend its spelling; valid are {valid}"

@@ -110,6 +110,14 @@ def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: 
         ({"regions": {"max_region": 3}}, r"'regions.max_region' .*; valid are blur_sigma, thresh"),
         ({"max_records": 3}, r"'max_records' is not known: put it under records; valid here are n"),
         ({"seed": 3}, r"'seed' .*: put it under calibration or training or evaluation; valid"),
+        (
+            {"labels": {"max_regions": 2}},
+            r"labels.max_regions' .*: put it under regions; valid here ",
+        ),
+        (
+            {"model": {"num_epochs": 2}},
+            r"'model.num_epochs' .*: put it under training; valid here ",
+        ),
         ({"source": []}, r"'source' is not known: remove it or mend its spelling; valid are n"),
         ({"evaluation": {"source": HELD_OUT, "name": "x"}}, r"'evaluation.name' .*; valid are sou"),
         (
