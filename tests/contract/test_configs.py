@@ -411,6 +411,13 @@ def test_missing_file_says_where_examples_are(tmp_path: Path):
         load_config(str(tmp_path / "nowhere.yaml"))
 
 
+def test_another_missing_file_is_not_sent_to_configurations(tmp_path: Path):
+    """``--runtime`` was: of its keys, nothing is there."""
+    message = r"no such file; check the path; its keys: store, storage_options, device, "
+    with pytest.raises(ConfigError, match=message):
+        load_settings(RuntimeConfig, tmp_path / "nowhere.yaml")
+
+
 def test_unknown_name_lists_the_packaged_ones():
     with pytest.raises(
         ConfigError, match=r"no configuration 'referense': packaged are .*reference"
