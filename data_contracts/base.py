@@ -19,6 +19,8 @@ VALID_KEYS = "valid_keys"
 """What such an error has in its context: the keys of that very model, in their order."""
 SECTIONS = "sections"
 """And those of them that have the unknown key among their own."""
+BESIDE = "beside"
+"""And the sections beside the model's own that have it."""
 
 
 class Settings(BaseModel):
@@ -48,7 +50,7 @@ class Settings(BaseModel):
             return handler(data)
         except ValidationError as error:
             problems = error.errors()
-            if not any(map(_is_own_unknown_key, problems)):
+            if not any(problem["type"] == UNKNOWN_KEY for problem in problems):
                 raise
             raise ValidationError.from_exception_data(
                 error.title, [_with_valid_keys(problem, cls) for problem in problems]
@@ -87,10 +89,6 @@ class Changes(Settings):
         return settings.with_changes(**self.model_dump())
 
 
-def _is_own_unknown_key(problem: ErrorDetails) -> bool:
-    return problem["type"] == UNKNOWN_KEY and len(problem["loc"]) == 1
-
-
 def _with_valid_keys(problem: ErrorDetails, model: type[Settings]) -> InitErrorDetails:
     """The same error; one of an unknown key with the keys of its model."""
     context = problem.get("ctx", {})
@@ -100,6 +98,8 @@ def _with_valid_keys(problem: ErrorDetails, model: type[Settings]) -> InitErrorD
         sections = ", ".join(_sections_with(model, str(problem["loc"][-1])))
         # An inner model's error has its keys already.
         context = {VALID_KEYS: known, SECTIONS: sections} | context
+        if len(problem["loc"]) == 2:  # it is of one of this model's sections
+            context = context | {BESIDE: sections}
         kind = PydanticCustomError(UNKNOWN_KEY, "Not one of the keys {valid_keys}", context)
     return InitErrorDetails(type=kind, loc=problem["loc"], input=problem["input"], ctx=context)
 

@@ -295,4 +295,4 @@ class PipelineConfig(Settings):
         Raises:
             ConfigError: naming the file, the key and the remedy.
         """
-        return load_settings(cls, path, replaced)
+        return load_settings(cls, path, replaced, examples="configs/")

@@ -22,7 +22,10 @@ class ConfigError(SdrpnError, ValueError):
 
 
 def load_settings(
-    kind: type[S], path: str | Path, replaced: Mapping[str, object] | None = None
+    kind: type[S],
+    path: str | Path,
+    replaced: Mapping[str, object] | None = None,
+    examples: str | None = None,
 ) -> S:
     """Read one settings model from a YAML or JSON file.
 
@@ -30,6 +33,7 @@ def load_settings(
         kind: which model.
         path: the file; JSON if its name ends so.
         replaced: values of keys that count instead of the file's, which need not be there.
+        examples: folder of such files; None if there is none.
 
     Raises:
         ConfigError: naming the file, the key and the remedy.
@@ -38,7 +42,9 @@ def load_settings(
     try:
         data = parse(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; see configs/ for examples") from None
+        keys = ", ".join(kind.model_fields)
+        remedy = f"see {examples} for examples" if examples else f"check the path; its keys: {keys}"
+        raise ConfigError(f"{path}: no such file; {remedy}") from None
     except RepeatedKey as error:
         raise ConfigError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, OSError) as error:
@@ -126,10 +132,11 @@ def _remedy(parts: list[str], context: dict[str, Any]) -> str:
     """What to do about an unknown key."""
     valid, above = context[base.VALID_KEYS], parts[:-1]
     is_misspelt = get_close_matches(parts[-1], valid.split(", "), cutoff=0.8)
-    if (sections := context[base.SECTIONS]) and not is_misspelt:
+    inside, beside = context[base.SECTIONS], context.get(base.BESIDE, "")
+    if (sections := inside or beside) and not is_misspelt:
         # Within a list, keys have forms of values between them, which are in no file.
         is_in_list = any(part.isdecimal() for part in above)
-        here = [] if is_in_list else above
+        here = [] if is_in_list else above if inside else above[:-1]
         places = " or ".join(".".join([*here, name]) for name in sections.split(", "))
         return f"put it under {places}; valid here are {valid}"
     return f"remove it or mend its spelling; valid are {valid}"

@@ -64,9 +64,16 @@ def show(
     artifact: Annotated[str, typer.Argument(help="stage/id, as `ls` prints it.")],
     store: StoreOption = None,
     runtime: RuntimeOption = None,
+    rejected: Annotated[
+        bool,
+        typer.Option(
+            "--rejected",
+            help="Instead, one line of JSON for each row that cannot be used, with the reason.",
+        ),
+    ] = False,
 ) -> None:
     """Print everything known of one artifact, as JSON."""
-    from tasks.artifacts.admin import describe
+    from tasks.artifacts.admin import describe, rejected_rows
 
     try:
         ref = ArtifactRef.parse(artifact)
@@ -74,7 +81,18 @@ def show(
         raise ConfigError(
             f"{artifact!r} names no artifact; `sdrpn artifacts ls` lists them as stage/id"
         ) from None
-    out.print_json(json.dumps(describe(_open(store, runtime), ref)))
+    opened = _open(store, runtime)
+    if rejected:
+        for row in rejected_rows(opened, ref):
+            say(json.dumps(row))
+        return
+    facts = describe(opened, ref)
+    if ref.stage is Stage.DOWNLOAD and facts["is_committed"]:
+        from tasks.sources.same_files import with_same_files
+
+        stand_in = with_same_files(opened, ref, only_looks=True)
+        facts = {"ref": facts["ref"], "same_as": str(stand_in) if stand_in != ref else None} | facts
+    out.print_json(json.dumps(facts))
 
 
 @artifacts.command()
@@ -148,7 +166,9 @@ def _state(item: "ArtifactSummary") -> str:
 
 
 def _open(store: str | None, runtime: Path | None) -> "ArtifactStore":
+    from tasks.artifacts.admin import require_store
     from tasks.artifacts.store import ArtifactStore
 
-    settings = runtime_settings(runtime, store=store)
-    return ArtifactStore.of(settings)
+    opened = ArtifactStore.of(runtime_settings(runtime, store=store))
+    require_store(opened)
+    return opened

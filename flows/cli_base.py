@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path, PurePosixPath
+from signal import SIGINT, SIGTERM
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError, load_settings
 from data_contracts.sources import LlavaMixSource
 from flows.config_files import DEFAULT, load_config
-from flows.interrupts import interrupts_heard
+from flows.interrupts import Terminated, interrupts_heard
 from flows.output_files import file_option
 from tasks.storage.errors import DISK_FULL
 
@@ -28,8 +29,8 @@ err = Console(stderr=True)
 
 _PLAIN = RuntimeConfig()
 _GIVEN = "sdrpn.given"
-_INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 and the number of the signal."""
+_SIGNAL_STATUS = 128
+"""Exit status after a signal: this and the signal's number."""
 
 ConfigOption = Annotated[
     str,
@@ -118,8 +119,8 @@ class OneLineErrors(TyperGroup):
                 raise
             say(f"error: {line}", err, style="red")
             raise typer.Exit(2 if error.errno == errno.ENAMETOOLONG else 1) from None
-        except KeyboardInterrupt:
-            raise _interrupted("interrupted") from None
+        except KeyboardInterrupt as error:
+            raise _ended(error) from None
 
 
 def _taking_values(command: Any) -> set[str]:
@@ -176,12 +177,12 @@ def _line_of(error: OSError) -> str | None:
 
 @contextlib.contextmanager
 def interruptible(kept: str) -> Iterator[None]:
-    """Say what is kept if Ctrl-C ends the block."""
+    """Say what is kept if Ctrl-C, or SIGTERM, ends the block."""
     try:
         with interrupts_heard():
             yield
-    except KeyboardInterrupt:
-        raise _interrupted(f"interrupted: {kept}") from None
+    except KeyboardInterrupt as error:
+        raise _ended(error, f": {kept}") from None
 
 
 def kept_in(store: str) -> str:
@@ -189,9 +190,10 @@ def kept_in(store: str) -> str:
     return f"what is finished is kept in {store}; the same command goes on from there"
 
 
-def _interrupted(line: str) -> typer.Exit:
-    say(line, err, style="yellow")
-    return typer.Exit(_INTERRUPTED)
+def _ended(error: KeyboardInterrupt, kept: str = "") -> typer.Exit:
+    is_terminated = isinstance(error, Terminated)
+    say(f"{'terminated' if is_terminated else 'interrupted'}{kept}", err, style="yellow")
+    return typer.Exit(_SIGNAL_STATUS + (SIGTERM if is_terminated else SIGINT))
 
 
 def runtime_settings(runtime_file: Path | None = None, **options: Any) -> RuntimeConfig:

@@ -213,6 +213,7 @@ def _predict_one(
     picture = read_image(store, image)  # before the seconds of what follows
     setup = make_setup()
     from tasks.predict import overlay_bytes, rounded_boxes, shown_lines
+    from tasks.shown_answers import ASK_AS_TAUGHT
 
     _tell_rpn(setup)
     pipeline = setup.pipeline()
@@ -231,6 +232,8 @@ def _predict_one(
         say(text)
         for note in notes:
             say(note, style="dim")
+    if not answer.text.strip():
+        say(f"the model answers nothing: {ASK_AS_TAUGHT}", err)
     if overlay is not None:
         letterbox = pipeline.adapter.letterbox(picture.size)
         write_file(overlay, overlay_bytes(picture, answer, letterbox, overlay.suffix))

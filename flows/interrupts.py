@@ -1,4 +1,4 @@
-"""Ctrl-C that no library loses.
+"""Ctrl-C that no library loses, and SIGTERM, by which schedulers stop a run, that ends it alike.
 
 Python raises KeyboardInterrupt wherever the main thread happens to be. If that is in a call that a
 library's Rust or C++ made, the library may make an error of its own of it (polars: TypeError), or
@@ -11,29 +11,41 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
-_is_heard = False
-"""Whether a Ctrl-C came that has not ended its block yet."""
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which Python leaves to the system: the process would end without a word."""
+
+
+_heard: type[KeyboardInterrupt] | None = None
+"""What came and has not ended its block yet."""
+_USUAL: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+"""Handlers of a process that has none of its own."""
 
 
 @contextlib.contextmanager
 def interrupts_heard() -> Iterator[None]:
-    """End a block that fails after a Ctrl-C with KeyboardInterrupt, whatever came of it on the way.
+    """End a block that fails after a Ctrl-C with KeyboardInterrupt, whatever came of it on the way;
+    after a SIGTERM with Terminated.
 
     A block within another one answers for its own. One that comes to its end has done its work.
-    Where the process has a handler of Ctrl-C already, that one is left in its place.
+    Where the process has a handler of its own already, that one is left in its place.
     """
-    global _is_heard
-    before = _is_heard
+    global _heard
+    before = _heard
     with _handled():
         try:
             yield
         except BaseException as error:  # also PanicException, which Rust makes of it
-            if _is_heard and not isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt from error
+            if _heard is not None and not isinstance(error, _heard):
+                raise _heard from error
             raise
         finally:
-            _is_heard = before
+            _heard = before
 
 
 def raise_lost_interrupt() -> None:
@@ -41,28 +53,31 @@ def raise_lost_interrupt() -> None:
 
     Python raises none in other threads than the main one, so nothing is cut short there.
     """
-    if _is_heard and _is_main():
-        raise KeyboardInterrupt
+    if _heard is not None and _is_main():
+        raise _heard
 
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment; processes that are started meanwhile never see it.
+    """Hold Ctrl-C and SIGTERM back for a moment; processes that are started meanwhile never see the
+    first.
 
     A terminal sends it to workers too, which would each print a traceback of its own, or never end.
     """
     held: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the new processes
+    handlers: dict[signal.Signals, Any] = {}
     if _is_main():  # here the mask is not enough: other threads take the signal for this one
-        handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+        for one in _USUAL:
+            handlers[one] = signal.signal(one, lambda number, frame: held.append(number))
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if _is_main():
-            signal.signal(signal.SIGINT, handler)
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
         if held:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(held[0])
 
 
 def _is_main() -> bool:
@@ -72,25 +87,31 @@ def _is_main() -> bool:
 
 @contextlib.contextmanager
 def _handled() -> Iterator[None]:
-    before, tell = signal.getsignal(signal.SIGINT), sys.unraisablehook
-    if not _is_main() or before is not signal.default_int_handler:
+    tell = sys.unraisablehook
+    # In the background of a script, Ctrl-C is ignored, and SIGTERM is not.
+    ours = [number for number, usual in _USUAL.items() if signal.getsignal(number) == usual]
+    if not _is_main() or not ours:
         yield
         return
 
     def tell_others(dropped: "sys.UnraisableHookArgs") -> None:
-        if not (_is_heard and dropped.exc_type is KeyboardInterrupt):
+        if not (_heard is not None and issubclass(dropped.exc_type, KeyboardInterrupt)):
             tell(dropped)
 
-    signal.signal(signal.SIGINT, _hear)
+    for number in ours:
+        signal.signal(number, _hear)
     sys.unraisablehook = tell_others
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number in ours:
+            signal.signal(number, _USUAL[number])
         sys.unraisablehook = tell
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
-    global _is_heard
-    _is_heard = True
-    raise KeyboardInterrupt
+    global _heard
+    _heard = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    if number == signal.SIGTERM:  # a second one ends what is stuck in a library
+        signal.signal(number, signal.SIG_DFL)
+    raise _heard

@@ -212,7 +212,11 @@ def _image_path(record: object) -> str:
     # A path that leaves the images folder would read files that the source does not own.
     path = image if _PLAIN_PATH.fullmatch(image) else str(PurePosixPath(image))
     if not stays_below(image) or path == ".":
-        raise _Unusable(RecordStatus.MALFORMED, f"image {image!r} is not a path below the folder")
+        raise _Unusable(
+            RecordStatus.MALFORMED,
+            f"image {image!r} is not a path below the folder; it is to be relative to the source's "
+            "`images` (--images)",
+        )
     return path
 
 

@@ -89,6 +89,49 @@ class AnswerFiles:
         return f"{self.name}{PARTS_SUFFIX}/{part:06d}.jsonl"
 
 
+def claim_pictures(storage: Storage, folder: str, output: str) -> Storage:
+    """The folder of an output's pictures, which no other output may share: they are named by place
+    and image, so that one of another output could take the place of one of this.
+
+    Args:
+        storage: its options apply to the folder.
+        folder: path or URI.
+        output: path or URI of the file of answers.
+
+    Raises:
+        ConfigError: if the pictures of another output are there.
+    """
+    beside, key = _beside_pictures(storage, folder)
+    beside.create(key, f"{canonical_json(_pictures_request(output))}\n".encode())
+    check_pictures(storage, folder, output)
+    return storage.elsewhere(absolute_uri(folder))
+
+
+def check_pictures(storage: Storage, folder: str, output: str) -> None:
+    """See to it that a folder has no pictures of another output; nothing is claimed.
+
+    Raises:
+        ConfigError: if it has; names the file that says of which.
+    """
+    beside, key = _beside_pictures(storage, folder)
+    if beside.size(key) is None or not _differences(beside.read(key), _pictures_request(output)):
+        return
+    raise ConfigError(
+        f"--overlay {folder}: has the pictures of another --output ({beside.uri(key)} says of "
+        "which); name another folder, or delete it and that file"
+    )
+
+
+def _beside_pictures(storage: Storage, folder: str) -> tuple[Storage, str]:
+    """Where it is said whose pictures a folder has."""
+    root, name = folder_and_name(absolute_uri(folder).rstrip("/"))
+    return storage.elsewhere(root), f"{name}{_REQUEST_SUFFIX}"
+
+
+def _pictures_request(output: str) -> dict[str, str]:
+    return {"pictures of": absolute_uri(output)}
+
+
 def _claim(storage: Storage, name: str, request: Mapping[str, Any], output: str) -> None:
     """See to it that the output is of this very request."""
     key = f"{name}{_REQUEST_SUFFIX}"

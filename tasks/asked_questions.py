@@ -49,7 +49,7 @@ def is_many(image: str) -> bool:
     """Whether an IMAGE argument stands for many: a glob pattern, or a file of questions.
 
     Raises:
-        ConfigError: for a pattern of URIs.
+        ConfigError: for a pattern of URIs, or a folder.
     """
     if image.endswith(_QUESTIONS_SUFFIX):
         return True
@@ -60,6 +60,11 @@ def is_many(image: str) -> bool:
                 "questions"
             )
         return False
+    if os.path.isdir(os.path.expanduser(image)):
+        raise ConfigError(
+            f"{image}: is a folder; a pattern, in quotes, asks about all images in it: "
+            f"'{os.path.join(image, '*.jpg')}'"
+        )
     return glob.has_magic(image) and not Path(image).exists()
 
 

@@ -38,7 +38,7 @@ from sdrpn_core.report.overlay import (
     shrink,
 )
 from tasks.make_labels import REASONS
-from tasks.shown_answers import rounded_box, shown_box, shown_text
+from tasks.shown_answers import ASK_AS_TAUGHT, rounded_box, shown_box, shown_text
 
 _MAX_SIDE = 1024
 """Longer side of each of the two pictures, in pixels, unless the shorter would vanish."""
@@ -209,11 +209,7 @@ def _why_none(found: ExtractedAttention, max_new_tokens: int) -> str:
             f"the answer does not end within {max_new_tokens} tokens{begins}: raise "
             "--max-new-tokens, or ask for a single word or phrase"
         )
-    return (
-        "the model answers nothing, so that there is no attention to show: ask as it was taught to "
-        "be asked, say with a new line and 'Answer the question using a single word or phrase.' "
-        "after the question"
-    )
+    return f"the model answers nothing, so that there is no attention to show: {ASK_AS_TAUGHT}"
 
 
 def _box_in_image(

@@ -188,7 +188,9 @@ def _require_usable(
             f"{problem}; mend the source, choose `selection.folders`, or raise "
             "records.max_failure_rate to go on without them"
         )
-    logger.warning(f"{problem}; each is a row with its reason")
+    logger.warning(
+        f"{problem}; each is a row with its reason: sdrpn artifacts show STAGE/ID --rejected"
+    )
 
 
 def _example(examples: Mapping[str, str]) -> str:

@@ -5,9 +5,10 @@ beside the predictions' receipts and in a file of their own, so that everything 
 the same bytes whenever and wherever it is made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import Any
 
 from PIL import Image
 
@@ -19,6 +20,7 @@ from data_contracts.label_settings import LabelSettings
 from data_contracts.registry import frame_of
 from data_contracts.results import Results, Speed
 from data_contracts.sources import BenchmarkSource, EvaluationSource
+from sdrpn_core.benchmarks import Document
 from sdrpn_core.evaluation.benchmark_figures import benchmark_figures, mean_scores
 from sdrpn_core.evaluation.harness import Evaluator
 from sdrpn_core.evaluation.results import summarize
@@ -26,6 +28,7 @@ from sdrpn_core.evaluation.speed import Timings
 from sdrpn_core.images import UnreadableImage
 from sdrpn_core.pipeline import ZoomPipeline
 from tasks import recipes
+from tasks.artifacts.device_memory import smaller_if_full
 from tasks.artifacts.stage import FileShard, FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.document_table import document_table
@@ -42,6 +45,9 @@ from tasks.sources.evaluation_documents import (
 from tasks.sources.files import load_image
 from tasks.storage.waiting_threads import in_parallel
 from tasks.unanswered import require_answers, warn_of_unanswered
+
+LoadImages = Callable[[Sequence[str]], Sequence[Image.Image]]
+"""Image URIs of a batch -> upright RGB images."""
 
 RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = recipes.RESULTS_FILES
 
@@ -119,15 +125,49 @@ def make_prediction_shard(
             warn_of_unanswered(run.store, records, name, consequence)
         documents = [document for document in documents if document.answers]
     digests = {question["image_uri"]: question["image_sha256"] for question in questions}
-    timings = Timings()
-    rows = _evaluator(_Setup(rpn, model, settings, placement(run.runtime), run)).evaluate(
-        documents,
+    batches = _Batches(
+        _evaluator(_Setup(rpn, model, settings, placement(run.runtime), run)),
         partial(in_parallel, lambda uri: _open(run.store, uri, digests)),
-        batch_size=run.runtime.batch_size,
-        on_batch=timings.add,
+        run.runtime.batch_size,
     )
-    frame = frame_of(rows, recipe.schema_id)
-    return FrameShard(frame, measurements=timings.to_series())
+    frame = frame_of(batches.rows(documents), recipe.schema_id)
+    return FrameShard(frame, measurements=batches.timings.to_series())
+
+
+@dataclass
+class _Batches:
+    """Answers batches, in smaller ones once the device's memory did not hold one.
+
+    A smaller one is answered by all methods, so that their times still compare.
+    """
+
+    evaluator: Evaluator
+    load_images: LoadImages
+    batch_size: int
+    timings: Timings = field(default_factory=Timings)
+
+    def rows(self, documents: Sequence[Document]) -> list[dict[str, Any]]:
+        """Rows of ``prediction.v4``."""
+        count = len(documents)
+
+        def in_parts(size: int) -> list[dict[str, Any]]:
+            self.batch_size = size
+            parts = (documents[start : start + size] for start in range(0, count, size))
+            return [row for part in parts for row in self.rows(part)]
+
+        if count > self.batch_size:
+            return in_parts(self.batch_size)
+        return smaller_if_full(
+            self.evaluator.device, count, lambda: self._at_once(documents), in_parts
+        )
+
+    def _at_once(self, documents: Sequence[Document]) -> list[dict[str, Any]]:
+        return self.evaluator.evaluate(
+            documents,
+            self.load_images,
+            batch_size=max(len(documents), 1),
+            on_batch=self.timings.add,
+        )
 
 
 def summarize_predictions(

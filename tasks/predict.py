@@ -48,7 +48,7 @@ class PredictSetup:
         """Setup from the store, the runtime settings and what the user chose.
 
         Raises:
-            ModelError: if models do not run in that precision.
+            UnknownChoice: if models do not run in that precision.
         """
         if dtype is not None:
             resolve_dtype(dtype)

@@ -9,6 +9,7 @@ from PIL import Image
 from data_contracts.errors import SdrpnError
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.images import decode_image
+from tasks.answer_files import check_pictures
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.fetching.addresses import local_file
@@ -38,8 +39,8 @@ def check_outputs(
     """See to it, before anything is loaded, that answers and pictures can be written.
 
     Raises:
-        ConfigError: if the output is a folder, or the pictures' folder is called like a picture or
-            holds what is asked about.
+        ConfigError: if the output is a folder, or the pictures' folder is called like a picture,
+            holds what is asked about or has another output's pictures.
         StoreError: naming the folder and the remedy.
     """
     root, name = folder_and_name(absolute_uri(output))
@@ -52,6 +53,7 @@ def check_outputs(
                 f"--overlay {overlays}: many images need a folder; name one, such as pictures"
             )
         _check_apart(overlays, asked)
+        check_pictures(store.storage, str(overlays), output)
         store.storage.elsewhere(absolute_uri(str(overlays))).check_writable()
 
 

@@ -21,7 +21,7 @@ from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from sdrpn_core.threads import made_ahead
 from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks import recipes
-from tasks.answer_files import AnswerFiles, is_refused, num_refused
+from tasks.answer_files import AnswerFiles, claim_pictures, is_refused, num_refused
 from tasks.artifacts.device_memory import DeviceMemoryFull, smaller_if_full
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
@@ -91,8 +91,8 @@ def answer_many(
             at the end.
 
     Raises:
-        ConfigError: if the output belongs to other questions or settings, another RPN or model;
-            says which.
+        ConfigError: if the output belongs to other questions or settings, another RPN or model, or
+            the pictures' folder to another output; says which.
     """
     request = _request(pipeline, asked) | {
         "rpn": rpn,
@@ -101,7 +101,7 @@ def answer_many(
         "rows_per_part": rows_per_part,
     }
     files = AnswerFiles.claim(images.storage, output, request, len(asked), rows_per_part)
-    pictures = None if overlays is None else images.storage.elsewhere(absolute_uri(overlays))
+    pictures = None if overlays is None else claim_pictures(images.storage, overlays, output)
     asker = _Asker(pipeline, max_new_tokens, batch_size, pictures)
     lines: list[str] = []
     num_reused = 0

@@ -2,6 +2,12 @@
 
 from collections.abc import Sequence
 
+ASK_AS_TAUGHT = (
+    "ask as it was taught to be asked, say with a new line and 'Answer the question using a single "
+    "word or phrase.' after the question"
+)
+"""What to do where a model answers nothing."""
+
 
 def shown_text(answer: str) -> str:
     """An answer for a person, to whom a blank line would say nothing."""

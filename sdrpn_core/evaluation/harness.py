@@ -46,8 +46,10 @@ class Evaluator:
         """
         self._answerer = Answerer(adapter, settings, pipeline)
         self._settings = settings
-        self._device = adapter.device
+        self.device = adapter.device
         self._is_warm: set[Method] = set()
+        self._num_batches = 0
+        """Answered so far; says which method is the next one's first."""
 
     def evaluate(
         self,
@@ -77,12 +79,12 @@ class Evaluator:
         """
         methods = tuple(self._settings.methods if methods is None else methods)
         rows: list[dict[str, Any]] = []
-        for number, start in enumerate(range(0, len(documents), batch_size)):
+        for start in range(0, len(documents), batch_size):
             batch = documents[start : start + batch_size]
             images = load_images([document.image_uri for document in batch])
             for document, image in zip(batch, images, strict=True):
                 check_true_box(document, image.size)
-            first = number % max(len(methods), 1)
+            first = self._num_batches % max(len(methods), 1)
             by_method: dict[Method, dict[int, dict[str, Any]]] = {}
             times: dict[Method, BatchTime] = {}
             for method in methods[first:] + methods[:first]:
@@ -92,6 +94,7 @@ class Evaluator:
             for index in range(len(batch)):
                 found = (by_method[method].get(index) for method in methods)
                 rows += [row for row in found if row is not None]
+            self._num_batches += 1
             on_batch(times)
         return rows
 
@@ -109,9 +112,9 @@ class Evaluator:
         own_documents = [documents[index] for index in chosen]
         own_images = [images[index] for index in chosen]
         self._warm_up(method, own_documents, own_images)
-        start = synchronized_seconds(self._device)
+        start = synchronized_seconds(self.device)
         answers = self._answerer.answer(method, own_images, own_documents)
-        seconds = synchronized_seconds(self._device) - start
+        seconds = synchronized_seconds(self.device) - start
         return {
             index: prediction_row(method, documents[index], answer)
             for index, answer in zip(chosen, answers, strict=True)
@@ -122,7 +125,7 @@ class Evaluator:
     ) -> None:
         if method in self._is_warm:
             return
-        count = NUM_WARM_UP_CPU if self._device.type == "cpu" else len(documents)
+        count = NUM_WARM_UP_CPU if self.device.type == "cpu" else len(documents)
         self._answerer.answer(method, images[:count], documents[:count])
         self._is_warm.add(method)
 

@@ -6,7 +6,7 @@ from typing import get_args
 import torch
 
 from data_contracts.configs import Precision
-from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.errors import ModelError, UnknownChoice
 
 DeviceMap = str | Mapping[str, int | str]
 """Module -> device, or a rule for making such a map."""
@@ -20,19 +20,23 @@ def resolve_device(device: str) -> torch.device:
     """``auto`` takes the first CUDA device where there is one, else the CPU.
 
     Raises:
-        ModelError: if there is no such device.
+        UnknownChoice: if that is no device's name.
+        ModelError: if there is no such device here.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind: type[ModelError] = UnknownChoice
     try:
-        torch.empty(0, device=device)
+        named = torch.device(device)
+        kind = ModelError
+        torch.empty(0, device=named)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(
+        raise kind(
             f"device {device!r} cannot be used ({reason}): choose auto, cpu, or cuda:N of a GPU "
             "that `nvidia-smi` lists"
         ) from error
-    return torch.device(device)
+    return named
 
 
 def check_device_map(device_map: DeviceMap) -> None:
@@ -54,10 +58,10 @@ def resolve_dtype(dtype: str) -> torch.dtype:
     """The torch dtype of a name.
 
     Raises:
-        ModelError: if models do not run in it.
+        UnknownChoice: if models do not run in it.
     """
     if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is not known: choose {_CHOICE}")
+        raise UnknownChoice(f"dtype {dtype!r} is not known: choose {_CHOICE}")
     resolved: torch.dtype = getattr(torch, dtype)
     return resolved
 

@@ -1,7 +1,12 @@
 """What goes wrong with a model, from its files to its profile."""
 
 from data_contracts.errors import SdrpnError
+from data_contracts.settings_files import ConfigError
 
 
 class ModelError(SdrpnError):
     """A model cannot be loaded or does not fit its profile."""
+
+
+class UnknownChoice(ModelError, ConfigError):
+    """A setting names what no machine has, so that it has to be changed first."""

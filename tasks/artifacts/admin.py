@@ -6,18 +6,23 @@ damaged artifact is told of and left alone; it never hides the others.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import polars as pl
 from pydantic import ValidationError
 
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
-from data_contracts.enums import Stage
+from data_contracts.enums import RecordStatus, Stage
+from data_contracts.registry import SchemaId, empty_frame
+from data_contracts.settings_files import ConfigError
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.keys import BLOBS, INPUTS, MANIFEST, RECIPE, SAME_AS, receipt_name
 from tasks.artifacts.store import ArtifactStore
+from tasks.storage.errors import scheme_of
 from tasks.storage.stored_objects import StoredObject
 from tasks.storage.waiting_threads import in_parallel
 
@@ -26,6 +31,10 @@ log = logging.getLogger(__name__)
 DEFAULT_AGE = timedelta(days=7)
 
 _UNFINISHED = "all of it: never finished; once deleted, a rerun starts it afresh"
+_OF_REJECTED = (
+    *("question_id", "dataset", "source_id", "turn", "image_uri", "question"),
+    *("status", "reason"),
+)
 _LEFTOVERS = "checkpoints and partial files: it is finished and stays"
 
 
@@ -57,6 +66,24 @@ class Garbage:
     """Below the store's root; every key of the artifact if it goes as a whole."""
     num_bytes: int
     is_whole_artifact: bool
+
+
+def require_store(store: ArtifactStore) -> None:
+    """Tell a store that is not there from an empty one; on a service, both are alike.
+
+    Raises:
+        ConfigError: if it would be a folder that does not exist.
+    """
+    if scheme_of(store.root) != "file":
+        return
+    try:
+        os.stat(store.root)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{store.root}: no store is there; check --store (or `store` of the --runtime file)"
+        ) from None
+    except NotADirectoryError:
+        pass  # what reads it says so
 
 
 def list_artifacts(store: ArtifactStore, stage: Stage | None = None) -> list[ArtifactSummary]:
@@ -105,6 +132,25 @@ def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
         "missing_shards": store.missing(recipe),
         "recipe": recipe.model_dump(mode="json"),
     }
+
+
+def rejected_rows(store: ArtifactStore, ref: ArtifactRef) -> Iterator[dict[str, Any]]:
+    """Rows that cannot be used: which they are, status and reason; one shard in memory at a time.
+
+    Raises:
+        ArtifactNotFound: if the artifact is not committed.
+        ConfigError: if its rows have no status, or it has no rows.
+    """
+    schema = store.manifest(ref).recipe.schema_id
+    columns = [] if schema == SchemaId.FILES else empty_frame(schema).columns
+    if "status" not in columns:
+        raise ConfigError(
+            f"{ref}: has no rows with a status; build-jsonl, extract-attention, make-labels and "
+            "merge-labels have"
+        )
+    wanted = [name for name in _OF_REJECTED if name in columns]
+    for frame in store.frames(ref, wanted):
+        yield from frame.filter(pl.col("status").cast(pl.String) != RecordStatus.OK).to_dicts()
 
 
 def collect_garbage(

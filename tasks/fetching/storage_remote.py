@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tasks.fetching.remote import FileChanged, Hiccup, RemoteInfo, Unavailable
-from tasks.storage.errors import StoreError, StoreUnreachable
+from tasks.storage.errors import BadAddress, StoreError, StoreUnreachable
 from tasks.storage.storage import Storage
 from tasks.storage.stored_objects import StoredObject
 
@@ -40,6 +40,8 @@ class StorageRemote:
     def _look(self) -> StoredObject:
         try:
             found = self._storage.describe_one(self._key)
+        except BadAddress as error:  # no mirror is a remedy for what the settings say
+            raise BadAddress(f"{self._storage.uri(self._key)}: {error}") from error
         except StoreUnreachable as error:
             raise Hiccup(str(error)) from error
         except StoreError as error:

@@ -7,6 +7,7 @@ from data_contracts.enums import Stage
 from tasks.artifacts.checkpoints import latest_step
 from tasks.artifacts.keys import RECIPE
 from tasks.artifacts.store import ArtifactStore
+from tasks.sources.same_files import perhaps_same_files
 from tasks.training_reuse import trained_for_other_regions
 
 
@@ -48,11 +49,23 @@ def begun(store: ArtifactStore, recipe: Recipe) -> MadeSoFar:
     """
     is_rpn = recipe.stage is Stage.TRAIN_RPN
     has_weights = is_rpn and bool(trained_for_other_regions(store, recipe))
+    problem = _problem(store, recipe)
     if store.read_document(recipe.ref, RECIPE, Recipe) is None:
-        return MadeSoFar(recipe.num_shards, has_weights=has_weights)
+        return MadeSoFar(recipe.num_shards, has_weights=has_weights, problem=problem)
     return MadeSoFar(
         num_shards=recipe.num_shards,
         num_done=sum(entry is not None for entry in store.receipts(recipe)),
         last_step=latest_step(store.storage, recipe.ref.prefix),
         has_weights=has_weights,
+        problem=problem,
     )
+
+
+def _problem(store: ArtifactStore, recipe: Recipe) -> str | None:
+    """Why a download may turn out to be an earlier one; None if it will not."""
+    if recipe.stage is not Stage.DOWNLOAD:
+        return None
+    other = perhaps_same_files(store, recipe)
+    if other is None:
+        return None
+    return f"only reading its images tells whether they are those of {other}, which then stays"

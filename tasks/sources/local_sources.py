@@ -1,6 +1,7 @@
 """What a source names on this machine's disk must be there before a run sets out."""
 
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 from data_contracts.sources import (
     FileAddress,
@@ -64,7 +65,16 @@ def _require_files(addresses: Sequence[FileAddress]) -> None:
         if path is not None and path.is_dir():
             raise SourceError(f"{uri}: is a folder; name a file in it")
         if path is not None and "*" not in uri and not path.is_file():
-            raise SourceError(f"{uri}: no such file; check the source's URI")
+            raise SourceError(f"{uri}: no such file; check the source's URI{_unquoted(uri)}")
+
+
+def _unquoted(uri: str) -> str:
+    """A hint where signs of a name are quoted as in a URL, if such a name is there."""
+    name = unquote(uri)
+    path = local_file(name)
+    if name == uri or path is None or not path.exists():
+        return ""
+    return f", which is taken as it is: not quoted, {name} is there"
 
 
 def _require_a_folder(places: Sequence[ImagePlace]) -> None:
@@ -74,4 +84,5 @@ def _require_a_folder(places: Sequence[ImagePlace]) -> None:
     if len(paths) == len(places) and not any(path.is_dir() for path in paths):
         raise SourceError(
             f"{', '.join(folders)}: no such folder; check `--images`, or the source's `images`"
+            f"{_unquoted(folders[0])}"
         )

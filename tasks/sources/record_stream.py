@@ -24,6 +24,7 @@ _MAX_BAD_START = 100
 """So many bad lines before the first good one mean that it is another kind of file."""
 _MAX_NESTING = 100
 """Far below where the interpreter gives up, which depends on who calls."""
+_GZIP = b"\x1f\x8b"
 _SPACE = re.compile(r"\s*")
 _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|$)|[\[\]{}]', re.DOTALL)
 """A whole text, in which brackets mean nothing, or a bracket."""
@@ -51,9 +52,13 @@ def read_records(file: BinaryIO, uri: str) -> Iterator[object]:
         uri: its address, for messages.
 
     Raises:
-        SourceError: if it is not text, or a list that cannot be read further.
+        SourceError: if it is packed, not text, or a list that cannot be read further.
     """
     first = file.read(4096)
+    if first.startswith(_GZIP):
+        raise SourceError(
+            f"{uri}: is gzipped, and records are read as they lie: unpack it (gunzip)"
+        )
     rest = first.removeprefix(codecs.BOM_UTF8).lstrip()
     file.seek(0)
     if rest[:1] == b"[":
@@ -208,8 +213,8 @@ class _List:
             self._text = kept + self._decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise SourceError(
-                f"{self._uri}: not UTF-8 text ({error.reason} near record {self._num_read}); "
-                "save it as UTF-8 JSON"
+                f"{self._uri}: not UTF-8 text ({error.reason} near record {self._num_read}, the "
+                "first being record 0); save it as UTF-8 JSON"
             ) from error
         self._position = 0
         self._is_at_end = not data
@@ -225,6 +230,6 @@ class _List:
 
     def _error(self, problem: str) -> SourceError:
         return SourceError(
-            f"{self._uri}: record {self._num_read} is not JSON ({problem}); "
-            f"is the file complete? {_FORMAT}"
+            f"{self._uri}: record {self._num_read} is not JSON ({problem}), the first being record "
+            f"0; is the file complete? {_FORMAT}"
         )

@@ -11,11 +11,12 @@ a run that is stopped in between still looks; a download without a note stands f
 import logging
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import polars as pl
 from pydantic import BaseModel
 
-from data_contracts.artifact import ArtifactRef, Manifest
+from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from tasks.artifacts.admin import committed_artifacts
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.keys import SAME_AS
@@ -55,6 +56,28 @@ def with_same_files(
         note = _settled(store, ref)
         store.write_document(ref, SAME_AS, note)
     return _stand_in(store, note) or ref
+
+
+def perhaps_same_files(store: ArtifactStore, recipe: Recipe) -> ArtifactRef | None:
+    """A committed download of the same records and places, told apart by what reading tells.
+
+    Args:
+        store: where they are.
+        recipe: of a download that is not made yet; whether the other one will stand for it is seen
+            when its images have been read.
+    """
+    if "images" not in recipe.config:  # generated, or known by digests
+        return None
+    mine = _without_dates(recipe)
+    others = (item.ref for item in committed_artifacts(store, recipe.stage))
+    alike = (ref for ref in others if _without_dates(store.manifest(ref).recipe) == mine)
+    return next(alike, None)
+
+
+def _without_dates(recipe: Recipe) -> dict[str, Any]:
+    """All that a download is known by but the sizes and dates of images, and dates of archives."""
+    archives = [archive[:3] for archive in recipe.config.get("archives", ())]
+    return {**recipe.config, "num_shards": recipe.num_shards, "images": (), "archives": archives}
 
 
 def _settled(store: ArtifactStore, ref: ArtifactRef) -> _Note:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from sdrpn_core.source_paths import is_unicode
-from tasks.storage.errors import StoreError, scheme_of
+from tasks.storage.errors import BadAddress, StoreError, scheme_of
 
 
 def absolute_uri(path: str) -> str:
@@ -51,15 +51,15 @@ def absolute_root(root: str) -> str:
     """The root such that it means the same in every process, whatever its working directory.
 
     Raises:
-        StoreError: if it is empty, or a URI without its slashes.
+        BadAddress: if it is empty, or a URI without its slashes.
     """
     if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+:(?!//)", root):
-        raise StoreError(f"{root}: looks like a URI but lacks '://'; write it as scheme://path")
+        raise BadAddress(f"{root}: looks like a URI but lacks '://'; write it as scheme://path")
     if scheme_of(root) != "file":
         return root
     path = root.partition("://")[2] if "://" in root else root
     if not path:
-        raise StoreError(f"{root!r}: the store's root is empty; name a folder or a URI")
+        raise BadAddress(f"{root!r}: the store's root is empty; name a folder or a URI")
     return absolute_uri(path)
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.storage.errors import StoreError, explain, scheme_of
+from tasks.storage.errors import BadAddress, StoreError, explain, scheme_of
 
 FileSystem: TypeAlias = fsspec.AbstractFileSystem
 
@@ -34,7 +34,8 @@ def connect(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
     """The driver for an address, and the address in its notation.
 
     Raises:
-        StoreError: naming the remedy, if there is no driver or it takes no such options.
+        BadAddress: if there is no such kind of storage.
+        StoreError: naming the remedy, if its driver is missing or takes no such options.
     """
     scheme = scheme_of(uri)
     path = uri if os.path.isabs(uri) else uri[7:] if uri.lower().startswith("file://") else None
@@ -59,7 +60,7 @@ def connect(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
     except Exception as error:
         if scheme.rpartition("::")[2] not in fsspec.available_protocols():
             known = "a folder, file://, memory://, s3:// or gs://"
-            raise StoreError(f"{uri}: {error}; use {known}") from error
+            raise BadAddress(f"{uri}: {error}; use {known}") from error
         raise StoreError(f"{uri}: {explain(error, uri)}") from error  # say, a token it cannot use
     return filesystem, path
 

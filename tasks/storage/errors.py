@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_contracts.errors import SdrpnError, one_line
+from data_contracts.settings_files import ConfigError
 from sdrpn_core.transport_errors import is_transport_error, may_pass
 from tasks.storage.local_disk import may_read
 
@@ -32,6 +33,10 @@ _BROKEN_OFF = ("ServerDisconnectedError", "ClientPayloadError")
 
 class StoreError(SdrpnError):
     """The store cannot be used as asked; the message names the URI and the remedy."""
+
+
+class BadAddress(StoreError, ConfigError):
+    """An address that names no place of any kind, so that it has to be changed first."""
 
 
 class StoreUnreachable(StoreError, ConnectionError):

@@ -110,6 +110,14 @@ def test_error_names_file_key_and_remedy(tmp_path: Path, change: dict, message: 
         ({"regions": {"max_region": 3}}, r"'regions.max_region' .*; valid are blur_sigma, thresh"),
         ({"max_records": 3}, r"'max_records' is not known: put it under records; valid here are n"),
         ({"seed": 3}, r"'seed' .*: put it under calibration or training or evaluation; valid"),
+        (
+            {"labels": {"max_regions": 2}},
+            r"labels.max_regions' .*: put it under regions; valid here ",
+        ),
+        (
+            {"model": {"num_epochs": 2}},
+            r"'model.num_epochs' .*: put it under training; valid here ",
+        ),
         ({"source": []}, r"'source' is not known: remove it or mend its spelling; valid are n"),
         ({"evaluation": {"source": HELD_OUT, "name": "x"}}, r"'evaluation.name' .*; valid are sou"),
         (
@@ -401,6 +409,13 @@ def test_what_cannot_be_read_is_said_in_one_line(
 def test_missing_file_says_where_examples_are(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"nowhere.yaml: no such file; see configs/"):
         load_config(str(tmp_path / "nowhere.yaml"))
+
+
+def test_another_missing_file_is_not_sent_to_configurations(tmp_path: Path):
+    """``--runtime`` was: of its keys, nothing is there."""
+    message = r"no such file; check the path; its keys: store, storage_options, device, "
+    with pytest.raises(ConfigError, match=message):
+        load_settings(RuntimeConfig, tmp_path / "nowhere.yaml")
 
 
 def test_unknown_name_lists_the_packaged_ones():

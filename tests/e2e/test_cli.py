@@ -191,6 +191,25 @@ def test_artifacts_are_listed_shown_and_tidied(first: FirstRun):
     assert contents(first.store) == before
 
 
+def test_rejected_rows_are_shown_with_their_reasons(first: FirstRun):
+    """A warning said that each is a row with its reason, and no command showed one."""
+    store = ("--store", first.store.root)
+    made = first.summary["artifacts"]
+    shown = sdrpn("artifacts", "show", made["build-jsonl"]["small"], "--rejected", *store)
+    rows = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert {row["source_id"]: row["status"] for row in rows} == {
+        "text": "text_only",
+        "gone": "missing_image",
+        "escape": "malformed",
+        "0": "duplicate",
+    }
+    assert {row["reason"] for row in rows} >= {"the record has no image"}
+    labels = sdrpn("artifacts", "show", made["make-labels"]["small"], "--rejected", *store)
+    assert labels.exit_code == 0, labels.output
+    files = sdrpn("artifacts", "show", made["download"]["small"], "--rejected", *store)
+    assert_one_line(files, "has no rows with a status; build-jsonl, extract-attention,", 2)
+
+
 def changed_config(first: FirstRun, folder: Path, **changes: Any) -> Path:
     data = first.config.model_dump(mode="json") | changes
     path = folder / "changed.yaml"

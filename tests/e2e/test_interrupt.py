@@ -1,4 +1,4 @@
-"""Ctrl-C: one line that says what is kept, at once, and no process is left behind."""
+"""Ctrl-C and SIGTERM: one line that says what is kept, at once, and no process is left behind."""
 
 import os
 import re
@@ -42,14 +42,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("workers", "to_all"),
+    ("number", "workers", "to_all"),
     [
-        (1, True),
-        (2, True),  # as a terminal sends it
-        (2, False),  # as `kill -INT` sends it
+        (signal.SIGINT, 1, True),
+        (signal.SIGINT, 2, True),  # as a terminal sends it
+        (signal.SIGINT, 2, False),  # as `kill -INT` sends it
+        (signal.SIGTERM, 1, False),  # as a scheduler does, of which nothing was said
+        (signal.SIGTERM, 2, True),
     ],
 )
-def test_during_extraction(config: Path, tmp_path: Path, workers: int, to_all: bool):
+def test_during_extraction(
+    config: Path, tmp_path: Path, number: signal.Signals, workers: int, to_all: bool
+):
     store = tmp_path / "store"
     command = [sys.executable, "-m", "flows.cli", "run", "-c", config, "--store", store]
     process = subprocess.Popen(
@@ -65,18 +69,19 @@ def test_during_extraction(config: Path, tmp_path: Path, workers: int, to_all: b
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     if to_all:
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
     else:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
     _, told = process.communicate()
-    assert process.returncode == 130, told
+    assert process.returncode == 128 + number, told
     assert not list(extraction.glob("*/manifest.json"))
     usual = re.compile(
         r": (done|reused|\d+ of \d+ \w+ after .* min( left)?|running for .* min)$"
         r"|^tasks.build_jsonl: source "
     )
+    word = "interrupted" if number == signal.SIGINT else "terminated"
     assert [line for line in told.splitlines() if not usual.search(line)] == [
-        f"interrupted: what is finished is kept in {store}; the same command goes on from there"
+        f"{word}: what is finished is kept in {store}; the same command goes on from there"
     ]
     while is_anyone_left(process.pid):
         time.sleep(0.005)  # without end: pytest has a limit

@@ -1,12 +1,16 @@
 """Values of options that nothing can be done with: one line says so."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.command_line import sdrpn
+from tests.mixes import mix_record, write_image
 
 pytestmark = pytest.mark.usefixtures("no_server")
+
+DATA = ("--data", "mix.json", "--images", "images")
 
 
 @pytest.mark.parametrize("days", ["1000000", "1e9", "inf", "nan"])
@@ -44,3 +48,39 @@ def test_an_empty_value_was_an_error_of_something_else(
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: {told}")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("run", "--store", "s3:/bucket"), "lacks '://'"),
+        (("run", "--store", "s4://bucket"), "Protocol not known: s4"),
+        (("run", "--data", "mix.json", "--images", "s4://bucket"), "Protocol not known: s4"),
+        (("run", "--data", "s4://b/mix.json", "--images", "images"), "Protocol not known: s4"),
+        (("stage", "merge-labels", "--device", "gpu"), "device 'gpu' cannot be used"),
+        (("run", "--dry-run", "--data", "s4://b/m.json", "--images", "images"), "not known: s4"),
+        (("predict", "images/a.png", "it", "--dtype", "bf16"), "dtype 'bf16' is not known"),
+    ],
+)
+def test_what_no_machine_has_was_taken_for_what_fails_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+):
+    """The exit status was that of a server which is silent for a while: 1."""
+    write_image(tmp_path / "images/a.png")
+    (tmp_path / "mix.json").write_text(json.dumps([mix_record("a", "a.png")]))
+    monkeypatch.chdir(tmp_path)
+    own = () if "--data" in arguments or "predict" in arguments else DATA
+    result = sdrpn(*arguments, *own)
+    assert result.exit_code == 2, result.output
+    assert told in result.stderr
+
+
+@pytest.mark.parametrize("command", [("ls",), ("gc",), ("show", f"download/{'0' * 20}")])
+def test_a_store_that_is_not_there_was_an_empty_one(tmp_path: Path, command: tuple[str, ...]):
+    """Nothing told a mistyped name from a store that nothing was made in."""
+    result = sdrpn("artifacts", *command, "--store", tmp_path / "atrifacts")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/atrifacts: no store is there; check --store")
+    assert list(tmp_path.iterdir()) == []
+    assert sdrpn("artifacts", "ls", "--store", tmp_path).stdout == f"no artifacts in {tmp_path}\n"

@@ -241,6 +241,23 @@ def test_an_answer_is_never_an_empty_line(text: str, boxes: tuple, lines: list[s
     assert shown_lines(answer) == lines
 
 
+@pytest.mark.parametrize(("text", "is_told"), [(" ", True), ("red", False)])
+def test_a_model_that_answers_nothing_says_what_to_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, is_told: bool
+) -> None:
+    """`attention` told of the answer-style suffix, `predict` only that there is no answer."""
+    answer = ZoomAnswer(
+        text, (), np.zeros((2, 2), np.float32), ZoomDecision.IMAGE_FULLY_SEEN, 0, {}
+    )
+    monkeypatch.setattr(ZoomPipeline, "answer", lambda *_, **__: [answer])
+    ask = ("predict", folder / "picture.png", "what is it ?", "--store", folder / "store")
+    for options in ((), ("--json",)):
+        result = sdrpn(*ask, *options)
+        assert result.exit_code == 0, result.output
+        told = "Answer the question using a single word or phrase." in result.stderr
+        assert told == is_told
+
+
 def test_the_overlay_is_pale_in_the_crop_outside_the_region() -> None:
     grey, letterbox = Image.new("RGB", (80, 80), (60, 60, 60)), Letterbox.square((80, 80))
     region = Region(BoxXYXY(20, 20, 60, 60), (BoxXYXY(20, 20, 60, 40),))

@@ -57,6 +57,12 @@ def test_a_question_mark_in_a_uri_is_no_pattern():
     assert is_many("s3://bucket/questions.jsonl")
 
 
+def test_a_folder_of_images_says_how_they_are_asked_about(tmp_path: Path):
+    """It was an image that could not be read."""
+    with pytest.raises(ConfigError, match=rf"is a folder; a pattern.*: '{tmp_path}/\*\.jpg'"):
+        is_many(f"{tmp_path}/")
+
+
 def test_only_newlines_end_a_line_of_questions(tmp_path: Path):
     """JSON allows the other line separators within strings, and many writers leave them there."""
     asked = [Asked(image="/a.png", question=f"what {sign} is it") for sign in "\u2028\u2029\x85"]

@@ -1,5 +1,6 @@
 """Bad images and records: each is a reject with its reason, and only too many stop the run."""
 
+import gzip
 import io
 import json
 import re
@@ -156,6 +157,10 @@ def test_a_number_too_long_in_a_list_is_a_reject(place: str):
         (b'[{"id": 1},', r"record 1 is not JSON"),
         (b'[{"id": 1}', r"record 1 is not JSON \(the file ends early\)"),
         (b'[{"id": 1}, {"id": "\xff"}]', r"not UTF-8 text"),
+        (gzip.compress(b'[{"id": 1}]'), r"is gzipped, .*: unpack it \(gunzip\)"),
+        # In JSON Lines, lines are told, which editors count from 1.
+        (b'[{"id": 1},', r"record 1 is not JSON .*, the first being record 0; is the file"),
+        (b'[{"id": "\xff"}]', r"near record 0, the first being record 0\); save it as UTF-8"),
         (b"[" * 200_000, r"record 0 is not JSON"),
         (b"[" + b"7" * 5000, r"record 0 is not JSON .*4300 digits"),
         (b"[" * 5000 + b"}" * 4999 + b"x", r"record 1 is not JSON \(a comma is missing\)"),

@@ -3,16 +3,19 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import EvaluationConfig, ModelConfig, RecordsConfig
 from data_contracts.enums import Method, ScoringMode, Stage
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource, SceneSource
+from sdrpn_core.evaluation.methods import Answerer
 from tasks import benchmark_table, evaluate
+from tasks.artifacts.device_memory import DeviceMemoryFull
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.benchmark_table import TableInputs, read_table, write_table
@@ -88,7 +91,8 @@ def evaluated(
         files = download(run, source)
         questions = build_jsonl(run, files, source, RecordsConfig())
         config = EvaluationConfig(
-            source=source, methods=(Method.BASE,), max_new_tokens=2, rows_per_shard=2, **settings
+            **{"rows_per_shard": 2, "source": source, "methods": (Method.BASE,)} | settings,
+            max_new_tokens=2,
         )
         model = ModelConfig(profile=checkpoint.config.profile)
         return Evaluated(run, questions, files, model, config)
@@ -105,6 +109,36 @@ def test_questions_without_an_answer_are_left_out_and_told(
     assert sorted(frame["answers"].to_list()) == [["blue"], ["red"]]
     (told,) = [r.getMessage() for r in caplog.records if "reference answer" in r.getMessage()]
     assert told.startswith("source 'own': 3 of 5 questions have no reference answer")
+
+
+def test_a_batch_that_memory_does_not_hold_is_answered_in_smaller_ones(
+    evaluated: Callable[..., Evaluated], monkeypatch: pytest.MonkeyPatch
+):
+    """The run ended there, and a smaller batch size was to be given by hand."""
+    made = evaluated("red", "blue", "green", "grey", "black", rows_per_shard=5)
+    whole = made.shard(0)
+    real, sizes = Answerer.answer, []
+
+    def answer(self: Answerer, method: Method, images: Any, documents: Any) -> Any:
+        sizes.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+        return real(self, method, images, documents)
+
+    with monkeypatch.context() as full:
+        full.setattr(Answerer, "answer", answer)
+        halved = made.shard(0)
+    assert sizes == [5, 3, 2, 1, 2]
+    assert halved.frame.equals(whole.frame)
+    assert halved.measurements["documents.base"] == (2, 1, 2)
+    with monkeypatch.context() as full:
+        full.setattr(Answerer, "answer", fill)
+        with pytest.raises(DeviceMemoryFull, match="even a batch of 1"):
+            made.shard(0)
+
+
+def fill(*given: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
 
 
 def test_questions_that_nobody_answered_are_no_benchmark(evaluated: Callable[..., Evaluated]):

@@ -458,3 +458,17 @@ def test_pictures_are_drawn_for_every_answer(
         "000002-1.png",
     ]
     assert Image.open(pictures / "000002-1.png").size == Image.open(asked[2].image).size
+
+
+def test_the_pictures_of_two_outputs_are_not_mixed(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path
+):
+    """Those of the second took the place of the first's, without a word."""
+    pictures = tmp_path / "pictures"
+    for _ in range(2):  # the same command again draws into its own
+        answer(pipeline, asked[:2], tmp_path / "one.jsonl", overlays=f"{pictures}/")
+    drawn = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    with pytest.raises(ConfigError, match=r"has the pictures of another --output .*; name another"):
+        answer(pipeline, asked[::-1], tmp_path / "two.jsonl", overlays=str(pictures))
+    assert {path.name: path.read_bytes() for path in pictures.iterdir()} == drawn
+    assert not (tmp_path / "two.jsonl").exists()

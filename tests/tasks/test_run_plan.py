@@ -186,6 +186,14 @@ def test_files_that_fit_one_by_one_must_fit_together(tmp_path: Path):
     [
         ({"records": "{here}/no.json"}, r"no.json: no such file; check the source's URI"),
         ({"records": "file://{here}/no.json"}, r"no.json: no such file; check the source's URI"),
+        (
+            {"records": "file://{here}/m%69x.json"},
+            r"m%69x.json: no such file; .* URI, which is taken as it is: not quoted, .*/mix.json",
+        ),
+        (
+            {"images": "{here}/%2E"},
+            r"no such folder; .*, which is taken as it is: not quoted, .*/\.",
+        ),
         ({"records": "{here}"}, r"is a folder; name a file in it"),
         ({"boxes": "{here}/boxes.jsonl"}, r"boxes.jsonl: no such file"),
         ({"images": "{here}/images"}, r"images: no such folder; check `--images`"),

@@ -10,9 +10,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from data_contracts.configs import RecordsConfig
+from data_contracts.configs import PipelineConfig, RecordsConfig
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import LlavaMixSource
+from flows.dry_run import plan_run
 from tasks.artifacts.admin import collect_garbage, list_artifacts
 from tasks.artifacts.stage import NotMade
 from tasks.artifacts.store import ArtifactStore
@@ -20,7 +22,8 @@ from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.sources.files import load_image
 from tests.artifacts import stage_run
-from tests.mixes import write_image, write_small_mix
+from tests.e2e.command_line import sdrpn
+from tests.mixes import mix_record, write_image, write_small_mix
 
 
 @pytest.fixture(params=[False, True], ids=["in place", "copied"])
@@ -57,6 +60,44 @@ def test_touched_images_are_read_again_and_nothing_else_is_made(
     assert started == []
     for row in file_store.read_frame(questions).filter(status="ok").to_dicts():
         load_image(file_store, row["image_uri"], row["image_sha256"])
+
+
+def test_the_command_line_tells_which_download_stands_for_one(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    """No later stage names the second one, and nobody was told why."""
+    first = download(stage_run(file_store), source)
+    touch(tmp_path / "data")
+    assert download(stage_run(file_store), source) == first
+    (touched,) = (i.ref for i in list_artifacts(file_store, Stage.DOWNLOAD) if i.ref != first)
+    for ref, stand_in in ((first, None), (touched, str(first))):
+        shown = sdrpn("artifacts", "show", ref, "--store", file_store.root)
+        assert json.loads(shown.stdout)["same_as"] == stand_in
+
+
+def test_a_plan_says_that_it_does_not_read_images(
+    source: LlavaMixSource, file_store: ArtifactStore, tmp_path: Path
+):
+    """It counted all stages as still to be made, and nobody was told that a run may make none."""
+
+    def problems() -> list[str | None]:
+        plan = plan_run(PipelineConfig(name="x", sources=(source,)), runtime)
+        return [stage.made.problem for stage in plan.unknown_stages]
+
+    runtime = RuntimeConfig(store=file_store.root)
+    first = download(stage_run(file_store), source)
+    touch(tmp_path / "data")
+    (reason,) = problems()
+    assert reason is not None
+    assert f"whether they are those of {first}, which then stays" in reason
+    download(stage_run(file_store), source)
+    assert problems() == []
+    write_image(tmp_path / "data" / "images" / "gqa" / "images" / "new.png")
+    mix = tmp_path / "data" / "mix.json"
+    mix.write_text(
+        json.dumps([*json.loads(mix.read_text()), mix_record("n", "gqa/images/new.png")])
+    )
+    assert problems() == []
 
 
 def test_chats_that_were_malformed_are_no_part_of_what_was_made_of_them_then(

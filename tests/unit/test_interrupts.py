@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.interrupts import interrupts_heard, raise_lost_interrupt
+from flows.interrupts import Terminated, interrupts_heard, interrupts_held, raise_lost_interrupt
 
 
 class Panic(BaseException):
@@ -28,6 +28,15 @@ def ctrl_c() -> None:
 def dropped_ctrl_c() -> None:
     with suppress(KeyboardInterrupt):
         ctrl_c()
+
+
+def sigterm() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def dropped_sigterm() -> None:
+    with suppress(KeyboardInterrupt):
+        sigterm()
 
 
 def do(*steps: Callable[[], object]) -> None:
@@ -129,6 +138,50 @@ def test_errors_that_nobody_can_be_told_of_are_told_as_ever(untold: list[type[Ba
     with pytest.raises(KeyboardInterrupt):
         do(Broken, dropped_ctrl_c, Broken, raise_lost_interrupt)
     assert untold == [ValueError, ValueError]
+
+
+def test_sigterm_ends_a_block_as_ctrl_c_does():
+    """It ended the process without a word on what is kept."""
+    with pytest.raises(Terminated):
+        do(sigterm)
+    with pytest.raises(Terminated):
+        do(dropped_sigterm, raise_lost_interrupt)
+
+    def fail() -> None:
+        raise TypeError
+
+    with pytest.raises(Terminated):
+        do(dropped_sigterm, fail)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_sigterm_ends_what_is_stuck():
+    left: list[object] = []
+    do(dropped_sigterm, lambda: left.append(signal.getsignal(signal.SIGTERM)))
+    assert left == [signal.SIG_DFL]
+
+
+def test_sigterm_is_heard_where_ctrl_c_is_ignored():
+    """In the background of a script, for one."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(Terminated):
+            do(ctrl_c, sigterm)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_both_are_held_while_processes_are_started():
+    reached: list[str] = []
+
+    def start() -> None:
+        with interrupts_held():
+            sigterm()
+            reached.append("the last process")
+
+    with pytest.raises(Terminated):
+        do(start)
+    assert reached
 
 
 def test_other_errors_stay_what_they_are():

@@ -125,6 +125,12 @@ def test_what_cannot_be_used_stays_as_a_row_that_says_why(broken: Any, status: s
     assert reason in row["reason"]
 
 
+def test_an_absolute_path_is_told_what_it_is_to_be_relative_to():
+    """It was refused without a word on what would do."""
+    reason = only(record(image="/data/gqa/1.jpg"))["reason"]
+    assert reason.endswith("it is to be relative to the source's `images` (--images)")
+
+
 def test_a_list_of_one_image_is_an_image():
     assert only(record(image=["4.png"]))["status"] == "ok"
     assert image_path(record(image=["4.png"])) == "4.png"
