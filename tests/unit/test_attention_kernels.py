@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.modeling_flash_attention_utils import _pad_input, _unpad_input, _upad_input
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.modeling_flash_attention_utils import _pad_input, _unpad_input
 from transformers.utils import is_flash_attn_2_available, is_torch_cuda_available
 from transformers.utils.import_utils import _package_distribution_mapping
 
@@ -17,10 +19,14 @@ from sdrpn_core.attention.kernels import (
     SDPA,
     CausalKeys,
     choose_kernel,
+    flash_attention,
     flash_is_usable,
 )
 from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.attention.patterns import CAUSAL
+from sdrpn_core.models.loading import load_adapter
+from tests.tiny_models import tiny_llava
+from tests.zoom_checks import random_images, random_pipeline
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 
@@ -111,13 +117,67 @@ LAYOUTS = {
 }
 
 
+@pytest.fixture
+def kernels_called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of flash-attn's functions in the order of their calls; sdpa computes in their place."""
+    called: list[str] = []
+
+    def flash(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, softmax_scale: float) -> Tensor:
+        assert causal
+        called.append("flash")
+        lower_right = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool)
+        parts = (part.transpose(1, 2) for part in (q, k, v))
+        return scaled_dot_product_attention(
+            *parts,
+            attn_mask=lower_right.tril(k.shape[1] - q.shape[1]),
+            scale=softmax_scale,
+            enable_gqa=True,
+        ).transpose(1, 2)
+
+    def varlen(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        cu_seqlens_q: Tensor,
+        cu_seqlens_k: Tensor,
+        **kwargs: Any,
+    ) -> Tensor:
+        assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
+        own, others = (starts.diff().tolist() for starts in (cu_seqlens_q, cu_seqlens_k))
+        assert (kwargs.pop("max_seqlen_q"), kwargs.pop("max_seqlen_k")) == (max(own), max(others))
+        prompts = zip(q.split(own), k.split(others), v.split(others), strict=True)
+        found = torch.cat([flash(*(p[None] for p in parts), **kwargs)[0] for parts in prompts])
+        called[-len(own) :] = ["varlen"]
+        return found
+
+    def settings(
+        *,
+        is_causal: bool,
+        softmax_scale: float,
+        max_seqlen_q: int = 0,
+        max_seqlen_k: int = 0,
+        **_: Any,
+    ) -> dict[str, Any]:
+        longest = {"max_seqlen_q": max_seqlen_q, "max_seqlen_k": max_seqlen_k}
+        given = {"causal": is_causal, "softmax_scale": softmax_scale}
+        return {**given, **longest} if max_seqlen_k else given
+
+    functions = (flash, varlen, None, _pad_input, _unpad_input), (settings, settings)
+    monkeypatch.setattr(
+        "transformers.modeling_flash_attention_utils.lazy_import_flash_attention",
+        lambda _: functions,
+    )
+    return called
+
+
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 @pytest.mark.parametrize("num_queries", [8, 4, 1])
+@pytest.mark.usefixtures("kernels_called")
 def test_knowing_the_tokens_is_as_good_as_the_mask(layout: str, num_queries: int) -> None:
     """Tokens alone, causal, each prompt by itself: what flash-attn computes of unpadded input.
 
-    Run with transformers' own unpadding and with sdpa in the kernel's place, on every layout of
-    columns that the pipeline makes.
+    Run with sdpa in the kernel's place, on every layout of columns that the pipeline makes.
     """
     key_mask = torch.tensor(LAYOUTS[layout], dtype=torch.bool)
     torch.manual_seed(0)
@@ -128,34 +188,82 @@ def test_knowing_the_tokens_is_as_good_as_the_mask(layout: str, num_queries: int
 
     keys = CausalKeys.from_mask(mask)
     assert keys.key_mask is not None or num_queries == 1
-    found = unpadded_attention(query, key, value, keys.key_mask)
+    found = flash_attention(query, key, value, keys, scaling=8**-0.5)
     tokens = key_mask[:, -num_queries:]
     assert torch.allclose(found[tokens], wanted[tokens], atol=1e-6)
 
 
 def test_without_padding_there_is_nothing_to_tell() -> None:
     assert ColumnMasks(torch.zeros(2, 5), torch.ones(2, 5, dtype=torch.bool)).of(CAUSAL) is None
-    assert CausalKeys.from_mask(None).key_mask is None
+    assert CausalKeys.from_mask(None).packings is None
 
 
-def unpadded_attention(
-    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None
-) -> Tensor:
-    """(N, H, Sq, D) -> (N, Sq, H, D), prompt by prompt over its own tokens."""
-    num_queries = query.shape[2]
-    if key_mask is None:
-        key_mask = torch.ones(key.shape[0], key.shape[2], dtype=torch.bool)
-    q, k, v, indices, (starts_q, starts_k), _ = _upad_input(
-        *(part.transpose(1, 2) for part in (query, key, value)), key_mask, num_queries, _unpad_input
-    )
-    rows = []
-    for prompt in range(len(key_mask)):
-        mine_q = slice(int(starts_q[prompt]), int(starts_q[prompt + 1]))
-        mine_k = slice(int(starts_k[prompt]), int(starts_k[prompt + 1]))
-        parts = (part.transpose(0, 1)[None] for part in (q[mine_q], k[mine_k], v[mine_k]))
-        late = mine_k.stop - mine_k.start - (mine_q.stop - mine_q.start)
-        causal = torch.ones(
-            mine_q.stop - mine_q.start, mine_k.stop - mine_k.start, dtype=torch.bool
-        ).tril(late)
-        rows.append(scaled_dot_product_attention(*parts, attn_mask=causal)[0].transpose(0, 1))
-    return _pad_input(torch.cat(rows), indices, len(key_mask), num_queries)
+def test_columns_that_follow_others_without_padding_are_not_unpadded(
+    kernels_called: list[str],
+) -> None:
+    """They have a mask, which says no more than that they follow; their keys were copied, and the
+    device waited for, in every layer."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 9, 8)
+    mask = ColumnMasks(torch.zeros(2, 4), torch.ones(2, 9, dtype=torch.bool)).of(CAUSAL)
+    assert mask is not None
+    found = flash_attention(query, key, key, CausalKeys.from_mask(mask), scaling=1.0)
+    wanted = scaled_dot_product_attention(query, key, key, attn_mask=mask, scale=1.0)
+    assert torch.allclose(found, wanted.transpose(1, 2), atol=1e-6)
+    assert kernels_called == ["flash"]
+
+
+def test_layers_of_a_padded_pass_wait_for_the_device_once(kernels_called: list[str]) -> None:
+    """Where tokens are was asked for anew in every layer, and all that it had to do was waited
+    for."""
+    mask = ColumnMasks(torch.zeros(2, 8), torch.tensor(LAYOUTS["left padding"]) > 0).of(CAUSAL)
+    keys, states = CausalKeys.from_mask(mask), torch.randn(2, 3, 8, 8)
+    with Waits() as waits:
+        first = flash_attention(states, states, states, keys, scaling=1.0)
+        assert waits.names, "a padded pass asks the device where its tokens are"
+        waits.names.clear()
+        second = flash_attention(states, states, states, keys, scaling=1.0)
+    assert torch.equal(first, second)
+    assert kernels_called == ["varlen", "varlen"]
+    assert waits.names == []
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations whose result a GPU is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if (name := function.overloadpacket.__name__) in ("nonzero", "_local_scalar_dense"):
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_zoom_by_flash_attn_answers_as_by_sdpa(
+    kernels_called: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padded and not, questions that share an image or not, the image in view or withdrawn."""
+    adapter = load_adapter(tiny_llava(tmp_path, seed=3), device="cpu")
+    questions = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
+    images = random_images([(60, 40), (30, 50), (45, 45), (80, 20)])
+    for withdraw_image in (False, True):
+        pipeline = random_pipeline(adapter)
+        pipeline.regions = pipeline.regions.with_changes(withdraw_image=withdraw_image)
+        for asked in (images, [images[0]] * 4):
+            with_sdpa = pipeline.answer(asked, questions)
+            kernels_called.clear()
+            with monkeypatch.context() as patch:
+                patch.setitem(vars(adapter.decoder), "attention_kernel", FLASH)
+                with_flash = pipeline.answer(asked, questions)
+            assert set(kernels_called) == {"flash", "varlen"}
+            for one, other in zip(with_sdpa, with_flash, strict=True):
+                assert (one.text, one.boxes, one.decision) == (
+                    other.text,
+                    other.boxes,
+                    other.decision,
+                )
+                assert one.roi_map == pytest.approx(other.roi_map, abs=1e-5)
