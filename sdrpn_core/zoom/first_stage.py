@@ -47,8 +47,7 @@ class FirstStage:
     prefix_rows: Tensor
     """(N,) prefix of each question."""
     held: Tensor | None
-    """(N, vocabulary) tokens that the prompts hold, as of ``Decoding``; those of the second stage
-    hold the same."""
+    """(N, vocabulary) tokens that the prompts hold, as of ``Decoding``."""
 
 
 @torch.inference_mode()
