@@ -111,22 +111,23 @@ def test_an_installed_flash_attn_must_be_one_that_transformers_runs(
     assert ("install flash-attn 2" in caplog.text) is not usable
 
 
-@pytest.mark.parametrize("is_right", [True, False])
+@pytest.mark.parametrize("wrong", [None, "of packed prompts", "of others"])
 @pytest.mark.usefixtures("gpu_that_runs_flash")
 def test_the_flash_attention_of_torch_is_tried_before_it_is_used(
-    is_right: bool, monkeypatch: pytest.MonkeyPatch
+    wrong: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its operation is no part of torch's interface; here in float32, as a CPU has none of it."""
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:
         found = packed(query, key, value, *rest)
-        return found if is_right else found.flip(0)
+        is_wrong = wrong == ("of packed prompts" if query.ndim == 3 else "of others")
+        return found.flip(0) if is_wrong else found
 
     on_the_cpu = partial(torch.arange, device="cpu")
     monkeypatch.setattr(torch, "arange", lambda *args, device: on_the_cpu(*args))
     monkeypatch.setattr("sdrpn_core.attention.flash_attention._torch_kernel", kernel)
     torch_flash_is_usable.cache_clear()
-    assert torch_flash_is_usable() is is_right
+    assert torch_flash_is_usable() is (wrong is None)
     torch_flash_is_usable.cache_clear()
 
 
@@ -134,7 +135,7 @@ def test_the_flash_attention_of_torch_is_tried_before_it_is_used(
 def test_a_torch_whose_flash_attention_does_not_run_uses_sdpa(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def missing() -> float:
+    def missing(is_padded: bool) -> float:
         raise NotImplementedError("built without it")
 
     caplog.set_level("INFO")
