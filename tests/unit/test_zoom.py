@@ -195,6 +195,24 @@ def test_questions_about_one_image_share_its_prefix(
             assert answer.tokens == plain.tokens
 
 
+def test_whose_prefixes_are_equal_is_known_without_the_device(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the question stands before the image, each was compared on the device with every other
+    about its image."""
+    profile = adapter.profile.model_copy(update={"prompt": "{question} {images} a"})
+    monkeypatch.setattr(torch, "equal", pytest.fail)
+    asked = [("it is", 0), ("is it", 0), ("it is", 0), ("it is", 1), ("it", 0)]
+    questions, images = zip(*asked, strict=True)
+    first = first_stage(
+        adapter.with_profile(profile), rpn, [features[index] for index in images], questions
+    )
+    assert first.prefix_rows.tolist() == [0, 1, 0, 2, 3]
+
+
 @dataclass(frozen=True)
 class _Pass:
     """Rows and columns that went through some layers together."""
