@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from sdrpn_core.attention.kernels import CausalKeys, flash_attention
+from sdrpn_core.attention.flash_attention import CausalKeys, flash_attention
 
 ATTENTION_NAME = "sdrpn_sdpa"
 """Name under which the recording attention is registered with transformers."""

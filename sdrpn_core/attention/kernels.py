@@ -1,52 +1,36 @@
-"""Which attention kernel the decoder runs: flash-attn where it can, torch's sdpa elsewhere.
+"""Which attention kernel the decoder runs: flash attention where it can, torch's sdpa elsewhere.
 
-Both compute the same attention. flash-attn takes no mask, only which keys are tokens, so it runs
-where the caller says that attention is causal and nothing else (``CausalKeys``).
-
-Shape legend: N batch, H heads, S sequence, D head size.
+All compute the same attention. torch's sdpa runs flash attention too, but only where there is no
+mask. Where there is one, in padded batches and for columns that follow others, such as crops, it
+runs a kernel of less than half that speed.
 """
 
 import logging
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Self
 
 import torch
-from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.utils import is_flash_attn_2_available
+
+from sdrpn_core.attention.flash_attention import FLASH, TORCH_FLASH, CausalKeys, flash_attention
 
 log = logging.getLogger(__name__)
 
-SDPA, FLASH = "sdpa", "flash_attention_2"
+SDPA = "sdpa"
 
 _FLASH_DTYPES = (torch.bfloat16, torch.float16)
 _FLASH_MAX_HEAD_DIM = 256
 _FLASH_COMPUTE_CAPABILITY = (8, 0)
 
 
-@dataclass(frozen=True)
-class CausalKeys:
-    """Attention is causal over the columns that hold tokens, and nothing else."""
-
-    key_mask: Tensor | None
-    """(N, S) bool, True = token; None if all are."""
-
-    @classmethod
-    def from_mask(cls, mask: Tensor | None) -> Self:
-        """Read the token columns off a causal mask made by ``ColumnMasks``.
-
-        The last query sees every token before it. It also sees itself when it is padding, which
-        changes the output of that padding column alone: no other query comes after it.
-
-        Args:
-            mask: None, or bool (N, 1, Sq, S), True = keep.
-        """
-        return cls(None if mask is None else mask[:, 0, -1])
-
-
 def choose_kernel(
-    device: torch.device, dtype: torch.dtype, head_dim: int, *, has_flash: bool
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    *,
+    has_flash: bool,
+    has_torch_flash: bool = False,
 ) -> str:
     """Kernel for a decoder.
 
@@ -55,15 +39,17 @@ def choose_kernel(
         dtype: precision of queries, keys and values.
         head_dim: size of one head.
         has_flash: whether flash-attn can be used on this machine (``flash_is_usable``).
+        has_torch_flash: whether torch's own can (``torch_flash_is_usable``).
     """
     may_flash = (
-        has_flash
-        and device.type == "cuda"
+        device.type == "cuda"
         and dtype in _FLASH_DTYPES
         and head_dim <= _FLASH_MAX_HEAD_DIM
         and head_dim % 8 == 0
     )
-    return FLASH if may_flash else SDPA
+    if may_flash and has_flash:
+        return FLASH
+    return TORCH_FLASH if may_flash and has_torch_flash else SDPA
 
 
 @cache
@@ -92,32 +78,42 @@ def flash_is_usable() -> bool:
     return True
 
 
-def flash_attention(
-    query: Tensor, key: Tensor, value: Tensor, keys: CausalKeys, scaling: float
-) -> Tensor:
-    """Causal attention by flash-attn, through the function that transformers' own interface uses.
+@cache
+def torch_flash_is_usable() -> bool:
+    """Whether torch's flash attention of packed prompts runs on the GPU and does what sdpa does.
 
-    Args:
-        query: (N, H, Sq, D), the last Sq columns.
-        key: (N, Hkv, S, D), grouped heads not repeated.
-        value: (N, Hkv, S, D).
-        keys: which columns hold tokens.
-        scaling: factor on the dot products.
-
-    Returns:
-        (N, Sq, H, D); zero at padding columns.
+    It is an operation of torch's inner library, so it is tried.
     """
-    from transformers.modeling_flash_attention_utils import _flash_attention_forward
+    if not torch.cuda.is_available():
+        return False
+    if torch.cuda.get_device_capability() < _FLASH_COMPUTE_CAPABILITY:
+        return False
+    try:
+        return all(_torch_flash_difference(is_padded) < 2**-5 for is_padded in (False, True))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        log.info("torch's flash attention is not used for padded prompts: %s", error)
+        return False
 
-    key_mask = keys.key_mask
-    output: Tensor = _flash_attention_forward(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        None if key_mask is None else key_mask.to(query.device),
-        query_length=query.shape[2],
-        is_causal=True,
-        softmax_scale=scaling,
-        attn_implementation=FLASH,
+
+def _torch_flash_difference(is_padded: bool) -> float:
+    """Largest difference from sdpa, of columns that follow others, with grouped heads."""
+    # Numbers from no generator: another thread may be recording a graph.
+    query, key, value = (
+        torch.arange(2 * heads * columns * 64, device="cuda")
+        .mul(0.7)
+        .sin()
+        .to(torch.bfloat16)
+        .reshape(2, heads, columns, 64)
+        for heads, columns in ((4, 5), (2, 9), (2, 9))
     )
-    return output
+    columns = torch.arange(9, device="cuda")
+    padding = (columns < 2) | (columns == 5)
+    key_mask = torch.stack([columns >= 0, ~padding if is_padded else columns >= 0])
+    causal = columns <= columns[-5:, None]
+    mask = (causal & key_mask[:, None, :] | (columns == columns[-5:, None]))[:, None]
+    found = flash_attention(query, key, value, CausalKeys.from_mask(mask, TORCH_FLASH), 0.125)
+    wanted = scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=0.125, enable_gqa=True
+    ).transpose(1, 2)
+    tokens = key_mask[:, -5:]
+    return float((found - wanted)[tokens].abs().max())

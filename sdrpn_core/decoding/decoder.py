@@ -17,7 +17,13 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sdrpn_core.attention.capture import ATTENTION_NAME, AttentionRecorder
-from sdrpn_core.attention.kernels import FLASH, SDPA, CausalKeys, choose_kernel, flash_is_usable
+from sdrpn_core.attention.flash_attention import FLASH, TORCH_FLASH, CausalKeys
+from sdrpn_core.attention.kernels import (
+    SDPA,
+    choose_kernel,
+    flash_is_usable,
+    torch_flash_is_usable,
+)
 from sdrpn_core.attention.masks import Masks
 from sdrpn_core.attention.patterns import CAUSAL, AttentionPattern, patterns_of
 from sdrpn_core.decoding.layer_pass import LayerPass, Rotations
@@ -127,7 +133,13 @@ class Decoder:
         if self.patterns != {CAUSAL}:
             return SDPA
         head_dim = int(self.layers[self.attention_layers[0]].self_attn.head_dim)
-        return choose_kernel(self.device, self.dtype, head_dim, has_flash=flash_is_usable())
+        return choose_kernel(
+            self.device,
+            self.dtype,
+            head_dim,
+            has_flash=flash_is_usable(),
+            has_torch_flash=self.device.type == "cuda" and torch_flash_is_usable(),
+        )
 
     @property
     def kernel(self) -> str:
@@ -169,8 +181,8 @@ class Decoder:
         """
         hidden, masks, deepstack = inputs.hidden, inputs.masks, inputs.deepstack
         extra: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
-        if (kernel or self.attention_kernel) == FLASH:
-            extra["flash_keys"] = CausalKeys.from_mask(masks.of(CAUSAL))
+        if keys := self._flash_keys(masks, kernel or self.attention_kernel):
+            extra["flash_keys"] = keys
         rotations = inputs.rotations or Rotations(self.rotary_emb, hidden, inputs.position_ids)
         columns = LayerPass(masks, inputs.position_ids, rotations, cache, extra)
         for index in layers:
@@ -182,6 +194,17 @@ class Decoder:
         if recorder is not None:
             recorder.count()
         return hidden.to(self.device)  # the last layer may be on another
+
+    def _flash_keys(self, masks: Masks, kernel: str) -> CausalKeys | None:
+        """What flash attention is told of a pass; None where sdpa runs it.
+
+        Without a mask, sdpa calls torch's flash attention itself, or what is faster still.
+        """
+        if kernel == FLASH:
+            return CausalKeys.from_mask(masks.of(CAUSAL))
+        if kernel != TORCH_FLASH or torch.is_grad_enabled() or masks.of(CAUSAL) is None:
+            return None
+        return CausalKeys.from_mask(masks.of(CAUSAL), TORCH_FLASH)
 
     @property
     def vocabulary_size(self) -> int:

@@ -54,6 +54,16 @@ class StepShape:
             spans=tuple((first, last, blocks * columns_at_once) for first, last, blocks in spans),
         )
 
+    def holds(self, other: "StepShape") -> bool:
+        """Whether buffers of this shape have room for another: columns more than needed are
+        masked."""
+        if (self.num_rows, len(self.spans)) != (other.num_rows, len(other.spans)):
+            return False
+        return all(
+            mine[:2] == theirs[:2] and mine[2] >= theirs[2]
+            for mine, theirs in zip(self.spans, other.spans, strict=True)
+        )
+
 
 class FixedStep:
     """A step on buffers of fixed size; used again and again, by one decoding at a time."""

@@ -22,6 +22,10 @@ MAX_SHARE = 1 / 3
 """Of the memory that the model leaves on its device: buffers of fixed size may take as much."""
 MAX_IDLE = 16
 """A graph also holds some memory of its own, which is not counted: there must not be any number."""
+MAX_WIDTH = 2
+"""Idle buffers of up to so many times the bytes that are needed are taken where new ones would push
+out idle ones: batches whose crops differ in length would push out each other's graphs by turns, and
+to record one takes as long as many steps over columns that are masked."""
 MAX_REFUSED = 2
 """Recordings that failed before no more are tried: another thread's doing, or the model's."""
 
@@ -84,15 +88,15 @@ class StepPool:
             step = self._idle.pop(shape, None)
             if step is not None and step.reads != weights_read(self._decoder):
                 step = None
-            if step is None:
-                step = self._made(start, shape)
-        return step
+            return step or self._made(start, shape)
 
     def _made(self, start: Decoding, shape: StepShape) -> FixedStep | None:
         room = _room(self._decoder, start.logits.device) - self._num_lent_bytes()
         needed = _num_bytes(start, shape)
         if needed > room:
             return None
+        if self._num_idle_bytes() > room - needed and (wider := self._wider(shape, needed)):
+            return wider
         self._shrink(room - needed)
         try:
             step = FixedStep(self._decoder, start, shape)
@@ -103,6 +107,18 @@ class StepPool:
             return None
         self._living.add(step)
         return step
+
+    def _wider(self, shape: StepShape, needed: int) -> FixedStep | None:
+        """The least of the idle ones that have at least these columns, if it is not much larger."""
+        fitting = (
+            step
+            for step in self._idle.values()
+            if step.shape.holds(shape) and step.num_bytes <= MAX_WIDTH * needed
+        )
+        least = min(fitting, key=lambda step: step.num_bytes, default=None)
+        if least is None or least.reads != weights_read(self._decoder):
+            return None
+        return self._idle.pop(least.shape)
 
     def _take_back(self, step: FixedStep) -> None:
         """Without waiting: garbage collection may end a decoding in a thread that has the lock."""
@@ -134,10 +150,11 @@ class StepPool:
     def _shrink(self, num_bytes: float) -> None:
         """Forget those that were used longest ago."""
         idle = self._idle
-        while idle and (
-            len(idle) > MAX_IDLE or sum(step.num_bytes for step in idle.values()) > num_bytes
-        ):
+        while idle and (len(idle) > MAX_IDLE or self._num_idle_bytes() > num_bytes):
             idle.popitem(last=False)
+
+    def _num_idle_bytes(self) -> int:
+        return sum(step.num_bytes for step in self._idle.values())
 
     def _num_lent_bytes(self) -> int:
         idle = set(self._idle.values())

@@ -256,6 +256,7 @@ class ModelAdapter(ABC):
             image_grids=grids,
             image_lengths=tuple(image.num_tokens for image in images),
             token_ids=tuple(sorted(set(ids))),
+            first_ids=tuple(ids[: min(layout.starts, default=0)]),
         )
 
     def text_tokens(self, text: str) -> tuple[int, ...]:

@@ -76,6 +76,8 @@ class Prompt:
     """Tokens of each image: the cells of its grid, or fewer where not all are shown."""
     token_ids: tuple[int, ...] = ()
     """Every token that a whole prompt holds, once, rising; parts of a prompt do not say."""
+    first_ids: tuple[int, ...] = ()
+    """Tokens of a whole prompt before its first image, in order."""
 
     @property
     def prefix_length(self) -> int:

@@ -47,8 +47,7 @@ class FirstStage:
     prefix_rows: Tensor
     """(N,) prefix of each question."""
     held: Tensor | None
-    """(N, vocabulary) tokens that the prompts hold, as of ``Decoding``; those of the second stage
-    hold the same."""
+    """(N, vocabulary) tokens that the prompts hold, as of ``Decoding``."""
 
 
 @torch.inference_mode()
@@ -93,30 +92,15 @@ def first_stage(
 
 
 def _prefix_owners(prompts: Sequence[Prompt], features: Sequence[ImageFeatures]) -> list[int]:
-    """For each prompt, the first one with the same prefix.
+    """For each prompt, the first one with the same prefix: the same tokens, then the same image.
 
     The same image is not enough: in some templates the question comes before it.
     """
-    owners: list[int] = []
-    for row, (prompt, image) in enumerate(zip(prompts, features, strict=True)):
-        same = (
-            other
-            for other in range(row)
-            if features[other] is image
-            and owners[other] == other
-            and _have_equal_prefix(prompts[other], prompt)
-        )
-        owners.append(next(same, row))
-    return owners
-
-
-def _have_equal_prefix(one: Prompt, other: Prompt) -> bool:
-    if one.prefix_length != other.prefix_length:
-        return False
-    ours, theirs = one.prefix, other.prefix
-    return torch.equal(ours.position_ids, theirs.position_ids) and torch.equal(
-        ours.embeds, theirs.embeds
-    )
+    first_rows: dict[tuple[tuple[int, ...], int], int] = {}
+    return [
+        first_rows.setdefault((prompt.first_ids, id(image)), row)
+        for row, (prompt, image) in enumerate(zip(prompts, features, strict=True))
+    ]
 
 
 def _run_together(

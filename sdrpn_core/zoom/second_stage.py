@@ -27,6 +27,7 @@ from sdrpn_core.decoding.cache_rows import CachePart, fork, join, take_layers
 from sdrpn_core.decoding.decoder import DecoderInput
 from sdrpn_core.decoding.state import Decoding, LayerSpan
 from sdrpn_core.generation.prompt_batch import PromptBatch, last_position, pad_left
+from sdrpn_core.generation.repetition import tokens_of_prompts
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 from sdrpn_core.zoom.columns import Columns
@@ -78,7 +79,7 @@ def second_stage_prefill(
         cache=cache,
         spans=spans,
         next_position=torch.cat([group.next_position for group in groups])[order],
-        held=first.held,
+        held=stage.held,
     )
 
 
@@ -122,6 +123,8 @@ class _SecondStage:
         self.adapter = adapter
         self.first = first
         self.crops = crops
+        self.held = None if first.held is None else first.held.clone()
+        """(N, vocabulary) as of ``Decoding``."""
         self.withdraw_image = withdraw_image
         self.branch = adapter.profile.rpn.branch_layer
         self.num_layers = adapter.profile.num_layers
@@ -144,7 +147,12 @@ class _SecondStage:
     def _suffix(self, row: int) -> Prompt:
         """Crops and question."""
         images = [self.first.features[row], *self.crops[row]]
-        return self.adapter.embed_prompt(self.first.questions[row], images).suffix
+        prompt = self.adapter.embed_prompt(self.first.questions[row], images)
+        # Not those of the image alone: line breaks around two images may be one token.
+        held = tokens_of_prompts(self.adapter, [prompt.token_ids])
+        if held is not None and self.held is not None:
+            self.held[row] = held[0]
+        return prompt.suffix
 
     def _index(self, rows: Sequence[int]) -> Tensor:
         return torch.tensor(rows, device=self.adapter.device)

@@ -1,26 +1,25 @@
-"""Choice of the attention kernel, and the one thing flash-attn is told instead of a mask."""
+"""Choice of the attention kernel."""
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from transformers.modeling_flash_attention_utils import _pad_input, _unpad_input, _upad_input
 from transformers.utils import is_flash_attn_2_available, is_torch_cuda_available
 from transformers.utils.import_utils import _package_distribution_mapping
 
+from sdrpn_core.attention.flash_attention import FLASH, TORCH_FLASH
 from sdrpn_core.attention.kernels import (
-    FLASH,
     SDPA,
-    CausalKeys,
     choose_kernel,
     flash_is_usable,
+    torch_flash_is_usable,
 )
-from sdrpn_core.attention.masks import ColumnMasks
-from sdrpn_core.attention.patterns import CAUSAL
+from tests.flash_kernels import packed
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 
@@ -42,11 +41,19 @@ def test_flash_runs_only_where_it_can(
     device: torch.device, dtype: torch.dtype, head_dim: int, has_flash: bool, kernel: str
 ) -> None:
     assert choose_kernel(device, dtype, head_dim, has_flash=has_flash) == kernel
+    found = choose_kernel(device, dtype, head_dim, has_flash=False, has_torch_flash=has_flash)
+    assert found == (TORCH_FLASH if kernel == FLASH else SDPA)
+
+
+def test_flash_attn_goes_before_the_flash_attention_of_torch() -> None:
+    found = choose_kernel(CUDA, torch.bfloat16, 128, has_flash=True, has_torch_flash=True)
+    assert found == FLASH
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_without_a_gpu_there_is_no_flash() -> None:
     assert flash_is_usable() is False
+    assert torch_flash_is_usable() is False
 
 
 @pytest.fixture
@@ -104,58 +111,36 @@ def test_an_installed_flash_attn_must_be_one_that_transformers_runs(
     assert ("install flash-attn 2" in caplog.text) is not usable
 
 
-LAYOUTS = {
-    "left padding": [[0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]],
-    "right padding": [[1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1]],
-    "prefix, gap, suffix": [[0, 1, 1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 0, 1, 1, 1]],
-}
+@pytest.mark.parametrize("wrong", [None, "of packed prompts", "of others"])
+@pytest.mark.usefixtures("gpu_that_runs_flash")
+def test_the_flash_attention_of_torch_is_tried_before_it_is_used(
+    wrong: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its operation is no part of torch's interface; here in float32, as a CPU has none of it."""
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:
+        found = packed(query, key, value, *rest)
+        is_wrong = wrong == ("of packed prompts" if query.ndim == 3 else "of others")
+        return found.flip(0) if is_wrong else found
+
+    on_the_cpu = partial(torch.arange, device="cpu")
+    monkeypatch.setattr(torch, "arange", lambda *args, device: on_the_cpu(*args))
+    monkeypatch.setattr("sdrpn_core.attention.flash_attention._torch_kernel", kernel)
+    torch_flash_is_usable.cache_clear()
+    assert torch_flash_is_usable() is (wrong is None)
+    torch_flash_is_usable.cache_clear()
 
 
-@pytest.mark.parametrize("layout", list(LAYOUTS))
-@pytest.mark.parametrize("num_queries", [8, 4, 1])
-def test_knowing_the_tokens_is_as_good_as_the_mask(layout: str, num_queries: int) -> None:
-    """Tokens alone, causal, each prompt by itself: what flash-attn computes of unpadded input.
+@pytest.mark.usefixtures("gpu_that_runs_flash")
+def test_a_torch_whose_flash_attention_does_not_run_uses_sdpa(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(is_padded: bool) -> float:
+        raise NotImplementedError("built without it")
 
-    Run with transformers' own unpadding and with sdpa in the kernel's place, on every layout of
-    columns that the pipeline makes.
-    """
-    key_mask = torch.tensor(LAYOUTS[layout], dtype=torch.bool)
-    torch.manual_seed(0)
-    query = torch.randn(2, 3, num_queries, 8)
-    key, value = torch.randn(2, 2, 3, 8, 8).unbind(0)
-    mask = ColumnMasks(torch.zeros(2, num_queries), key_mask).of(CAUSAL)
-    wanted = scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
-
-    keys = CausalKeys.from_mask(mask)
-    assert keys.key_mask is not None or num_queries == 1
-    found = unpadded_attention(query, key, value, keys.key_mask)
-    tokens = key_mask[:, -num_queries:]
-    assert torch.allclose(found[tokens], wanted[tokens], atol=1e-6)
-
-
-def test_without_padding_there_is_nothing_to_tell() -> None:
-    assert ColumnMasks(torch.zeros(2, 5), torch.ones(2, 5, dtype=torch.bool)).of(CAUSAL) is None
-    assert CausalKeys.from_mask(None).key_mask is None
-
-
-def unpadded_attention(
-    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None
-) -> Tensor:
-    """(N, H, Sq, D) -> (N, Sq, H, D), prompt by prompt over its own tokens."""
-    num_queries = query.shape[2]
-    if key_mask is None:
-        key_mask = torch.ones(key.shape[0], key.shape[2], dtype=torch.bool)
-    q, k, v, indices, (starts_q, starts_k), _ = _upad_input(
-        *(part.transpose(1, 2) for part in (query, key, value)), key_mask, num_queries, _unpad_input
-    )
-    rows = []
-    for prompt in range(len(key_mask)):
-        mine_q = slice(int(starts_q[prompt]), int(starts_q[prompt + 1]))
-        mine_k = slice(int(starts_k[prompt]), int(starts_k[prompt + 1]))
-        parts = (part.transpose(0, 1)[None] for part in (q[mine_q], k[mine_k], v[mine_k]))
-        late = mine_k.stop - mine_k.start - (mine_q.stop - mine_q.start)
-        causal = torch.ones(
-            mine_q.stop - mine_q.start, mine_k.stop - mine_k.start, dtype=torch.bool
-        ).tril(late)
-        rows.append(scaled_dot_product_attention(*parts, attn_mask=causal)[0].transpose(0, 1))
-    return _pad_input(torch.cat(rows), indices, len(key_mask), num_queries)
+    caplog.set_level("INFO")
+    monkeypatch.setattr("sdrpn_core.attention.kernels._torch_flash_difference", missing)
+    torch_flash_is_usable.cache_clear()
+    assert torch_flash_is_usable() is False
+    torch_flash_is_usable.cache_clear()
+    assert "built without it" in caplog.text

@@ -161,6 +161,66 @@ def test_a_model_that_is_refused_twice_is_not_recorded_any_more(
     assert pool._lend(start, shape) is None
 
 
+def test_batches_of_two_lengths_do_not_push_out_each_others_buffers(
+    adapter: ModelAdapter, start: Decoding, monkeypatch: pytest.MonkeyPatch
+):
+    """Where both do not fit: the graph of each was recorded anew for every batch."""
+    decoder, num_steps = adapter.decoder, (3, 300)
+    short, long = (FixedStep(decoder, start, StepShape.of(start, n)) for n in num_steps)
+    room = short.num_bytes + long.num_bytes
+    for left, is_shared in ((room - 1, True), (room, False)):
+        monkeypatch.setattr(step_pool, "_room", lambda *_, left=left: left)
+        pool = StepPool(decoder)
+        wide = pool._lend(start, long.shape)
+        assert wide is not None
+        pool._take_back(wide)
+        found = pool._lend(start, short.shape)
+        assert found is not None
+        assert (found is wide) is is_shared
+        pool._take_back(found)
+        assert pool._lend(start, long.shape) is wide
+
+
+def test_buffers_much_too_wide_make_room_for_others(
+    adapter: ModelAdapter, start: Decoding, monkeypatch: pytest.MonkeyPatch
+):
+    """All of their columns are read in every step."""
+    short, long = (StepShape.of(start, num_steps) for num_steps in (3, 1000))
+    pool = StepPool(adapter.decoder)
+    monkeypatch.setattr(step_pool, "_room", lambda *_: step_pool._num_bytes(start, long))
+    wide = pool._lend(start, long)
+    assert wide is not None
+    pool._take_back(wide)
+    found = pool._lend(start, short)
+    assert found is not None
+    assert found.shape == short
+
+
+@torch.inference_mode()
+def test_a_step_on_wider_buffers_gives_the_same(adapter: ModelAdapter):
+    (image,) = adapter.encode_images(random_images([(30, 20)]))
+    found = []
+    for num_steps in (3, 300):
+        start = prefill(adapter, pad_left([adapter.embed_prompt("what is it ?", [image])]))
+        step = FixedStep(adapter.decoder, start, StepShape.of(start, num_steps))
+        step.load(start)
+        tokens = start.logits.argmax(dim=-1)
+        found.append(torch.stack([step.next_logits(tokens).clone() for _ in range(3)]))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
+def test_only_what_is_wider_in_every_span_of_the_same_rows_holds_a_shape():
+    wanted = StepShape(2, ((0, 3, 512), (3, 8, 256)))
+    assert StepShape(2, ((0, 3, 512), (3, 8, 768))).holds(wanted)
+    for other in (
+        StepShape(2, ((0, 3, 256), (3, 8, 768))),
+        StepShape(3, ((0, 3, 512), (3, 8, 256))),
+        StepShape(2, ((0, 4, 512), (4, 8, 256))),
+        StepShape(2, ((0, 8, 512),)),
+    ):
+        assert not other.holds(wanted)
+
+
 def test_a_step_is_recorded_in_a_thread_that_has_run_it(adapter: ModelAdapter, start: Decoding):
     """Buffers go from thread to thread, and a thread's first call of a library broke recording."""
     step = FixedStep(adapter.decoder, start, StepShape.of(start, 12))

@@ -104,6 +104,40 @@ def test_second_stage_tokens_equal_recomputation(
         assert reused[index].tokens == plain.tokens
 
 
+def test_a_penalty_is_for_what_the_prompt_with_the_crops_holds(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    crops: list[list[ImageFeatures]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Text around two images may be one token, as line breaks in Gemma 3's prompts; tokens of the
+    prompt without crops were taken."""
+    plain_tokens, image = adapter._tokens, adapter.image_token_id
+    (word,) = adapter.text_tokens("<unk>")
+
+    def tokens(prompt: str) -> list[int]:
+        ids = plain_tokens(prompt)
+        pairs = zip(ids, [*ids[1:], -1], strict=True)
+        return [
+            part for one, two in pairs for part in ([one, word] if one == two == image else [one])
+        ]
+
+    monkeypatch.setattr(adapter, "_tokens", tokens)
+    monkeypatch.setattr(adapter.model.generation_config, "repetition_penalty", 0.01)
+    first = first_stage(adapter, rpn, features, QUESTIONS)
+    assert first.held is not None
+    before = first.held.clone()
+    start = second_stage_prefill(adapter, first, crops)
+    assert start.held is not None
+    assert start.held[:, word].tolist() == [bool(row) for row in crops]
+    assert torch.equal(first.held, before), "another second stage may follow"
+    answers = greedy_decode(adapter, start, MAX_NEW_TOKENS)
+    images = [[image, *row] for image, row in zip(features, crops, strict=True)]
+    plain = answer_plain(adapter, QUESTIONS, images, max_new_tokens=MAX_NEW_TOKENS)
+    assert [answer.tokens for answer in answers] == [answer.tokens for answer in plain]
+
+
 def test_first_stage_batch_equals_one_by_one(
     adapter: ModelAdapter, rpn: RegionProposalNetwork, features: list[ImageFeatures]
 ) -> None:
@@ -159,6 +193,24 @@ def test_questions_about_one_image_share_its_prefix(
             seen = [features[index], *own_crops[row]]
             (plain,) = answer_plain(adapter, [question], [seen], max_new_tokens=MAX_NEW_TOKENS)
             assert answer.tokens == plain.tokens
+
+
+def test_whose_prefixes_are_equal_is_known_without_the_device(
+    adapter: ModelAdapter,
+    rpn: RegionProposalNetwork,
+    features: list[ImageFeatures],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the question stands before the image, each was compared on the device with every other
+    about its image."""
+    profile = adapter.profile.model_copy(update={"prompt": "{question} {images} a"})
+    monkeypatch.setattr(torch, "equal", pytest.fail)
+    asked = [("it is", 0), ("is it", 0), ("it is", 0), ("it is", 1), ("it", 0)]
+    questions, images = zip(*asked, strict=True)
+    first = first_stage(
+        adapter.with_profile(profile), rpn, [features[index] for index in images], questions
+    )
+    assert first.prefix_rows.tolist() == [0, 1, 0, 2, 3]
 
 
 @dataclass(frozen=True)
