@@ -163,7 +163,7 @@ def test_a_number_too_long_in_a_list_is_a_reject(place: str):
         (b'[{"id": "\xff"}]', r"near record 0, the first being record 0\); save it as UTF-8"),
         (b"[" * 200_000, r"record 0 is not JSON"),
         (b"[" + b"7" * 5000, r"record 0 is not JSON .*4300 digits"),
-        (b"[" * 5000 + b"}" * 4999 + b"x", r"record 1 is not JSON \(a comma is missing\)"),
+        (b"[" * 50_000 + b"}" * 49_999 + b"x", r"record 1 is not JSON \(a comma is missing\)"),
         (b"not json\n" * 200, r"is no JSON .*expected LLaVA's format"),
     ],
 )

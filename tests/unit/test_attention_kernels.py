@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Iterator
 from functools import partial
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers.utils import is_flash_attn_2_available, is_torch_cuda_available
-from transformers.utils.import_utils import _package_distribution_mapping
+from transformers.utils import import_utils, is_flash_attn_2_available, is_torch_cuda_available
 
 from sdrpn_core.attention.flash_attention import FLASH, TORCH_FLASH
 from sdrpn_core.attention.kernels import (
@@ -22,6 +22,8 @@ from sdrpn_core.attention.kernels import (
 from tests.flash_kernels import packed
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
+READ_AT_IMPORT = "PACKAGE_DISTRIBUTION_MAPPING" in vars(import_utils)
+"""Whether transformers asks once for all packages; later versions ask a function that remembers."""
 
 
 @pytest.mark.parametrize(
@@ -60,12 +62,9 @@ def test_without_a_gpu_there_is_no_flash() -> None:
 def gpu_that_runs_flash(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is asked of a GPU, answered without one; what was found before is forgotten."""
 
-    remembered = (
-        flash_is_usable,
-        is_flash_attn_2_available,
-        is_torch_cuda_available,
-        _package_distribution_mapping,
-    )
+    remembered = [flash_is_usable, is_flash_attn_2_available, is_torch_cuda_available]
+    if not READ_AT_IMPORT:
+        remembered.append(import_utils._package_distribution_mapping)
 
     def forget() -> None:
         sys.modules.pop("flash_attn", None)
@@ -107,6 +106,9 @@ def test_an_installed_flash_attn_must_be_one_that_transformers_runs(
     )
     (metadata / "top_level.txt").write_text("flash_attn\n")
     monkeypatch.syspath_prepend(tmp_path)
+    if READ_AT_IMPORT:
+        found = packages_distributions()
+        monkeypatch.setattr(import_utils, "PACKAGE_DISTRIBUTION_MAPPING", found)
     assert flash_is_usable() is usable
     assert ("install flash-attn 2" in caplog.text) is not usable
 
