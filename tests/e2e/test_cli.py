@@ -284,7 +284,7 @@ def test_every_stage_is_done_once(first: FirstRun):
 
 def test_store_of_an_unknown_kind(first: FirstRun):
     result = sdrpn("run", *first.options[:2], "--store", "nosuch://bucket")
-    assert_one_line(result, "nosuch://bucket", 1)
+    assert_one_line(result, "nosuch://bucket", 2)
 
 
 def test_absent_weights(first: FirstRun, tmp_path: Path):
