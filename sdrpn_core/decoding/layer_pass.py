@@ -69,6 +69,7 @@ class LayerPass:
             past_key_values=self.cache,
             use_cache=self.cache is not None,
             position_embeddings=self.rotations.of(layer.self_attn),
+            **_kept_for_later_layers(layer),
             **self.extra,
         )
         return output
@@ -76,3 +77,14 @@ class LayerPass:
     @cached_property
     def _columns(self) -> TokenColumns:
         return TokenColumns(self.masks.tokens)
+
+
+def _kept_for_later_layers(layer: Any) -> dict[str, Any]:
+    """A place for keys and values that some layers of Gemma 4 put down for later ones.
+
+    Some versions of transformers let the last layer of each kind do so even where no layer takes
+    them. One that takes them is given none, and fails: models with such layers are refused.
+    """
+    if getattr(layer.self_attn, "store_full_length_kv", False):
+        return {"shared_kv_states": {}}
+    return {}

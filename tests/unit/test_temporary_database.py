@@ -20,7 +20,8 @@ def fill(folder: str) -> dict[str, float]:
     database.executemany("INSERT INTO row VALUES (?, ?)", rows)
     (last,) = database.execute("SELECT number FROM row ORDER BY data, number").fetchone()
     return {
-        "files": len(os.listdir(folder)),
+        # Some versions of torch make a folder there as they are imported.
+        "files": sum(path.is_file() for path in Path(folder).iterdir()),
         "on_disk": sum(_sizes(folder)) / 2**20,
         "memory": peak_mib() - before,
         "number": last,
@@ -45,7 +46,7 @@ def test_rows_are_on_disk_in_a_file_without_a_name(
     assert found["files"] == 0
     assert found["on_disk"] > NUM_ROWS * ROW_BYTES / 2**20 / 2
     assert found["memory"] < NUM_ROWS * ROW_BYTES / 2**20
-    assert list(tmp_path.iterdir()) == []
+    assert not any(path.is_file() for path in tmp_path.iterdir())
 
 
 def test_a_database_on_a_full_disk_says_what_to_do() -> None:
