@@ -169,7 +169,7 @@ def _flash_attn(
 def _torch_flash(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, packings: _Packings | None
 ) -> Tensor:
-    """As ``_flash_attn``, by what torch's own sdpa calls."""
+    """As ``_flash_attn``, by torch's own."""
     if packings is None:
         return _torch_kernel(query, key, value, None, None, query.shape[1], key.shape[1], scaling)
     own, others = packings
@@ -190,7 +190,14 @@ def _torch_kernel(
     scaling: float,
 ) -> Tensor:
     """(N, S, H, D), or (T, H, D) with starts; causal, the last query sees the last key."""
-    output: Tensor = torch.ops.aten._flash_attention_forward(
+    # Here, as older torch has none: it is tried before it is used.
+    from torch.nn.attention.varlen import varlen_attn
+
+    shape = query.shape
+    if query_starts is None or key_starts is None:
+        query_starts, key_starts = _even_starts(query), _even_starts(key)
+        query, key, value = (part.flatten(0, 1) for part in (query, key, value))
+    output = varlen_attn(
         query,
         key,
         value,
@@ -198,9 +205,16 @@ def _torch_kernel(
         key_starts,
         num_queries,
         num_keys,
-        0.0,  # dropout
-        True,  # causal
-        False,  # debug mask
         scale=scaling,
-    )[0]
-    return output
+        window_size=(-1, 0),  # causal
+        enable_gqa=True,
+    )
+    assert isinstance(output, Tensor)  # nothing else was asked for
+    return output.view(shape)
+
+
+def _even_starts(states: Tensor) -> Tensor:
+    """(N + 1,) of (N, S, H, D) whose prompts all have S tokens."""
+    num_prompts, length = states.shape[:2]
+    end = num_prompts * length + 1
+    return torch.arange(0, end, length, dtype=torch.int32, device=states.device)

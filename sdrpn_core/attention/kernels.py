@@ -82,7 +82,7 @@ def flash_is_usable() -> bool:
 def torch_flash_is_usable() -> bool:
     """Whether torch's flash attention of packed prompts runs on the GPU and does what sdpa does.
 
-    It is an operation of torch's inner library, so it is tried.
+    It is tried, as torch has it since 2.12 only, and may be built without it.
     """
     if not torch.cuda.is_available():
         return False
@@ -90,7 +90,7 @@ def torch_flash_is_usable() -> bool:
         return False
     try:
         return all(_torch_flash_difference(is_padded) < 2**-5 for is_padded in (False, True))
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (ImportError, RuntimeError, TypeError) as error:
         log.info("torch's flash attention is not used for padded prompts: %s", error)
         return False
 

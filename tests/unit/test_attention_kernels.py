@@ -118,7 +118,7 @@ def test_an_installed_flash_attn_must_be_one_that_transformers_runs(
 def test_the_flash_attention_of_torch_is_tried_before_it_is_used(
     wrong: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its operation is no part of torch's interface; here in float32, as a CPU has none of it."""
+    """Older torch has none, or another; here in float32, as a CPU has none of it."""
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:
         found = packed(query, key, value, *rest)
@@ -133,12 +133,15 @@ def test_the_flash_attention_of_torch_is_tried_before_it_is_used(
     torch_flash_is_usable.cache_clear()
 
 
+@pytest.mark.parametrize("kind", [NotImplementedError, ModuleNotFoundError, TypeError])
 @pytest.mark.usefixtures("gpu_that_runs_flash")
 def test_a_torch_whose_flash_attention_does_not_run_uses_sdpa(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Without it, older than it, or with another signature."""
+
     def missing(is_padded: bool) -> float:
-        raise NotImplementedError("built without it")
+        raise kind("built without it")
 
     caplog.set_level("INFO")
     monkeypatch.setattr("sdrpn_core.attention.kernels._torch_flash_difference", missing)
