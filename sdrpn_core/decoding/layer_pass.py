@@ -12,6 +12,7 @@ from transformers import Cache
 
 from sdrpn_core.attention.masks import Masks
 from sdrpn_core.attention.patterns import pattern_of
+from sdrpn_core.decoding.layer_arguments import cache_arguments
 from sdrpn_core.decoding.recurrent_layers import TokenColumns, is_recurrent
 
 Rotation = tuple[Tensor, Tensor]
@@ -66,9 +67,8 @@ class LayerPass:
             hidden,
             attention_mask=self.masks.of(pattern_of(layer)),
             position_ids=self.position_ids,
-            past_key_values=self.cache,
-            use_cache=self.cache is not None,
             position_embeddings=self.rotations.of(layer.self_attn),
+            **cache_arguments(layer, self.cache),
             **_kept_for_later_layers(layer),
             **self.extra,
         )

@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import Cache, PreTrainedConfig
 from transformers.cache_utils import LinearAttentionLayer
 
+from sdrpn_core.decoding.layer_arguments import cache_arguments
+
 _STATES = ("conv_states", "recurrent_states")
 _NOTES = (
     "is_conv_states_initialized",
@@ -110,9 +112,8 @@ def _run(
     output: Tensor = layer(
         hidden,
         attention_mask=None if tokens is None else tokens.to(hidden.device),
-        past_key_values=cache,
-        use_cache=cache is not None,
         position_embeddings=rotation,
+        **cache_arguments(layer, cache),
     )
     return output
 
