@@ -54,8 +54,9 @@ CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD, METRICS)
 ONCE_GATED_BY_AREA = {"internvl", "gemma3"}
 """Families whose canvases are stretched: squeezed ones were taken for seen whole."""
 
-ONCE_ANSWERED_AT_ONCE = {"deepseek_vl", "deepseek_vl_hybrid"}
-"""Families whose given answers lacked the space that their chat templates have before them."""
+NEVER_ANSWERED_AT_ONCE = {"idefics3", "llava", "smolvlm"}
+"""Families whose given answers never lacked the space that chat templates have after a colon:
+LLaVA's tokenizer begins every text with one, the others came later."""
 
 ONCE_OTHERWISE_STRICT = {"chartqa", "ocrbench", "vstar_bench", "hrbench"}
 """Scoring rules that took separators or the letter A otherwise in mode ``strict``."""
@@ -172,7 +173,9 @@ def attention_recipe(
             # Once they were asked after turns of other records. Left out where there are none, so
             # that it changes no other address.
             length["mixed_turns"] = "apart"
-        if model.get("family") in ONCE_ANSWERED_AT_ONCE and not model["prompt"][-1].isspace():
+        if model.get("family") not in NEVER_ANSWERED_AT_ONCE and any(
+            asked.endswith(":") for asked in (model.get("prompt", ""), next_turn or "")
+        ):
             length["answers"] = "after a space"
     else:
         length = {"max_new_tokens": settings.max_new_tokens}

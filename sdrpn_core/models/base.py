@@ -266,17 +266,17 @@ class ModelAdapter(ABC):
     def answer_tokens(self, answer: str, asked: str) -> tuple[int, ...]:
         """Tokens of an answer that somebody else gave, as the model itself would have said it.
 
-        Chat templates that end a question without a line break ("Assistant:") have a space before
-        the answer, which most tokenizers make part of its first token.
+        Chat templates that end a question with a colon ("Assistant:") have a space before the
+        answer, which most tokenizers make part of its first token. After a line break or a marker
+        ("<channel|>") they have none.
 
         Args:
             answer: as it stands; empty for none.
             asked: what comes before it, or the template of that.
         """
-        end = asked[-1]
-        if end.isspace() or not answer:
+        if not asked.endswith(":") or not answer:
             return self.text_tokens(answer)
-        before, whole = self.text_tokens(end), self.text_tokens(f"{end} {answer}")
+        before, whole = self.text_tokens(":"), self.text_tokens(f": {answer}")
         starts_alike = whole[: len(before)] == before
         return whole[len(before) :] if starts_alike else self.text_tokens(answer)
 

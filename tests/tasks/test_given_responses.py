@@ -224,16 +224,22 @@ def test_only_attention_of_answers_that_lacked_a_space_is_made_again(config: Pat
     given = PipelineConfig.load(config).extraction
     manifest = store.manifest(refs["build-jsonl"])
 
-    def marks(family: str, prompt: str, **changes: Any) -> bool:
+    def marks(family: str, prompt: str, next_turn: str | None = None, **changes: Any) -> bool:
         model = {"family": family, "prompt": prompt}
         settings = given.model_copy(update=changes)
-        recipe = recipes.attention_recipe(manifest, settings, model, None, has_mixed_turns=False)
+        recipe = recipes.attention_recipe(
+            manifest, settings, model, next_turn, has_mixed_turns=False
+        )
         return "answers" in recipe.config
 
     assert marks("deepseek_vl", "{images}{question} Assistant:")
     assert not marks("deepseek_vl", "{images}{question} Assistant:", responses="generated")
     assert not marks("deepseek_vl", "{images}{question}\n")
     assert not marks("llava", "{images}{question} ASSISTANT:")
+    # Profiles of one's own: the prompt's end decides, for the first turn or for those after it.
+    assert marks("qwen2_vl", "{images}{question} Answer:")
+    assert marks("qwen2_vl", "{images}{question}\n", next_turn="\n{question} Answer:")
+    assert not marks("gemma4_unified", "{images}{question}<channel|>")
 
 
 def test_answers_that_are_not_there_are_told(

@@ -1,5 +1,6 @@
 """Flash attention of padded prompts: what it is told instead of a mask. Kernels: ``tests/gpu``."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers.modeling_flash_attention_utils import _pad_input, _unpad_input
+from transformers.modeling_flash_attention_utils import (
+    _flash_attention_forward,
+    _pad_input,
+    _unpad_input,
+)
 
 from sdrpn_core.attention import flash_attention as flash_module
 from sdrpn_core.attention.flash_attention import FLASH, TORCH_FLASH, CausalKeys, flash_attention
@@ -22,6 +27,8 @@ from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_images, random_pipeline
 
 KERNELS = [FLASH, TORCH_FLASH]
+KNOWS_PAGES = "block_table" in inspect.signature(_flash_attention_forward).parameters
+"""Whether transformers has a second function of a kernel's settings; earlier versions have one."""
 
 LAYOUTS = {
     "left padding": [[0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1]],
@@ -66,7 +73,8 @@ def kernels_called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         called.append("dense" if lengths[0] is None else "packed")
         return packed(q, k, v, *lengths)
 
-    functions = (flash, varlen, None, _pad_input, _unpad_input), (settings, settings)
+    own = (settings, settings) if KNOWS_PAGES else settings
+    functions = (flash, varlen, None, _pad_input, _unpad_input), own
     monkeypatch.setattr(
         "transformers.modeling_flash_attention_utils.lazy_import_flash_attention",
         lambda _: functions,

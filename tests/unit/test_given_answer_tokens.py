@@ -80,5 +80,15 @@ def test_an_answer_on_a_line_of_its_own_is_cut_as_it_stands(adapter: ModelAdapte
     assert answers_of(adapter) == [tokens(adapter, answer) for answer in ANSWERS]
 
 
+@pytest.mark.parametrize("end", ["</s>", "<channel|>", "."])
+def test_after_a_marker_there_is_no_space(adapter: ModelAdapter, end: str) -> None:
+    """Gemma 4's prompt ends with a marker, which the model's own answers follow at once."""
+    profile = adapter.profile
+    adapter.profile = profile.model_copy(
+        update={"prompt": f"{{images}}{{question}}{end}", "next_turn": f"{{question}}{end}"}
+    )
+    assert answers_of(adapter) == [tokens(adapter, answer) for answer in ANSWERS]
+
+
 def test_no_answer_has_no_tokens(adapter: ModelAdapter) -> None:
     assert adapter.answer_tokens("", "Assistant:") == ()

@@ -181,6 +181,32 @@ def test_batches_of_two_lengths_do_not_push_out_each_others_buffers(
         assert pool._lend(start, long.shape) is wide
 
 
+def test_wider_buffers_are_lent_once_the_narrowest_first_and_never_with_other_weights(
+    adapter: ModelAdapter, start: Decoding, monkeypatch: pytest.MonkeyPatch
+):
+    """Two decodings in one buffer would mix their answers; graphs know weights by address."""
+    decoder = adapter.decoder
+    short, *longer = (StepShape.of(start, num_steps) for num_steps in (3, 300, 500))
+    stale, wider, widest = (FixedStep(decoder, start, shape) for shape in (longer[0], *longer))
+    stale.reads = ()
+    assert short.spans[0][2] < wider.shape.spans[0][2] < widest.shape.spans[0][2]
+    monkeypatch.setattr(step_pool, "MAX_WIDTH", 3)
+    room = step_pool._num_bytes(start, short) + wider.num_bytes
+    monkeypatch.setattr(step_pool, "_room", lambda *_: room)
+
+    def lent(*idle: FixedStep) -> list[FixedStep | None]:
+        pool = StepPool(decoder)
+        pool._idle.update({step.shape: step for step in idle})
+        pool._living.update(idle)
+        return [pool._lend(start, short) for _ in idle]
+
+    assert lent(widest, wider)[0] is wider
+    first, second = lent(wider, widest)
+    assert first is wider
+    assert second is not wider
+    assert stale not in lent(stale, widest)
+
+
 def test_buffers_much_too_wide_make_room_for_others(
     adapter: ModelAdapter, start: Decoding, monkeypatch: pytest.MonkeyPatch
 ):
