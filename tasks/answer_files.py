@@ -20,6 +20,8 @@ PARTS_SUFFIX = ".parts"
 """Ends the name of the folder beside the output that keeps parts until all are there."""
 _REQUEST_SUFFIX = ".request"
 """Ends the name of the file beside the output that says what was asked."""
+_PICTURES_REQUEST = ".request"
+"""In the folder of pictures, which alone may be written to, and which may be deleted as it is."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,11 @@ def claim_pictures(storage: Storage, folder: str, output: str) -> Storage:
     Raises:
         ConfigError: if the pictures of another output are there.
     """
-    beside, key = _beside_pictures(storage, folder)
-    beside.create(key, f"{canonical_json(_pictures_request(output))}\n".encode())
+    pictures = storage.elsewhere(absolute_uri(folder))
+    request = _pictures_request(output)
+    pictures.create(_PICTURES_REQUEST, f"{canonical_json(request)}\n".encode())
     check_pictures(storage, folder, output)
-    return storage.elsewhere(absolute_uri(folder))
+    return pictures
 
 
 def check_pictures(storage: Storage, folder: str, output: str) -> None:
@@ -113,19 +116,14 @@ def check_pictures(storage: Storage, folder: str, output: str) -> None:
     Raises:
         ConfigError: if it has; names the file that says of which.
     """
-    beside, key = _beside_pictures(storage, folder)
-    if beside.size(key) is None or not _differences(beside.read(key), _pictures_request(output)):
+    pictures, key = storage.elsewhere(absolute_uri(folder)), _PICTURES_REQUEST
+    if pictures.size(key) is None:
         return
-    raise ConfigError(
-        f"--overlay {folder}: has the pictures of another --output ({beside.uri(key)} says of "
-        "which); name another folder, or delete it and that file"
-    )
-
-
-def _beside_pictures(storage: Storage, folder: str) -> tuple[Storage, str]:
-    """Where it is said whose pictures a folder has."""
-    root, name = folder_and_name(absolute_uri(folder).rstrip("/"))
-    return storage.elsewhere(root), f"{name}{_REQUEST_SUFFIX}"
+    if _differences(pictures.read(key), _pictures_request(output)):
+        raise ConfigError(
+            f"--overlay {folder}: has the pictures of another --output ({pictures.uri(key)} says "
+            "of which); name another folder, or delete that file and its pictures"
+        )
 
 
 def _pictures_request(output: str) -> dict[str, str]:

@@ -67,7 +67,7 @@ def build_jsonl(
 
         @cache
         def built() -> tuple[RecordBuckets, int, Counter[str]]:
-            return _build(run.store, files, source, settings, folder)
+            return _build(run.store, files, recipe.ref, source, settings, folder)
 
         def make_shard(index: int) -> FrameShard:
             rows, num_rows, skips = built()
@@ -90,6 +90,7 @@ def build_jsonl(
 def _build(
     store: ArtifactStore,
     files: ArtifactRef,
+    ref: ArtifactRef,
     source: EvaluationSource,
     settings: RecordsConfig,
     folder: Path,
@@ -108,7 +109,7 @@ def _build(
             "`records: {turns: all}` asks them too"
         )
     num_rows = rows.settle(settings.max_records, keep_repeats=source.selection.repeats)
-    _require_usable(rows.counts, lambda: rows.examples, source, settings)
+    _require_usable(ref, rows.counts, lambda: rows.examples, source, settings)
     return rows, num_rows, skips
 
 
@@ -143,7 +144,7 @@ def _recheck(
         return  # made by a release that did not count them
     counts = {one.value: int(statistics.get(status_statistic(one), 0)) for one in RecordStatus}
     counts[RecordStatus.OK.value] += int(statistics.get(NUM_OVER_SUBSET, 0))
-    _require_usable(counts, lambda: _committed_examples(store, ref), source, settings)
+    _require_usable(ref, counts, lambda: _committed_examples(store, ref), source, settings)
 
 
 def _committed_examples(store: ArtifactStore, ref: ArtifactRef) -> dict[str, str]:
@@ -156,6 +157,7 @@ def _committed_examples(store: ArtifactStore, ref: ArtifactRef) -> dict[str, str
 
 
 def _require_usable(
+    ref: ArtifactRef,
     counts: Mapping[str, int],
     examples: Callable[[], Mapping[str, str]],
     source: EvaluationSource,
@@ -189,7 +191,7 @@ def _require_usable(
             "records.max_failure_rate to go on without them"
         )
     logger.warning(
-        f"{problem}; each is a row with its reason: sdrpn artifacts show STAGE/ID --rejected"
+        f"{problem}; each is a row with its reason: sdrpn artifacts show {ref} --rejected"
     )
 
 

@@ -10,8 +10,10 @@ import pytest
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import RecordsConfig
+from data_contracts.enums import Stage
 from data_contracts.sources import LlavaMixSource
 from sdrpn_core.records import BadRecord, SourceFile, build_records
+from tasks.artifacts.admin import list_artifacts
 from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import TooManyRejects, build_jsonl
 from tasks.download import download
@@ -81,6 +83,8 @@ def test_failure_rate_decides_and_the_histogram_says_why(
     source = write_corpus(tmp_path, [*broken, *good_lines(6)], images)
     assert len(build(file_store, source, 0.25)) == 8
     assert re.search(r"'bad': 2 of 8 questions cannot be asked \(of all .*its reason", caplog.text)
+    (made,) = list_artifacts(file_store, Stage.BUILD_JSONL)
+    assert f": sdrpn artifacts show {made.ref} --rejected" in caplog.text
     message = (
         r"source 'bad': 2 of 8 questions cannot be asked "
         r"\(of all rows: 6 ok, 1 \w+, 1 \w+\); the first: .*; "

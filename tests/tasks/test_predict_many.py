@@ -261,6 +261,13 @@ def test_the_same_pattern_in_another_folder_is_another_question(
         answer(pipeline, here, tmp_path / "answers.jsonl")
 
 
+def drawn_in(pictures: Path) -> list[str]:
+    """Names of all that a folder holds beside the file that says whose pictures they are."""
+    names = sorted(path.name for path in pictures.iterdir())
+    assert names[:1] == [".request"]
+    return names[1:]
+
+
 def test_a_rerun_asks_refused_questions_again(
     pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path
 ):
@@ -272,7 +279,7 @@ def test_a_rerun_asks_refused_questions_again(
     for path in damaged:
         path.write_bytes(b"not a picture")
     done = answer(pipeline, asked, output, overlays=str(pictures))
-    assert (done.num_refused, len(list(pictures.iterdir()))) == (4, NUM_QUESTIONS - 4)
+    assert (done.num_refused, len(drawn_in(pictures))) == (4, NUM_QUESTIONS - 4)
     before = output.stat().st_mtime_ns
     again = answer(pipeline, asked, output, overlays=str(pictures))
     assert again == ManyAnswers(NUM_QUESTIONS, 4, NUM_QUESTIONS - 4)
@@ -285,7 +292,7 @@ def test_a_rerun_asks_refused_questions_again(
     done = answer(pipeline, asked, output, overlays=str(pictures))
     assert done == ManyAnswers(NUM_QUESTIONS, 0, NUM_QUESTIONS - 2)
     assert output.read_bytes() == whole.read_bytes()
-    assert len(list(pictures.iterdir())) == NUM_QUESTIONS
+    assert len(drawn_in(pictures)) == NUM_QUESTIONS
     assert not (tmp_path / "a.jsonl.parts").exists()
 
 
@@ -442,7 +449,7 @@ def test_pictures_of_names_that_no_folder_takes(
     odd = [Asked(image=f"{tmp_path}/{name}", question="it") for name in names]
     pictures = tmp_path / "pictures"
     answer(pipeline, odd, tmp_path / "answers.jsonl", overlays=str(pictures))
-    first, second = sorted(path.name for path in pictures.iterdir())
+    first, second = drawn_in(pictures)
     assert re.fullmatch(r"000000-_+\.png", first)
     assert second == "000001-a_b_c.png"
 
@@ -452,7 +459,7 @@ def test_pictures_are_drawn_for_every_answer(
 ):
     pictures = tmp_path / "pictures"
     answer(pipeline, asked[:3], tmp_path / "answers.jsonl", overlays=str(pictures))
-    assert sorted(p.name for p in pictures.iterdir()) == [
+    assert drawn_in(pictures) == [
         "000000-0.png",
         "000001-0.png",
         "000002-1.png",
@@ -472,3 +479,17 @@ def test_the_pictures_of_two_outputs_are_not_mixed(
         answer(pipeline, asked[::-1], tmp_path / "two.jsonl", overlays=str(pictures))
     assert {path.name: path.read_bytes() for path in pictures.iterdir()} == drawn
     assert not (tmp_path / "two.jsonl").exists()
+
+
+def test_nothing_is_written_beside_the_folder_of_pictures(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path
+):
+    """A file was: where only the folder may be written to, the run ended once the model was there,
+    and a folder that was deleted and begun anew counted as the other output's."""
+    pictures, output = tmp_path / "apart" / "pictures", tmp_path / "one.jsonl"
+    answer(pipeline, asked[:1], output, overlays=str(pictures))
+    assert drawn_in(pictures) == ["000000-0.png"]
+    assert list(pictures.parent.iterdir()) == [pictures]
+    shutil.rmtree(pictures)
+    answer(pipeline, asked[:1], tmp_path / "two.jsonl", overlays=str(pictures))
+    assert drawn_in(pictures) == ["000000-0.png"]
