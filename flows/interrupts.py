@@ -69,6 +69,8 @@ def interrupts_held() -> Iterator[None]:
     handlers: dict[signal.Signals, Any] = {}
     if _is_main():  # here the mask is not enough: other threads take the signal for this one
         for one in _USUAL:
+            if one == signal.SIGTERM and signal.getsignal(one) is not _hear:
+                continue  # Prefect's runner asks whether its own is there
             handlers[one] = signal.signal(one, lambda number, frame: held.append(number))
     try:
         yield

@@ -43,9 +43,11 @@ class _WorkerProcesses(ProcessPoolTaskRunner):
 
     def __exit__(self, *failure: Any) -> None:
         queue = self._subprocess_message_queue
-        super().__exit__(*failure)
-        if queue is not None:
-            queue.cancel_join_thread()
+        try:
+            super().__exit__(*failure)
+        finally:
+            if queue is not None:
+                queue.cancel_join_thread()
 
 
 @contextmanager

@@ -184,6 +184,20 @@ def test_both_are_held_while_processes_are_started():
     assert reached
 
 
+def test_the_handler_of_another_is_left_while_processes_are_started():
+    """Prefect's runner asks whether its own is there before it counts on it for a cancellation."""
+
+    def theirs(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGTERM, theirs)
+    try:
+        with interrupts_held():
+            assert signal.getsignal(signal.SIGTERM) is theirs
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_other_errors_stay_what_they_are():
     error = TypeError("a mistake of ours")
 
