@@ -64,12 +64,7 @@ def calibrate(
     settings = _settings(settings_file, options)
     with err.status("loading"):
         from flows.console import print_table
-        from tasks.calibrate import (
-            PAGE_NAME,
-            PROFILE_NAME,
-            CalibrationModel,
-            calibrate_model,
-        )
+        from tasks.calibrate import PAGE_NAME, PROFILE_NAME, CalibrationModel, calibrate_model
     chosen = CalibrationModel(
         model_id=model,
         name=name,

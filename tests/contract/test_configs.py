@@ -1,6 +1,5 @@
 """Configurations: what is wrong is named with its key, and what is identity is pinned."""
 
-import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -13,8 +12,7 @@ from data_contracts.base import Settings
 from data_contracts.configs import EvaluationConfig, PipelineConfig, RuleName
 from data_contracts.enums import BenchmarkTask
 from data_contracts.label_settings import LabelSettings, RegionSettings
-from data_contracts.runtime import RuntimeConfig
-from data_contracts.settings_files import ConfigError, load_settings
+from data_contracts.settings_files import ConfigError
 from data_contracts.sources import (
     BenchmarkSource,
     ImageArchive,
@@ -33,15 +31,9 @@ from sdrpn_core.records import skipped
 from tasks.models import profile_of
 from tasks.sources.benchmark_files import settings_for
 from tests.architecture.source_tree import CHECKOUT
+from tests.config_samples import MINIMAL, write
 
 MIX = {"type": "llava_mix", "name": "s", "records": "x"}
-MINIMAL = {"name": "mine", "sources": [{"type": "scenes", "name": "s", "num_images": 4}]}
-
-
-def write(folder: Path, data: object) -> Path:
-    path = folder / "config.yaml"
-    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
-    return path
 
 
 def test_minimal_config_takes_every_default(tmp_path: Path):
@@ -282,140 +274,6 @@ def test_parts_of_other_folders_share_no_image():
 
 def test_rules_that_a_config_may_name_are_those_that_score():
     assert get_args(RuleName) == known_benchmarks()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name: [", "cannot be read as YAML"),
-        ("- 1", r": a section .* not \[1\]$"),
-        ("", "not None$"),
-    ],
-)
-def test_not_a_mapping(tmp_path: Path, text: str, message: str):
-    with pytest.raises(ConfigError, match=message):
-        PipelineConfig.load(write(tmp_path, text))
-
-
-MINIMAL_TEXT = yaml.safe_dump(MINIMAL, sort_keys=False)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "name: other\n" + MINIMAL_TEXT,
-            r"line 2: key 'name' is given twice, first in line 1; keep",
-        ),
-        (
-            MINIMAL_TEXT + "records:\n  max_records: 9\n  turns: all\n  'max_records': 10\n",
-            r"line 9: key 'max_records' is given twice, first in line 7; keep one of them$",
-        ),
-        (
-            "name: a\nsources:\n- {type: scenes, name: s, num_images: 4, seed: 1, seed: 2}\n",
-            r"line 3: key 'seed' is given twice, first in line 3",
-        ),
-        (
-            MINIMAL_TEXT + "labels: &l {sink_threshold: 0.1}\nregions:\n  <<: *l\n  <<: *l\n"
-            "  margin_cells: 1\n  margin_cells: 1\n",
-            r"line 11: key 'margin_cells' is given twice, first in line 10",
-        ),
-    ],
-)
-def test_a_key_given_twice_is_refused(tmp_path: Path, text: str, message: str):
-    """The last one counted without a word: half of a pasted section was not what ran."""
-    with pytest.raises(ConfigError, match=rf"config.yaml: {message}") as caught:
-        PipelineConfig.load(write(tmp_path, text))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        (
-            '"name": "other"',
-            r"key 'name' is given twice, in the section of name, sources, name; keep one of them$",
-        ),
-        (
-            '"records": {"turns": "all", "max_records": 1, "turns": "first"}',
-            r"key 'turns' is given twice, in the section of turns, max_records, turns; keep one",
-        ),
-    ],
-)
-def test_a_key_given_twice_in_json_is_refused(tmp_path: Path, section: str, message: str):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(MINIMAL)[:-1] + f", {section}}}")
-    with pytest.raises(ConfigError, match=rf"config.json: {message}"):
-        PipelineConfig.load(path)
-
-
-def test_what_is_merged_gives_way_to_keys_beside_it(tmp_path: Path):
-    """Keys that ``<<`` brings are not given twice, at whatever depth and in whatever order."""
-    text = """
-evaluation:
-  source: &other
-    <<: &scenes {type: scenes, name: s, num_images: 4, seed: 1}
-    name: other
-    seed: 2
-name: mine
-sources:
-  - *scenes
-  - <<: *other
-    name: third
-    num_images: 5
-  - {seed: 9, <<: [*other, *scenes], name: fourth}
-"""
-    config = PipelineConfig.load(write(tmp_path, text))
-    assert [(s.name, s.num_images, s.seed) for s in config.sources] == [
-        ("s", 4, 1),
-        ("third", 5, 2),
-        ("fourth", 4, 9),
-    ]
-    merged = "<<: &b {<<: &a {name: a}, name: b}\n" + MINIMAL_TEXT
-    assert PipelineConfig.load(write(tmp_path, merged)).name == "mine"
-
-
-@pytest.mark.parametrize("start", ["", "\ufeff"])
-@pytest.mark.parametrize(
-    ("kind", "data"), [(PipelineConfig, MINIMAL), (RuntimeConfig, {"batch_size": 3})]
-)
-def test_json_may_be_indented_with_tabs(
-    tmp_path: Path, kind: type[Settings], data: dict, start: str
-):
-    """It was read as YAML, which knows no tabs there, but editors and ``jq --tab`` write them."""
-    path = tmp_path / "settings.json"
-    path.write_text(start + json.dumps(data, indent="\t"), encoding="utf-8")
-    assert load_settings(kind, path) == kind.model_validate(data)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("c.json", "{'name': 1}", r"cannot be read as JSON: Expecting property name .*line 1"),
-        ("c.yaml", "name:\n\t- 1", r"cannot be read as YAML: while scanning .*line 2"),
-        ("c.yaml", "name: 2024-13-01", r"cannot be read as YAML: month must be in 1..12"),
-    ],
-)
-def test_what_cannot_be_read_is_said_in_one_line(
-    tmp_path: Path, name: str, text: str, message: str
-):
-    """A thirteenth month was a traceback."""
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=rf"{name}: {message}") as caught:
-        PipelineConfig.load(tmp_path / name)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_file_says_where_examples_are(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"nowhere.yaml: no such file; see configs/"):
-        load_config(str(tmp_path / "nowhere.yaml"))
-
-
-def test_another_missing_file_is_not_sent_to_configurations(tmp_path: Path):
-    """``--runtime`` was: of its keys, nothing is there."""
-    message = r"no such file; check the path; its keys: store, storage_options, device, "
-    with pytest.raises(ConfigError, match=message):
-        load_settings(RuntimeConfig, tmp_path / "nowhere.yaml")
 
 
 def test_unknown_name_lists_the_packaged_ones():

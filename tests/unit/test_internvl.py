@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.families import FAMILIES
@@ -16,6 +14,7 @@ from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.stretched import MAX_ASPECT_RATIO
 from tests.families.internvl import SIDE, tiny_internvl, tiny_internvl_qwen3
 from tests.stock_generation import check_generates_as_stock
+from tests.zoom_checks import random_images
 
 MAKERS = {"3": tiny_internvl, "3.5": tiny_internvl_qwen3}
 
@@ -30,17 +29,12 @@ def adapter(
     return loaded
 
 
-def noise(width: int, height: int) -> Image.Image:
-    random = np.random.default_rng(0)
-    return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
 @torch.inference_mode()
 def test_generates_what_the_stock_model_does_from_the_stock_processor(
     adapter: InternVlAdapter,
 ) -> None:
     """Two wide images, each one tile, between the markers that the stock processor writes."""
-    images, question = [noise(90, 60), noise(40, 70)], "what is the red word"
+    images, question = random_images([(90, 60), (40, 70)]), "what is the red word"
     prompt = adapter.embed_prompt(question, adapter.encode_images(images))
     tile = f"<img>{'<IMG_CONTEXT>' * 25}</img>\n"
     text = f"<|im_start|>user\n{tile}{tile}{question}<|im_end|>\n<|im_start|>assistant\n"
@@ -55,7 +49,7 @@ def test_images_fill_the_tile_unless_they_are_longer_than_a_row_of_tiles(
     assert (wide.canvas_width, wide.canvas_height, wide.pad_top) == (1200, 100, 0)
     assert (strip.canvas_width, strip.canvas_height, strip.pad_top) == (2400, 200, 50)
     assert strip.canvas_width / strip.canvas_height == MAX_ASPECT_RATIO
-    (features,) = adapter.encode_images([noise(300, 20)])
+    (features,) = adapter.encode_images(random_images([(300, 20)]))
     assert tuple(features.grid) == (5, 5)
     assert adapter.pixels_seen(features) == (SIDE, SIDE)
 

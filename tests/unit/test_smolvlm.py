@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoImageProcessor, Idefics3Processor
 
 from data_contracts.profiles import ModelProfile
@@ -17,6 +15,7 @@ from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.smolvlm import SmolVlmAdapter
 from tests.families.smolvlm import SIDE, tiny_idefics3, tiny_smolvlm
 from tests.stock_generation import check_generates_as_stock
+from tests.zoom_checks import random_images
 
 MAKERS = {"SmolVLM": tiny_idefics3, "SmolVLM2": tiny_smolvlm}
 
@@ -31,17 +30,12 @@ def adapter(
     return loaded
 
 
-def noise(width: int, height: int) -> Image.Image:
-    random = np.random.default_rng(0)
-    return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
 @torch.inference_mode()
 def test_generates_what_the_stock_model_does_from_the_stock_processor(
     adapter: SmolVlmAdapter,
 ) -> None:
     """Two images, each one tile, between the markers that the stock processor writes."""
-    images, question = [noise(90, 60), noise(40, 70)], "what is the red word"
+    images, question = random_images([(90, 60), (40, 70)]), "what is the red word"
     prompt = adapter.embed_prompt(question, adapter.encode_images(images))
     processor = Idefics3Processor(adapter.image_processor, adapter.tokenizer, image_seq_len=25)
     inputs = processor(
