@@ -14,7 +14,13 @@ from typing import ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    BaseImageProcessor,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from data_contracts.profiles import FamilyDefaults, ModelProfile
 from sdrpn_core.decoding.decoder import Decoder
@@ -118,6 +124,16 @@ class ModelAdapter(ABC):
     def num_deepstack_layers(self) -> int:
         """K: the first decoder layers, after which image features are added once more."""
         return 0
+
+    @staticmethod
+    def usual_text_config(num_layers: int, num_heads: int, hidden_size: int) -> PreTrainedConfig:
+        """What a text model of these sizes is like in the family, for rough plans: a Llama."""
+        return LlamaConfig(
+            hidden_size=hidden_size,
+            intermediate_size=hidden_size * 8 // 3,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+        )
 
     @abstractmethod
     def letterbox(self, image_size: tuple[int, int], *, for_labels: bool = False) -> Letterbox:

@@ -11,7 +11,9 @@ from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
+from sdrpn_core.models.qwen3_5_moe import Qwen3_5MoeAdapter
 from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
+from sdrpn_core.models.qwen3_vl_moe import Qwen3VlMoeAdapter
 from sdrpn_core.models.smolvlm import SmolVlmAdapter
 from sdrpn_core.models.square import SquareAdapter
 
@@ -26,7 +28,9 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "qwen2_vl": Qwen2_5VlAdapter,
     "qwen2_5_vl": Qwen2_5VlAdapter,
     "qwen3_vl": Qwen3VlAdapter,
+    "qwen3_vl_moe": Qwen3VlMoeAdapter,
     "qwen3_5": Qwen3_5Adapter,
+    "qwen3_5_moe": Qwen3_5MoeAdapter,
     "smolvlm": SmolVlmAdapter,
 }
 """Adapter by family; a family is named as its models' type in transformers."""

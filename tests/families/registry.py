@@ -27,7 +27,14 @@ from tests.families.smolvlm import tiny_idefics3, tiny_smolvlm
 from tests.families.squares import padded_to_square
 from tests.tiny_gemma import tiny_gemma3, tiny_gemma4_unified
 from tests.tiny_models import tiny_llava
-from tests.tiny_qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_5, tiny_qwen3_vl
+from tests.tiny_qwen import (
+    tiny_qwen2_5_vl,
+    tiny_qwen2_vl,
+    tiny_qwen3_5,
+    tiny_qwen3_5_moe,
+    tiny_qwen3_vl,
+    tiny_qwen3_vl_moe,
+)
 
 Inputs = dict[str, Any]
 
@@ -222,9 +229,24 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "qwen3_vl": FamilyModel(
         tiny_qwen3_vl, qwen_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"
     ),
+    "qwen3_vl_moe": FamilyModel(
+        tiny_qwen3_vl_moe,
+        qwen_images,
+        qwen_grids,
+        qwen_cell_pixels,
+        image_marks="mm_token_type_ids",
+    ),
     "qwen3_5": FamilyModel(
         # States come out in single precision, and depend on where a pass begins.
         tiny_qwen3_5,
+        qwen_images,
+        qwen_grids,
+        qwen_cell_pixels,
+        image_marks="mm_token_type_ids",
+        rounding=30.0,
+    ),
+    "qwen3_5_moe": FamilyModel(
+        tiny_qwen3_5_moe,
         qwen_images,
         qwen_grids,
         qwen_cell_pixels,

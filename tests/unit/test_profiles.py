@@ -30,6 +30,8 @@ UNCALIBRATED = [
     "internvl3-8b",
     "internvl3.5-8b",
     "qwen2-vl-7b",
+    "qwen3-vl-30b-a3b",
+    "qwen3.5-35b-a3b",
     "smolvlm2-2.2b",
     "smolvlm2-500m",
 ]
