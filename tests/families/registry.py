@@ -32,6 +32,16 @@ from tests.tiny_qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_5, tiny_q
 Inputs = dict[str, Any]
 
 
+def image_ids(adapter: ModelAdapter, grid: GridShape) -> list[int]:
+    """One image token a cell."""
+    return [adapter.image_token_id] * grid.num_cells
+
+
+def image_cells(adapter: ModelAdapter, ids: Tensor) -> Tensor:
+    """All image tokens."""
+    return ids == adapter.image_token_id
+
+
 @dataclass(frozen=True)
 class FamilyModel:
     """One family's tiny model and its oracles, which use stock code only."""
@@ -44,6 +54,10 @@ class FamilyModel:
     """Grid of each image, by the stock model's own rules."""
     cell_pixels: Callable[[Inputs, GridShape], Tensor]
     """(h, w) mean pixel of each cell of the only image in ``stock_images``' form."""
+    image_ids: Callable[[ModelAdapter, GridShape], list[int]] = image_ids
+    """Tokens that the stock processor writes for an image."""
+    image_cells: Callable[[ModelAdapter, Tensor], Tensor] = image_cells
+    """(adapter, (L,) tokens) -> (L,) bool: those that stand for cells."""
     image_marks: str | None = None
     """Where the stock forward wants to be told which tokens are an image's."""
     stock_masks: Callable[[Any, Inputs], Any] | None = None
@@ -74,15 +88,15 @@ def stock_inputs(
         response: tokens to follow the prompt.
     """
     pixels = family.stock_images(adapter, images, for_labels)
-    counts = [grid.num_cells for grid in family.stock_grids(adapter, pixels)]
-    assert len(counts) == len(images)
+    grids = family.stock_grids(adapter, pixels)
+    assert len(grids) == len(images)
     text = adapter.profile.prompt.format(
         images=adapter.image_placeholder() * len(images), question=question
     )
     ids: list[int] = []
     for token in adapter.tokenizer(text).input_ids:
         is_image = token == adapter.image_token_id
-        ids += [token] * (counts.pop(0) if is_image else 1)
+        ids += family.image_ids(adapter, grids.pop(0)) if is_image else [token]
     input_ids = torch.tensor([[*ids, *response]])
     inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **pixels}
     if family.image_marks is not None:
