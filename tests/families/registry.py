@@ -23,6 +23,12 @@ from sdrpn_core.models.square import SquareAdapter
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, gemma_masks
 from tests.families.internvl import tiny_internvl
+from tests.families.onevision import (
+    onevision_cells,
+    onevision_ids,
+    onevision_images,
+    tiny_llava_onevision,
+)
 from tests.families.smolvlm import tiny_idefics3, tiny_smolvlm
 from tests.families.squares import padded_to_square
 from tests.tiny_gemma import tiny_gemma3, tiny_gemma4_unified
@@ -227,6 +233,14 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "idefics3": FamilyModel(tiny_idefics3, smolvlm_images, smolvlm_grids, smolvlm_cell_pixels),
     "internvl": FamilyModel(tiny_internvl, internvl_images, internvl_grids, square_cell_pixels),
     "llava": FamilyModel(tiny_llava, llava_images, llava_grids, square_cell_pixels),
+    "llava_onevision": FamilyModel(
+        tiny_llava_onevision,
+        onevision_images,
+        llava_grids,
+        square_cell_pixels,
+        image_ids=onevision_ids,
+        image_cells=onevision_cells,
+    ),
     "qwen2_vl": FamilyModel(
         tiny_qwen2_vl, qwen_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"
     ),

@@ -29,6 +29,8 @@ UNCALIBRATED = [
     "gemma-3-4b",
     "internvl3-8b",
     "internvl3.5-8b",
+    "llava-onevision-0.5b",
+    "llava-onevision-7b",
     "qwen2-vl-7b",
     "smolvlm2-2.2b",
     "smolvlm2-500m",
