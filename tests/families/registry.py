@@ -23,6 +23,7 @@ from sdrpn_core.models.square import SquareAdapter
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, gemma_masks
 from tests.families.internvl import tiny_internvl
+from tests.families.mistral import mistral_grids, mistral_ids, mistral_images, tiny_mistral3
 from tests.families.onevision import (
     onevision_cells,
     onevision_ids,
@@ -240,6 +241,9 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         square_cell_pixels,
         image_ids=onevision_ids,
         image_cells=onevision_cells,
+    ),
+    "mistral3": FamilyModel(
+        tiny_mistral3, mistral_images, mistral_grids, square_cell_pixels, image_ids=mistral_ids
     ),
     "qwen2_vl": FamilyModel(
         tiny_qwen2_vl, qwen_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"
