@@ -36,6 +36,8 @@ def test_cells_are_the_most_that_a_picture_gets_for_labels(loaded: Loaded) -> No
         ("gemma-3-12b", 3840, 256),
         ("internvl3-8b", 3584, 256),
         ("smolvlm2-2.2b", 2048, 81),
+        ("llava-onevision-7b", 3584, 729),
+        ("ministral-3-8b", 4096, 576),
     ],
 )
 def test_a_model_that_is_not_here_is_taken_for_a_llama(
