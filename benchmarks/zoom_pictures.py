@@ -1,4 +1,6 @@
-"""Pictures like those of docs/zoom.md: ``python -m benchmarks.zoom_pictures --out pictures``.
+"""Pictures like those of docs/zoom-measurements.md.
+
+``python -m benchmarks.zoom_pictures --out pictures`` draws them.
 
 One scene of each layout with its RoI map and crop, side by side with the crop, pale outside the
 region.
