@@ -37,7 +37,12 @@ def test_the_page_names_every_runtime_setting_and_its_default():
     assert set(RaySettings.model_fields) <= set(re.findall(r"`(\w+)`", row))
 
 
-def test_the_example_is_valid():
+def test_the_first_example_is_a_whole_configuration():
+    (example,) = re.findall(r"```yaml\n(.*?)```", SECTIONS, re.DOTALL)
+    PipelineConfig.model_validate(yaml.safe_load(example))
+
+
+def test_the_example_of_label_settings_is_valid():
     (example,) = re.findall(r"```yaml\n(.*?)```", LABELS, re.DOTALL)
     sources = [{"type": "scenes", "name": "s", "num_images": 4}]
     PipelineConfig.model_validate({"name": "x", "sources": sources} | yaml.safe_load(example))
