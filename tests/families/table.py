@@ -60,43 +60,67 @@ class Recorder:
 
 def render(outcomes: Outcomes) -> str:
     """Markdown page."""
-    families = list(FAMILY_MODELS)
-    tests = list(dict.fromkeys(test for test, _ in outcomes))
     lines = [
-        "# Model families and the contract they pass",
+        "# Model families",
         "",
-        "Every family runs the same tests on a tiny random model of its stock class, against that",
-        "class's own forward pass, attention maps and `generate`. Written by",
-        "`python -m tests.families.table docs/families.md`, on the CPU, with",
-        f"transformers {transformers.__version__} and torch {torch.__version__}.",
+        "For whoever chooses a model. A *profile* is a packaged file that says what is particular",
+        "to a model; a configuration names it (`model.profile`). A *family* is the code that knows",
+        "a model's class in transformers. A model of a known family needs a profile only.",
         "",
-        f"| contract test | {' | '.join(f'`{family}`' for family in families)} |",
-        "|---|" + "---|" * len(families),
+        *_profile_lines(),
+        "",
+        *_family_lines(),
+        "",
+        *_contract_lines(outcomes),
     ]
-    for test in tests:
-        name = test.removeprefix("test_").replace("_", " ")
-        cells = [_cell(outcomes.get((test, family), [])) for family in families]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", *(f"* `{family}`: {_in_a_line(family)}" for family in families)]
-    if others := [f"`{name}`" for name, model in FAMILY_MODELS.items() if model.stock_masks]:
-        lines += [
-            "",
-            f"Of {' and '.join(others)} the stock class is given the masks that it makes for",
-            "caches of fixed size: those of its plain forward pass are not what it was trained on.",
-        ]
-    lines += ["", *_EXPERTS]
-    lines += [
-        "",
+    return "\n".join(lines) + "\n"
+
+
+def _profile_lines() -> list[str]:
+    return [
         "## Packaged profiles",
         "",
         "| profile | model | family | B, R | grounding heads known for | source |",
         "|---|---|---|---|---|---|",
         *(_profile_row(load_profile(name)) for name in packaged_profiles()),
         "",
-        "A profile without heads is uncalibrated: `sdrpn run` finds them first, in a stage of its",
-        "own (`calibrate`); see [calibration.md](calibration.md).",
+        "B is the layer where the region proposal network branches off, R its number of layers.",
+        "Grounding heads are the attention heads that look at what an answer is about; questions",
+        "are textual (about print) or natural. A profile without heads is uncalibrated:",
+        "`sdrpn run` finds them first, in a stage of its own (`calibrate`); see",
+        "[calibration.md](calibration.md).",
     ]
-    return "\n".join(lines) + "\n"
+
+
+def _family_lines() -> list[str]:
+    families = (f"* `{name}`: {_in_a_line(name)}" for name in FAMILY_MODELS)
+    return ["## Families", "", *families, "", *_EXPERTS]
+
+
+def _contract_lines(outcomes: Outcomes) -> list[str]:
+    lines = [
+        "## The contract that every family passes",
+        "",
+        "Every family runs the same tests on a tiny random model of its stock class, against that",
+        "class's own forward pass, attention maps and `generate`. This page is written by",
+        "`python -m tests.families.table docs/families.md`, on the CPU, with",
+        f"transformers {transformers.__version__} and torch {torch.__version__}.",
+        "",
+        f"| contract test | {' | '.join(f'`{family}`' for family in FAMILY_MODELS)} |",
+        "|---|" + "---|" * len(FAMILY_MODELS),
+    ]
+    for test in dict.fromkeys(test for test, _ in outcomes):
+        name = test.removeprefix("test_").replace("_", " ")
+        cells = [_cell(outcomes.get((test, family), [])) for family in FAMILY_MODELS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if others := [f"`{name}`" for name, model in FAMILY_MODELS.items() if model.stock_masks]:
+        lines += [
+            "",
+            f"In these tests the stock class of {' and '.join(others)} gets the masks that it",
+            "makes for caches of fixed size: those of its plain forward pass are not what it was",
+            "trained on.",
+        ]
+    return lines
 
 
 def _in_a_line(family: str) -> str:
