@@ -35,7 +35,7 @@ from tasks.planning.stages import PlannedStage
 from tests.benchmark_tables import write_table
 from tests.file_server import QUICK, Answer, FileServer, file_server, runtime_at
 from tests.mixes import write_image
-from tests.tasks.test_sources import mix_at, parquet, published
+from tests.source_files import mix_at, published_mix, write_parquet
 
 LENIENT = RecordsConfig(max_failure_rate=0.9)
 
@@ -43,7 +43,7 @@ LENIENT = RecordsConfig(max_failure_rate=0.9)
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[FileServer]:
     with file_server() as running:
-        for name, data in published(tmp_path, gzip=True).items():
+        for name, data in published_mix(gzip=True).items():
             running.add(f"/{name}", data)
         yield running
 
@@ -86,14 +86,14 @@ def visual_cot(folder: Path) -> VisualCotSource:
 
 def gzipped(folder: Path) -> LlavaMixSource:
     """A mix in files of this disk, one archive of which is a gzipped tar by content alone."""
-    for name, data in published(folder, gzip=True).items():
+    for name, data in published_mix(gzip=True).items():
         (folder / name).write_bytes(data)
     return mix_at(str(folder))
 
 
 def hub_table(folder: Path) -> ParquetSource:
-    parquet(folder / "a.parquet")
-    parquet(folder / "b.parquet")
+    write_parquet(folder / "a.parquet")
+    write_parquet(folder / "b.parquet")
     return ParquetSource(name="hub", files=(f"{folder}/*.parquet",), id_column="question_id")
 
 
@@ -126,7 +126,7 @@ def test_what_an_earlier_run_rewrote_is_not_counted_again(
 def test_a_file_that_has_changed_is_rewritten_again(tmp_path: Path):
     source = hub_table(tmp_path)
     make(source, tmp_path)
-    parquet(tmp_path / "b.parquet", question=[f"other {n} ?" for n in range(5)])
+    write_parquet(tmp_path / "b.parquet", question=[f"other {n} ?" for n in range(5)])
     size = sum((tmp_path / name).stat().st_size for name in ("a.parquet", "b.parquet"))
     assert planned(source, tmp_path).convert_bytes == size
 
@@ -147,7 +147,7 @@ def test_fetched_files_are_looked_over_without_their_server(server: FileServer, 
     source = mix_at(server.root)
     first = planned(source, tmp_path)
     assert first.convert_bytes == 0, "by its name it is a plain tar"
-    assert first.fetch_bytes == sum(len(d) for d in published(tmp_path, gzip=True).values())
+    assert first.fetch_bytes == sum(len(d) for d in published_mix(gzip=True).values())
     make(source, tmp_path)
     assert done(planned(source, tmp_path)) == {Stage.DOWNLOAD, Stage.BUILD_JSONL}
     for file in server.files.values():

@@ -29,7 +29,7 @@ from tasks.shard_statistics import num_usable
 from tasks.sources.record_stream import SourceError
 from tests.file_server import file_server, runtime_at
 from tests.mixes import mix_record, write_image
-from tests.tasks.test_sources import parquet
+from tests.source_files import write_parquet
 
 ALL = RecordsConfig(turns="all")
 QUESTIONS = [f"what is {number} ?" for number in range(5)]
@@ -137,8 +137,8 @@ def test_what_is_asked_twice_counts_twice_where_repeats_are_taken(tmp_path: Path
 
 
 def test_rows_of_parquet_are_questions(tmp_path: Path):
-    parquet(tmp_path / "a.parquet")
-    parquet(tmp_path / "b.parquet")
+    write_parquet(tmp_path / "a.parquet")
+    write_parquet(tmp_path / "b.parquet")
     one, both = (
         ParquetSource(name="hub", files=(f"{tmp_path}/{name}.parquet",)) for name in ("a", "*")
     )
