@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from sdrpn_core.attention.sinks import rms_normalised
-from sdrpn_core.extraction.generated_answers import Request, encoded_for_labels
+from sdrpn_core.extraction.generated_answers import (
+    Request,
+    encoded_for_labels,
+    extraction_prompts,
+)
 from sdrpn_core.generation.greedy import prefill
 from sdrpn_core.generation.prompt_batch import image_columns, pad_left
 from sdrpn_core.models.base import ModelAdapter
@@ -30,12 +34,7 @@ def find_sink_dimensions(
     if not count:
         return ()
     images = encoded_for_labels(adapter, [request.image for request in requests])
-    prompts = [
-        adapter.embed_prompt(
-            adapter.profile.extraction_question(request.question, request.kind), [image]
-        )
-        for request, image in zip(requests, images, strict=True)
-    ]
+    prompts = extraction_prompts(adapter, requests, images)
     batch = pad_left(prompts)
     excess = _Excess(image_columns(prompts, batch.offsets))
     prefill(adapter, batch, observer=excess)

@@ -21,7 +21,7 @@ from sdrpn_core.generation.greedy import Response, greedy_decode, prefill
 from sdrpn_core.generation.prompt_batch import image_columns, pad_left
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.prompts import ImageFeatures
+from sdrpn_core.models.prompts import ImageFeatures, Prompt
 
 STAGE_VERSION = 3
 
@@ -106,12 +106,7 @@ def capture_attention(
             labels.
     """
     images = features or encoded_for_labels(adapter, [request.image for request in requests])
-    prompts = [
-        adapter.embed_prompt(
-            adapter.profile.extraction_question(request.question, request.kind), [image]
-        )
-        for request, image in zip(requests, images, strict=True)
-    ]
+    prompts = extraction_prompts(adapter, requests, images)
     batch = pad_left(prompts)
     columns = image_columns(prompts, batch.offsets)
     last_row = torch.full((len(prompts), 1), batch.embeds.shape[1] - 1, device=columns.device)
@@ -188,6 +183,17 @@ def encoded_for_labels(
     if len(given) < len(images):
         raise ValueError("an image is missing: give it, or the features of all")
     return adapter.encode_images(given, for_labels=True)
+
+
+def extraction_prompts(
+    adapter: ModelAdapter, requests: Sequence[Request], images: Sequence[ImageFeatures]
+) -> list[Prompt]:
+    """Questions as extraction puts them to the model, one image each."""
+    ask = adapter.profile.extraction_question
+    return [
+        adapter.embed_prompt(ask(request.question, request.kind), [image])
+        for request, image in zip(requests, images, strict=True)
+    ]
 
 
 def union_of_heads(profile: ModelProfile, kinds: set[QuestionKind]) -> CapturedHeads:
