@@ -51,3 +51,10 @@ def test_pages_that_the_code_names_are_there():
     }
     assert named
     assert [(path, page) for path, page in named if not (CHECKOUT / page).is_file()] == []
+
+
+def test_the_page_for_developers_names_files_that_are_there():
+    page = (CHECKOUT / "docs" / "development.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w.]+/)+[\w.]*)`", page)
+    assert len(named) > 20
+    assert [path for path in named if not (CHECKOUT / path).exists()] == []
