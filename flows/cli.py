@@ -90,9 +90,9 @@ def run(
 ) -> None:
     """Run the whole pipeline: data to labels, RPN, results table and report.
 
-    A model whose profile names no grounding heads is calibrated first.
-    What is committed already is not computed again, so running again after a failure goes on where
-    it stopped. Under PREFECT_API_URL the run shows in Prefect's UI.
+    What is made already is not computed again: if a run stopped, give the same command again, and
+    it goes on from there. A model whose profile names no grounding heads is calibrated first. With
+    PREFECT_API_URL set, the run shows in Prefect's UI.
     """
     settings = pipeline_config(config, data, images, profile)
     how = runtime_settings(
@@ -125,7 +125,7 @@ def stage(
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
 ) -> None:
-    """Run one stage, and before it what it needs and is not committed yet."""
+    """Run the pipeline up to one stage; what is made already is not computed again."""
     if name is Stage.EVALUATE and data is not None:
         raise ConfigError(
             "there is nothing to evaluate on: --data takes the place of the configuration's "
@@ -153,7 +153,7 @@ def report(
     profile: ProfileOption = None,
     runtime: RuntimeOption = None,
 ) -> None:
-    """Make the HTML report of a run, and before it whatever is missing."""
+    """Make a run's HTML report, and first what it shows and is not made yet."""
     how = runtime_settings(runtime, store=store)
     outcome = _execute(
         pipeline_config(config, data, images, profile), how, Stage.REPORT, force=force
@@ -176,12 +176,15 @@ def scenes(
         ),
     ],
     num_images: Annotated[int, typer.Option(min=1, help="How many images.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Another one, other scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other scenes.")] = 0,
     print_scale: Annotated[
-        float, typer.Option(help="1: print too small for the model's input; 4: readable.")
+        float,
+        typer.Option(
+            help="Size of the print: 1 is too small for the model's input, 4 is readable."
+        ),
     ] = 1.0,
 ) -> None:
-    """Write generated scenes as files in LLaVA's format, to look at or to start from.
+    """Write generated images with questions, in LLaVA's format, to look at or to try a run on.
 
     Into a new or empty folder only: other files there would be taken for theirs.
     """

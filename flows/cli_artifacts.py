@@ -104,7 +104,7 @@ def gc(
         typer.Option(
             min=0,
             max=_MOST_DAYS,
-            help="Only what nothing was written to for so long; 0 takes all.",
+            help="Only what has not been written to for so many days; 0 takes all.",
         ),
     ] = 7.0,
     delete: Annotated[

@@ -26,18 +26,18 @@ def attention(
     heads: Annotated[
         list[str] | None,
         typer.Option(
-            help="Instead of the profile's: 14:3,24 for two heads of layer 14, 14 for all of its "
-            "heads; again for more layers. The profile's sink rule is left out then.",
+            help="Other heads than the profile's: 14:3,24 for two heads of layer 14, 14 for all of "
+            "its heads. Give it again for more layers. The profile's sink rule is then left out.",
             show_default=False,
         ),
     ] = None,
     kind: Annotated[
-        QuestionKind, typer.Option(help="Of question: says which of the profile's heads count.")
+        QuestionKind, typer.Option(help="Kind of question; chooses among the profile's heads.")
     ] = QuestionKind.TEXTUAL,
     overlay: Annotated[
         Path | None,
         typer.Option(
-            help="Write the attention and the pseudo-label over the image here.",
+            help="Draw attention and pseudo-label over the image, into this file.",
             callback=file_option,
         ),
     ] = None,
@@ -52,8 +52,8 @@ def attention(
 ) -> None:
     """Show what the frozen model's answer attends to, and the pseudo-label that it gives.
 
-    No RPN is needed, nor any run: this is what a run would extract. Of natural questions, some
-    profiles ask for boxes instead of an answer, as runs do.
+    Needs no RPN and no run: this is what a run would extract. With --kind natural, some profiles
+    ask for boxes instead of an answer, as runs do.
     """
     if not question.strip():
         raise ConfigError("give a QUESTION to ask about the image")

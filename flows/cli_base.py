@@ -39,50 +39,64 @@ ConfigOption = Annotated[
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        help="Artifact store: a folder, s3://bucket/prefix, gs://..., memory://x; "
-        f"{_PLAIN.store} unless given."
+        help="Where results are kept: a folder, s3://bucket/prefix, gs://... or memory://x.",
+        show_default=_PLAIN.store,
     ),
 ]
 RuntimeOption = Annotated[
     Path | None,
     typer.Option(
-        help="YAML file of runtime settings (store, storage_options, device, ...); what is given "
-        "as an option counts instead."
+        help="YAML file of runtime settings (store, storage_options, device, ...). Options "
+        "override it."
     ),
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option(help="Your own questions (LLaVA's JSON format) instead of the config's sources."),
+    typer.Option(
+        help="Your own questions (LLaVA's JSON format) instead of the configuration's sources."
+    ),
 ]
 ProfileOption = Annotated[
     str | None,
-    typer.Option(help="Model profile instead of the config's: a packaged name, or a YAML file."),
+    typer.Option(
+        help="Model profile instead of the configuration's: a packaged name, or a YAML file."
+    ),
 ]
 ImagesOption = Annotated[
     str | None, typer.Option(help="Folder that the image paths in --data start from.")
 ]
 RpnOption = Annotated[
     str | None,
-    typer.Option(help="RPN: a folder, or train-rpn/<id>; the store's newest unless given."),
+    typer.Option(
+        help="Trained RPN: a folder, or train-rpn/<id> of the store.",
+        show_default="the store's newest",
+    ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option(help="Hub id or folder; what the RPN was trained on unless given.")
+    str | None,
+    typer.Option(
+        help="Model: a hub id or a folder.", show_default="the one the RPN was trained on"
+    ),
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option(help=f"Torch device; {_PLAIN.device} unless given: a GPU if there is one."),
+    typer.Option(
+        help="Torch device; auto takes a GPU if there is one.", show_default=_PLAIN.device
+    ),
 ]
 BatchSizeOption = Annotated[
     int | None,
-    typer.Option(min=1, help=f"Questions per forward pass; {_PLAIN.batch_size} unless given."),
+    typer.Option(min=1, help="Questions per forward pass.", show_default=str(_PLAIN.batch_size)),
 ]
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        min=1, help=f"Processes that make shards side by side; {_PLAIN.num_workers} unless given."
+        min=1,
+        help="Processes that make shards side by side.",
+        show_default=str(_PLAIN.num_workers),
     ),
 ]
-ForceOption = Annotated[bool, typer.Option(help="Make the stage anew even if it is committed.")]
+ForceOption = Annotated[bool, typer.Option(help="Make the stage again even if it is made.")]
 JsonOption = Annotated[
     Path | None,
     typer.Option("--json", help="Write a summary to this file.", callback=file_option),

@@ -26,10 +26,15 @@ def calibrate(
         ),
     ],
     num_scenes: Annotated[
-        int | None, typer.Option("--scenes", help="How many scenes to show (default 300).")
+        int | None,
+        typer.Option("--scenes", help="How many scenes to show the model.", show_default="300"),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="boxes (default), or unsupervised: by attention alone.")
+        str | None,
+        typer.Option(
+            help="How heads are chosen: by the scenes' boxes, or unsupervised, by attention alone.",
+            show_default="boxes",
+        ),
     ] = None,
     study: Annotated[
         bool,
@@ -42,11 +47,14 @@ def calibrate(
     settings_file: Annotated[
         Path | None, typer.Option("--settings", help="YAML file of CalibrationSettings.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the profile.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name for the profile.")] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="With {images} and {question}; the family's unless given.")
+        str | None,
+        typer.Option(
+            help="Prompt, with {images} and {question} in it.", show_default="the family's"
+        ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of the hub repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     device: DeviceOption = None,
     dtype: Annotated[
         str, typer.Option(help="Precision of the model: float32, bfloat16 or float16.")
@@ -57,8 +65,8 @@ def calibrate(
 ) -> None:
     """Find a model's grounding heads, sink rule, thresholds and branch layer on generated scenes.
 
-    Writes profile.yaml (set model.profile to its path), calibration.html and .md, evidence.json and
-    heads.svg.
+    Look at calibration.html first. profile.yaml is the profile: give its path to --profile, or as
+    model.profile in a configuration.
     """
     options = {"num_scenes": num_scenes, "method": method, **(_STUDY if study else {})}
     settings = _settings(settings_file, options)

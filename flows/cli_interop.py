@@ -40,13 +40,13 @@ def import_labels(
         Stage,
         typer.Option(
             metavar="<stage>",
-            help="Go on to make-labels, merge-labels or train-rpn; needs --config.",
+            help="Last stage: make-labels, merge-labels and train-rpn need --config.",
         ),
     ] = Stage.EXTRACT_ATTENTION,
     config: Annotated[
         str | None,
         typer.Option(
-            "--config", "-c", help="Model, label settings and training of the stages gone on to."
+            "--config", "-c", help="Configuration of the stages after the import, for --until."
         ),
     ] = None,
     store: StoreOption = None,
@@ -98,18 +98,28 @@ def import_checkpoint(
     ],
     profile: Annotated[
         str | None,
-        typer.Option(help="Model profile: packaged name or file; what fits unless given."),
+        typer.Option(
+            help="Model profile: a packaged name, or a YAML file.", show_default="the one that fits"
+        ),
     ] = None,
     branch_layer: Annotated[
-        int | None, typer.Option(min=1, help="B, if the checkpoint does not tell.")
+        int | None,
+        typer.Option(
+            min=1, help="Layer where the RPN branches off (B), if the checkpoint does not say."
+        ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Region threshold; one of the authors' unless given."),
+        typer.Option(
+            min=0, max=1, help="Region threshold.", show_default="its own, else one of the authors'"
+        ),
     ] = None,
     regions: Annotated[
         str | None,
-        typer.Option(help="Region settings: reference-boxes, reference-mask or default."),
+        typer.Option(
+            help="Region settings: reference-boxes, reference-mask or default.",
+            show_default="its own, else the authors'",
+        ),
     ] = None,
 ) -> None:
     """Take the RPN out of a full-model checkpoint of the authors.

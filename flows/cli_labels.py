@@ -40,14 +40,14 @@ def promote(
         typer.Option(help="YAML file of PromotionLimits (max_lost_ratio, min_box_overlap, ...)."),
     ] = None,
     force: Annotated[
-        bool, typer.Option(help="Promote whatever the labels differ in; it is recorded.")
+        bool, typer.Option(help="Promote however much the labels differ; this is recorded.")
     ] = False,
     json_file: JsonOption = None,
 ) -> None:
-    """Let a configuration's labels take the place of those promoted before, within limits.
+    """Make a configuration's labels the ones that stand, if they have not drifted too far.
 
-    Makes the labels first if they are not committed, and shows how they differ. Beyond the limits
-    it ends with an error and nothing changes.
+    Makes the labels first if need be, and shows how they differ from those promoted before. Beyond
+    the limits it ends with an error and nothing changes.
     """
     settings = pipeline_config(config)
     how = runtime_settings(runtime, store=store, device=device)

@@ -33,14 +33,17 @@ if TYPE_CHECKING:
 CropTokensOption = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Most tokens per crop: cheaper, and coarser; the RPN's own unless given."
+        min=1,
+        help="Most tokens per crop: fewer are cheaper, and coarser.",
+        show_default="the RPN's own",
     ),
 ]
 WithdrawOption = Annotated[
     bool | None,
     typer.Option(
         "--withdraw-image/--keep-image",
-        help="Upper layers see a crop, not the image; the RPN's own unless given.",
+        help="Whether upper layers see the crop only, or the image too.",
+        show_default="the RPN's own",
     ),
 ]
 
@@ -52,7 +55,7 @@ def predict(
     image: Annotated[
         str,
         typer.Argument(
-            help="Path or URI of an image, a pattern ('photos/*.jpg'), or questions.jsonl.",
+            help="Path or URI of an image; for many, a pattern ('photos/*.jpg') or a .jsonl file.",
             show_default=False,
         ),
     ],
@@ -64,21 +67,26 @@ def predict(
     overlay: Annotated[
         Path | None,
         typer.Option(
-            help="Write the image with its RoI map and boxes here; a folder for many.",
+            help="Draw map and boxes over the image, into this file; a folder for many.",
             callback=at_home,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     output: Annotated[
         str | None,
-        typer.Option(help="With many: JSONL to write. The same command again goes on with it."),
+        typer.Option(
+            help="File for many answers (JSON Lines). If stopped, give the same command again."
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per answer.")] = 32,
     crop_tokens: CropTokensOption = None,
     withdraw_image: WithdrawOption = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16 or float16; the RPN's own on a GPU unless given."),
+        typer.Option(
+            help="Precision of the model: float32, bfloat16 or float16.",
+            show_default="float32 on a CPU, the RPN's own on a GPU",
+        ),
     ] = None,
     store: StoreOption = None,
     runtime: RuntimeOption = None,
@@ -88,8 +96,8 @@ def predict(
     """Ask about images, zooming in where the RPN finds something.
 
     One image and one question print the answer. A pattern asks the question about every image it
-    finds; a .jsonl has lines {"image": ..., "question": ...}. If any of many could not be answered,
-    the exit status is 3 when all others are written.
+    finds; a .jsonl has lines {"image": ..., "question": ...}. The exit status is 3 if some of many
+    questions could not be answered; all others are written.
     """
     how = runtime_settings(runtime, store=store, device=device, batch_size=batch_size)
     with err.status("loading"):
