@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 ASK_AS_TAUGHT = (
     "ask as it was taught to be asked, say with a new line and 'Answer the question using a single "
-    "word or phrase.' after the question"
+    "word or phrase.' after the question; the built-in model knows generated scenes only"
 )
 """What to do where a model answers nothing."""
 
