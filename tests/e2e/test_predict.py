@@ -45,6 +45,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_python_of_the_readme_answers_as_the_command_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (image,) = re.findall(r'Image.open\("(.*?)"\)', code)
+    assert f"sdrpn predict {image} " in readme
+    monkeypatch.chdir(folder)
+    code = code.replace(image, "picture.png").replace('"artifacts"', '"store"')
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    (question,) = re.findall(r'^question = "(.*)"$', code, re.MULTILINE)
+    asked = question.encode().decode("unicode_escape")
+    result = sdrpn("predict", "picture.png", asked, "--store", "store", "--json")
+    answer = json.loads(result.stdout)["answer"]
+    assert answer
+    assert printed.startswith(f"{answer} (")
+
+
 def test_answers_with_the_newest_rpn_and_draws_it(folder: Path) -> None:
     image, overlay = folder / "picture.png", folder / "overlay.png"
     options = ("--store", folder / "store", "--overlay", overlay, "--json")
