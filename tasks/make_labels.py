@@ -94,7 +94,7 @@ def _label(frame: pl.DataFrame, settings: LabelSettings) -> list[Row]:
 
 
 def _maps(frame: pl.DataFrame, column: str, shape: tuple[int, int, int]) -> np.ndarray:
-    return frame[column].explode().to_numpy().reshape(shape)
+    return frame[column].explode(empty_as_null=False).to_numpy().reshape(shape)
 
 
 def _row(row: Row, made: PseudoLabels, index: int) -> Row:

@@ -208,8 +208,8 @@ def _compare(one: pl.DataFrame, other: pl.DataFrame) -> tuple[LabelAgreement, in
         pl.col("grid_width") == pl.col("grid_width_other"),
     )
     agreement = label_agreement(
-        alike["labels"].explode().to_numpy(),
-        alike["labels_other"].explode().to_numpy(),
+        alike["labels"].explode(empty_as_null=False).to_numpy(),
+        alike["labels_other"].explode(empty_as_null=False).to_numpy(),
         alike.select(_BOX).to_numpy(),
         alike.select(f"{side}_other" for side in _BOX).to_numpy(),
     )

@@ -200,10 +200,13 @@ def _recording_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    softcap: float | None = None,
     recorder: AttentionRecorder | None = None,
     flash_keys: CausalKeys | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
+    if softcap is not None:  # older sdpa of transformers leaves the cap out without a word
+        raise ValueError("its attention logits have a cap")
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
     if recorder is not None:
         recorder.record(int(module.layer_idx), query, key, attention_mask, factor)  # type: ignore[arg-type]

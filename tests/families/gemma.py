@@ -75,10 +75,10 @@ def gemma_masks(stock: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
     ids = inputs["input_ids"]
     masks: dict[str, Tensor] = stock.create_masks_for_generate(
         stock.config,
-        inputs_embeds=torch.empty(*ids.shape, 0),
-        attention_mask=inputs["attention_mask"],
-        past_key_values=None,
-        position_ids=None,
+        torch.empty(*ids.shape, 0),
+        inputs["attention_mask"],
+        None,  # no cache: the argument has another name since transformers 5.24
+        None,  # positions count from zero
         mm_token_type_ids=inputs["mm_token_type_ids"],
     )
     return masks

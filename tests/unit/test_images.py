@@ -6,7 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import PIL
 import pytest
+from packaging.version import Version
 from PIL import Image, ImageFile
 
 from sdrpn_core.images import MAX_PIXELS, UnreadableImage, decode_image, upright_rgb
@@ -131,7 +133,14 @@ def test_palette_with_transparency():
     assert pixels(data).tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "RGBA"])
+# Pillow before 13 takes the TIFF that it writes for truncated, and so do we.
+PILLOW_READS_ITS_YCBCR = Version(PIL.__version__) >= Version("13")
+YCBCR = pytest.param(
+    "YCbCr", marks=pytest.mark.skipif(not PILLOW_READS_ITS_YCBCR, reason="needs Pillow 13")
+)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", YCBCR, "RGBA"])
 def test_every_common_mode_becomes_rgb(mode: str):
     grey = Image.new("L", (6, 4), 255).convert(mode)
     format = "TIFF" if mode in {"CMYK", "YCbCr"} else "PNG"
