@@ -43,15 +43,16 @@ def made_ahead(make: Callable[[A], T], items: Iterable[A]) -> Generator[T, None,
 def _begun(make: Callable[[A], T], item: A) -> Future[T]:
     """Work in a thread that holds up no end of the process: it may wait for a silent server."""
     future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(make(item))
-        except BaseException as error:  # noqa: BLE001  raised where the result is asked for
-            future.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
+    Thread(target=_work, args=(future, make, item), daemon=True).start()
     return future
+
+
+def _work(future: Future[T], make: Callable[[A], T], item: A) -> None:
+    try:
+        future.set_result(make(item))
+    except BaseException as error:  # noqa: BLE001  raised where the result is asked for
+        future.set_exception(error)
+        del future  # the error's traceback knows this frame: a cycle would hold what it worked on
 
 
 def num_cores() -> int:
