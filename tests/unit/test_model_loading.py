@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -197,6 +198,18 @@ def test_models_loaded_by_two_threads_leave_settings_as_they_were() -> None:
         assert transformers_logging.get_verbosity() == transformers_logging.ERROR
     after = (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled())
     assert after == before
+
+
+def test_models_loaded_at_once_are_whole_and_leave_the_precision_of_the_process(
+    profile: ModelProfile,
+) -> None:
+    """Some were said to be incomplete, and tensors were made in bfloat16 from then on."""
+    with ThreadPoolExecutor(8) as pool:
+        loaded = pool.map(
+            lambda _: load_adapter(profile, device="cpu", dtype="bfloat16"), range(24)
+        )
+        assert {adapter.dtype for adapter in loaded} == {torch.bfloat16}
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_a_local_model_keeps_its_profile(profile: ModelProfile) -> None:
