@@ -235,7 +235,7 @@ class ZoomPipeline:
         The pieces of one question, put together, are its answer's text. Questions of a batch take
         turns; the last piece of each carries the whole answer. Arguments as of ``answer``.
         """
-        images = _checked(images, questions, max_new_tokens, batch_size)
+        images = _checked(self.adapter, images, questions, max_new_tokens, batch_size)
         return self._stream(self._batches(images, questions, batch_size), max_new_tokens)
 
     async def aanswer(
@@ -292,7 +292,7 @@ class ZoomPipeline:
         has_left: Event,
     ) -> list[ZoomAnswer]:
         """``answer``, while its caller waits for it."""
-        images = _checked(images, questions, max_new_tokens, batch_size)
+        images = _checked(self.adapter, images, questions, max_new_tokens, batch_size)
         answers: dict[int, ZoomAnswer] = {}
         for batch in self._batches(images, questions, batch_size):
             answers |= whole_answers(self.adapter, batch, max_new_tokens, has_left)
@@ -374,11 +374,16 @@ def _not_finite(what: str, dtype: torch.dtype) -> str:
 
 
 def _checked(
-    images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int, batch_size: int
+    adapter: ModelAdapter,
+    images: Sequence[Image.Image],
+    questions: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
 ) -> list[Image.Image]:
     """The images, each taken out of its sequence once: ``id`` tells them apart from here on.
 
     Raises:
+        ModelError: if a question contains the model's image placeholder.
         ValueError: saying what to give instead, and at which index.
     """
     for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
@@ -391,6 +396,7 @@ def _checked(
     if len(images) != len(questions):
         raise ValueError(f"{len(images)} images for {len(questions)} questions")
     taken = list(images)
+    placeholder = adapter.tokenizer.convert_ids_to_tokens(adapter.image_token_id)
     for index, (image, question) in enumerate(zip(taken, questions, strict=True)):
         if not isinstance(image, Image.Image):
             raise ValueError(
@@ -401,4 +407,6 @@ def _checked(
             raise ValueError(f"question {index} is {question!r}: give a text that asks something")
         if not is_unicode(question):
             raise ValueError(f"question {index} is {question!r}, which is not valid Unicode")
+        if placeholder in question and adapter.holds_placeholder(question):
+            raise ModelError(f"question {index} contains the image placeholder: {question!r}")
     return taken

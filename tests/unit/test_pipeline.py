@@ -356,6 +356,21 @@ def test_what_is_no_image_and_no_question_is_refused_by_its_place(
             ask([images[0], image], ["it", question])
 
 
+def test_a_question_that_cannot_be_asked_is_named_before_others_are_answered(
+    adapter: ModelAdapter, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+):
+    """All answers to the questions before it were lost, and nothing told its place."""
+
+    def encode(prepared: PreparedImages) -> list[ImageFeatures]:
+        pytest.fail("the first question is under way")
+
+    monkeypatch.setattr(adapter, "encode_prepared", encode)
+    questions = ["it", "red blue ?", "what is <image> ?"]
+    for call in (random_pipeline(adapter).answer, random_pipeline(adapter).stream):
+        with pytest.raises(ModelError, match="question 2 contains the image placeholder"):
+            call(images[:3], questions, batch_size=1)
+
+
 def test_a_closed_image_is_refused_by_its_place(adapter: ModelAdapter, tmp_path: Path):
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     opened = Image.open(tmp_path / "a.png")
