@@ -3,11 +3,13 @@
 Prefect records them, and a deployment makes a stage of that run again in a folder of its own.
 """
 
+from pathlib import Path
 from typing import Any
 
 from data_contracts.configs import PipelineConfig
+from data_contracts.profiles import ModelProfile
 from data_contracts.runtime import RuntimeConfig
-from sdrpn_core.models.profiles import packaged_profiles
+from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from tasks.storage.addresses import absolute_path, absolute_root, absolute_uri
 
 _ADDRESSES = frozenset({"records", "images", "boxes", "files", "uri", "file", "mirrors"})
@@ -22,10 +24,23 @@ def config_anywhere(config: PipelineConfig) -> PipelineConfig:
     if evaluation is not None:
         for key in ("source", "benchmarks"):
             evaluation[key] = _absolute(evaluation[key])
-    profile = plain["model"]["profile"]
-    if isinstance(profile, str) and profile not in packaged_profiles():
-        plain["model"]["profile"] = str(absolute_path(profile))
+    plain["model"]["profile"] = _profile_anywhere(config.model.profile)
     return PipelineConfig.model_validate(plain)
+
+
+def _profile_anywhere(given: str | ModelProfile) -> Any:
+    """Its name or path; written out if its model is a folder, which its file names as seen from
+    the working directory."""
+    if isinstance(given, str) and given in packaged_profiles():
+        return given
+    path = None if isinstance(given, ModelProfile) else str(absolute_path(given))
+    if path is not None and not Path(path).is_file():
+        return path  # whoever reads it says so
+    profile = given if isinstance(given, ModelProfile) else load_profile(given)
+    folder = Path(profile.model_id)
+    if folder.is_absolute() or not folder.is_dir():
+        return path or profile.model_dump(mode="json")
+    return {**profile.model_dump(mode="json"), "model_id": str(absolute_path(profile.model_id))}
 
 
 def runtime_anywhere(runtime: RuntimeConfig) -> RuntimeConfig:

@@ -91,11 +91,17 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     if target is not None:
         kwargs["device"] = torch.device("cpu")
     held = {name: _held(value) for name, value in kwargs.items()}
-    result = operation(*_held(args), **held)
+    run = _histogram if operation.overloadpacket is _aten.histc else operation
+    result = run(*_held(args), **held)
     if target is not None and torch.device(target).type == "cpu":
         return result
     known = {id(t.held): t for t in tensors if isinstance(t, StandInTensor)}
     return _mapped(lambda t: _placed(t, known), result)
+
+
+def _histogram(values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Of whole numbers too, as on a GPU: the CPU counts fractions only."""
+    return torch.histc(values.double(), *args, **kwargs).to(values.dtype)
 
 
 def _placed(result: Tensor, known: dict[int, StandInTensor]) -> StandInTensor:

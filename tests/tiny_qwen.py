@@ -18,9 +18,13 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3_5Tokenizer,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 from data_contracts.enums import QuestionKind
@@ -37,6 +41,7 @@ from data_contracts.profiles import (
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
 from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
+from sdrpn_core.models.qwen3_vl_moe import Qwen3VlMoeAdapter
 from tests.tiny_models import WORDS
 
 SPECIAL = [
@@ -58,6 +63,11 @@ IMAGES = ImageSettings(
 )
 
 
+def _rotary(sections: list[int], *, interleaved: bool) -> dict[str, Any]:
+    plain = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
+    return plain | {"mrope_interleaved": True} if interleaved else plain
+
+
 _TOWER_3 = {
     "depth": 3,
     "hidden_size": 32,
@@ -74,6 +84,20 @@ _PROCESSOR_3 = {
     "size": {"shortest_edge": 64, "longest_edge": 4096},
 }
 """Of Qwen3-VL and Qwen3.5 alike."""
+_DEEPSTACK = {"deepstack_visual_indexes": [0, 1]}
+_TEXT_3 = {"rope_parameters": _rotary([4, 2, 2], interleaved=True), "head_dim": 16}
+_TEXT_3_5 = {
+    "rope_parameters": _rotary([2, 1, 1], interleaved=True) | {"partial_rotary_factor": 0.5},
+    "head_dim": 16,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "layer_types": [
+        "full_attention" if layer % 3 == 1 else "linear_attention" for layer in range(NUM_LAYERS)
+    ],
+}
+_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
 def tiny_qwen2_vl(directory: Path) -> ModelProfile:
@@ -111,35 +135,47 @@ def tiny_qwen2_5_vl(directory: Path) -> ModelProfile:
 def tiny_qwen3_vl(directory: Path) -> ModelProfile:
     """Two deepstack layers, query and key norms, interleaved axes, head size of its own."""
     torch.manual_seed(0)
-    tower = _TOWER_3 | {"deepstack_visual_indexes": [0, 1]}
-    text = {"rope_parameters": _rotary([4, 2, 2], interleaved=True), "head_dim": 16}
-    model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**_sizes(text, tower)))
-    _save(model, directory, _PROCESSOR_3)
+    config = Qwen3VLConfig(**_sizes(_TEXT_3, _TOWER_3 | _DEEPSTACK))
+    _save(Qwen3VLForConditionalGeneration(config), directory, _PROCESSOR_3)
     return qwen_profile("qwen3_vl", directory, Qwen3VlAdapter.defaults.prompt)
+
+
+def tiny_qwen3_vl_moe(directory: Path) -> ModelProfile:
+    """Experts in all layers but one, which is among those that the RPN copies."""
+    torch.manual_seed(4)
+    text = _TEXT_3 | _EXPERTS | {"mlp_only_layers": [3]}
+    config = Qwen3VLMoeConfig(**_sizes(text, _TOWER_3 | _DEEPSTACK))
+    _save(Qwen3VLMoeForConditionalGeneration(config), directory, _PROCESSOR_3)
+    return qwen_profile("qwen3_vl_moe", directory, Qwen3VlMoeAdapter.defaults.prompt)
 
 
 def tiny_qwen3_5(directory: Path) -> ModelProfile:
     """Two layers of three hand on a state; the others gate their output and turn half of a head."""
     torch.manual_seed(0)
-    having_heads = range(1, NUM_LAYERS, 3)
-    kinds = ("linear_attention", "full_attention")
     tokenizer = byte_pair_tokenizer()
-    text = {
-        "vocab_size": len(tokenizer),
-        "rope_parameters": _rotary([2, 1, 1], interleaved=True) | {"partial_rotary_factor": 0.5},
-        "head_dim": 16,
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 24,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-        "layer_types": [kinds[layer in having_heads] for layer in range(NUM_LAYERS)],
-    }
+    text = _TEXT_3_5 | {"vocab_size": len(tokenizer)}
     model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**_sizes(text, _TOWER_3)))
+    return _saved_qwen3_5("qwen3_5", model, directory, tokenizer)
+
+
+def tiny_qwen3_5_moe(directory: Path) -> ModelProfile:
+    """Experts in every layer, of either kind, beside one that every token meets."""
+    torch.manual_seed(0)
+    tokenizer = byte_pair_tokenizer()
+    text = _TEXT_3_5 | _EXPERTS | {"vocab_size": len(tokenizer)}
+    text |= {"shared_expert_intermediate_size": 24}
+    model = Qwen3_5MoeForConditionalGeneration(Qwen3_5MoeConfig(**_sizes(text, _TOWER_3)))
+    return _saved_qwen3_5("qwen3_5_moe", model, directory, tokenizer)
+
+
+def _saved_qwen3_5(
+    family: str, model: PreTrainedModel, directory: Path, tokenizer: Qwen3_5Tokenizer
+) -> ModelProfile:
     for name, parameter in model.named_parameters():
         if name.endswith("A_log"):  # states that last for tens of columns, not for one
             nn.init.uniform_(parameter, -6.0, -3.0)
     _save(model, directory, _PROCESSOR_3, tokenizer)
-    profile = qwen_profile("qwen3_5", directory, Qwen3_5Adapter.defaults.prompt)
+    profile = qwen_profile(family, directory, Qwen3_5Adapter.defaults.prompt)
     heads = {
         QuestionKind.NATURAL: HeadSelection(
             grounding={1: (0, 3), 4: (1,)}, sink=SinkHeads(heads={1: (2,)})
@@ -173,11 +209,6 @@ def byte_pair_tokenizer() -> Qwen3_5Tokenizer:
     made = Qwen3_5Tokenizer(vocab=learnt["vocab"], merges=merges, eos_token="<|im_end|>")
     made.add_special_tokens({"additional_special_tokens": SPECIAL})
     return made
-
-
-def _rotary(sections: list[int], *, interleaved: bool) -> dict[str, Any]:
-    plain = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
-    return plain | {"mrope_interleaved": True} if interleaved else plain
 
 
 def decoder_sizes(special: Sequence[str] = SPECIAL) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 An adapter encodes images and lays out prompts; its ``decoder`` runs the layers. Two adapters,
 threads or RPNs can share one model.
 
-Shape legend: N batch, L sequence, d hidden size, C image cells (h * w), K deepstack layers.
+Shape legend: N batch, L sequence, d hidden size, T tokens of an image, K deepstack layers.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,13 @@ from typing import ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    BaseImageProcessor,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from data_contracts.profiles import FamilyDefaults, ModelProfile
 from sdrpn_core.decoding.decoder import Decoder
@@ -119,6 +125,16 @@ class ModelAdapter(ABC):
         """K: the first decoder layers, after which image features are added once more."""
         return 0
 
+    @staticmethod
+    def usual_text_config(num_layers: int, num_heads: int, hidden_size: int) -> PreTrainedConfig:
+        """What a text model of these sizes is like in the family, for rough plans: a Llama."""
+        return LlamaConfig(
+            hidden_size=hidden_size,
+            intermediate_size=hidden_size * 8 // 3,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+        )
+
     @abstractmethod
     def letterbox(self, image_size: tuple[int, int], *, for_labels: bool = False) -> Letterbox:
         """Placement of an image of this (width, height) on the model's canvas.
@@ -152,7 +168,7 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
-        """Run the vision tower once over prepared images; (C, d) tokens for each."""
+        """Run the vision tower once over prepared images; (T, d) tokens for each."""
 
     def encode_images(
         self, images: Sequence[Image.Image], *, for_labels: bool = False
@@ -181,15 +197,19 @@ class ModelAdapter(ABC):
             "vicrop_pure_grad and vicrop_pure_grad_high"
         )
 
-    @staticmethod
-    def check_crop_tokens(max_tokens: int | None) -> None:
-        """Refuse a budget for crops that holds none.
+    def num_tokens(self, grid: GridShape) -> int:
+        """Tokens of an image on a grid: its cells, and breaks in families that have such."""
+        return grid.num_cells
+
+    def check_crop_tokens(self, max_tokens: int | None) -> None:
+        """Refuse a budget for crops that holds no cell.
 
         Raises:
             ModelError: saying what would do.
         """
-        if max_tokens is not None and max_tokens < 1:
-            raise ModelError(f"crop_tokens is {max_tokens}: give at least 1, or leave it out")
+        least = self.num_tokens(GridShape(1, 1))
+        if max_tokens is not None and max_tokens < least:
+            raise ModelError(f"crop_tokens is {max_tokens}: give at least {least}, or leave it out")
 
     def pixels_seen(self, image: ImageFeatures) -> tuple[int, int]:
         """(width, height) in pixels at which the vision tower got this image's canvas.
@@ -241,11 +261,11 @@ class ModelAdapter(ABC):
         deepstack = embeds.new_zeros(self.num_deepstack_layers, *embeds.shape)
         numbers = torch.zeros(len(embeds), dtype=torch.int32)
         for number, (start, image) in enumerate(zip(layout.starts, images, strict=True), start=1):
-            own, cells = slice(start, start + image.num_tokens), image.shown_cells()
+            own, given = slice(start, start + image.num_tokens), image.given_tokens()
             numbers[own] = number
-            embeds[own] = image.tokens[cells].to(embeds.dtype)
+            embeds[own] = image.tokens[given].to(embeds.dtype)
             for level, features in enumerate(image.deepstack):
-                deepstack[level, own] = features[cells].to(embeds.dtype)
+                deepstack[level, own] = features[given].to(embeds.dtype)
         return Prompt(
             embeds=embeds,
             deepstack=deepstack,
@@ -254,8 +274,9 @@ class ModelAdapter(ABC):
             image_numbers=numbers.to(self.device),
             image_starts=layout.starts,
             image_grids=grids,
+            image_breaks=tuple(image.given_breaks for image in images),
             image_lengths=tuple(image.num_tokens for image in images),
-            token_ids=tuple(sorted(set(ids))),
+            token_ids=tuple(sorted({*ids, *(one for image in images for one in image.break_ids)})),
             first_ids=tuple(ids[: min(layout.starts, default=0)]),
         )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from data_contracts.profiles import DynamicGrid, ModelProfile, SquareGrid
 from sdrpn_core.models.families import FAMILIES, check_family
@@ -39,14 +39,13 @@ def model_dimensions(profile: ModelProfile) -> ModelDimensions:
     return ModelDimensions(text=text, num_cells=_num_cells(profile, config))
 
 
-def _usual(profile: ModelProfile) -> LlamaConfig:
-    """A Llama of this many layers and heads."""
-    hidden_size = profile.num_heads * FAMILIES[profile.family].defaults.width_per_head
-    return LlamaConfig(
-        hidden_size=hidden_size,
-        intermediate_size=hidden_size * 8 // 3,
-        num_hidden_layers=profile.num_layers,
-        num_attention_heads=profile.num_heads,
+def _usual(profile: ModelProfile) -> PreTrainedConfig:
+    """A model of this many layers and heads, as wide as the family's are."""
+    family = FAMILIES[profile.family]
+    return family.usual_text_config(
+        profile.num_layers,
+        profile.num_heads,
+        profile.num_heads * family.defaults.width_per_head,
     )
 
 

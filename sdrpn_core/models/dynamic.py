@@ -6,6 +6,7 @@ A square grid of fixed size letterboxes every image; a dynamic one follows the i
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -29,6 +30,10 @@ class DynamicAdapter(ModelAdapter):
     """Colour of padding."""
     cell_side: int
     """Of a cell of the grid, in pixels of the canvas."""
+    breaks_a_row: ClassVar[int] = 0
+    """Tokens behind every row of cells."""
+    max_side: float = math.inf
+    """Most cells of a row or a column that the tower takes."""
 
     def __init__(
         self,
@@ -82,15 +87,19 @@ class DynamicAdapter(ModelAdapter):
     ) -> PreparedImages:
         """On grids of the images' shapes. Families whose stock processor rounds otherwise override
         this."""
-        grids = [self._grid_within(box, rule, rule.max_cells) for box in letterboxes]
+        grids = [self._grid_within(box, rule) for box in letterboxes]
         return self.draw(images, letterboxes, grids)
+
+    def num_tokens(self, grid: GridShape) -> int:
+        """Those of every row, with what ends it."""
+        return grid.height * (grid.width + self.breaks_a_row)
 
     def prepare_crops(
         self, crops: Sequence[Image.Image], max_tokens: int | None = None
     ) -> PreparedImages:
         """With a budget, crops are drawn smaller: cheaper in tower and decoder alike, and coarser.
 
-        They keep their shape, and never take more cells than the budget.
+        They keep their shape, and never take more tokens than the budget.
         """
         self.check_crop_tokens(max_tokens)
         if max_tokens is None:
@@ -100,22 +109,42 @@ class DynamicAdapter(ModelAdapter):
         return self.draw(crops, letterboxes, grids)
 
     def _budget_letterbox(self, crop_size: tuple[int, int], max_tokens: int) -> Letterbox:
-        """As of an image, but no longer than all the budget's cells in a row."""
+        """As of an image, but no longer than all the budget's cells in a column."""
         if isinstance(self.answer_grid, SquareGrid):
             return self.letterbox(crop_size)
-        most = min(MAX_ASPECT_RATIO, max_tokens, self.answer_grid.max_cells)
+        most_rows = max_tokens / (1 + self.breaks_a_row)
+        most = min(MAX_ASPECT_RATIO, most_rows, self.answer_grid.max_cells)
         return Letterbox.limited(crop_size, most)
 
-    def _grid_within(self, letterbox: Letterbox, rule: GridRule, max_cells: int) -> GridShape:
-        """The canvas's shape in as many cells as the rule asks for, and at most ``max_cells``."""
+    def _grid_within(
+        self, letterbox: Letterbox, rule: GridRule, max_tokens: float = math.inf
+    ) -> GridShape:
+        """The canvas's shape in as many cells as the rule asks for, in at most ``max_tokens``."""
         width = letterbox.canvas_width / self.cell_side
         height = letterbox.canvas_height / self.cell_side
-        least, most = self._cell_bounds(rule)
-        num_cells = min(max(width * height, least), most, max_cells)
-        scale = math.sqrt(num_cells / (width * height))
+        scale = self.scale_of(width, height, rule, max_tokens)
         # Rounded down, so that the product stays within; a hair more, for what is whole already.
         rows, columns = (max(math.floor(side * scale + 1e-6), 1) for side in (height, width))
         return GridShape(rows, columns)
+
+    def scale_of(
+        self, width: float, height: float, rule: GridRule, max_tokens: float = math.inf
+    ) -> float:
+        """What a canvas is resized by.
+
+        Args:
+            width: of the canvas, in cells.
+            height: the same.
+            rule: how many cells it is to have.
+            max_tokens: what its cells and breaks may be together.
+        """
+        least, most = self._cell_bounds(rule)
+        num_cells = min(max(width * height, least), most)
+        # Solves height * scale * (width * scale + breaks) = max_tokens.
+        half = self.breaks_a_row / (2 * width)
+        within = math.sqrt(max_tokens / (width * height) + half**2) - half
+        longest = self.max_side / max(width, height)
+        return min(math.sqrt(num_cells / (width * height)), within, longest)
 
     @staticmethod
     def _cell_bounds(rule: GridRule) -> tuple[int, int]:

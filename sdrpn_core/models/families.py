@@ -9,9 +9,13 @@ from sdrpn_core.models.gemma3 import Gemma3Adapter
 from sdrpn_core.models.gemma4_unified import Gemma4UnifiedAdapter
 from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
+from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
+from sdrpn_core.models.mistral3 import Mistral3Adapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
+from sdrpn_core.models.qwen3_5_moe import Qwen3_5MoeAdapter
 from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
+from sdrpn_core.models.qwen3_vl_moe import Qwen3VlMoeAdapter
 from sdrpn_core.models.smolvlm import SmolVlmAdapter
 from sdrpn_core.models.square import SquareAdapter
 
@@ -23,10 +27,14 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "idefics3": SmolVlmAdapter,
     "internvl": InternVlAdapter,
     "llava": LlavaAdapter,
+    "llava_onevision": LlavaOnevisionAdapter,
+    "mistral3": Mistral3Adapter,
     "qwen2_vl": Qwen2_5VlAdapter,
     "qwen2_5_vl": Qwen2_5VlAdapter,
     "qwen3_vl": Qwen3VlAdapter,
+    "qwen3_vl_moe": Qwen3VlMoeAdapter,
     "qwen3_5": Qwen3_5Adapter,
+    "qwen3_5_moe": Qwen3_5MoeAdapter,
     "smolvlm": SmolVlmAdapter,
 }
 """Adapter by family; a family is named as its models' type in transformers."""

@@ -45,6 +45,7 @@ _EXPECTED = (OSError, ValueError, ImportError, *_BROKEN_WEIGHTS, *_BAD_SETTINGS)
 _TORN = ("PytorchStreamReader", "unexpected EOF", "Weights only load failed")
 """How torch begins what it says of weights in its own formats that are cut off, or none at all."""
 _UNSAFE = "Unsupported global"
+_NOT_ON_DISK = "offload_folder"
 _NO_TOKENIZER = "instantiate the backend tokenizer"
 _OR_DIRECTORY = "or give the path of a local copy instead"
 
@@ -213,6 +214,12 @@ def _file_reason(cause: BaseException, source: str, revision: str | None) -> str
             return (
                 "has no tokenizer.json, and nothing that one can be made of: "
                 f"{_anew(source, revision)}"
+            )
+        case ValueError() if _NOT_ON_DISK in str(cause):
+            return (
+                "has weights that transformers lays out anew as it loads them, as it does with "
+                "those of experts: device_map cannot leave them on disk; map them to a GPU or the "
+                "CPU, or use more GPUs"
             )
         case _ if _UNSAFE in str(cause):
             return (

@@ -58,7 +58,7 @@ def paste_all(
 
 def processed(
     image_processor: BaseImageProcessor,
-    canvases: Sequence[Image.Image],
+    canvases: Sequence[Image.Image | list[Image.Image]],
     dtype: torch.dtype,
     **settings: Any,
 ) -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ def processed(
 
     Args:
         image_processor: the model's.
-        canvases: at least one.
+        canvases: at least one; a list in the place of one is those of a prompt.
         dtype: of the pixels.
         settings: of the processor's call.
 

@@ -39,10 +39,8 @@ class LlavaAdapter(SquareAdapter):
         """As ``encode_images`` does, one image at a time."""
         prepared = self.prepare_images([image])
         pixels = prepared.inputs["pixel_values"].to(self.device).requires_grad_()
-        (tokens,) = self._encode_pixels(pixels)
-        return pixels, ImageFeatures(
-            tokens=tokens, grid=self.grid, letterbox=prepared.letterboxes[0]
-        )
+        (cells,) = self._encode_pixels(pixels)
+        return pixels, self.image_features(cells, self.grid, prepared.letterboxes[0])
 
     def _encode_pixels(self, pixels: Tensor) -> Iterable[Tensor]:
         features = self.model.get_image_features(pixel_values=pixels, return_dict=True)

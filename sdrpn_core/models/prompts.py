@@ -1,7 +1,7 @@
 """What the decoder gets: features of images, and prompts with their embeddings in place.
 
-Shape legend: L sequence, W sequence with all cells of all images, d hidden size, C image cells
-(h * w), K deepstack layers.
+Shape legend: L sequence, W sequence with all tokens of all images, d hidden size, C image cells
+(h * w), T tokens of an image (cells and breaks), K deepstack layers.
 """
 
 from collections.abc import Sequence
@@ -18,27 +18,51 @@ from sdrpn_core.geometry import GridShape, Letterbox
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """One image as the decoder sees it."""
+    """One image as the decoder sees it: its cells, and breaks in families that have such."""
 
     tokens: Tensor
-    """(C, d) projected features, row-major over the grid."""
+    """(T, d) in the decoder's order: projected features of the cells, row-major over the grid, and
+    the breaks between and behind them."""
     grid: GridShape
     letterbox: Letterbox
     deepstack: tuple[Tensor, ...] = ()
-    """K times (C, d): added at the image's columns to the output of decoder layers 0 .. K-1."""
+    """K times (T, d): added at the image's columns to the output of decoder layers 0 .. K-1."""
+    breaks: NDArray[np.bool_] | None = None
+    """(T,) tokens that stand for no cell but end a row of them, or the image; None for none."""
+    break_ids: tuple[int, ...] = ()
+    """Tokens of the vocabulary that the breaks are, each once; none where they are learnt apart."""
     shown: NDArray[np.bool_] | None = None
-    """(h, w) cells whose tokens the decoder gets; None for all."""
+    """(h, w) cells whose tokens the decoder gets; None for all. Breaks are always among them."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens that the decoder gets."""
-        return self.grid.num_cells if self.shown is None else int(np.count_nonzero(self.shown))
+        given = self.given_mask
+        return len(self.tokens) if given is None else int(np.count_nonzero(given))
 
-    def shown_cells(self) -> Tensor | slice:
-        """Index of the cells whose tokens the decoder gets, into ``tokens`` and ``deepstack``."""
+    @property
+    def given_mask(self) -> NDArray[np.bool_] | None:
+        """(T,) tokens that the decoder gets; None for all."""
         if self.shown is None:
+            return None
+        if self.breaks is None:
+            return self.shown.ravel()
+        given = self.breaks.copy()
+        given[~self.breaks] = self.shown.ravel()
+        return given
+
+    @property
+    def given_breaks(self) -> NDArray[np.bool_] | None:
+        """Which of the tokens that the decoder gets are breaks; None for none."""
+        given = self.given_mask
+        return self.breaks if self.breaks is None or given is None else self.breaks[given]
+
+    def given_tokens(self) -> Tensor | slice:
+        """Index of the tokens that the decoder gets, into ``tokens`` and ``deepstack``."""
+        given = self.given_mask
+        if given is None:
             return slice(None)
-        return torch.from_numpy(np.flatnonzero(self.shown)).to(self.tokens.device)
+        return torch.from_numpy(np.flatnonzero(given)).to(self.tokens.device)
 
     def showing(self, cells: NDArray[np.bool_]) -> Self:
         """The same image, of which the decoder gets some cells only.
@@ -72,8 +96,10 @@ class Prompt:
     image_starts: tuple[int, ...]
     """First column of each image's tokens."""
     image_grids: tuple[GridShape, ...]
+    image_breaks: tuple[NDArray[np.bool_] | None, ...]
+    """Which tokens of each image are breaks; None where all are cells."""
     image_lengths: tuple[int, ...]
-    """Tokens of each image: the cells of its grid, or fewer where not all are shown."""
+    """Tokens of each image, breaks among them; fewer where not all cells are shown."""
     token_ids: tuple[int, ...] = ()
     """Every token that a whole prompt holds, once, rising; parts of a prompt do not say."""
     first_ids: tuple[int, ...] = ()
@@ -95,9 +121,11 @@ class Prompt:
         return self._columns(slice(self.prefix_length, None))
 
     def image_columns(self, image: int = 0) -> Tensor:
-        """(C,) columns of one image's tokens."""
-        start = self.image_starts[image]
-        return torch.arange(start, start + self.image_lengths[image], device=self.embeds.device)
+        """(C,) columns of one image's cells, those that the decoder gets."""
+        start, breaks = self.image_starts[image], self.image_breaks[image]
+        if breaks is None:
+            return torch.arange(start, start + self.image_lengths[image], device=self.embeds.device)
+        return torch.from_numpy(start + np.flatnonzero(~breaks)).to(self.embeds.device)
 
     def _columns(self, columns: slice) -> "Prompt":
         return Prompt(
@@ -107,6 +135,7 @@ class Prompt:
             image_numbers=self.image_numbers[columns],
             image_starts=(),
             image_grids=(),
+            image_breaks=(),
             image_lengths=(),
         )
 
@@ -116,7 +145,7 @@ class PromptLayout:
     """Where a prompt's images lie."""
 
     ids: Tensor
-    """(W,) on the host, with the image token for every cell of every image: positions are counted
+    """(W,) on the host, with the image token for every token of every image: positions are counted
     over these."""
     columns: Tensor
     """(L,) indices of those that the decoder gets, rising."""
@@ -135,12 +164,12 @@ def lay_out(ids: Sequence[int], image_token: int, images: Sequence[ImageFeatures
     tokens = np.array(ids, dtype=np.int64)
     places = np.flatnonzero(tokens == image_token)
     lengths = np.ones(len(tokens), dtype=np.int64)
-    lengths[places] = [image.grid.num_cells for image in images]
+    lengths[places] = [len(image.tokens) for image in images]
     firsts = (np.cumsum(lengths) - lengths)[places]
     given_mask = np.ones(int(lengths.sum()), dtype=np.bool_)
     for first, image in zip(firsts, images, strict=True):
-        if image.shown is not None:
-            given_mask[first : first + image.grid.num_cells] = image.shown.ravel()
+        if (own := image.given_mask) is not None:
+            given_mask[first : first + len(own)] = own
     columns = np.flatnonzero(given_mask)
     return PromptLayout(
         ids=torch.from_numpy(np.repeat(tokens, lengths)),

@@ -91,7 +91,8 @@ class SquareAdapter(ModelAdapter):
         too, and costs much more accuracy.
         """
         self.check_crop_tokens(max_tokens)
-        side = self.grid.width if max_tokens is None else math.isqrt(max_tokens)
+        num_breaks = self.num_tokens(self.grid) - self.grid.num_cells  # as many on any grid
+        side = self.grid.width if max_tokens is None else math.isqrt(max_tokens - num_breaks)
         side = min(side, self.grid.width)
         return self._prepare(crops, GridShape(side, side))
 
@@ -107,11 +108,16 @@ class SquareAdapter(ModelAdapter):
                 "for no cell, and 'full' for those without such a token"
             )
         return [
-            ImageFeatures(tokens=averaged(tokens, self.grid, grid), grid=grid, letterbox=letterbox)
-            for tokens, grid, letterbox in zip(
+            self.image_features(averaged(cells, self.grid, grid), grid, letterbox)
+            for cells, grid, letterbox in zip(
                 features, prepared.grids, prepared.letterboxes, strict=True
             )
         ]
+
+    def image_features(self, cells: Tensor, grid: GridShape, letterbox: Letterbox) -> ImageFeatures:
+        """(C, d) features of cells as the decoder gets them. Families with a break behind an image
+        override this, and ``num_tokens``."""
+        return ImageFeatures(tokens=cells, grid=grid, letterbox=letterbox)
 
     def _prepare(self, images: Sequence[Image.Image], grid: GridShape) -> PreparedImages:
         """Draw each image on the model's canvas; ``grid`` is that of its tokens."""

@@ -33,6 +33,13 @@ _RELATIVES: dict[str, type[BaseImageProcessor]] = {
 }
 
 
+_TOKENIZER_SETTINGS: dict[str, dict[str, Any]] = {
+    # The tokenizer of the repository's tokenizer.json, with the split of words that Mistral's own
+    # has; not Mistral's own, where that is installed: it takes no special tokens from a text.
+    "mistral3": {"mistral_format": False, "fix_mistral_regex": True},
+}
+
+
 @dataclass(frozen=True)
 class StockModel:
     """A model with what prepares its input."""
@@ -77,8 +84,9 @@ def load_stock_model(
             memory; says what to do.
     """
     at = {"revision": revision, **_OWN_CODE}
-    tokenizer = AutoTokenizer.from_pretrained(source, **at)
-    image_processor = _image_processor(source, revision)
+    kind = stock_config(source, revision).model_type
+    tokenizer = AutoTokenizer.from_pretrained(source, **at, **_TOKENIZER_SETTINGS.get(kind, {}))
+    image_processor = _image_processor(source, revision, kind)
     with _LOADING:
         model, report = AutoModelForImageTextToText.from_pretrained(
             source,
@@ -95,9 +103,8 @@ def load_stock_model(
     return StockModel(model, tokenizer, image_processor)
 
 
-def _image_processor(source: str, revision: str | None) -> BaseImageProcessor:
+def _image_processor(source: str, revision: str | None, kind: str) -> BaseImageProcessor:
     """The one of Pillow; of what transformers has for torchvision alone, its nearest relative."""
-    kind = stock_config(source, revision).model_type
     if kind in _RELATIVES:
         return _RELATIVES[kind].from_pretrained(source, revision=revision)
     return AutoImageProcessor.from_pretrained(source, backend="pil", revision=revision, **_OWN_CODE)

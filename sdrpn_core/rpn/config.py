@@ -55,6 +55,8 @@ class RpnConfig(Settings):
     """``merge-labels/<id>`` that the network was trained on."""
     data: DatasetSizes | None = None
     validation: ValidationSummary | None = None
+    shares_experts: bool = Field(False, exclude_if=lambda shares: not shares)
+    """The copied layers call the frozen model's experts and routers: the weights have none."""
     imported: ImportedFrom | None = Field(None, exclude_if=lambda origin: origin is None)
     """Where a network comes from that was not trained here; such a one has no training, label set,
     data and validation."""

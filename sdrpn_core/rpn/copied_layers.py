@@ -13,6 +13,7 @@ from data_contracts.profiles import RpnShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.profile_checks import check_shape
+from sdrpn_core.rpn.shared_experts import shared_parts
 
 Rotary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A family's own application of (cos, sin) to queries or keys."""
@@ -141,7 +142,12 @@ def _check_norms(attention: nn.Module) -> None:
 
 
 def _is_trainable(layer: Any) -> bool:
-    """Whether a layer's weights are numbers that gradients can change, not quantized ones."""
+    """Whether a layer's weights are numbers that gradients can change, not quantized ones.
+
+    Those of its experts too: gradients pass through them.
+    """
     projection = getattr(getattr(layer, "self_attn", None), "q_proj", None)
     has_weight = projection is None or isinstance(getattr(projection, "weight", None), nn.Parameter)
-    return has_weight and all(parameter.dtype in _PLAIN for parameter in layer.parameters())
+    has_experts = all(next(part.parameters(), None) is not None for part in shared_parts(layer))
+    plain = all(parameter.dtype in _PLAIN for parameter in layer.parameters())
+    return has_weight and has_experts and plain

@@ -40,14 +40,16 @@ class PrefixFeatures:
     """(..., L)"""
     image_columns: Tensor
     """(C,)"""
+    image_numbers: Tensor
+    """(L,) 1 where a column holds a token of the image, else 0."""
     content: Tensor
     """(h, w) bool: cells that show any of the image, the others are padding; on the CPU."""
 
     @property
     def num_bytes(self) -> int:
         """Memory taken."""
-        parts = (self.hidden, self.position_ids, self.image_columns, self.content)
-        return sum(part.numel() * part.element_size() for part in parts)
+        columns = (self.hidden, self.position_ids, self.image_columns, self.image_numbers)
+        return sum(part.numel() * part.element_size() for part in (*columns, self.content))
 
     def to(self, device: torch.device) -> "PrefixFeatures":
         """The same features on another device."""
@@ -55,6 +57,7 @@ class PrefixFeatures:
             hidden=self.hidden.to(device),
             position_ids=self.position_ids.to(device),
             image_columns=self.image_columns.to(device),
+            image_numbers=self.image_numbers.to(device),
             content=self.content,
         )
 
@@ -127,6 +130,7 @@ class FrozenPrefix:
                 hidden=self._hidden(prompt),
                 position_ids=prompt.position_ids,
                 image_columns=prompt.image_columns(),
+                image_numbers=prompt.image_numbers,
                 content=torch.from_numpy(encoded.letterbox.content_mask(encoded.grid)),
             )
             self._keep(example.feature_key, features)
@@ -171,7 +175,7 @@ class FeatureBatch:
     image_columns: Tensor
     """(N, C)"""
     image_numbers: Tensor
-    """(N, L) 1 where a column holds a token of the image, else 0."""
+    """(N, L) as of each example."""
     labels: Tensor
     """(N, C) int64; cells that pad a smaller grid are ignored."""
 
@@ -201,15 +205,10 @@ def collate(
             [_pad_right(item.position_ids, length) for item in features], dim=-2
         ),
         query_columns=torch.tensor([item.hidden.shape[0] - 1 for item in features], device=device),
-        image_numbers=torch.stack([_image_numbers(item, length) for item in features]),
+        image_numbers=torch.stack([_pad_right(item.image_numbers, length) for item in features]),
         image_columns=torch.stack([_pad_right(item.image_columns, num_cells) for item in features]),
         labels=torch.stack([_pad_right(item, num_cells, int(RoiLabel.IGNORE)) for item in labels]),
     )
-
-
-def _image_numbers(features: PrefixFeatures, length: int) -> Tensor:
-    numbers = torch.zeros(length, dtype=torch.int32, device=features.hidden.device)
-    return numbers.index_fill(0, features.image_columns, 1)
 
 
 def _pad_right(values: Tensor, length: int, fill: int = 0) -> Tensor:

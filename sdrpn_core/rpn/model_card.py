@@ -20,7 +20,7 @@ A small network that tells a frozen multimodal LLM where in an image to look clo
 {how} on pseudo-labels made from the model's own attention:
 no box or mask was annotated. It holds copies of {depth} decoder layers that branch off after layer
 {branch_layer} (the last one reduced to its norm and its query and key projections); the model
-itself is not part of it and stays unchanged.
+itself is not part of it and stays unchanged.{experts}
 
 ## Use
 
@@ -31,6 +31,9 @@ pipeline = ZoomPipeline.from_pretrained("{model_id}", rpn="path/to/this/folder")
 print(pipeline.answer([image], ["What does the sign say?"])[0].text)
 ```
 {cost}"""
+
+_EXPERTS = """ Where a layer is a mixture of experts, its experts and
+their router are the model's own: they were not trained, and are not in these files."""
 
 _TRAINING = """
 ## Training
@@ -85,6 +88,7 @@ def render_model_card(config: RpnConfig) -> str:
     profile = config.profile
     head = _CARD.format(
         cost=_cost(config),
+        experts=_EXPERTS if config.shares_experts else "",
         front_matter="\n".join(_front_matter(profile.model_id)),
         name=profile.name,
         model_id=profile.model_id,

@@ -1,8 +1,9 @@
 """Region proposal network: trained copies of decoder layers that branch off the frozen model.
 
 The network holds only parameters that reach its logits: the last copied layer is reduced to its
-input norm and its query and key projections. Everything is a deep copy, so training it never
-touches the frozen model, and later changes to the model's attention settings never reach it.
+input norm and its query and key projections. All that it holds is a deep copy, so training it never
+touches the frozen model, and later changes to the model's attention settings never reach it. What
+it does not hold are the experts of a mixture (``shared_experts.py``): it calls the model's.
 
 Shape legend: N batch, L sequence, d hidden size, C image cells, H query heads, K key heads,
 D head size.
@@ -27,6 +28,7 @@ from sdrpn_core.rpn.copied_layers import (
     rotary_of,
     scoring_attention,
 )
+from sdrpn_core.rpn.shared_experts import SharedPart, copied_layer
 
 
 class RegionProposalNetwork(nn.Module):
@@ -76,7 +78,7 @@ class RegionProposalNetwork(nn.Module):
         )
         # A model spread over several devices may keep its final norm on another one.
         scoring.to(attention.q_proj.weight.device)
-        layers = [deepcopy(layer) for layer in stack[first:last]]
+        layers = [copied_layer(layer) for layer in stack[first:last]]
         network = cls(layers, scoring, deepcopy(text_model.rotary_emb), first)
         # Evaluation mode for good: dropout would make a run depend on a random state.
         return network.requires_grad_(True).eval()
@@ -85,6 +87,11 @@ class RegionProposalNetwork(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the parameters."""
         return self.scoring.q_proj.weight.dtype
+
+    @property
+    def shares_experts(self) -> bool:
+        """Whether it calls experts of the frozen model, and is nothing without them."""
+        return any(isinstance(module, SharedPart) for module in self.modules())
 
     def set_precision(self, dtype: torch.dtype) -> Self:
         """Convert the parameters in place; rotary frequencies keep their float32.

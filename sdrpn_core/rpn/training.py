@@ -294,5 +294,6 @@ class _Trainer:
             label_set=label_set,
             data=self.split.sizes,
             validation=tuned.summary,
+            shares_experts=self.network.shares_experts,
         )
         return RpnCheckpoint(config, network_state(self.network), self.progress.metrics)

@@ -52,6 +52,10 @@ class Loaded:
         """Stock inputs of the profile's prompt."""
         return stock_inputs(self.family, self.adapter, question, images, **kwargs)
 
+    def is_cell(self, inputs: Inputs) -> torch.Tensor:
+        """(L,) whether a token of the only prompt stands for a cell."""
+        return self.family.image_cells(self.adapter, inputs["input_ids"][0])
+
     def next_token_logits(self, inputs: Inputs) -> torch.Tensor:
         """(vocabulary,) of the stock forward, image token barred as the adapter does."""
         with torch.no_grad():

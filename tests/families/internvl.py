@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
@@ -31,6 +32,12 @@ def tiny_internvl(directory: Path) -> ModelProfile:
 def tiny_internvl_qwen3(directory: Path) -> ModelProfile:
     """As InternVL3.5: Qwen3's decoder, with normed queries and keys and a head size of its own."""
     return _write(Qwen3Config(**decoder_sizes(SPECIAL), head_dim=16), directory)
+
+
+def tiny_internvl_qwen3_moe(directory: Path) -> ModelProfile:
+    """As InternVL3.5-30B-A3B: Qwen3's decoder with experts."""
+    experts = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    return _write(Qwen3MoeConfig(**decoder_sizes(SPECIAL), **experts, head_dim=16), directory)
 
 
 def _write(decoder: PreTrainedConfig, directory: Path) -> ModelProfile:

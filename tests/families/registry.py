@@ -23,13 +23,37 @@ from sdrpn_core.models.square import SquareAdapter
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, gemma_masks
 from tests.families.internvl import tiny_internvl
+from tests.families.mistral import mistral_grids, mistral_ids, mistral_images, tiny_mistral3
+from tests.families.onevision import (
+    onevision_cells,
+    onevision_ids,
+    onevision_images,
+    tiny_llava_onevision,
+)
 from tests.families.smolvlm import tiny_idefics3, tiny_smolvlm
 from tests.families.squares import padded_to_square
 from tests.tiny_gemma import tiny_gemma3, tiny_gemma4_unified
 from tests.tiny_models import tiny_llava
-from tests.tiny_qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_5, tiny_qwen3_vl
+from tests.tiny_qwen import (
+    tiny_qwen2_5_vl,
+    tiny_qwen2_vl,
+    tiny_qwen3_5,
+    tiny_qwen3_5_moe,
+    tiny_qwen3_vl,
+    tiny_qwen3_vl_moe,
+)
 
 Inputs = dict[str, Any]
+
+
+def image_ids(adapter: ModelAdapter, grid: GridShape) -> list[int]:
+    """One image token a cell."""
+    return [adapter.image_token_id] * grid.num_cells
+
+
+def image_cells(adapter: ModelAdapter, ids: Tensor) -> Tensor:
+    """All image tokens."""
+    return ids == adapter.image_token_id
 
 
 @dataclass(frozen=True)
@@ -44,6 +68,10 @@ class FamilyModel:
     """Grid of each image, by the stock model's own rules."""
     cell_pixels: Callable[[Inputs, GridShape], Tensor]
     """(h, w) mean pixel of each cell of the only image in ``stock_images``' form."""
+    image_ids: Callable[[ModelAdapter, GridShape], list[int]] = image_ids
+    """Tokens that the stock processor writes for an image."""
+    image_cells: Callable[[ModelAdapter, Tensor], Tensor] = image_cells
+    """(adapter, (L,) tokens) -> (L,) bool: those that stand for cells."""
     image_marks: str | None = None
     """Where the stock forward wants to be told which tokens are an image's."""
     stock_masks: Callable[[Any, Inputs], Any] | None = None
@@ -74,15 +102,15 @@ def stock_inputs(
         response: tokens to follow the prompt.
     """
     pixels = family.stock_images(adapter, images, for_labels)
-    counts = [grid.num_cells for grid in family.stock_grids(adapter, pixels)]
-    assert len(counts) == len(images)
+    grids = family.stock_grids(adapter, pixels)
+    assert len(grids) == len(images)
     text = adapter.profile.prompt.format(
         images=adapter.image_placeholder() * len(images), question=question
     )
     ids: list[int] = []
     for token in adapter.tokenizer(text).input_ids:
         is_image = token == adapter.image_token_id
-        ids += [token] * (counts.pop(0) if is_image else 1)
+        ids += family.image_ids(adapter, grids.pop(0)) if is_image else [token]
     input_ids = torch.tensor([[*ids, *response]])
     inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **pixels}
     if family.image_marks is not None:
@@ -213,6 +241,17 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "idefics3": FamilyModel(tiny_idefics3, smolvlm_images, smolvlm_grids, smolvlm_cell_pixels),
     "internvl": FamilyModel(tiny_internvl, internvl_images, internvl_grids, square_cell_pixels),
     "llava": FamilyModel(tiny_llava, llava_images, llava_grids, square_cell_pixels),
+    "llava_onevision": FamilyModel(
+        tiny_llava_onevision,
+        onevision_images,
+        llava_grids,
+        square_cell_pixels,
+        image_ids=onevision_ids,
+        image_cells=onevision_cells,
+    ),
+    "mistral3": FamilyModel(
+        tiny_mistral3, mistral_images, mistral_grids, square_cell_pixels, image_ids=mistral_ids
+    ),
     "qwen2_vl": FamilyModel(
         tiny_qwen2_vl, qwen_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"
     ),
@@ -222,9 +261,24 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "qwen3_vl": FamilyModel(
         tiny_qwen3_vl, qwen_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"
     ),
+    "qwen3_vl_moe": FamilyModel(
+        tiny_qwen3_vl_moe,
+        qwen_images,
+        qwen_grids,
+        qwen_cell_pixels,
+        image_marks="mm_token_type_ids",
+    ),
     "qwen3_5": FamilyModel(
         # States come out in single precision, and depend on where a pass begins.
         tiny_qwen3_5,
+        qwen_images,
+        qwen_grids,
+        qwen_cell_pixels,
+        image_marks="mm_token_type_ids",
+        rounding=30.0,
+    ),
+    "qwen3_5_moe": FamilyModel(
+        tiny_qwen3_5_moe,
         qwen_images,
         qwen_grids,
         qwen_cell_pixels,

@@ -22,6 +22,14 @@ COLLECT = "--collect-only"
 NOT_FOR_IT = "does not apply"
 """A family can do without what the test is about; the test says why."""
 Outcomes = dict[tuple[str, str], list[str]]
+_EXPERTS = (
+    "Where a layer is a mixture of experts, an RPN copies and trains all of it but the",
+    "experts and the router that chooses among them: attention, norms, and an expert that",
+    "every token meets. It calls the model's own experts, which stay frozen. With copies, an",
+    "RPN beside Qwen3-VL-30B-A3B would have 1.3 billion weights to train, nearly all in",
+    "experts that a token meets 8 in 128 of; so it has 47 million, and its files hold no",
+    "experts. The same goes for mixtures in other families (InternVL3.5-30B-A3B).",
+)
 
 
 class Recorder:
@@ -76,6 +84,7 @@ def render(outcomes: Outcomes) -> str:
             f"Of {' and '.join(others)} the stock class is given the masks that it makes for",
             "caches of fixed size: those of its plain forward pass are not what it was trained on.",
         ]
+    lines += ["", *_EXPERTS]
     lines += [
         "",
         "## Packaged profiles",

@@ -101,10 +101,10 @@ def test_capture_equals_eager_attention(loaded: Loaded, images: list[Image.Image
         inputs = loaded.inputs(request.question, [request.image], for_labels=True, response=fed)
         with torch.inference_mode():
             attentions = loaded.stock(**inputs, output_attentions=True).attentions
-        is_image = inputs["input_ids"][0] == loaded.adapter.image_token_id
+        is_cell = loaded.is_cell(inputs)
         length = inputs["input_ids"].shape[1] - len(fed)
         for layer, rows in zip(layers, attentions, strict=True):
-            on_image = rows[0][..., is_image]
+            on_image = rows[0][..., is_cell]
             ours = captured.prompt_attention[layer][index]
             torch.testing.assert_close(ours, on_image[:, length - 1], atol=1e-5, rtol=0)
             if fed:

@@ -36,6 +36,8 @@ def test_cells_are_the_most_that_a_picture_gets_for_labels(loaded: Loaded) -> No
         ("gemma-3-12b", 3840, 256),
         ("internvl3-8b", 3584, 256),
         ("smolvlm2-2.2b", 2048, 81),
+        ("llava-onevision-7b", 3584, 729),
+        ("ministral-3-8b", 4096, 576),
     ],
 )
 def test_a_model_that_is_not_here_is_taken_for_a_llama(
@@ -55,3 +57,30 @@ def test_a_model_that_is_not_here_is_taken_for_a_llama(
     norms = (2 * profile.rpn.depth - 1 + profile.rpn.final_norm) * hidden_size
     rpn = num_rpn_parameters(found.text, profile.rpn)
     assert rpn == (profile.rpn.depth - 1) * of_a_layer + of_the_last + norms
+
+
+_SCORING = 2048 * (4096 + 512) + 2048  # queries, keys and input norm
+_ATTENTION = 2 * 2048 * 4096 + 2 * 2048 * 512 + 2 * 128  # with norms of query and key heads
+_DELTA_NET = 2048 * (8192 + 4096 + 2 * 32) + 8192 * 4 + 2 * 32 + 128 + 4096 * 2048
+_SHARED_EXPERT = 3 * 2048 * 512 + 2048  # with its gate
+_NORMS = 2 * 2048
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("qwen3-vl-30b-a3b", 2 * (_ATTENTION + _NORMS) + _SCORING + 2 * 128),
+        ("qwen3.5-35b-a3b", 2 * (_DELTA_NET + _SHARED_EXPERT + _NORMS) + _SCORING + 2 * 256),
+    ],
+)
+def test_experts_of_a_model_that_is_not_here_are_not_counted(
+    name: str, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No RPN has any: with a layer's 604 M of them, a plan would be of 15 GB a resume point."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    profile = load_profile(name)
+    found = model_dimensions(profile)
+    layers = (found.text.num_hidden_layers, found.text.num_attention_heads)
+    assert layers == (profile.num_layers, profile.num_heads)
+    assert (found.text.hidden_size, found.num_cells) == (2048, 576)
+    assert num_rpn_parameters(found.text, profile.rpn) == expected

@@ -47,7 +47,7 @@ def test_every_turn_equals_eager_attention(loaded: Loaded, images: list[Image.Im
         inputs = loaded.inputs(turns[0].question, [image], for_labels=True, response=response)
         with torch.inference_mode():
             attentions = loaded.stock(**inputs, output_attentions=True).attentions
-        is_image = inputs["input_ids"][0] == adapter.image_token_id
+        is_cell = loaded.is_cell(inputs)
         length = inputs["input_ids"].shape[1]
         spans = [
             slice(length - len(response), length - len(response) + len(parts[0])),
@@ -57,5 +57,5 @@ def test_every_turn_equals_eager_attention(loaded: Loaded, images: list[Image.Im
             assert row.status is ExtractionStatus.OK
             by_layer = dict(zip(loaded.layers_with_heads, attentions, strict=True))
             maps = [by_layer[layer][0, head] for layer in heads for head in heads[layer]]
-            wanted = torch.stack(maps)[:, span][..., is_image].mean(dim=(0, 1))
+            wanted = torch.stack(maps)[:, span][..., is_cell].mean(dim=(0, 1))
             torch.testing.assert_close(row.grounding.flatten(), wanted, atol=1e-5, rtol=0)

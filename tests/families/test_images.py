@@ -26,13 +26,15 @@ def test_image_token_span_and_grid(
         features = loaded.adapter.encode_images([image, *row], for_labels=for_labels)
         prompt = loaded.adapter.embed_prompt(question, features)
         inputs = loaded.inputs(question, [image, *row], for_labels=for_labels)
-        is_image = inputs["input_ids"][0] == loaded.adapter.image_token_id
         spans = [prompt.image_columns(index) for index in range(1 + len(row))]
-        assert torch.cat(spans).tolist() == is_image.nonzero()[:, 0].tolist()
+        assert torch.cat(spans).tolist() == loaded.is_cell(inputs).nonzero()[:, 0].tolist()
         assert list(prompt.image_grids) == loaded.family.stock_grids(loaded.adapter, inputs)
         assert prompt.embeds.shape[0] == inputs["input_ids"].shape[1]
         cells = [grid.num_cells for grid in prompt.image_grids]
-        assert [len(part.tokens) for part in features] == cells
+        assert [len(span) for span in spans] == cells
+        tokens = [len(loaded.family.image_ids(loaded.adapter, grid)) for grid in prompt.image_grids]
+        assert [len(part.tokens) for part in features] == tokens
+        assert [loaded.adapter.num_tokens(part.grid) for part in features] == tokens
 
 
 CROP_SIZES = [(60, 40), (5, 3), (300, 310), (1, 70), (90, 2)]
@@ -45,18 +47,20 @@ def test_crops_keep_within_a_budget_of_tokens(loaded: Loaded, budget: int) -> No
     crops = [
         Image.effect_noise(size, 90).convert("RGB") for size in CROP_SIZES
     ]  # noise, so that no two are alike
+    least = adapter.num_tokens(GridShape(1, 1))
+    budget = max(budget, least)
     together = adapter.encode_crops(crops, budget)
-    sizes = [crop.grid.num_cells for crop in together]
+    sizes = [adapter.num_tokens(crop.grid) for crop in together]
     assert max(sizes) <= budget
     assert all(len(crop.tokens) == size for crop, size in zip(together, sizes, strict=True))
-    whole = [crop.grid.num_cells for crop in adapter.encode_crops(crops)]
+    whole = [adapter.num_tokens(crop.grid) for crop in adapter.encode_crops(crops)]
     assert all(size <= most for size, most in zip(sizes, whole, strict=True))
     for crop, found in zip(crops, together, strict=True):
         (alone,) = adapter.encode_crops([crop], budget)
         assert alone.grid == found.grid
         torch.testing.assert_close(alone.tokens, found.tokens, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ModelError, match="at least 1"):
-        adapter.encode_crops(crops, 0)
+    with pytest.raises(ModelError, match=f"at least {least}"):
+        adapter.encode_crops(crops, least - 1)
 
 
 def test_answers_with_crops_of_a_budget(loaded: Loaded, images: list[Image.Image]) -> None:

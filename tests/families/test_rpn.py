@@ -34,8 +34,7 @@ def test_untrained_scores_are_the_frozen_models_query_times_key(
         inputs = loaded.inputs(question, [image])
         query, key, scaling = stock_query_and_key(loaded.stock, inputs, scored_layer)
         key = key.repeat_interleave(query.shape[0] // key.shape[0], dim=0)
-        is_image = inputs["input_ids"][0] == loaded.adapter.image_token_id
-        products = (query[:, -1:] * key[:, is_image]).sum(dim=-1) * scaling
+        products = (query[:, -1:] * key[:, loaded.is_cell(inputs)]).sum(dim=-1) * scaling
         expected = products.mean(dim=0)
         torch.testing.assert_close(ours.flatten(), expected, atol=2e-5, rtol=1e-4)
         assert expected.std() > 1e-3

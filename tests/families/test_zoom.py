@@ -1,5 +1,7 @@
 """Two-stage inference: the reused prefix is exact, and batching changes nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -122,7 +124,7 @@ def _masked_logits(adapter: ModelAdapter, prompt: Prompt, *, withdrawn: bool) ->
     below = above = PatternMasks(prompt.image_numbers, in_view)
     if withdrawn:
         above = PatternMasks(prompt.image_numbers, in_view.clone())
-        above.in_view[prompt.image_columns()] = False
+        above.in_view[prompt.image_numbers == 1] = False
     hidden = prompt.embeds[None]
     upper = range(branch, adapter.profile.num_layers)
     for layers, masks in ((range(branch), below), (upper, above)):
@@ -138,14 +140,12 @@ def _masked_logits(adapter: ModelAdapter, prompt: Prompt, *, withdrawn: bool) ->
 
 def _with_token(adapter: ModelAdapter, prompt: Prompt, token: int) -> Prompt:
     position = adapter.text_positions(prompt.position_ids.max().view(1, 1) + 1)[..., 0, :]
-    return Prompt(
+    return replace(
+        prompt,
         embeds=torch.cat([prompt.embeds, adapter.decoder.embedding(torch.tensor([token]))]),
         deepstack=torch.nn.functional.pad(prompt.deepstack, (0, 0, 0, 1)),
         position_ids=torch.cat([prompt.position_ids, position], dim=-1),
         image_numbers=torch.nn.functional.pad(prompt.image_numbers, (0, 1)),
-        image_starts=prompt.image_starts,
-        image_grids=prompt.image_grids,
-        image_lengths=prompt.image_lengths,
     )
 
 

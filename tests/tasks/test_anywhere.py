@@ -6,6 +6,7 @@ import pytest
 
 from data_contracts.configs import PipelineConfig
 from data_contracts.runtime import DownloadSettings, RuntimeConfig
+from sdrpn_core.models.profiles import load_profile
 from tasks.anywhere import config_anywhere, runtime_anywhere
 
 
@@ -58,6 +59,22 @@ def test_every_path_of_a_configuration_is_absolute_and_nothing_else_changes(fold
 def test_a_packaged_profile_stays_a_name(folder: Path) -> None:
     plain = PipelineConfig(name="x", sources=config().sources)
     assert config_anywhere(plain).model.profile == "reference"
+
+
+@pytest.mark.parametrize("written_out", [False, True])
+def test_a_model_in_a_folder_is_found_from_every_other(folder: Path, written_out: bool) -> None:
+    """A stage made again elsewhere asked the hub for a model of the folder's name."""
+    profile = load_profile("reference").model_copy(update={"model_id": "mine"})
+    Path("mine.yaml").write_text(profile.model_dump_json())
+    model = {"profile": profile if written_out else "mine.yaml"}
+    given = PipelineConfig.model_validate({**config().model_dump(), "model": model})
+    as_given = profile if written_out else f"{folder}/work/mine.yaml"
+    assert config_anywhere(given).model.profile == as_given  # a model of the hub
+    Path("mine").mkdir()
+    found = profile.model_copy(update={"model_id": f"{folder}/work/mine"})
+    told = config_anywhere(given)
+    assert told.model.profile == found
+    assert config_anywhere(told) == told
 
 
 def test_store_and_downloads_are_absolute(folder: Path) -> None:

@@ -12,11 +12,20 @@ from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.stretched import MAX_ASPECT_RATIO
-from tests.families.internvl import SIDE, tiny_internvl, tiny_internvl_qwen3
+from tests.families.internvl import (
+    SIDE,
+    tiny_internvl,
+    tiny_internvl_qwen3,
+    tiny_internvl_qwen3_moe,
+)
 from tests.stock_generation import check_generates_as_stock
 from tests.zoom_checks import random_images
 
-MAKERS = {"3": tiny_internvl, "3.5": tiny_internvl_qwen3}
+MAKERS = {
+    "3": tiny_internvl,
+    "3.5": tiny_internvl_qwen3,
+    "3.5 with experts": tiny_internvl_qwen3_moe,
+}
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))

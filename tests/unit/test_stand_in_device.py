@@ -37,6 +37,9 @@ except TypeError:
     pass
 else:
     raise SystemExit("NumPy looked into the device")
+counts = torch.histc(there.int(), bins=3, min=0, max=2)
+assert counts.dtype == torch.int32, "a GPU counts whole numbers"
+assert counts.tolist() == [0, 6, 0]
 there[:, [0, 2]] = 5
 assert there.cpu().tolist() == [[5.0, 1.0, 5.0]] * 2
 """

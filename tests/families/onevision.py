@@ -1,0 +1,89 @@
+"""A tiny random LLaVA-OneVision, laid out on disk as the hub lays it, and how the stock class is
+fed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
+
+from data_contracts.profiles import ImageSettings, ModelProfile
+from sdrpn_core.geometry import GridShape
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
+from tests.tiny_qwen import decoder_sizes, qwen_profile, qwen_tokenizer
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
+SIDE = 40
+"""Of the canvas in pixels; patches of 8 give a 5x5 grid."""
+NUM_CELLS = 25
+
+
+def tiny_llava_onevision(directory: Path) -> ModelProfile:
+    """Write it, and return its profile."""
+    torch.manual_seed(0)
+    tower = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=SIDE,
+        patch_size=8,
+        vision_use_head=False,
+    )
+    config = LlavaOnevisionConfig(
+        vision_config=tower,
+        text_config=Qwen2Config(**decoder_sizes(SPECIAL)),
+        image_token_id=SPECIAL.index("<image>"),
+        video_token_id=SPECIAL.index("<video>"),
+        image_grid_pinpoints=[[SIDE * h, SIDE * w] for h in (1, 2) for w in (1, 2)],
+    )
+    model = LlavaOnevisionForConditionalGeneration(config)
+    end = SPECIAL.index("<|im_end|>")
+    # A louder end token makes answers end at different lengths, as real ones do.
+    model.get_output_embeddings().weight.data[end] *= 2
+    model.generation_config.eos_token_id = end
+    model.generation_config.pad_token_id = SPECIAL.index("<|endoftext|>")
+    model.save_pretrained(directory)
+    qwen_tokenizer(SPECIAL).save_pretrained(directory)
+    LlavaOnevisionImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=config.image_grid_pinpoints
+    ).save_pretrained(directory)
+    prompt = LlavaOnevisionAdapter.defaults.prompt
+    return qwen_profile("llava_onevision", directory, prompt, ImageSettings())
+
+
+def onevision_images(
+    adapter: ModelAdapter, images: Sequence[Image.Image], for_labels: bool
+) -> dict[str, Any]:
+    """One tile each, as images are that come several at a time; told of one more if it is alone."""
+    del for_labels
+    several = [*images, images[0]]
+    inputs = adapter.image_processor([several], return_tensors="pt")
+    return {
+        "pixel_values": inputs["pixel_values"][:-1],
+        "image_sizes": inputs["image_sizes"][:-1],
+        "batch_num_images": torch.tensor([len(several)]),
+    }
+
+
+def onevision_ids(adapter: ModelAdapter, grid: GridShape) -> list[int]:
+    """As the stock processor counts: one more, for the newline."""
+    return [adapter.image_token_id] * (grid.num_cells + 1)
+
+
+def onevision_cells(adapter: ModelAdapter, ids: Tensor) -> Tensor:
+    """All image tokens but every last one of an image."""
+    is_image = ids == adapter.image_token_id
+    return is_image & (is_image.cumsum(0) % (NUM_CELLS + 1) != 0)
