@@ -14,7 +14,7 @@ from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.errors import SdrpnError, root_cause
 from data_contracts.runtime import RuntimeConfig
-from flows.execution import Execution, MakeShard, PlanRecipe, Whole
+from flows.execution import ALWAYS_THERE, Execution, MakeShard, PlanRecipe, Whole
 from flows.outcome import StageOutcome
 from flows.wiring import Pipeline
 from tasks.artifacts.stage import NotMade, StageRun, begin_stage
@@ -37,6 +37,7 @@ def plan_run(config: PipelineConfig, runtime: RuntimeConfig) -> RunPlan:
     Raises:
         SdrpnError: if a file does not exist, or a run would stop at what is in the store.
     """
+    LookingExecution(runtime).require_device()
     quick = impatient(runtime)
     answers = ask_servers(config, quick)
     return planned_run(config, runtime, answers, _made(config, quick, answers))
@@ -69,7 +70,15 @@ class LookingExecution(Execution):
         return function(*inputs)
 
     def require_device(self) -> None:
-        """See ``Execution``; nothing is run."""
+        """See ``Execution``; nothing is run here, so that any machine's will do.
+
+        Raises:
+            UnknownChoice: if none has such a device.
+        """
+        if self.runtime.device_map is None and self.runtime.device not in ALWAYS_THERE:
+            from tasks.models import require_device_name
+
+            require_device_name(self.runtime.device)
 
     def _whole(
         self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]

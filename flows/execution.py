@@ -34,7 +34,7 @@ PlanRecipe = Callable[..., Recipe]
 MakeShard = Callable[..., ShardData]
 """(StageRun, recipe, shard index, *inputs) -> shard."""
 
-_ALWAYS_THERE = ("auto", "cpu")
+ALWAYS_THERE = ("auto", "cpu")
 """Devices that are not worth waiting for torch."""
 
 
@@ -181,7 +181,7 @@ class LocalExecution(Execution):
         Raises:
             ModelError: if this machine does not have it.
         """
-        if self.runtime.device_map is None and self.runtime.device not in _ALWAYS_THERE:
+        if self.runtime.device_map is None and self.runtime.device not in ALWAYS_THERE:
             from tasks.models import require_device
 
             require_device(self.runtime.device)

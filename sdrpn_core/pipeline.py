@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Self
 
 import numpy as np
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.label_settings import RegionSettings
-from sdrpn_core.generation.greedy import greedy_decode
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import DeviceMap, answering_dtype, dtype_name, resolve_device
 from sdrpn_core.models.errors import ModelError
@@ -29,7 +29,14 @@ from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
 from sdrpn_core.source_paths import is_unicode
-from sdrpn_core.zoom.answers import PhaseClock, StartedBatch, TextPiece, ZoomAnswer, stream_answers
+from sdrpn_core.zoom.answers import (
+    PhaseClock,
+    StartedBatch,
+    TextPiece,
+    ZoomAnswer,
+    stream_answers,
+    whole_answers,
+)
 from sdrpn_core.zoom.crop_masks import masked_crops
 from sdrpn_core.zoom.encoded_images import EncodedImage, batches_by_image, encoded_batches
 from sdrpn_core.zoom.first_stage import first_stage
@@ -213,15 +220,7 @@ class ZoomPipeline:
                 numbers overflow in its precision.
             ValueError: if there are not as many images as questions, or a number is below 1.
         """
-        images = _checked(images, questions, max_new_tokens, batch_size)
-        answers: dict[int, ZoomAnswer] = {}
-        for batch in self._batches(images, questions, batch_size):
-            responses = greedy_decode(self.adapter, batch.start, max_new_tokens)
-            batch.clock.lap("decode")
-            for row, (index, response) in enumerate(zip(batch.indices, responses, strict=True)):
-                answers[index] = batch.answer(row, response)
-            del batch  # its cache, before the next one's is made
-        return [answers[index] for index in range(len(questions))]
+        return self._answer(images, questions, max_new_tokens, batch_size, Event())
 
     def stream(
         self,
@@ -236,7 +235,7 @@ class ZoomPipeline:
         The pieces of one question, put together, are its answer's text. Questions of a batch take
         turns; the last piece of each carries the whole answer. Arguments as of ``answer``.
         """
-        images = _checked(images, questions, max_new_tokens, batch_size)
+        images = _checked(self.adapter, images, questions, max_new_tokens, batch_size)
         return self._stream(self._batches(images, questions, batch_size), max_new_tokens)
 
     async def aanswer(
@@ -249,11 +248,15 @@ class ZoomPipeline:
     ) -> list[ZoomAnswer]:
         """``answer`` in a worker thread, so that an event loop goes on meanwhile.
 
-        Cancelling stops the waiting, not the thread.
+        Cancelling stops the waiting at once, and the thread at its next token.
         """
-        return await asyncio.to_thread(
-            self.answer, images, questions, max_new_tokens=max_new_tokens, batch_size=batch_size
-        )
+        has_left = Event()
+        try:
+            return await asyncio.to_thread(
+                self._answer, images, questions, max_new_tokens, batch_size, has_left
+            )
+        finally:
+            has_left.set()
 
     async def astream(
         self,
@@ -279,6 +282,22 @@ class ZoomPipeline:
             image.letterbox,
             self.adapter.pixels_seen(image),
         )
+
+    def _answer(
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        max_new_tokens: int,
+        batch_size: int,
+        has_left: Event,
+    ) -> list[ZoomAnswer]:
+        """``answer``, while its caller waits for it."""
+        images = _checked(self.adapter, images, questions, max_new_tokens, batch_size)
+        answers: dict[int, ZoomAnswer] = {}
+        for batch in self._batches(images, questions, batch_size):
+            answers |= whole_answers(self.adapter, batch, max_new_tokens, has_left)
+            del batch  # its cache, before the next one's is made
+        return [answers[index] for index in range(len(questions))]
 
     def _stream(self, batches: Iterator[StartedBatch], max_new_tokens: int) -> Iterator[TextPiece]:
         for batch in batches:
@@ -355,11 +374,16 @@ def _not_finite(what: str, dtype: torch.dtype) -> str:
 
 
 def _checked(
-    images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int, batch_size: int
+    adapter: ModelAdapter,
+    images: Sequence[Image.Image],
+    questions: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
 ) -> list[Image.Image]:
     """The images, each taken out of its sequence once: ``id`` tells them apart from here on.
 
     Raises:
+        ModelError: if a question contains the model's image placeholder.
         ValueError: saying what to give instead, and at which index.
     """
     for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
@@ -372,6 +396,7 @@ def _checked(
     if len(images) != len(questions):
         raise ValueError(f"{len(images)} images for {len(questions)} questions")
     taken = list(images)
+    placeholder = adapter.tokenizer.convert_ids_to_tokens(adapter.image_token_id)
     for index, (image, question) in enumerate(zip(taken, questions, strict=True)):
         if not isinstance(image, Image.Image):
             raise ValueError(
@@ -382,4 +407,6 @@ def _checked(
             raise ValueError(f"question {index} is {question!r}: give a text that asks something")
         if not is_unicode(question):
             raise ValueError(f"question {index} is {question!r}, which is not valid Unicode")
+        if placeholder in question and adapter.holds_placeholder(question):
+            raise ModelError(f"question {index} contains the image placeholder: {question!r}")
     return taken

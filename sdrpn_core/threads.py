@@ -1,13 +1,20 @@
-"""Work on several images at once: Pillow and numpy let go of the interpreter while they work."""
+"""Work of many threads: on several images at once, ahead of its taker, or waiting on somebody else.
+
+Pillow and numpy let go of the interpreter while they work. No executor does any of it: those of a
+process take no more work once its main thread has ended, while other threads may still answer, and
+they hold up its end.
+"""
 
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from itertools import islice
 from threading import Thread
 from typing import TypeVar
 
-_MAX_THREADS = 16
+MAX_THREADS = 16
 SECONDS_BETWEEN_LOOKS = 0.5
 """Most that a main thread waits at once: it might not notice a Ctrl-C before the wait ends."""
 
@@ -16,13 +23,51 @@ T = TypeVar("T")
 
 
 def in_threads(function: Callable[[A], T], items: Iterable[A]) -> list[T]:
-    """Results in the items' order; the first error, in that order, is raised."""
+    """``in_parallel`` for what keeps a core at work: in no more threads than there are cores."""
     todo = list(items)
-    num_threads = min(len(todo), num_cores(), _MAX_THREADS)
+    num_threads = min(len(todo), num_cores(), MAX_THREADS)
     if num_threads < 2:
         return [function(item) for item in todo]
-    with ThreadPoolExecutor(num_threads) as pool:
-        return list(pool.map(function, todo))
+    return in_parallel(function, todo, num_threads)
+
+
+def in_parallel(
+    function: Callable[[A], T],
+    arguments: Iterable[A],
+    num_threads: int = MAX_THREADS,
+    on_look: Callable[[], None] = lambda: None,
+) -> list[T]:
+    """Apply a function that mostly waits, on a disk or a server; results in the arguments' order.
+
+    ``on_look`` is called now and then meanwhile, in the caller's thread.
+
+    The first failure, in that order, is raised once the calls under way have ended; no others
+    begin. An interrupt does not wait for them, and nor does the end of the process: a server may be
+    silent for minutes.
+    """
+    futures: deque[Future[T]] = deque()
+    waiting: deque[tuple[Future[T], A]] = deque()
+    for argument in arguments:
+        futures.append(Future())
+        waiting.append((futures[-1], argument))
+
+    def work() -> None:
+        with suppress(IndexError):  # of none that is left
+            while _keep_result(*waiting.popleft(), function):
+                pass
+        waiting.clear()
+
+    threads = [Thread(target=work, daemon=True) for _ in range(min(num_threads, len(futures)))]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():  # a join without a limit might not let Ctrl-C through
+                thread.join(SECONDS_BETWEEN_LOOKS)
+                on_look()
+    finally:
+        waiting.clear()
+    return [futures.popleft().result() for _ in range(len(futures))]
 
 
 def made_ahead(make: Callable[[A], T], items: Iterable[A]) -> Generator[T, None, None]:
@@ -43,15 +88,23 @@ def made_ahead(make: Callable[[A], T], items: Iterable[A]) -> Generator[T, None,
 def _begun(make: Callable[[A], T], item: A) -> Future[T]:
     """Work in a thread that holds up no end of the process: it may wait for a silent server."""
     future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(make(item))
-        except BaseException as error:  # noqa: BLE001  raised where the result is asked for
-            future.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
+    Thread(target=_keep_result, args=(future, item, make), daemon=True).start()
     return future
+
+
+def _keep_result(future: Future[T], argument: A, function: Callable[[A], T]) -> bool:
+    """Whether there is one, and no error.
+
+    An error knows the frames that it came through, this one and its caller's. None of them may know
+    the future, which knows the error: such a cycle would hold what was worked on.
+    """
+    try:
+        future.set_result(function(argument))
+    except BaseException as error:  # noqa: BLE001  raised where the result is asked for
+        future.set_exception(error)
+        del future
+        return False
+    return True
 
 
 def num_cores() -> int:

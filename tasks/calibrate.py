@@ -26,7 +26,7 @@ from sdrpn_core.calibration import (
 from sdrpn_core.calibration.page import render_markdown, render_page
 from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.calibration.tables import MEASURES, Rows, tables
-from sdrpn_core.models.devices import resolve_dtype
+from sdrpn_core.models.devices import resolve_device, resolve_dtype
 from sdrpn_core.models.loading import load_adapter
 from tasks import recipes
 from tasks.artifacts.stage import StageRun
@@ -119,6 +119,7 @@ def calibrate_model(
     """Calibrate, write the files of ``CALIBRATION_FILES`` into the folder, and return the findings
     as tables."""
     resolve_dtype(model.dtype)
+    resolve_device(model.device)  # or a folder would be left behind
     draft = draft_profile(
         model.model_id,
         name=model.name,

@@ -17,7 +17,7 @@ from typing import Any
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.sources import BenchmarkSource, EvaluationSource, SceneSource
 from sdrpn_core.images import UnreadableImage, decode_image
-from sdrpn_core.threads import num_cores
+from sdrpn_core.threads import in_parallel, num_cores
 from tasks import recipes
 from tasks.artifacts.row_ranges import image_range
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
@@ -39,7 +39,6 @@ from tasks.sources.source_fetcher import Fetcher
 from tasks.sources.survey import SurveyedSource, files_beside_images, survey
 from tasks.storage.byte_ranges import DamagedArchive
 from tasks.storage.scratch_folders import scratch_folder
-from tasks.storage.waiting_threads import in_parallel
 
 
 @dataclass(frozen=True)

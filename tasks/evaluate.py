@@ -27,6 +27,7 @@ from sdrpn_core.evaluation.results import summarize
 from sdrpn_core.evaluation.speed import Timings
 from sdrpn_core.images import UnreadableImage
 from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.threads import in_parallel
 from tasks import recipes
 from tasks.artifacts.device_memory import smaller_if_full
 from tasks.artifacts.stage import FileShard, FrameShard, StageRun, run_stage
@@ -43,7 +44,6 @@ from tasks.sources.evaluation_documents import (
     warn_of_unasked_boxes,
 )
 from tasks.sources.files import load_image
-from tasks.storage.waiting_threads import in_parallel
 from tasks.unanswered import require_answers, warn_of_unanswered
 
 LoadImages = Callable[[Sequence[str]], Sequence[Image.Image]]

@@ -18,6 +18,7 @@ from data_contracts.registry import SchemaId, frame_of
 from data_contracts.sources import ImageFolder
 from sdrpn_core.interop.plain_pickle import load_plain
 from sdrpn_core.interop.published_labels import BadRow, PublishedRow, attention_row, read_row
+from sdrpn_core.threads import in_parallel
 from tasks import recipes
 from tasks.artifacts.row_ranges import shard_range
 from tasks.artifacts.stage import FrameShard, StageRun, begin_stage, finish_stage, run_shard
@@ -26,7 +27,6 @@ from tasks.shard_statistics import status_statistic
 from tasks.sources.image_places import Folder
 from tasks.storage.addresses import absolute_uri, kept_address
 from tasks.storage.digests import digest
-from tasks.storage.waiting_threads import in_parallel
 
 NUM_REJECTED = "num_rejected"
 

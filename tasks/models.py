@@ -14,7 +14,7 @@ from data_contracts.profiles import ModelProfile
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.devices import resolve_device
+from sdrpn_core.models.devices import named_device, resolve_device
 from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.rpn.copied_layers import check_copyable
@@ -142,6 +142,15 @@ def require_device(device: str) -> None:
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if device not in gpus and not (device == "cuda" and gpus):
         resolve_device(device)
+
+
+def require_device_name(device: str) -> None:
+    """Check that some machine may have a device.
+
+    Raises:
+        UnknownChoice: if none has.
+    """
+    named_device(device)
 
 
 def release_model() -> None:

@@ -11,10 +11,9 @@ from sdrpn_core.images import UnreadableImage, decode_image
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import ImageFeatures
-from sdrpn_core.threads import in_threads, made_ahead
+from sdrpn_core.threads import in_parallel, in_threads, made_ahead
 from tasks.artifacts.store import ArtifactStore
 from tasks.sources.files import image_bytes
-from tasks.storage.waiting_threads import in_parallel
 
 Row = dict[str, Any]
 Turns = Sequence[Row]

@@ -18,7 +18,7 @@ from sdrpn_core.models.errors import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
-from sdrpn_core.threads import made_ahead
+from sdrpn_core.threads import in_parallel, made_ahead
 from sdrpn_core.zoom.answers import ZoomAnswer
 from tasks import recipes
 from tasks.answer_files import AnswerFiles, claim_pictures, is_refused, num_refused
@@ -30,7 +30,6 @@ from tasks.predict_files import read_image
 from tasks.storage.addresses import absolute_uri, kept_address
 from tasks.storage.digests import digest
 from tasks.storage.storage import Storage
-from tasks.storage.waiting_threads import in_parallel
 
 ROWS_PER_PART = 32
 _DRAWN_AT_ONCE = 4

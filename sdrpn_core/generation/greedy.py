@@ -3,7 +3,7 @@
 Shape legend: N batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,8 +69,7 @@ def greedy_decode(
         recorder: gets one query per generated token that is fed back; the end token and rows
             that have ended have weight 0. Not for a start whose layers see different columns.
     """
-    steps = list(decode_steps(adapter, start, max_new_tokens, recorder))
-    return [make_response(adapter, row) for row in torch.stack(steps, dim=1).tolist()]
+    return make_responses(adapter, decode_steps(adapter, start, max_new_tokens, recorder))
 
 
 def decode_steps(
@@ -120,6 +119,11 @@ def answer_plain(
     ]
     start = adapter.step_pool.with_room(lambda: prefill(adapter, pad_left(prompts)))
     return greedy_decode(adapter, start, max_new_tokens)
+
+
+def make_responses(adapter: ModelAdapter, steps: Iterable[Tensor]) -> list[Response]:
+    """The answer of every row, of the steps of ``decode_steps``."""
+    return [make_response(adapter, row) for row in torch.stack(list(steps), dim=1).tolist()]
 
 
 def make_response(adapter: ModelAdapter, tokens: Sequence[int]) -> Response:

@@ -25,18 +25,32 @@ def resolve_device(device: str) -> torch.device:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind: type[ModelError] = UnknownChoice
+    named = named_device(device)
     try:
-        named = torch.device(device)
-        kind = ModelError
         torch.empty(0, device=named)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise kind(
-            f"device {device!r} cannot be used ({reason}): choose auto, cpu, or cuda:N of a GPU "
-            "that `nvidia-smi` lists"
-        ) from error
+        raise ModelError(_unusable(device, error)) from error
     return named
+
+
+def named_device(device: str) -> torch.device:
+    """A device of this name, of whatever machine.
+
+    Raises:
+        UnknownChoice: if that is no device's name.
+    """
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise UnknownChoice(_unusable(device, error)) from error
+
+
+def _unusable(device: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0]
+    return (
+        f"device {device!r} cannot be used ({reason}): choose auto, cpu, or cuda:N of a GPU that "
+        "`nvidia-smi` lists"
+    )
 
 
 def check_device_map(device_map: DeviceMap) -> None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -91,24 +92,57 @@ def explained(source: str, revision: str | None) -> Iterator[None]:
         raise ModelError(f"model {source!r} {_reason(error, source, revision)}") from error
 
 
+class _Noise:
+    """What transformers and the hub show while they load: settings of the whole process."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._num_loading = 0
+        self._hosts = (0, False, False)
+        """Verbosity, bars, bars of downloads, as the process had them."""
+
+    def hush(self) -> None:
+        """No bars and no advice but a host's bars of downloads, until as many have ended."""
+        with self._lock:
+            self._num_loading += 1
+            if self._num_loading > 1:
+                return
+            had_bars = transformers_logging.is_progress_bar_enabled()
+            had_download_bars = not are_progress_bars_disabled()
+            self._hosts = (transformers_logging.get_verbosity(), had_bars, had_download_bars)
+            transformers_logging.set_verbosity_error()
+            transformers_logging.disable_progress_bar()
+            if had_download_bars:
+                enable_progress_bars()  # the line above turned these off too
+
+    def end(self) -> None:
+        """The last one gives the host its settings back."""
+        with self._lock:
+            self._num_loading -= 1
+            if self._num_loading:
+                return
+            verbosity, had_bars, had_download_bars = self._hosts
+            transformers_logging.set_verbosity(verbosity)
+            if had_bars:
+                transformers_logging.enable_progress_bar()
+            if not had_download_bars:
+                disable_progress_bars()
+
+
+_NOISE = _Noise()
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No bars and no advice while a model loads; downloads keep their bars, errors still raise."""
-    verbosity = transformers_logging.get_verbosity()
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    had_download_bars = not are_progress_bars_disabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    if had_download_bars:
-        enable_progress_bars()  # the line above turned these off too
+    """No bars and no advice while models load, by however many threads at once.
+
+    Downloads keep their bars, errors still raise.
+    """
+    _NOISE.hush()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_bars:
-            transformers_logging.enable_progress_bar()
-        if not had_download_bars:
-            disable_progress_bars()
+        _NOISE.end()
 
 
 def _reason(error: BaseException, source: str, revision: str | None) -> str:

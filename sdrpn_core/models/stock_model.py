@@ -5,6 +5,7 @@ This is the only place that asks transformers for a model's weights.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -48,6 +49,9 @@ class StockModel:
     image_processor: BaseImageProcessor
 
 
+_LOADING = Lock()
+"""Transformers sets torch's precision for the whole process while it makes a model: of two at once,
+one may have holes, and the process be left with the precision of the other."""
 _OWN_CODE = {"trust_remote_code": False}
 """Code that lies beside a model's files is never run: transformers would ask, and wait."""
 
@@ -83,15 +87,16 @@ def load_stock_model(
     kind = stock_config(source, revision).model_type
     tokenizer = AutoTokenizer.from_pretrained(source, **at, **_TOKENIZER_SETTINGS.get(kind, {}))
     image_processor = _image_processor(source, revision, kind)
-    model, report = AutoModelForImageTextToText.from_pretrained(
-        source,
-        dtype=dtype,
-        device_map=device_map,
-        output_loading_info=True,
-        # Judged below, with a message that says more.
-        ignore_mismatched_sizes=True,
-        **at,
-    )
+    with _LOADING:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            source,
+            dtype=dtype,
+            device_map=device_map,
+            output_loading_info=True,
+            # Judged below, with a message that says more.
+            ignore_mismatched_sizes=True,
+            **at,
+        )
     _check_generation_settings(source, revision, model)
     _check_weights(source, report)
     _check_placement(source, model)

@@ -3,15 +3,17 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from threading import Event
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data_contracts.enums import ZoomDecision
 from sdrpn_core.clock import synchronized_seconds
 from sdrpn_core.decoding.state import Decoding
-from sdrpn_core.generation.greedy import Response, decode_steps, make_response
+from sdrpn_core.generation.greedy import Response, decode_steps, make_response, make_responses
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.regions import Region
@@ -100,6 +102,40 @@ class PhaseClock:
         spent = (now - self._start) / self._num_questions
         self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
         self._start = now
+
+
+class CallerLeft(Exception):
+    """Ends the work of a thread whose result nobody waits for; nobody is told."""
+
+
+def whole_answers(
+    adapter: ModelAdapter, batch: StartedBatch, max_new_tokens: int, has_left: Event
+) -> dict[int, ZoomAnswer]:
+    """A batch's answers, by the place of their questions in the call.
+
+    Args:
+        adapter: the model.
+        batch: used up.
+        max_new_tokens: most tokens per answer.
+        has_left: looked at between tokens.
+
+    Raises:
+        CallerLeft: once ``has_left`` is set.
+    """
+    steps = decode_steps(adapter, batch.start, max_new_tokens)
+    responses = make_responses(adapter, _while_awaited(steps, has_left))
+    batch.clock.lap("decode")
+    return {
+        index: batch.answer(row, response)
+        for row, (index, response) in enumerate(zip(batch.indices, responses, strict=True))
+    }
+
+
+def _while_awaited(steps: Iterator[Tensor], has_left: Event) -> Iterator[Tensor]:
+    for step in steps:
+        if has_left.is_set():
+            raise CallerLeft
+        yield step
 
 
 def stream_answers(

@@ -19,12 +19,12 @@ from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import RecordStatus, Stage
 from data_contracts.registry import SchemaId, empty_frame
 from data_contracts.settings_files import ConfigError
+from sdrpn_core.threads import in_parallel
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.keys import BLOBS, INPUTS, MANIFEST, RECIPE, SAME_AS, receipt_name
 from tasks.artifacts.store import ArtifactStore
 from tasks.storage.errors import scheme_of
 from tasks.storage.stored_objects import StoredObject
-from tasks.storage.waiting_threads import in_parallel
 
 log = logging.getLogger(__name__)
 

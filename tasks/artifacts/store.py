@@ -29,6 +29,7 @@ from pydantic import BaseModel, ValidationError
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe, ShardEntry
 from data_contracts.registry import empty_frame
 from data_contracts.runtime import RuntimeConfig
+from sdrpn_core.threads import in_parallel
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.frame_codec import decode_frame, read_groups
 from tasks.artifacts.keys import (
@@ -46,7 +47,6 @@ from tasks.artifacts.writer import ArtifactWriter
 from tasks.storage.digests import digest
 from tasks.storage.scratch_folders import copied, scratch_folder
 from tasks.storage.storage import Storage
-from tasks.storage.waiting_threads import in_parallel
 
 D = TypeVar("D", bound=BaseModel)
 

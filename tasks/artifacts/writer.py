@@ -14,6 +14,7 @@ import polars as pl
 
 from data_contracts.artifact import Manifest, Recipe, ShardEntry
 from data_contracts.registry import SchemaId
+from sdrpn_core.threads import in_parallel
 from tasks.artifacts.checkpoints import load_latest_checkpoint, save_checkpoint
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact, RecipeMismatch
 from tasks.artifacts.frame_codec import encode_frame, extension, write_frames
@@ -30,7 +31,6 @@ from tasks.artifacts.provenance import collect_provenance
 from tasks.storage.digests import digest, digest_file
 from tasks.storage.errors import StoreError
 from tasks.storage.scratch_folders import scratch_folder
-from tasks.storage.waiting_threads import in_parallel
 
 if TYPE_CHECKING:
     from tasks.artifacts.store import ArtifactStore

@@ -14,6 +14,7 @@ from typing import Any
 
 from data_contracts.runtime import DownloadSettings
 from data_contracts.sources import RemoteFile
+from sdrpn_core.threads import in_parallel
 from tasks.fetching.kept_files import FetchedFile, kept_file, local_path, still_same
 from tasks.fetching.pace import Pace
 from tasks.fetching.partial_file import (
@@ -34,7 +35,6 @@ from tasks.fetching.remote import (
     Unavailable,
 )
 from tasks.storage.digests import digest_file
-from tasks.storage.waiting_threads import in_parallel
 
 logger = logging.getLogger(__name__)
 

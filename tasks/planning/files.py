@@ -8,6 +8,7 @@ from pathlib import Path
 from data_contracts.errors import root_cause
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import EvaluationSource
+from sdrpn_core.threads import in_parallel
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, local_file, opener, require_space
 from tasks.fetching.fetcher import describe
@@ -16,7 +17,6 @@ from tasks.fetching.remote import DownloadError, RemoteInfo
 from tasks.fetching.transient import is_transient
 from tasks.planning.rewriting import bytes_to_rewrite
 from tasks.planning.wanted_files import WantedFile, merged, wanted_files
-from tasks.storage.waiting_threads import in_parallel
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from data_contracts.sources import (
     remote_file,
 )
 from sdrpn_core.benchmarks.tasks import TASKS
+from sdrpn_core.threads import in_parallel
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, local_file, matching, must_be_fetched
 from tasks.fetching.kept_files import earlier_copy
@@ -31,7 +32,6 @@ from tasks.sources.benchmark_files import find_benchmark
 from tasks.sources.conversions import Conversion
 from tasks.sources.local_sources import require_local
 from tasks.storage.storage import Storage
-from tasks.storage.waiting_threads import in_parallel
 
 _GZIPPED = (".tar.gz", ".tgz")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from data_contracts.errors import SdrpnError, one_line
+from sdrpn_core.threads import in_parallel
 from tasks.storage import local_disk
 from tasks.storage.addresses import absolute_root, checked_key, quoted
 from tasks.storage.byte_ranges import ByteRange, member_bytes, split_address
@@ -31,7 +32,6 @@ from tasks.storage.errors import (
     scheme_of,
 )
 from tasks.storage.stored_objects import StoredObject, described, found_below
-from tasks.storage.waiting_threads import in_parallel
 
 _CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict")
 

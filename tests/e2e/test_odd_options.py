@@ -58,6 +58,7 @@ def test_an_empty_value_was_an_error_of_something_else(
         (("run", "--data", "mix.json", "--images", "s4://bucket"), "Protocol not known: s4"),
         (("run", "--data", "s4://b/mix.json", "--images", "images"), "Protocol not known: s4"),
         (("stage", "merge-labels", "--device", "gpu"), "device 'gpu' cannot be used"),
+        (("run", "--dry-run", "--device", "gpu"), "device 'gpu' cannot be used"),
         (("run", "--dry-run", "--data", "s4://b/m.json", "--images", "images"), "not known: s4"),
         (("predict", "images/a.png", "it", "--dtype", "bf16"), "dtype 'bf16' is not known"),
     ],

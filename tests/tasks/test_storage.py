@@ -16,13 +16,13 @@ import gcsfs
 import numpy as np
 import pytest
 
+from sdrpn_core.threads import in_parallel
 from tasks.artifacts.stage import run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.transient import is_transient
 from tasks.storage.addresses import absolute_uri
 from tasks.storage.errors import StoreError, StoreUnreachable
 from tasks.storage.storage import Storage
-from tasks.storage.waiting_threads import in_parallel
 from tests.artifacts import (
     make_source_shard,
     source_recipe,

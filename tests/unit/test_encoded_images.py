@@ -1,9 +1,12 @@
 """Images of a call: decoded once each, ahead of the model, several at a time where that is safe."""
 
 import asyncio
+import gc
 import io
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from sdrpn_core.images import UnreadableImage
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.threads import in_threads, made_ahead
 from sdrpn_core.zoom.encoded_images import batches_by_image, encoded_batches
-from tests.patience import LeftInCycle, done_in_time
+from tests.patience import LeftInCycle, done_in_time, wait_until
 from tests.zoom_checks import random_images, random_pipeline
 
 NUM_PAGES = 80
@@ -82,6 +85,24 @@ def test_what_goes_wrong_ahead_is_raised_in_its_turn():
     assert next(results) == 0
     with pytest.raises(ValueError, match="one is wrong"):
         next(results)
+
+
+def test_a_failed_call_holds_its_images_no_longer(adapter: ModelAdapter):
+    """Until garbage was collected: a server that is sent damaged files grew by all that came with
+    them."""
+    pipeline = random_pipeline(adapter)
+    images = [*random_images([(30, 20), (20, 30)]), Image.new("F", (9, 9))]
+    held = [ref(image) for image in images]
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(UnreadableImage):
+            pipeline.answer(images, ["it", "is", "red"])
+            pytest.fail("the last image was not refused")
+        del images
+        wait_until(lambda: not any(image() for image in held))  # a thread may be about to end
+    finally:
+        gc.enable()
 
 
 def test_closing_takes_nothing_more():

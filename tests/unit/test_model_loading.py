@@ -4,6 +4,8 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from sdrpn_core.models import loading
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import DTYPES, dtype_name, resolve_dtype
 from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.hub import quiet_transformers
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.rpn.network import RegionProposalNetwork
@@ -183,6 +186,30 @@ def test_loading_is_silent_and_leaves_settings_as_they_were(
         switch[True]()
         transformers_logging.set_verbosity(before)
     assert capfd.readouterr() == ("", "")
+
+
+def test_models_loaded_by_two_threads_leave_settings_as_they_were() -> None:
+    """The second took the first one's silence for the host's, and left it behind."""
+    before = (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled())
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(quiet_transformers())
+        second.enter_context(quiet_transformers())
+        first.close()
+        assert transformers_logging.get_verbosity() == transformers_logging.ERROR
+    after = (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled())
+    assert after == before
+
+
+def test_models_loaded_at_once_are_whole_and_leave_the_precision_of_the_process(
+    profile: ModelProfile,
+) -> None:
+    """Some were said to be incomplete, and tensors were made in bfloat16 from then on."""
+    with ThreadPoolExecutor(8) as pool:
+        loaded = pool.map(
+            lambda _: load_adapter(profile, device="cpu", dtype="bfloat16"), range(24)
+        )
+        assert {adapter.dtype for adapter in loaded} == {torch.bfloat16}
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_a_local_model_keeps_its_profile(profile: ModelProfile) -> None:

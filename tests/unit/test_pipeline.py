@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from data_contracts.enums import ZoomDecision
 from data_contracts.profiles import RpnShape
@@ -175,6 +176,45 @@ def test_async_calls_run_side_by_side(adapter: ModelAdapter, images: list[Image.
     assert same(_put_together(pieces), expected)
 
 
+def test_a_cancelled_call_generates_no_further_token(
+    adapter: ModelAdapter, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+):
+    """The thread went on to the last token of the last question, for nobody."""
+    steps = _CountedSteps(adapter, monkeypatch, num_free=3)
+
+    async def cancelled() -> None:
+        call = random_pipeline(adapter).aanswer(images, QUESTIONS, batch_size=2, max_new_tokens=8)
+        task = asyncio.create_task(call)
+        await asyncio.to_thread(steps.is_reached.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        steps.may_go_on.set()
+
+    asyncio.run(cancelled())  # which waits for the threads that it has started
+    assert steps.count == 3
+
+
+class _CountedSteps:
+    """Tokens that the model is asked for, held up at one of them."""
+
+    def __init__(
+        self, adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch, num_free: int
+    ) -> None:
+        self.count = 0
+        self.is_reached, self.may_go_on = Event(), Event()
+        self._num_free = num_free
+        self._logits = adapter.decoder.next_token_logits
+        monkeypatch.setattr(adapter.decoder, "next_token_logits", self)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        self.count += 1
+        if self.count == self._num_free:
+            self.is_reached.set()
+            assert self.may_go_on.wait(60)
+        return self._logits(hidden)
+
+
 def test_two_pipelines_on_one_model_in_two_threads(
     adapter: ModelAdapter, images: list[Image.Image]
 ):
@@ -314,6 +354,21 @@ def test_what_is_no_image_and_no_question_is_refused_by_its_place(
     for ask in (pipeline.answer, pipeline.stream):
         with pytest.raises(ValueError, match=reason):
             ask([images[0], image], ["it", question])
+
+
+def test_a_question_that_cannot_be_asked_is_named_before_others_are_answered(
+    adapter: ModelAdapter, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+):
+    """All answers to the questions before it were lost, and nothing told its place."""
+
+    def encode(prepared: PreparedImages) -> list[ImageFeatures]:
+        pytest.fail("the first question is under way")
+
+    monkeypatch.setattr(adapter, "encode_prepared", encode)
+    questions = ["it", "red blue ?", "what is <image> ?"]
+    for call in (random_pipeline(adapter).answer, random_pipeline(adapter).stream):
+        with pytest.raises(ModelError, match="question 2 contains the image placeholder"):
+            call(images[:3], questions, batch_size=1)
 
 
 def test_a_closed_image_is_refused_by_its_place(adapter: ModelAdapter, tmp_path: Path):

@@ -1,13 +1,15 @@
-"""Calls at once that wait for servers: failures, interrupts."""
+"""Calls at once: failures, interrupts, the end of the process."""
 
+import gc
 import signal
 import subprocess
 import sys
 from threading import Event
+from weakref import ReferenceType, ref
 
 import pytest
 
-from tasks.storage.waiting_threads import in_parallel
+from sdrpn_core.threads import in_parallel
 from tests.architecture.source_tree import CHECKOUT
 from tests.patience import PATIENCE_SECONDS
 
@@ -36,8 +38,7 @@ SILENT_SERVERS = """
 import os
 import threading
 import polars  # replaces the handler of Ctrl-C
-from sdrpn_core.threads import made_ahead
-from tasks.storage.waiting_threads import in_parallel
+from sdrpn_core.threads import in_parallel, made_ahead
 
 def ask(number):
     os.write(1, b"asked\\n")
@@ -68,3 +69,50 @@ def test_an_interrupt_waits_for_no_server(call: str):
             process.kill()  # or leaving would wait for it
     assert process.returncode == -signal.SIGINT
     assert told.splitlines()[-1] == "KeyboardInterrupt"
+
+
+AFTER_THE_MAIN_THREAD = """
+import threading
+import sdrpn_core.threads
+from sdrpn_core.threads import in_threads
+
+sdrpn_core.threads.num_cores = lambda: 4
+
+def serve():
+    threading.main_thread().join()
+    print(in_threads(lambda number: number + 1, range(3)))
+
+threading.Thread(target=serve).start()
+"""
+
+
+def test_threads_work_after_the_main_thread_has_ended():
+    """A server in a thread of its own could answer nothing about two images from then on."""
+    command = [sys.executable, "-c", AFTER_THE_MAIN_THREAD]
+    found = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert found.stdout == "[1, 2, 3]\n", found.stderr
+
+
+class _Failure(Exception):
+    """Weak references to an exception of one's own are possible."""
+
+
+def test_a_failure_in_parallel_is_let_go_of_without_garbage_collection():
+    """With it went what the calls were about, and what they had found."""
+
+    def call(number: int) -> None:
+        raise _Failure(number)
+
+    def failure() -> ReferenceType[_Failure]:
+        try:
+            in_parallel(call, range(3))
+        except _Failure as error:
+            return ref(error)
+        raise AssertionError("nothing was raised")
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert failure()() is None
+    finally:
+        gc.enable()
