@@ -43,8 +43,17 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_llava(directory: Path, *, num_key_value_heads: int = 2, seed: int = 0) -> ModelProfile:
-    """Write a tiny random LLaVA (6 layers, 4 heads, 5x5 grid) and return its profile."""
+def tiny_llava(
+    directory: Path, *, num_key_value_heads: int = 2, seed: int = 0, side: int = 40
+) -> ModelProfile:
+    """Write a tiny random LLaVA (6 layers, 4 heads, 5x5 grid) and return its profile.
+
+    Args:
+        directory: to write to.
+        num_key_value_heads: of the text model.
+        seed: of the weights.
+        side: of the canvas in pixels; of one from 41 to 47 the tower drops the rest.
+    """
     torch.manual_seed(seed)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
@@ -52,7 +61,7 @@ def tiny_llava(directory: Path, *, num_key_value_heads: int = 2, seed: int = 0) 
             intermediate_size=48,
             num_hidden_layers=2,
             num_attention_heads=4,
-            image_size=40,
+            image_size=side,
             patch_size=8,
             projection_dim=32,
         ),
@@ -64,7 +73,7 @@ def tiny_llava(directory: Path, *, num_key_value_heads: int = 2, seed: int = 0) 
     save_model(LlavaForConditionalGeneration(config), directory)
     tiny_tokenizer().save_pretrained(directory)
     CLIPImageProcessorPil(
-        size={"height": 40, "width": 40}, crop_size={"height": 40, "width": 40}
+        size={"height": side, "width": side}, crop_size={"height": side, "width": side}
     ).save_pretrained(directory)
     return llama_profile("llava", directory)
 

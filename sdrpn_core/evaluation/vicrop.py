@@ -166,9 +166,12 @@ def _pixel_map(adapter: ModelAdapter, image: Image.Image, question: str) -> Floa
     pixels, features = adapter.encode_with_gradient(image)
     asked = pixel_gradient(adapter, question, pixels, features)
     described = pixel_gradient(adapter, general_question(question), pixels, features)
-    content = features.letterbox.content_mask(GridShape(*asked.shape))
-    mask = detail_mask(pixels.detach()[0].float().cpu().numpy(), content)
-    return block_mean(relative_attention(asked, described) * mask, features.grid)
+    # Some towers drop a rest of the canvas that makes no whole patch: no cell shows it.
+    width, height = adapter.pixels_seen(features)
+    shown = np.s_[..., :height, :width]
+    content = features.letterbox.content_mask(GridShape(height, width))
+    mask = detail_mask(pixels.detach()[0].float().cpu().numpy()[shown], content)
+    return block_mean(relative_attention(asked[shown], described[shown]) * mask, features.grid)
 
 
 def _map_of_tiles(

@@ -116,6 +116,19 @@ def test_every_variant_maps_the_whole_image(adapter: ModelAdapter, method: Metho
         assert found[1][0].shape == grid
 
 
+def test_pixels_that_the_tower_drops_are_in_no_cell(tmp_path: Path):
+    """A canvas of LLaVA-OneVision has 384 pixels, its cells 27 times 14: the map did not fit."""
+    adapter = load_adapter(tiny_llava(tmp_path, side=44), device="cpu")
+    images = [noise(90, 30), noise(40, 60)]
+    features = adapter.encode_images(images)
+    assert adapter.pixels_seen(features[0]) == (40, 40)
+    found = importance_maps(adapter, Method.VICROP_PURE_GRAD, images, features, QUESTIONS, LAYERS)
+    for (scores, letterbox), image in zip(found, features, strict=True):
+        assert scores.shape == image.grid == (5, 5)
+        assert scores.max() > 0
+        assert (scores[~letterbox.content_mask(image.grid)] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("high", "plain"),
     [(Method.VICROP_HIGH, Method.VICROP), (Method.VICROP_GRAD_HIGH, Method.VICROP_GRAD)],
