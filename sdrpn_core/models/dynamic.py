@@ -75,11 +75,20 @@ class DynamicAdapter(ModelAdapter):
     def prepare_images(
         self, images: Sequence[Image.Image], *, for_labels: bool = False
     ) -> PreparedImages:
-        """On a grid of the rule's side, or of the image's shape and as many cells as allowed."""
+        """On a grid of the rule's side, or of the image's shape and as many cells as allowed.
+
+        Raises:
+            ModelError: if the rule's side is longer than the tower takes.
+        """
         rule = self._rule(for_labels)
         letterboxes = [self.letterbox(image.size, for_labels=for_labels) for image in images]
         if isinstance(rule, DynamicGrid):
             return self.prepare_free(images, letterboxes, rule)
+        if rule.side > self.max_side:
+            raise ModelError(
+                f"profile {self.profile.name!r} gives a square grid of {rule.side} cells a side, "
+                f"and the model's tower takes {self.max_side}: lower side in images"
+            )
         return self.draw(images, letterboxes, [GridShape(rule.side, rule.side)] * len(images))
 
     def prepare_free(

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 
-from data_contracts.profiles import DynamicGrid, ModelProfile
+from data_contracts.profiles import DynamicGrid, ModelProfile, SquareGrid
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.families import FAMILIES
@@ -105,6 +105,22 @@ def test_small_pictures_are_enlarged_to_the_least_number_of_cells(
     if max(grid) < MOST:
         assert 24 <= grid.num_cells <= (grid.width + 1) * (grid.height + 1)
         assert (grid.width - 1) * (grid.height - 1) < 30
+
+
+@pytest.mark.parametrize("use", ["labels", "answers"])
+def test_a_square_larger_than_the_tower_takes_is_refused(small: Mistral3Adapter, use: str) -> None:
+    """It was drawn at positions that the tower has never seen; free grids are kept within."""
+
+    def grid_of(side: int) -> GridShape:
+        images = small.profile.images.model_copy(update={use: SquareGrid(side=side)})
+        other = small.with_profile(small.profile.model_copy(update={"images": images}))
+        return other.prepare_images([Image.new("RGB", (60, 40))], for_labels=use == "labels").grids[
+            0
+        ]
+
+    assert grid_of(MOST) == (MOST, MOST)
+    with pytest.raises(ModelError, match=r"11 cells a side, and the model's tower takes 10"):
+        grid_of(MOST + 1)
 
 
 @given(SIZES, st.integers(2, 150))
