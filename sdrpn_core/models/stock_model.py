@@ -5,6 +5,7 @@ This is the only place that asks transformers for a model's weights.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
@@ -85,7 +86,7 @@ def load_stock_model(
     """
     at = {"revision": revision, **_OWN_CODE}
     kind = stock_config(source, revision).model_type
-    tokenizer = AutoTokenizer.from_pretrained(source, **at, **_TOKENIZER_SETTINGS.get(kind, {}))
+    tokenizer = _tokenizer(source, revision, kind)
     image_processor = _image_processor(source, revision, kind)
     with _LOADING:
         model, report = AutoModelForImageTextToText.from_pretrained(
@@ -101,6 +102,22 @@ def load_stock_model(
     _check_weights(source, report)
     _check_placement(source, model)
     return StockModel(model, tokenizer, image_processor)
+
+
+def _tokenizer(source: str, revision: str | None, kind: str) -> PreTrainedTokenizerBase:
+    """With the settings of its family.
+
+    One with settings is loaded from the hub to have its files, and again from their folder: by its
+    name on the hub, transformers splits words as told only if the hub answers just then, and says
+    that the model was made from one of Mistral's own.
+    """
+    settings = _TOKENIZER_SETTINGS.get(kind, {})
+    found: PreTrainedTokenizerBase
+    found = AutoTokenizer.from_pretrained(source, revision=revision, **_OWN_CODE, **settings)
+    folder = local_folder(source, revision)
+    if settings and folder is not None and folder != Path(source):
+        found = AutoTokenizer.from_pretrained(folder, **_OWN_CODE, **settings)
+    return found
 
 
 def _image_processor(source: str, revision: str | None, kind: str) -> BaseImageProcessor:

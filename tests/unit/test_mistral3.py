@@ -1,6 +1,9 @@
 """Mistral 3 adapters against the stock class fed by the stock image processor."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.mistral3 import Mistral3Adapter
 from sdrpn_core.models.profiles import load_profile
 from tests.families.mistral import BREAKS, CELL, MOST, tiny_ministral3, tiny_mistral3
+from tests.hub_server import model_hub
 from tests.stock_generation import check_generates_as_stock
 from tests.tiny_models import tiny_tokenizer
 from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
@@ -169,12 +173,12 @@ def test_a_tokenizer_without_breaks_is_refused(tmp_path: Path) -> None:
         load_adapter(profile, device="cpu")
 
 
-def test_words_are_split_as_in_mistral_s_own_tokenizer(tmp_path: Path) -> None:
-    """The tokenizer.json of repositories made with transformers 4 splits them otherwise."""
-    profile = tiny_mistral3(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
+def made_with_transformers_4(folder: Path) -> ModelProfile:
+    """A model whose tokenizer.json splits words otherwise than Mistral's own tokenizer."""
+    profile = tiny_mistral3(folder)
+    config = json.loads((folder / "config.json").read_text())
     older = config | {"transformers_version": "4.50.0"}
-    (tmp_path / "config.json").write_text(json.dumps(older))
+    (folder / "config.json").write_text(json.dumps(older))
     many = {f"word{index}": index for index in range(131_072)}  # small ones are left alone
     tokenizer = Tokenizer(models.WordLevel(many, unk_token="word0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -185,9 +189,43 @@ def test_words_are_split_as_in_mistral_s_own_tokenizer(tmp_path: Path) -> None:
     )
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     whole.add_tokens([AddedToken(token, special=True) for token in ("<image>", *BREAKS)])
-    whole.save_pretrained(tmp_path)
-    split = loaded(profile).tokenizer.backend_tokenizer.pre_tokenizer
+    whole.save_pretrained(folder)
+    return profile
+
+
+def test_words_are_split_as_in_mistral_s_own_tokenizer(tmp_path: Path) -> None:
+    split = loaded(made_with_transformers_4(tmp_path)).tokenizer.backend_tokenizer.pre_tokenizer
     assert [word for word, _ in split.pre_tokenize_str("RedBlue")] == ["Red", "Blue"]
+
+
+_SPLIT = """
+import sys
+from data_contracts.profiles import ModelProfile
+from sdrpn_core.models.loading import load_adapter
+adapter = load_adapter(ModelProfile.model_validate_json(sys.argv[1]), device="cpu")
+split = adapter.tokenizer.backend_tokenizer.pre_tokenizer
+print(*(word for word, _ in split.pre_tokenize_str("RedBlue")))
+"""
+
+
+@pytest.mark.slow
+def test_words_of_a_model_of_the_hub_are_split_alike_whoever_made_it(tmp_path: Path) -> None:
+    """They were not in a copy that the hub does not say is made from one of Mistral's own."""
+    profile = made_with_transformers_4(tmp_path / "model")
+    plain = profile.model_copy(update={"model_id": "lab/copy"}).model_dump_json()
+    hidden = {"HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_CACHE"}
+    inherited = {name: value for name, value in os.environ.items() if name not in hidden}
+    own = {"HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+    with model_hub({"lab/copy": tmp_path / "model"}) as endpoint:
+        run = subprocess.run(
+            [sys.executable, "-c", _SPLIT, plain],
+            env=inherited | own | {"HF_ENDPOINT": endpoint},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "Red Blue\n"
 
 
 @pytest.mark.parametrize("name", ["mistral-small-3.1-24b", "ministral-3-8b"])
