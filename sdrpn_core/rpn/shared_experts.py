@@ -32,6 +32,10 @@ class SharedPart(nn.Module):
         self._parts = (part,)
         """In a tuple, where torch does not look for modules."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SharedPart":
+        """Of a copy too, it calls the model's."""
+        return SharedPart(*self._parts)
+
     def forward(self, *values: Tensor) -> Any:
         """Run the module in its own precision, whatever that of the copy is.
 

@@ -1,6 +1,7 @@
 """Layers with experts: an RPN copies and trains all else, and calls the experts of the model."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,15 @@ def test_scores_and_gradients_are_those_of_copied_experts(
     assert all(parameter.grad is None for parameter in adapter.model.parameters())
 
 
-def test_scores_depend_on_the_models_experts(adapter: ModelAdapter) -> None:
-    """They are called where they are: the comparison above would not notice a part without use."""
-    network = rpn_of(adapter)
+@pytest.mark.parametrize("make", [rpn_of, lambda adapter: deepcopy(rpn_of(adapter))])
+def test_scores_depend_on_the_models_experts(
+    adapter: ModelAdapter, make: Callable[[ModelAdapter], RegionProposalNetwork]
+) -> None:
+    """They are called where they are: the comparison above would not notice a part without use.
+
+    A copy of a network had experts of its own, several times as large as all the rest of it.
+    """
+    network = make(adapter)
     before = roi_maps(adapter, network)
     down = adapter.decoder.layers[MIXTURE].mlp.experts.down_proj
     kept = down.clone()
