@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from data_contracts.enums import QuestionKind
-from data_contracts.profiles import HeadSelection, ModelProfile, RpnShape
+from data_contracts.profiles import HeadSelection, ImageSettings, ModelProfile, RpnShape
 from data_contracts.sink_rules import SinkHeads, SinkLayerMean
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
@@ -105,7 +105,9 @@ def save_model(model: Any, directory: Path) -> None:
     model.save_pretrained(directory)
 
 
-def llama_profile(family: str, directory: Path) -> ModelProfile:
+def llama_profile(
+    family: str, directory: Path, images: ImageSettings | None = None
+) -> ModelProfile:
     """Profile of a model whose text model is ``tiny_llama``'s."""
     heads = HeadSelection(grounding={2: (0, 3), 4: (1,)}, sink=SinkHeads(heads={1: (2,)}))
     return ModelProfile(
@@ -115,6 +117,7 @@ def llama_profile(family: str, directory: Path) -> ModelProfile:
         num_layers=NUM_LAYERS,
         num_heads=NUM_HEADS,
         prompt="USER: {images} {question} ASSISTANT:",
+        images=images or ImageSettings(),
         heads={
             QuestionKind.NATURAL: heads,
             QuestionKind.TEXTUAL: HeadSelection(grounding={3: (2,)}, sink=SinkLayerMean(layer=0)),

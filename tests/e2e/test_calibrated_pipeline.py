@@ -21,14 +21,17 @@ from tasks.recipes import CALIBRATION_FILES, CHECKPOINT_FILES
 from tasks.rpn_files import stored_checkpoint
 from tests.e2e.command_line import FirstRun, first_run, sdrpn
 from tests.families.deepseek import tiny_deepseek_vl
+from tests.families.mistral import tiny_mistral3
 from tests.mixes import write_image
 from tests.pipelines import write_uncalibrated_pipeline
-from tests.tiny_qwen import tiny_qwen3_vl
+from tests.tiny_qwen import tiny_qwen3_5_moe, tiny_qwen3_vl
 
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("no_server")]
 
 MODELS = {
     "deepseek_vl": (tiny_deepseek_vl, {}),
+    "mistral3": (tiny_mistral3, {}),
+    "qwen3_5_moe": (tiny_qwen3_5_moe, {}),
     # The random Qwen answers these questions with nothing: let it read the data set's answers.
     "qwen3_vl": (
         tiny_qwen3_vl,

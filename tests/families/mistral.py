@@ -89,7 +89,7 @@ def _write(decoder: PreTrainedConfig, directory: Path) -> ModelProfile:
     PixtralImageProcessorPil(
         size={"longest_edge": MOST * CELL}, patch_size={"height": PATCH, "width": PATCH}
     ).save_pretrained(directory)
-    return llama_profile("mistral3", directory).model_copy(update={"images": IMAGES})
+    return llama_profile("mistral3", directory, IMAGES)
 
 
 def mistral_images(
