@@ -179,7 +179,7 @@ class ZoomPipeline:
         ``crop_tokens`` and ``withdraw_image`` as of ``from_pretrained``.
 
         Raises:
-            SdrpnError: if they do not fit each other, or ``crop_tokens`` is below 1.
+            SdrpnError: if they do not fit each other, or ``crop_tokens`` is too few for a cell.
         """
         adapter.check_crop_tokens(crop_tokens)
         config = checkpoint.config

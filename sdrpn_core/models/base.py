@@ -163,7 +163,7 @@ class ModelAdapter(ABC):
         """Prepare crops, each for at most ``max_tokens`` tokens; None for as many as an image gets.
 
         Raises:
-            ModelError: if that is less than one.
+            ModelError: if that is too few for a single cell.
         """
 
     @abstractmethod
