@@ -9,6 +9,7 @@ from typing import Any
 from data_contracts.configs import PipelineConfig
 from data_contracts.profiles import ModelProfile
 from data_contracts.runtime import RuntimeConfig
+from sdrpn_core.models.loading import model_source
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from tasks.storage.addresses import absolute_path, absolute_root, absolute_uri
 
@@ -37,7 +38,7 @@ def _profile_anywhere(given: str | ModelProfile) -> Any:
     if path is not None and not Path(path).is_file():
         return path  # whoever reads it says so
     profile = given if isinstance(given, ModelProfile) else load_profile(given)
-    folder = Path(profile.model_id)
+    folder = Path(model_source(profile.model_id))  # the built-in one lies in the package
     if folder.is_absolute() or not folder.is_dir():
         return path or profile.model_dump(mode="json")
     return {**profile.model_dump(mode="json"), "model_id": str(absolute_path(profile.model_id))}

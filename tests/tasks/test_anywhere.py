@@ -77,6 +77,13 @@ def test_a_model_in_a_folder_is_found_from_every_other(folder: Path, written_out
     assert config_anywhere(told) == told
 
 
+def test_the_built_in_model_is_no_folder_of_its_name(folder: Path) -> None:
+    """Its profile, beside a folder `reference` of notes, named that folder as the model."""
+    Path("mine.yaml").write_text(load_profile("reference").model_dump_json())
+    Path("reference").mkdir()
+    assert config_anywhere(config()).model.profile == f"{folder}/work/mine.yaml"
+
+
 def test_store_and_downloads_are_absolute(folder: Path) -> None:
     given = RuntimeConfig(store="s", downloads=DownloadSettings(folder="d"))
     told = runtime_anywhere(given)
