@@ -1,8 +1,8 @@
 """Ctrl-C that no library loses, and SIGTERM, by which schedulers stop a run, that ends it alike.
 
 Python raises KeyboardInterrupt wherever the main thread happens to be. If that is in a call that a
-library's Rust or C++ made, the library may make an error of its own of it (polars: TypeError), or
-drop it.
+library's Rust or C++ made, the library may make an error of its own of it (polars: TypeError), drop
+it, or print pages about it (polars again). So it waits until polars has returned.
 """
 
 import contextlib
@@ -116,4 +116,29 @@ def _hear(number: int, frame: FrameType | None) -> None:
     _heard = Terminated if number == signal.SIGTERM else KeyboardInterrupt
     if number == signal.SIGTERM:  # a second one ends what is stuck in a library
         signal.signal(number, signal.SIG_DFL)
-    raise _heard
+    caller = _caller_of_polars(frame)
+    if caller is None or sys.gettrace() is not None:  # a debugger's, or ours: the second Ctrl-C
+        raise _heard
+    _raise_in(caller)
+
+
+def _caller_of_polars(frame: FrameType | None) -> FrameType | None:
+    """The function that waits for polars, if one does."""
+    caller = None
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "polars":
+            caller = frame.f_back
+        frame = frame.f_back
+    return caller
+
+
+def _raise_in(caller: FrameType) -> None:
+    """Raise what was heard at the function's next line, or where it ends."""
+
+    def step(frame: FrameType, event: str, argument: Any) -> None:
+        sys.settrace(None)
+        del caller.f_trace
+        raise_lost_interrupt()
+
+    caller.f_trace = step
+    sys.settrace(lambda *_: None)  # or Python looks at no function's

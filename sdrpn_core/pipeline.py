@@ -408,5 +408,6 @@ def _checked(
         if not is_unicode(question):
             raise ValueError(f"question {index} is {question!r}, which is not valid Unicode")
         if placeholder in question and adapter.holds_placeholder(question):
-            raise ModelError(f"question {index} contains the image placeholder: {question!r}")
+            which = f"question {index}" if len(questions) > 1 else "the question"
+            raise ModelError(f"{which} contains the image placeholder: {question!r}")
     return taken

@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from itertools import islice
 from threading import Thread
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 MAX_THREADS = 16
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -45,29 +45,67 @@ def in_parallel(
     begin. An interrupt does not wait for them, and nor does the end of the process: a server may be
     silent for minutes.
     """
-    futures: deque[Future[T]] = deque()
-    waiting: deque[tuple[Future[T], A]] = deque()
-    for argument in arguments:
-        futures.append(Future())
-        waiting.append((futures[-1], argument))
-
-    def work() -> None:
-        with suppress(IndexError):  # of none that is left
-            while _keep_result(*waiting.popleft(), function):
-                pass
-        waiting.clear()
-
-    threads = [Thread(target=work, daemon=True) for _ in range(min(num_threads, len(futures)))]
+    calls = BegunCalls(function, arguments, num_threads)
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
+        calls.wait_for_all(on_look)
+    finally:
+        calls.leave()
+    return [calls.next_result() for _ in range(calls.num_left)]
+
+
+class BegunCalls(Generic[T]):
+    """Calls that threads are at work on, whose results are taken one by one, in order.
+
+    Nothing waits for those under way: neither whoever leaves them nor the end of the process.
+    """
+
+    def __init__(
+        self, function: Callable[[A], T], arguments: Iterable[A], num_threads: int = MAX_THREADS
+    ) -> None:
+        """Begin."""
+        self._futures: deque[Future[T]] = deque()
+        self._waiting: deque[tuple[Future[T], Any]] = deque()
+        for argument in arguments:
+            self._futures.append(Future())
+            self._waiting.append((self._futures[-1], argument))
+        task = (self._waiting, function)
+        num_threads = min(num_threads, len(self._futures))
+        self._threads = [Thread(target=_work, args=task, daemon=True) for _ in range(num_threads)]
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.leave()
+            raise
+
+    @property
+    def num_left(self) -> int:
+        """Results that are not taken yet."""
+        return len(self._futures)
+
+    def next_result(self) -> T:
+        """Wait for it; a call's error is raised in its turn. After one, none may be asked for."""
+        while not self._futures[0].done():
+            wait([self._futures[0]], SECONDS_BETWEEN_LOOKS)
+        return self._futures.popleft().result()
+
+    def wait_for_all(self, on_look: Callable[[], None]) -> None:
+        """Until all calls have ended, or those under way when one failed."""
+        for thread in self._threads:
             while thread.is_alive():  # a join without a limit might not let Ctrl-C through
                 thread.join(SECONDS_BETWEEN_LOOKS)
                 on_look()
-    finally:
-        waiting.clear()
-    return [futures.popleft().result() for _ in range(len(futures))]
+
+    def leave(self) -> None:
+        """Begin no others."""
+        self._waiting.clear()
+
+
+def _work(waiting: deque[tuple[Future[T], A]], function: Callable[[A], T]) -> None:
+    with suppress(IndexError):  # of none that is left
+        while _keep_result(*waiting.popleft(), function):
+            pass
+    waiting.clear()
 
 
 def made_ahead(make: Callable[[A], T], items: Iterable[A]) -> Generator[T, None, None]:

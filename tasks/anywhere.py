@@ -10,6 +10,7 @@ from data_contracts.configs import PipelineConfig
 from data_contracts.profiles import ModelProfile
 from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
+from tasks.models import found_anywhere
 from tasks.storage.addresses import absolute_path, absolute_root, absolute_uri
 
 _ADDRESSES = frozenset({"records", "images", "boxes", "files", "uri", "file", "mirrors"})
@@ -37,10 +38,9 @@ def _profile_anywhere(given: str | ModelProfile) -> Any:
     if path is not None and not Path(path).is_file():
         return path  # whoever reads it says so
     profile = given if isinstance(given, ModelProfile) else load_profile(given)
-    folder = Path(profile.model_id)
-    if folder.is_absolute() or not folder.is_dir():
-        return path or profile.model_dump(mode="json")
-    return {**profile.model_dump(mode="json"), "model_id": str(absolute_path(profile.model_id))}
+    found = found_anywhere(profile)
+    is_as_given = found.model_id == profile.model_id
+    return path if path is not None and is_as_given else found.model_dump(mode="json")
 
 
 def runtime_anywhere(runtime: RuntimeConfig) -> RuntimeConfig:

@@ -18,6 +18,7 @@ from sdrpn_core.models.devices import named_device, resolve_device
 from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.rpn.copied_layers import check_copyable
+from tasks.storage.addresses import absolute_path
 from tasks.storage.storage import Storage
 
 _SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
@@ -26,12 +27,23 @@ _LARGE_BYTES = 1 << 28
 
 
 def profile_of(model: ModelConfig) -> ModelProfile:
-    """The profile that a run names, at the revision that it names if it does."""
+    """The profile that a run names, at the revision that it names if it does.
+
+    Ids are made of it, and an RPN keeps it, so it means the same model in every working directory.
+    """
     given = model.profile
-    profile = given if isinstance(given, ModelProfile) else load_profile(given)
+    profile = found_anywhere(given if isinstance(given, ModelProfile) else load_profile(given))
     if model.revision is None:
         return profile
     return profile.model_copy(update={"revision": model.revision})
+
+
+def found_anywhere(profile: ModelProfile) -> ModelProfile:
+    """The profile, with an absolute path if its model is a folder beside the working directory."""
+    folder = Path(model_source(profile.model_id))  # the built-in one lies in the package
+    if folder.is_absolute() or not folder.is_dir():
+        return profile
+    return profile.model_copy(update={"model_id": str(absolute_path(profile.model_id))})
 
 
 def pinned(model: ModelConfig) -> ModelConfig:

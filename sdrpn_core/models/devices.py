@@ -29,27 +29,29 @@ def resolve_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=named)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(_unusable(device, error)) from error
+        raise ModelError(_unusable(device, str(error))) from error
     return named
 
 
 def named_device(device: str) -> torch.device:
-    """A device of this name, of whatever machine.
+    """A device of this name, of whatever machine, that computes.
 
     Raises:
         UnknownChoice: if that is no device's name.
     """
     try:
-        return torch.device(device)
+        named = torch.device(device)
     except RuntimeError as error:
-        raise UnknownChoice(_unusable(device, error)) from error
+        raise UnknownChoice(_unusable(device, str(error))) from error
+    if named.type in _NOT_COMPUTED_ON:
+        raise UnknownChoice(_unusable(device, "nothing is computed there"))
+    return named
 
 
-def _unusable(device: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0]
+def _unusable(device: str, reason: str) -> str:
     return (
-        f"device {device!r} cannot be used ({reason}): choose auto, cpu, or cuda:N of a GPU that "
-        "`nvidia-smi` lists"
+        f"device {device!r} cannot be used ({reason.strip().splitlines()[0]}): choose auto, cpu, "
+        "or cuda:N of a GPU that `nvidia-smi` lists"
     )
 
 

@@ -7,9 +7,10 @@ they end up in; and at hundreds of image tokens a single example already fills t
 Shape legend: N batch, L sequence, d hidden size, C image cells.
 """
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import Prompt
 from sdrpn_core.rpn.data import FeatureKey, ImageLoader, TrainingError, TrainingExample
 from sdrpn_core.rpn.network import RegionProposalNetwork
+from sdrpn_core.threads import BegunCalls
 
 NUM_IMAGE_READERS = 4
 
@@ -62,6 +64,17 @@ class PrefixFeatures:
         )
 
 
+@dataclass(frozen=True)
+class _BegunPart:
+    """A part whose images threads are reading."""
+
+    part: Part
+    missing: Sequence[TrainingExample]
+    """Those whose features are not known, each once."""
+    images: BegunCalls[PreparedImages]
+    """Of the missing ones."""
+
+
 class FrozenPrefix:
     """Features of examples by way of a cache of bounded size in host memory."""
 
@@ -90,14 +103,13 @@ class FrozenPrefix:
         Raises:
             TrainingError: if labels were made for another grid than the model's.
         """
-        readers = ThreadPoolExecutor(NUM_IMAGE_READERS)
+        todo = (self._begun(part) for part in parts)
+        begun = deque(islice(todo, 1))
         try:
-            begun = ((part, self._begin(readers, part)) for part in parts)
-            current = next(begun, None)
-            while current is not None:
-                following = next(begun, None)
-                part, images = current
-                fresh = dict(self._computed(part, images))
+            while begun:
+                begun.extend(islice(todo, 1))
+                part = begun[0].part
+                fresh = dict(self._computed(begun[0]))
                 chosen = [
                     fresh.get(e.feature_key) or self._cache[e.feature_key].to(self.adapter.device)
                     for e in part
@@ -105,26 +117,23 @@ class FrozenPrefix:
                 for example, features in zip(part, chosen, strict=True):
                     _check_grid(example, features)
                 yield part, chosen
-                current = following
+                begun.popleft()
         finally:
-            readers.shutdown(cancel_futures=True)
+            for left in begun:
+                left.images.leave()
 
-    def _begin(self, readers: Executor, part: Part) -> dict[FeatureKey, Future[PreparedImages]]:
-        """Images of those whose features are not known."""
+    def _begun(self, part: Part) -> _BegunPart:
         missing = {e.feature_key: e for e in part if e.feature_key not in self._cache}
-        return {key: readers.submit(self._prepare, e) for key, e in missing.items()}
+        images = BegunCalls(self._prepare, missing.values(), NUM_IMAGE_READERS)
+        return _BegunPart(part, tuple(missing.values()), images)
 
     def _prepare(self, example: TrainingExample) -> PreparedImages:
         return self.adapter.prepare_images([self.load_image(example)], for_labels=True)
 
-    def _computed(
-        self, part: Part, images: dict[FeatureKey, Future[PreparedImages]]
-    ) -> Iterator[tuple[FeatureKey, PrefixFeatures]]:
+    def _computed(self, begun: _BegunPart) -> Iterator[tuple[FeatureKey, PrefixFeatures]]:
         """Compute features of images as they are prepared, and cache what fits."""
-        for example in part:
-            if example.feature_key not in images:
-                continue
-            (encoded,) = self.adapter.encode_prepared(images.pop(example.feature_key).result())
+        for example in begun.missing:
+            (encoded,) = self.adapter.encode_prepared(begun.images.next_result())
             prompt = self.adapter.embed_prompt(example.question, [encoded])
             features = PrefixFeatures(
                 hidden=self._hidden(prompt),

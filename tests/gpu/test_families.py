@@ -30,7 +30,7 @@ from tests.rpn_scenes import randomly_labelled
 from tests.zoom_checks import random_images, random_pipeline
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
-IMAGES = random_images([(60, 40), (30, 50), (45, 45), (80, 20)])
+IMAGES = random_images([(60, 40), (30, 50), (45, 45), (120, 30)])
 MAX_NEW_TOKENS = 6
 NUM_DOCUMENTS = 2
 

@@ -8,6 +8,7 @@ from data_contracts.configs import PipelineConfig
 from data_contracts.runtime import DownloadSettings, RuntimeConfig
 from sdrpn_core.models.profiles import load_profile
 from tasks.anywhere import config_anywhere, runtime_anywhere
+from tasks.models import profile_of
 
 
 def config(folder: str = "", above: str = "../") -> PipelineConfig:
@@ -75,6 +76,15 @@ def test_a_model_in_a_folder_is_found_from_every_other(folder: Path, written_out
     told = config_anywhere(given)
     assert told.model.profile == found
     assert config_anywhere(told) == told
+    # Ids are made of it: a run under Prefect and one without trained an RPN each.
+    assert profile_of(given.model) == profile_of(told.model) == found
+
+
+def test_the_built_in_model_is_no_folder_of_its_name(folder: Path) -> None:
+    """Its profile, beside a folder `reference` of notes, named that folder as the model."""
+    Path("mine.yaml").write_text(load_profile("reference").model_dump_json())
+    Path("reference").mkdir()
+    assert config_anywhere(config()).model.profile == f"{folder}/work/mine.yaml"
 
 
 def test_store_and_downloads_are_absolute(folder: Path) -> None:

@@ -111,7 +111,8 @@ def test_what_cannot_be_answered_is_a_row_with_a_reason(
     assert [row["answer"] is None for row in found] == [False, True, True, True, False]
     assert "no such image" in found[1]["error"]
     assert "not an image" in found[2]["error"]
-    assert "image placeholder" in found[3]["error"]
+    refusal = "the question contains the image placeholder: 'what <image> it'"  # not its call's 0th
+    assert found[3]["error"] == refusal
 
 
 def test_a_batch_that_is_too_large_for_the_device_is_made_smaller_for_good(

@@ -3,8 +3,10 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
+import polars as pl
 import pytest
 
 from flows.interrupts import Terminated, interrupts_heard, interrupts_held, raise_lost_interrupt
@@ -70,6 +72,35 @@ def test_ctrl_c_of_which_a_library_made_an_error(made_of_it: BaseException):
     with pytest.raises(KeyboardInterrupt) as caught:
         do(dropped_ctrl_c, fail)
     assert caught.value.__cause__ is made_of_it
+
+
+@pytest.mark.parametrize("signal_sent", [ctrl_c, sigterm])
+def test_an_interrupt_waits_until_polars_has_returned(
+    signal_sent: Callable[[], None], capfd: pytest.CaptureFixture[str]
+):
+    """Its Rust printed pages about a panic: it asks Python for every column's type."""
+    frame = pl.DataFrame({"a": [[1.0]]})
+    sent_from: list[str] = []
+
+    def send(called: FrameType, event: str, argument: object) -> None:
+        if event == "call" and called.f_code is pl.List.__init__.__code__ and not sent_from:
+            sent_from.append(called.f_globals["__name__"])
+            signal_sent()
+
+    def read_on() -> None:
+        sys.setprofile(send)
+        try:
+            while True:
+                frame.rows()
+                assert frame.dtypes == [pl.List(pl.Float64)]
+        finally:
+            sys.setprofile(None)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        do(read_on)
+    assert sent_from == ["polars.datatypes.classes"]
+    assert caught.value.__cause__ is None
+    assert capfd.readouterr().err == ""
 
 
 def test_ctrl_c_that_a_library_dropped():

@@ -117,8 +117,9 @@ def test_a_directory_that_is_not_there(profile: ModelProfile, model_id: str) -> 
         load_adapter(profile.model_copy(update={"model_id": model_id}), device="cpu")
 
 
-@pytest.mark.parametrize("device", ["cuda:97", "abacus"])
+@pytest.mark.parametrize("device", ["cuda:97", "abacus", "meta"])
 def test_a_device_that_is_not_there(profile: ModelProfile, device: str) -> None:
+    """``meta`` was taken, and the first answer ended in an error of torch."""
     with pytest.raises(ModelError, match=f"device '{device}' cannot be used .*: choose auto"):
         load_adapter(profile, device=device)
 

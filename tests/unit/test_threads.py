@@ -9,7 +9,7 @@ from weakref import ReferenceType, ref
 
 import pytest
 
-from sdrpn_core.threads import in_parallel
+from sdrpn_core.threads import BegunCalls, in_parallel
 from tests.architecture.source_tree import CHECKOUT
 from tests.patience import PATIENCE_SECONDS
 
@@ -32,6 +32,27 @@ def test_a_failure_in_parallel_ends_what_has_not_begun():
     with pytest.raises(ValueError, match="first"):
         in_parallel(call, range(1000))
     assert len(called) < 1000
+
+
+def test_a_result_is_taken_while_later_calls_are_under_way():
+    """Whoever leaves then begins no others, and waits for none."""
+    may_end = Event()
+    begun = []
+
+    def call(number: int) -> int:
+        begun.append(number)
+        if number > 0:
+            may_end.wait(PATIENCE_SECONDS)
+        return number
+
+    calls = BegunCalls(call, range(1000), num_threads=4)
+    assert calls.next_result() == 0
+    calls.leave()
+    may_end.set()
+    calls.wait_for_all(lambda: None)
+    assert sorted(begun) == list(range(len(begun)))
+    assert len(begun) <= 5
+    assert calls.num_left == 999
 
 
 SILENT_SERVERS = """

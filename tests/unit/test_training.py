@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from queue import Queue
 from threading import Event
 from typing import Any
 
@@ -22,6 +23,7 @@ from sdrpn_core.rpn.data import TrainingError, TrainingExample, split_examples
 from sdrpn_core.rpn.features import FrozenPrefix
 from sdrpn_core.rpn.resume import PARAMETERS
 from sdrpn_core.rpn.training import learning_rate, train_rpn
+from tests.patience import PATIENCE_SECONDS
 from tests.rpn_scenes import bright_patch_examples, curve, loader
 from tests.tiny_models import tiny_llava
 
@@ -147,6 +149,25 @@ def test_a_picture_that_is_gone_stops_training_in_its_turn(
     assert next(found)[0] == examples[:2]
     with pytest.raises(KeyError, match=gone):
         next(found)
+
+
+def test_training_that_is_left_waits_for_no_picture(adapter: ModelAdapter, dataset: Any) -> None:
+    """A Ctrl-C was followed only once the server of the pictures had answered, or was given up."""
+    examples, images = dataset
+    has_left = Event()
+    answers: Queue[bool] = Queue()
+
+    def load(example: TrainingExample) -> Image.Image:
+        if example is examples[1]:
+            answers.put(has_left.wait(PATIENCE_SECONDS / 4))
+        return images[example.image_uri]
+
+    prefix = FrozenPrefix(adapter, load, branch_layer=2, cache_bytes=0)
+    found = prefix.of_parts([examples[:1], examples[1:2]])
+    next(found)
+    found.close()
+    has_left.set()
+    assert answers.get(timeout=PATIENCE_SECONDS), "left only after the picture had come"
 
 
 def test_order_of_examples_does_not_matter(adapter: ModelAdapter, dataset: Any) -> None:
