@@ -13,6 +13,22 @@ from flows.output_files import new_folder_option
 _BATCH_SIZE = 16
 _STUDY = {"exhaustive_heads": 3, "planted_sinks": True}
 
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How heads are chosen: by the scenes' boxes, or unsupervised, by attention alone.",
+        show_default="boxes",
+    ),
+]
+StudyOption = Annotated[
+    bool,
+    typer.Option(
+        "--study",
+        help="Also try all sets of up to 3 heads, and sink rules on planted sinks "
+        "(small models only).",
+    ),
+]
+
 
 def calibrate(
     model: Annotated[str, typer.Option(help="Hub id, folder, or reference.", show_default=False)],
@@ -29,21 +45,8 @@ def calibrate(
         int | None,
         typer.Option("--scenes", help="How many scenes to show the model.", show_default="300"),
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="How heads are chosen: by the scenes' boxes, or unsupervised, by attention alone.",
-            show_default="boxes",
-        ),
-    ] = None,
-    study: Annotated[
-        bool,
-        typer.Option(
-            "--study",
-            help="Also try all sets of up to 3 heads, and sink rules on planted sinks "
-            "(small models only).",
-        ),
-    ] = False,
+    method: MethodOption = None,
+    study: StudyOption = False,
     settings_file: Annotated[
         Path | None, typer.Option("--settings", help="YAML file of CalibrationSettings.")
     ] = None,

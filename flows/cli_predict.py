@@ -30,6 +30,19 @@ if TYPE_CHECKING:
     from tasks.asked_questions import Asked
     from tasks.predict import PredictSetup
 
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        help="File for many answers (JSON Lines). If stopped, give the same command again."
+    ),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Precision of the model: float32, bfloat16 or float16.",
+        show_default="float32 on a CPU, the RPN's own on a GPU",
+    ),
+]
 CropTokensOption = Annotated[
     int | None,
     typer.Option(
@@ -72,22 +85,11 @@ def predict(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            help="File for many answers (JSON Lines). If stopped, give the same command again."
-        ),
-    ] = None,
+    output: OutputOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per answer.")] = 32,
     crop_tokens: CropTokensOption = None,
     withdraw_image: WithdrawOption = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="Precision of the model: float32, bfloat16 or float16.",
-            show_default="float32 on a CPU, the RPN's own on a GPU",
-        ),
-    ] = None,
+    dtype: PrecisionOption = None,
     store: StoreOption = None,
     runtime: RuntimeOption = None,
     device: DeviceOption = None,

@@ -250,15 +250,22 @@ def _save(
             # Around one, but in models that add one to them.
             mean = parameter.mean().item() if name.endswith("weight") else float("norm" in name)
             nn.init.normal_(parameter, mean=mean, std=0.2)
-    end = SPECIAL.index("<|im_end|>")
-    # A louder end token makes answers end at different lengths, as real ones do.
-    model.get_output_embeddings().weight.data[end] *= 2
-    model.generation_config.eos_token_id = [end, SPECIAL.index("<|endoftext|>")]
-    model.generation_config.pad_token_id = SPECIAL.index("<|endoftext|>")
-    model.save_pretrained(directory)
-    (tokenizer or qwen_tokenizer()).save_pretrained(directory)
+    save_answering(model, tokenizer or qwen_tokenizer(), directory, "<|im_end|>", "<|endoftext|>")
     cut = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2}
     (directory / "preprocessor_config.json").write_text(json.dumps(processor | cut))
+
+
+def save_answering(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, *ends: str
+) -> None:
+    """Write a model and its tokenizer, such that these tokens end an answer."""
+    ids = tokenizer.convert_tokens_to_ids(list(ends))
+    # A louder end token makes answers end at different lengths, as real ones do.
+    model.get_output_embeddings().weight.data[ids[0]] *= 2
+    model.generation_config.eos_token_id = ids
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
 
 
 def qwen_profile(

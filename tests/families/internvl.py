@@ -17,7 +17,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from data_contracts.profiles import ImageSettings, ModelProfile
 from sdrpn_core.models.internvl import InternVlAdapter
-from tests.tiny_qwen import decoder_sizes, qwen_profile, qwen_tokenizer
+from tests.tiny_qwen import decoder_sizes, qwen_profile, qwen_tokenizer, save_answering
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"]
 SIDE = 40
@@ -64,13 +64,7 @@ def _write(decoder: PreTrainedConfig, directory: Path) -> ModelProfile:
         if name.endswith(("bias", "cls_token", "position_embeddings")) or "norm" in name:
             # Zeros and ones at initialisation, and nothing would tell whether they are used.
             nn.init.normal_(parameter, mean=float(name.endswith("norm.weight")), std=0.2)
-    end = SPECIAL.index("<|im_end|>")
-    # A louder end token makes answers end at different lengths, as real ones do.
-    model.get_output_embeddings().weight.data[end] *= 2
-    model.generation_config.eos_token_id = end
-    model.generation_config.pad_token_id = SPECIAL.index("<|endoftext|>")
-    model.save_pretrained(directory)
-    qwen_tokenizer(SPECIAL).save_pretrained(directory)
+    save_answering(model, qwen_tokenizer(SPECIAL), directory, "<|im_end|>")
     GotOcr2ImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
         image_mean=[0.485, 0.456, 0.406],

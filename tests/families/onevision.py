@@ -22,7 +22,7 @@ from data_contracts.profiles import ImageSettings, ModelProfile
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
-from tests.tiny_qwen import decoder_sizes, qwen_profile, qwen_tokenizer
+from tests.tiny_qwen import decoder_sizes, qwen_profile, qwen_tokenizer, save_answering
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
 SIDE = 40
@@ -50,13 +50,7 @@ def tiny_llava_onevision(directory: Path) -> ModelProfile:
         image_grid_pinpoints=[[SIDE * h, SIDE * w] for h in (1, 2) for w in (1, 2)],
     )
     model = LlavaOnevisionForConditionalGeneration(config)
-    end = SPECIAL.index("<|im_end|>")
-    # A louder end token makes answers end at different lengths, as real ones do.
-    model.get_output_embeddings().weight.data[end] *= 2
-    model.generation_config.eos_token_id = end
-    model.generation_config.pad_token_id = SPECIAL.index("<|endoftext|>")
-    model.save_pretrained(directory)
-    qwen_tokenizer(SPECIAL).save_pretrained(directory)
+    save_answering(model, qwen_tokenizer(SPECIAL), directory, "<|im_end|>")
     LlavaOnevisionImageProcessorPil(
         size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=config.image_grid_pinpoints
     ).save_pretrained(directory)
