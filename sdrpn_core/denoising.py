@@ -28,8 +28,8 @@ class DenoisedMaps:
     foreground_mask: Tensor
     """(N, h, w) bool."""
     rival: Tensor
-    """(N,) strongest cell above the foreground threshold that is not connected to the maximum; 0
-    where there is none, or no rule asks for it."""
+    """(N,) strongest cell above the foreground threshold that is not connected to the maximum, to
+    one of them where several cells share it; 0 where there is none, or no rule asks for it."""
     sink_mask: Tensor
     """(N, h, w) bool, cells taken for attention sinks."""
     content_mask: Tensor
@@ -55,18 +55,28 @@ def denoise(
     denoised = attention.masked_fill(sink_mask | ~content_mask, 0.0)
     peak = denoised.amax(dim=(1, 2), keepdim=True)
     strong = (denoised > settings.foreground_ratio_threshold * peak) & (denoised > 0)
-    strongest = strong
-    if settings.strongest_region_only or settings.max_rival_ratio is not None:
-        strongest = _connected(strong & (denoised == peak), strong)
+    foreground, rival = strong, torch.zeros_like(peak.flatten())
+    if settings.strongest_region_only:
+        foreground = _connected(strong & (denoised == peak), strong)
+    if settings.max_rival_ratio is not None:
+        rival = _rival(denoised, strong)
     return DenoisedMaps(
         attention=denoised,
         peak=peak,
-        foreground_mask=strongest if settings.strongest_region_only else strong,
-        rival=denoised.masked_fill(~strong | strongest, 0.0).amax(dim=(1, 2)),
+        foreground_mask=foreground,
+        rival=rival,
         sink_mask=sink_mask,
         content_mask=content_mask,
         has_attention=is_finite & (attention.amax(dim=(1, 2)) > 0),
     )
+
+
+def _rival(attention: Tensor, strong: Tensor) -> Tensor:
+    """(N,) strongest of the strong cells (N, h, w) outside the region of one maximum."""
+    places = attention.flatten(1).argmax(dim=1, keepdim=True)
+    seeds = torch.zeros_like(strong).flatten(1).scatter_(1, places, value=True).view_as(strong)
+    others = strong & ~_connected(seeds & strong, strong)
+    return attention.masked_fill(~others, 0.0).amax(dim=(1, 2))
 
 
 def _connected(seeds: Tensor, mask: Tensor) -> Tensor:

@@ -114,8 +114,7 @@ def make_pseudo_labels(
     )
     status = _status(denoised, boxes, settings)
     is_accepted = (status == 0)[:, None, None]
-    labels = torch.full(attention.shape, int(RoiLabel.IGNORE), dtype=torch.int8)
-    labels = labels.to(attention.device)
+    labels = torch.full_like(attention, int(RoiLabel.IGNORE), dtype=torch.int8)
     labels[background & is_accepted] = int(RoiLabel.BACKGROUND)
     labels[denoised.foreground_mask & is_accepted] = int(RoiLabel.FOREGROUND)
     return PseudoLabels(
@@ -225,7 +224,7 @@ def _status(denoised: DenoisedMaps, boxes: torch.Tensor, settings: LabelSettings
     box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     num_cells = content.flatten(1).sum(dim=1)
     if settings.reference_geometry:
-        num_cells = torch.full_like(num_cells, content[0].numel() if len(content) else 0)
+        num_cells = torch.full_like(num_cells, content.shape[1:].numel())
     is_too_large = box_area >= settings.max_box_area_ratio * num_cells.double()
     status = torch.zeros_like(box_area)
     # Later lines win: the first cause in the order of PseudoLabels.status is written last.

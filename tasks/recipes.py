@@ -241,11 +241,13 @@ def labels_recipe(attention: Manifest, settings: LabelSettings) -> Recipe:
     is_internvl = attention.recipe.config.get("model", {}).get("family") == "internvl"
     # Its canvases are no squares, and were once masked as such: those labels and these do not mix.
     padding = {"padding": "of the canvas"} if is_internvl else {}
+    # Regions that share the maximum were once no rivals of each other.
+    rivals = {"rivals": "equals too"} if settings.max_rival_ratio is not None else {}
     return Recipe(
         stage=Stage.MAKE_LABELS,
         stage_version=pseudo_labels.STAGE_VERSION,
         schema_id=SchemaId.PSEUDO_LABEL,
-        config=settings.model_dump(mode="json") | padding,
+        config=settings.model_dump(mode="json") | padding | rivals,
         inputs=(str(attention.recipe.ref),),
         num_shards=len(attention.shards),
     )

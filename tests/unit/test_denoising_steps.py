@@ -112,12 +112,20 @@ def test_rivals_are_scipys_other_components(sample, ratio):
     strict = lenient.model_copy(update={"max_rival_ratio": ratio})
     every = foreground_cells(grounding[None], None, lenient)[0]
     components, _ = ndimage.label(every, np.ones((3, 3)))
-    strongest = np.unique(components[every & (grounding == grounding.max())])
+    strongest = components[every & (grounding == grounding.max())][:1]
     rivals = grounding[every & ~np.isin(components, strongest)].astype(np.float64)
     before, after = one(grounding, None, lenient).status[0], one(grounding, None, strict).status[0]
     is_rivalled = rivals.max(initial=0.0) >= ratio * float(grounding.max()) and rivals.size > 0
     rejected = before == LabelStatus.OK and is_rivalled
     assert after == (LabelStatus.AMBIGUOUS if rejected else before)
+
+
+def test_regions_that_share_the_maximum_are_rivals():
+    """Neither was outside the strongest regions, so a sample as ambiguous as can be passed."""
+    grounding = blob((12, 12), 1, 1, 3, 3) + blob((12, 12), 8, 8, 10, 11)
+    strict = DEFAULT.model_copy(update={"max_rival_ratio": 1.0, "max_box_area_ratio": 1.0})
+    assert one(grounding, None, strict).status == (LabelStatus.AMBIGUOUS,)
+    assert one(blob((12, 12), 1, 1, 3, 3), None, strict).status == (LabelStatus.OK,)
 
 
 def test_rejection_of_rivals_is_a_denoising_step_of_its_own():
