@@ -84,6 +84,12 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return upright
 
 
+def is_stored_turned(data: bytes) -> bool:
+    """Whether ``decode_image`` turns or flips the pixels of a file that it can decode."""
+    with Image.open(io.BytesIO(data)) as image:
+        return _turn(image) is not None
+
+
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:

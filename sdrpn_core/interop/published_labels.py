@@ -9,23 +9,21 @@ kind of the question.
 """
 
 import hashlib
-import io
 import math
-import struct
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
 
 from data_contracts.artifact import ID_LENGTH, canonical_json
 from data_contracts.enums import ExtractionStatus, QuestionKind
 from data_contracts.interop import PublishedLabels
 from sdrpn_core.geometry import GridShape, Letterbox
-from sdrpn_core.images import UnreadableImage, decode_image
+from sdrpn_core.images import UnreadableImage, decode_image, is_stored_turned
 from sdrpn_core.records import image_path
+from sdrpn_core.source_paths import is_unicode
 
 STAGE_VERSION = 1
 KERNEL = "imported/sd-rpn"
@@ -113,7 +111,7 @@ def attention_row(
         size = decode_image(image).size
     except UnreadableImage as error:
         raise BadRow(f"image {row.image!r}: {error}") from error
-    if _is_turned(image):
+    if is_stored_turned(image):
         raise BadRow(
             f"image {row.image!r} is stored turned (EXIF): the authors ran the model on it unturned"
         )
@@ -147,7 +145,7 @@ def _text(row: dict[Any, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         raise BadRow(f"{key} is {_kind(value)}, not text")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not is_unicode(value):
         raise BadRow(f"{key} is not valid Unicode")
     return value
 
@@ -202,15 +200,6 @@ def _map(row: dict[Any, Any], key: str) -> NDArray[np.float32] | None:
     if values.min() < 0 or values.max() > _MAX_ATTENTION:
         raise BadRow(f"{key} has values outside 0 to 1")
     return values
-
-
-def _is_turned(data: bytes) -> bool:
-    """Whether viewers turn or flip the picture, as the authors' code did not."""
-    with Image.open(io.BytesIO(data)) as image:
-        try:
-            return int(image.getexif().get(ExifTags.Base.Orientation, 1)) in range(2, 9)
-        except (SyntaxError, ValueError, OSError, struct.error):
-            return False  # a malformed EXIF block turns nothing
 
 
 def _kind(value: object) -> str:

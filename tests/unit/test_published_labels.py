@@ -8,6 +8,7 @@ from PIL import Image
 
 from data_contracts.interop import PublishedLabels
 from sdrpn_core.interop.published_labels import BadRow, attention_row, read_row
+from tests import image_files
 from tests.published import llava_row, qwen_row
 
 SETTINGS = PublishedLabels(files=("labels.pkl",), images="images")
@@ -142,6 +143,21 @@ def test_images_that_do_not_match_the_maps(image: bytes, reason: str) -> None:
         attention_row(read_row(llava_row(0), SETTINGS), SETTINGS, "x.jpg", image)
 
 
-def test_an_upright_orientation_tag_is_no_reason() -> None:
-    row = read_row(llava_row(0), SETTINGS)
-    assert attention_row(row, SETTINGS, "x.jpg", encoded((60, 40), orientation=1))["image_width"]
+_TEXT_SIX = b"\x12\x01\x02\x00\x02\x00\x00\x006\x00\x00\x00"
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        encoded((60, 40), orientation=1),
+        image_files.encoded(
+            Image.new("RGB", (60, 40)),
+            "JPEG",
+            exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00" + _TEXT_SIX + bytes(4),
+        ),
+    ],
+)
+def test_an_orientation_that_turns_nothing_is_no_reason(image: bytes) -> None:
+    """A text is no orientation: decoding does not turn a picture by it either."""
+    row = attention_row(read_row(llava_row(0), SETTINGS), SETTINGS, "x.jpg", image)
+    assert row["image_width"] == 60
