@@ -16,6 +16,7 @@ Several boxes, of one row or of rows with one id, become the smallest one that h
 is what has to be seen to answer (Visual-CoT's authors do the same).
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -127,6 +128,8 @@ def _around(boxes: Sequence[Box]) -> Box:
 
 def _numbers(box: Sequence[Any]) -> Box:
     x0, y0, x1, y1 = (float(value) for value in box)
+    if not math.isfinite(x0 + y0 + x1 + y1):
+        raise ValueError(f"box {list(box)} is not of finite numbers")
     return x0, y0, x1, y1
 
 

@@ -83,6 +83,8 @@ def test_files_of_every_kind(memory_store: ArtifactStore, tmp_path: Path):
     ("text", "reason"),
     [
         ('{"question_id": 1, "box": [0, 0, 0, 9]}', "row 0.*no area"),
+        ('{"question_id": 1, "box": [0, 0, NaN, 9]}', "row 0.*not of finite numbers"),
+        ('{"question_id": 1, "bboxs": [[0, 0, 9, 9], [1, NaN, 2, 2]]}', "row 0.*not of finite"),
         ('{"question_id": 1, "box": [0, 0, 9]}', "row 0"),
         ('{"question_id": 1}', "row 0.*bbox"),
         ('{"question_id": 1, "bbox": [[]]}', "row 0"),
