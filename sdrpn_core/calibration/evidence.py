@@ -22,7 +22,7 @@ class CalibrationEvidence(Settings):
     settings: CalibrationSettings
     num_questions: dict[QuestionKind, int]
     num_unusable: int
-    """Questions whose answer was empty or did not end."""
+    """Questions whose answer was empty, did not end, or was of no finite numbers."""
     num_padded: int
     """Questions about letterboxed images, the only ones that padding masks matter for."""
     head_scores: dict[QuestionKind, tuple[HeadScore, ...]]

@@ -20,7 +20,12 @@ from data_contracts.enums import QuestionKind
 from data_contracts.errors import SdrpnError
 from data_contracts.sink_rules import Heads, HiddenSignal, SinkDimensions, SinkHiddenNorm
 from sdrpn_core.evaluation.roi_quality import true_cells, true_coverage
-from sdrpn_core.extraction.generated_answers import CapturedBatch, Request, capture_attention
+from sdrpn_core.extraction.generated_answers import (
+    NOT_FINITE,
+    CapturedBatch,
+    Request,
+    capture_attention,
+)
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.reference.backgrounds import photograph_folder
@@ -71,7 +76,7 @@ class AttentionMaps:
     example_indices: NDArray[np.int64]
     """(N,) position of each question among the examples."""
     num_unusable: int
-    """Questions left out because the answer was empty or did not end."""
+    """Questions left out because the answer was empty, did not end, or was of no finite numbers."""
     hidden: Mapping[HiddenSignal, Tensor] = field(default_factory=dict)
     """Sink signal of the hidden states -> (N, h, w) float32."""
 
@@ -195,7 +200,7 @@ def capture_maps(
         usable.add(captured, start)
         if on_progress is not None:
             on_progress(start + len(batch), len(examples))
-    _check_usable(len(usable.indices), len(examples), set(usable.grids), max_new_tokens)
+    _check_usable(usable, len(examples), max_new_tokens)
     return usable.attention_maps(examples, tuple(every_head))
 
 
@@ -206,26 +211,34 @@ class _UsableAnswers:
         self.signals = signals
         self.indices: list[int] = []
         """Positions of the answered questions among the examples."""
+        self.num_not_finite = 0
         self.grids: list[GridShape] = []
         self._letterboxes: list[Letterbox] = []
         self._responses: list[Tensor] = []
         self._hidden: dict[HiddenSignal, list[Tensor]] = {signal: [] for signal in signals}
 
     def add(self, captured: CapturedBatch, start: int) -> None:
-        """Keep the answers of a batch that are neither empty nor cut off.
+        """Keep the answers of a batch that are neither empty nor cut off, and finite throughout.
 
         Args:
             captured: the batch.
             start: position of its first question among the examples.
         """
         for row, answer in enumerate(captured.responses):
+            if not captured.are_finite[row]:
+                self.num_not_finite += 1
+                continue
             if not (answer.tokens and answer.is_finished):
                 continue
             grid = captured.grids[row]
+            response = _stacked(captured.response_attention, row, grid)
+            if not response.isfinite().all():
+                self.num_not_finite += 1
+                continue
             self.indices.append(start + row)
             self.grids.append(grid)
             self._letterboxes.append(captured.letterboxes[row])
-            self._responses.append(_stacked(captured.response_attention, row, grid))
+            self._responses.append(response)
             for signal, maps in self._hidden.items():
                 maps.append(captured.hidden_map(signal, row))
 
@@ -277,11 +290,13 @@ def _padded_sizes(letterboxes: Sequence[Letterbox]) -> NDArray[np.int64] | None:
     return placements if (placements[:, :2] != placements[:, 2:]).any() else None
 
 
-def _check_usable(
-    num_kept: int, num_asked: int, grids: set[GridShape], max_new_tokens: int
-) -> None:
+def _check_usable(usable: _UsableAnswers, num_asked: int, max_new_tokens: int) -> None:
+    num_kept, grids = len(usable.indices), set(usable.grids)
     # Below half, what is left says more about how answers end than about where they look.
     if num_kept < max(num_asked / 2, 6):
+        num_overflown = usable.num_not_finite
+        if 2 * num_overflown > num_asked - num_kept:
+            raise CalibrationError(f"{num_overflown} of {num_asked} questions: {NOT_FINITE}")
         raise CalibrationError(
             f"only {num_kept} of {num_asked} answers were neither empty nor longer than "
             f"{max_new_tokens} tokens: check the profile's prompt or raise max_new_tokens"

@@ -362,6 +362,17 @@ def test_unusable_answers_are_reported_not_calibrated_on(tiny_model: str) -> Non
         capture_maps(adapter, examples, max_new_tokens=1, batch_size=8)
 
 
+@pytest.mark.parametrize("layer", [1, -1])
+def test_numbers_that_are_not_finite_are_not_calibrated_on(tiny_model: str, layer: int) -> None:
+    """The advice was to look at the prompt, or to allow longer answers."""
+    adapter = load_adapter(draft_profile(tiny_model), device="cpu", dtype="float16")
+    with torch.no_grad():
+        adapter.decoder.layers[layer].mlp.down_proj.weight.fill_(torch.inf)
+    examples = list(scene_examples(TINY_SETTINGS))[:8]
+    with pytest.raises(CalibrationError, match=r"8 of 8 questions: .*take bfloat16"):
+        capture_maps(adapter, examples, max_new_tokens=4, batch_size=8)
+
+
 def test_scene_examples_depend_on_settings_only() -> None:
     settings = CalibrationSettings(num_scenes=12, seed=3)
     first, second = (list(scene_examples(settings)) for _ in range(2))
