@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -362,15 +362,14 @@ def test_unusable_answers_are_reported_not_calibrated_on(tiny_model: str) -> Non
         capture_maps(adapter, examples, max_new_tokens=1, batch_size=8)
 
 
-@pytest.mark.parametrize("layer", [1, -1])
-def test_numbers_that_are_not_finite_are_not_calibrated_on(tiny_model: str, layer: int) -> None:
+def test_numbers_that_are_not_finite_are_not_calibrated_on(tiny_model: str) -> None:
     """The advice was to look at the prompt, or to allow longer answers."""
     adapter = load_adapter(draft_profile(tiny_model), device="cpu", dtype="float16")
     with torch.no_grad():
-        adapter.decoder.layers[layer].mlp.down_proj.weight.fill_(torch.inf)
-    examples = list(scene_examples(TINY_SETTINGS))[:8]
-    with pytest.raises(CalibrationError, match=r"8 of 8 questions: .*take bfloat16"):
-        capture_maps(adapter, examples, max_new_tokens=4, batch_size=8)
+        adapter.decoder.layers[-1].mlp.down_proj.weight.fill_(torch.inf)
+    examples = list(islice(scene_examples(TINY_SETTINGS), 3))
+    with pytest.raises(CalibrationError, match=r"3 of 3 questions: .*take bfloat16"):
+        capture_maps(adapter, examples, max_new_tokens=2, batch_size=3)
 
 
 def test_scene_examples_depend_on_settings_only() -> None:
