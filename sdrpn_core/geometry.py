@@ -11,7 +11,7 @@ Conventions, used everywhere:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,11 @@ class BoxXYXY(NamedTuple):
     y0: float
     x1: float
     y1: float
+
+    @classmethod
+    def whole(cls, image_size: tuple[int, int]) -> Self:
+        """All of an image of this (width, height)."""
+        return cls(0.0, 0.0, float(image_size[0]), float(image_size[1]))
 
     @property
     def area(self) -> float:
@@ -276,7 +281,7 @@ class Letterbox:
 
     def content_mask(self, grid: GridShape) -> NDArray[np.bool_]:
         """Cells that show any of the image, (h, w); the others are padding only."""
-        return self.touched([BoxXYXY(0.0, 0.0, *map(float, self.image_size))], grid)
+        return self.touched([BoxXYXY.whole(self.image_size)], grid)
 
     def _overlaps(self, boxes: Sequence[BoxXYXY], grid: GridShape) -> tuple[FloatArray, FloatArray]:
         """(boxes, h) and (boxes, w) share of each row and each column that a box covers."""

@@ -33,9 +33,9 @@ def visual_cot_record(line: object, number: int, image_folder: str | None) -> ob
 
 def visual_cot_box(line: object, record: object) -> Record | None:
     """The box around all that a line marks; None if it marks nothing that is a box."""
-    boxes = line.get("bboxs", line.get("bbox")) if isinstance(line, Mapping) else None
-    if not isinstance(record, dict) or "image" not in record:
+    if not isinstance(line, Mapping) or not isinstance(record, dict) or "image" not in record:
         return None
+    boxes = line.get("bboxs", line.get("bbox"))
     if not isinstance(boxes, Sequence) or not boxes:
         return None
     listed = [boxes] if isinstance(boxes[0], int | float) else list(boxes)
@@ -46,9 +46,9 @@ def visual_cot_box(line: object, record: object) -> Record | None:
         "source_id": record["id"],
         "image": record["image"],
         "turn": 0,
-        "question": line.get("question") if isinstance(line, Mapping) else None,
+        "question": line.get("question"),
         "box": [min(x0), min(y0), max(x1), max(y1)],
-        "layout": str(line.get("dataset", "")) if isinstance(line, Mapping) else "",
+        "layout": str(line.get("dataset", "")),
     }
 
 

@@ -29,9 +29,8 @@ def mean_interval(scores: Scores, *, num_resamples: int, seed: int) -> Interval:
         num_resamples: bootstrap resamples.
         seed: of the resampling.
     """
-    _check_length(scores)
-    means = [scores[drawn].mean(axis=1) for drawn in _resamples(len(scores), num_resamples, seed)]
-    return _interval(float(scores.mean()), np.concatenate(means))
+    means = _resampled_means(scores, num_resamples, seed)
+    return _interval(float(scores.mean()), means)
 
 
 def difference_interval(
@@ -45,9 +44,7 @@ def difference_interval(
         num_resamples: bootstrap resamples.
         seed: of the resampling.
     """
-    if scores.shape != baseline.shape:
-        raise ValueError(f"cannot pair {len(scores)} with {len(baseline)} documents")
-    return mean_interval(scores - baseline, num_resamples=num_resamples, seed=seed)
+    return mean_interval(_gain(scores, baseline), num_resamples=num_resamples, seed=seed)
 
 
 def difference_p_value(scores: Scores, baseline: Scores, *, num_resamples: int, seed: int) -> float:
@@ -57,13 +54,7 @@ def difference_p_value(scores: Scores, baseline: Scores, *, num_resamples: int, 
     the data themselves as one more of each; never 0, since so many resamples cannot tell.
     Arguments as of ``difference_interval``.
     """
-    if scores.shape != baseline.shape:
-        raise ValueError(f"cannot pair {len(scores)} with {len(baseline)} documents")
-    _check_length(scores)
-    gain = scores - baseline
-    means = np.concatenate(
-        [gain[drawn].mean(axis=1) for drawn in _resamples(len(gain), num_resamples, seed)]
-    )
+    means = _resampled_means(_gain(scores, baseline), num_resamples, seed)
     rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (len(means) + 1))
 
@@ -96,6 +87,20 @@ def recovered_share_interval(
         gains, possibles = gain[drawn].mean(axis=1), possible[drawn].mean(axis=1)
         shares.append(gains[possibles > 0] / possibles[possibles > 0])
     return _interval(float(gain.mean() / possible.mean()), np.concatenate(shares))
+
+
+def _gain(scores: Scores, baseline: Scores) -> Scores:
+    """(M,) score by score; both are of the same documents."""
+    if scores.shape != baseline.shape:
+        raise ValueError(f"cannot pair {len(scores)} with {len(baseline)} documents")
+    return scores - baseline
+
+
+def _resampled_means(values: Scores, num_resamples: int, seed: int) -> Scores:
+    """Mean of each resample of (M,) values."""
+    _check_length(values)
+    drawn = _resamples(len(values), num_resamples, seed)
+    return np.concatenate([values[rows].mean(axis=1) for rows in drawn])
 
 
 def _resamples(num_documents: int, num_resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -58,9 +58,7 @@ def flash_is_usable() -> bool:
 
     One log line if it is there and cannot be used.
     """
-    if not torch.cuda.is_available():
-        return False
-    if torch.cuda.get_device_capability() < _FLASH_COMPUTE_CAPABILITY:
+    if not _gpu_suits():
         return False
     try:
         import_module("flash_attn")
@@ -84,15 +82,20 @@ def torch_flash_is_usable() -> bool:
 
     It is tried, as torch has it since 2.12 only, and may be built without it.
     """
-    if not torch.cuda.is_available():
-        return False
-    if torch.cuda.get_device_capability() < _FLASH_COMPUTE_CAPABILITY:
+    if not _gpu_suits():
         return False
     try:
         return all(_torch_flash_difference(is_padded) < 2**-5 for is_padded in (False, True))
     except (ImportError, RuntimeError, TypeError) as error:
         log.info("torch's flash attention is not used for padded prompts: %s", error)
         return False
+
+
+def _gpu_suits() -> bool:
+    return (
+        torch.cuda.is_available()
+        and torch.cuda.get_device_capability() >= _FLASH_COMPUTE_CAPABILITY
+    )
 
 
 def _torch_flash_difference(is_padded: bool) -> float:

@@ -99,9 +99,9 @@ class ColumnMasks:
         return self._is_full
 
     def _keys(self) -> Tensor:
-        return (
-            torch.ones_like(self._image_numbers > 0) if self._key_mask is None else self._key_mask
-        )
+        if self._key_mask is None:
+            return torch.ones_like(self._image_numbers, dtype=torch.bool)
+        return self._key_mask
 
     def _same_image(self) -> Tensor:
         """(N, L, L) whether two columns hold tokens of one image."""

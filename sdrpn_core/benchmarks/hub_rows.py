@@ -35,20 +35,18 @@ class HubDocument:
     """What scoring needs of the row."""
 
 
-def hub_documents(
-    spec: TaskSpec, rows: Iterable[Mapping[str, Any]], first_number: int = 0
-) -> Iterator[HubDocument]:
+def hub_documents(spec: TaskSpec, rows: Iterable[Mapping[str, Any]]) -> Iterator[HubDocument]:
     """Read rows as the hub has them.
 
     Args:
         spec: the benchmark.
-        rows: one dict a row; ``image`` as ``{"bytes", "path"}``, bytes or base64 text.
-        first_number: number of the first row in its split.
+        rows: of a whole split, one dict a row; ``image`` as ``{"bytes", "path"}``, bytes or base64
+            text.
 
     Raises:
         UnusableDocument: naming the row and the column that is not as it should be.
     """
-    for number, row in enumerate(rows, first_number):
+    for number, row in enumerate(rows):
         try:
             yield _document(spec, row, number)
         except UnusableDocument as error:

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from data_contracts.base import Settings
 from data_contracts.enums import QuestionKind
 from data_contracts.label_settings import LabelSettings
@@ -39,20 +37,21 @@ def score_denoising(
     for kind, selection in heads.items():
         rows = chosen & maps.of_kind(kind)
         inside = maps.inside[rows]
+        num_inside = max(int(inside.sum()), 1)
         sink = None if selection.sink is None else sink_map(selection.sink, maps)[rows]
         sizes = None if maps.image_sizes is None else maps.image_sizes[rows]
         grounding = maps.mean_of_heads(selection.grounding)[rows]
         for step in denoising_steps(grounding, sink, labels, sizes):
-            hits = int((step.foreground & inside).sum())
+            hits, misses = (
+                int((cells & inside).sum()) for cells in (step.foreground, step.background)
+            )
             scores.append(
                 StepScore(
                     kind=kind,
                     step=step.name,
                     centre_precision=hits / max(int(step.foreground.sum()), 1),
-                    recall=hits / max(int(inside.sum()), 1),
-                    false_background=float(
-                        np.count_nonzero(step.background & inside) / max(int(inside.sum()), 1)
-                    ),
+                    recall=hits / num_inside,
+                    false_background=misses / num_inside,
                 )
             )
     return scores

@@ -19,6 +19,7 @@ from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind, RoiLabel
 from data_contracts.label_settings import LabelSettings
 from sdrpn_core.calibration.examples import AttentionMaps, CalibrationError
+from sdrpn_core.calibration.label_search import kinds_of
 from sdrpn_core.calibration.scoring import HeadSet, LabelCounts, LabelScorer, Mask
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 
@@ -44,7 +45,6 @@ class ExhaustiveChoice:
     """Best sets on the scenes that choose."""
     hindsight: dict[QuestionKind, BestSet]
     """Best sets on the unseen scenes, which nobody could know."""
-    num_sets: int
 
 
 def best_of_all_sets(
@@ -54,14 +54,13 @@ def best_of_all_sets(
     most = settings.exhaustive_heads
     sets = [c for size in range(1, most + 1) for c in combinations(maps.heads, size)]
     thresholds = sorted({*settings.foreground_thresholds, labels.foreground_ratio_threshold})
-    kinds = [kind for kind in QuestionKind if maps.of_kind(kind).any()]
     chosen, hindsight = {}, {}
-    for kind in kinds:
+    for kind in kinds_of(maps):
         rows = maps.of_kind(kind)
         f1 = _label_f1(maps, rows, sets, [_at(labels, t) for t in thresholds])
         chosen[kind] = _best(sets, thresholds, f1[0])
         hindsight[kind] = _best(sets, thresholds, f1[1])
-    return ExhaustiveChoice(chosen, hindsight, len(sets))
+    return ExhaustiveChoice(chosen, hindsight)
 
 
 def check_number_of_sets(num_heads: int, settings: CalibrationSettings) -> None:

@@ -1,7 +1,5 @@
 """Calibration's findings as a self-contained HTML page in the report's style, and as Markdown."""
 
-from collections.abc import Iterable
-
 from markupsafe import Markup
 
 from sdrpn_core.calibration.evidence import CalibrationResult
@@ -31,19 +29,8 @@ def render_markdown(result: CalibrationResult) -> str:
     lines += [f"- {name}: {value}" for name, value in _facts(result)]
     lines += ["", MEASURES]
     for title, rows in tables(result).items():
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            _row(rows[0]),
-            _row(dict.fromkeys(rows[0], "---").values()),
-        ]
-        lines += [_row(row.values()) for row in rows]
+        lines += ["", f"## {title}", "", pages.markdown_table(rows)]
     return "\n".join(lines) + "\n"
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _facts(result: CalibrationResult) -> list[tuple[str, str]]:

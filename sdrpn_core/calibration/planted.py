@@ -21,6 +21,7 @@ from sdrpn_core.calibration.label_search import LabelChoice
 from sdrpn_core.calibration.scoring import LabelScorer, head_set
 from sdrpn_core.calibration.sink_search import SinkScore, search_sinks
 
+_SINKS_PER_IMAGE = 2
 _PEAK_RATIO = 1.5
 """Attention to a planted sink, as a multiple of the head's strongest cell."""
 _SINK_HEAD_SHARE = 0.9
@@ -37,7 +38,7 @@ class PlantedSinkScore(SinkScore):
 
 
 def planted_sink_scores(
-    maps: AttentionMaps, choice: LabelChoice, settings: CalibrationSettings, *, seed: int = 0
+    maps: AttentionMaps, choice: LabelChoice, settings: CalibrationSettings
 ) -> list[PlantedSinkScore]:
     """Plant sinks, and search for a rule of every kind against them.
 
@@ -45,10 +46,9 @@ def planted_sink_scores(
         maps: of the model.
         choice: its grounding heads and label settings.
         settings: what to try.
-        seed: of where the sinks are.
     """
     heads = {kind: head_set(selection.grounding) for kind, selection in choice.heads.items()}
-    cells = sink_cells(maps, np.random.default_rng(seed))
+    cells = sink_cells(maps, np.random.default_rng(0))
     taken = {head for some in heads.values() for head in some}
     planted = plant_sinks(maps, cells, free_head(maps, taken))
     scores = search_sinks(LabelScorer(planted), heads, choice.labels, settings)
@@ -58,13 +58,13 @@ def planted_sink_scores(
     ]
 
 
-def sink_cells(maps: AttentionMaps, rng: np.random.Generator, count: int = 2) -> NDArray[np.bool_]:
+def sink_cells(maps: AttentionMaps, rng: np.random.Generator) -> NDArray[np.bool_]:
     """(N, h, w) a few cells per image, the same for all its questions, none of them true."""
     cells = np.zeros_like(maps.inside)
     for image in np.unique(maps.image_indices):
         rows = maps.image_indices == image
         is_true = (maps.inside | maps.overlapping)[rows].any(axis=0).ravel()
-        chosen = rng.choice(np.flatnonzero(~is_true), size=count, replace=False)
+        chosen = rng.choice(np.flatnonzero(~is_true), size=_SINKS_PER_IMAGE, replace=False)
         at = np.zeros(maps.grid.num_cells, dtype=np.bool_)
         at[chosen] = True
         cells[rows] = at.reshape(maps.grid)

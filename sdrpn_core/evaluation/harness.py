@@ -57,7 +57,6 @@ class Evaluator:
         load_images: Callable[[Sequence[str]], Sequence[Image.Image]],
         *,
         batch_size: int,
-        methods: Sequence[Method] | None = None,
         on_batch: Callable[[Mapping[Method, BatchTime]], None] = lambda times: None,
     ) -> list[dict[str, Any]]:
         """Answer documents with every method.
@@ -68,7 +67,6 @@ class Evaluator:
             documents: of any benchmarks; the score follows each one's ``benchmark``.
             load_images: image URIs of a batch -> upright RGB images.
             batch_size: documents per batch; does not change the answers.
-            methods: those of the settings if None.
             on_batch: told after each batch how long each method took.
 
         Returns:
@@ -77,7 +75,7 @@ class Evaluator:
         Raises:
             UnusableDocument: if a true box lies outside its image: no figure could be made of it.
         """
-        methods = tuple(self._settings.methods if methods is None else methods)
+        methods = self._settings.methods
         rows: list[dict[str, Any]] = []
         for start in range(0, len(documents), batch_size):
             batch = documents[start : start + batch_size]

@@ -102,12 +102,16 @@ class Answerer:
             pipeline: over ``adapter``; only ``sdrpn`` and ``sdrpn_withdrawn`` need it. Where there
                 is one, raw attention uses its region settings, and every method its
                 ``crop_tokens``, unless the settings say how many.
+
+        Raises:
+            ModelError: if those are too few for a cell.
         """
         self.adapter = adapter
         self.settings = settings
         regions = pipeline.regions if pipeline else adapter.profile.regions
         if settings.crop_tokens is not None:
             regions = regions.with_changes(crop_tokens=settings.crop_tokens)
+        adapter.check_crop_tokens(regions.crop_tokens)
         self._regions = regions
         self._pipelines = {} if pipeline is None else _zooms(pipeline, regions)
 
@@ -282,7 +286,7 @@ def oracle_box(document: Document, image_size: tuple[int, int], padding_ratio: f
     check_true_box(document, image_size)
     margin_x, margin_y = (box.x1 - box.x0) * padding_ratio, (box.y1 - box.y0) * padding_ratio
     grown = BoxXYXY(box.x0 - margin_x, box.y0 - margin_y, box.x1 + margin_x, box.y1 + margin_y)
-    return grown.intersection(_whole(image_size))
+    return grown.intersection(BoxXYXY.whole(image_size))
 
 
 def check_true_box(document: Document, image_size: tuple[int, int]) -> None:
@@ -292,15 +296,11 @@ def check_true_box(document: Document, image_size: tuple[int, int]) -> None:
         UnusableDocument: if it lies outside the image.
     """
     box = document.true_box
-    if box is not None and box.intersection(_whole(image_size)).area <= 0:
+    if box is not None and box.intersection(BoxXYXY.whole(image_size)).area <= 0:
         raise UnusableDocument(
             f"{document.image_uri}: the true box {tuple(box)} of {document.question!r} is outside "
             f"the image, which has {image_size[0]} x {image_size[1]} pixels; mend the boxes"
         )
-
-
-def _whole(image_size: tuple[int, int]) -> BoxXYXY:
-    return BoxXYXY(0.0, 0.0, float(image_size[0]), float(image_size[1]))
 
 
 def random_box(document: Document, image_size: tuple[int, int], padding_ratio: float) -> BoxXYXY:

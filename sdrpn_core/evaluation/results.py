@@ -138,19 +138,15 @@ def _method_result(
     method: Method, by_method: dict[Method, RowsById], bootstrap: _Bootstrap
 ) -> MethodResult:
     rows = by_method[method]
-    base, oracle = by_method.get(Method.BASE), by_method.get(Method.ORACLE)
-    is_compared = base is not None and method is not Method.BASE
+    base = None if method is Method.BASE else by_method.get(Method.BASE)
+    oracle = by_method.get(Method.ORACLE)
     return MethodResult(
         num_documents=len(rows),
         accuracy=bootstrap.accuracy(rows),
-        gain=bootstrap.gain(rows, base) if base is not None and is_compared else None,
-        recovered_share=(
-            bootstrap.recovered_share(rows, base, oracle)
-            if base is not None and oracle is not None and is_compared
-            else None
-        ),
-        p_value=bootstrap.p_value(rows, base) if base is not None and is_compared else None,
-        changed=changed_answers(rows, base) if base is not None and is_compared else None,
+        gain=bootstrap.gain(rows, base) if base else None,
+        recovered_share=bootstrap.recovered_share(rows, base, oracle) if base and oracle else None,
+        p_value=bootstrap.p_value(rows, base) if base else None,
+        changed=changed_answers(rows, base) if base else None,
         crop_ratio=float(np.mean([len(row["boxes"]) > 0 for row in rows.values()])),
         roi=roi_quality_of(list(rows.values())) if method in ROI_METHODS else None,
     )

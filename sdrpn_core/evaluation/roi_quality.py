@@ -181,7 +181,7 @@ def box_quality(
     Raises:
         ValueError: if the true boxes have no area inside the image.
     """
-    image = BoxXYXY(0.0, 0.0, float(image_size[0]), float(image_size[1]))
+    image = BoxXYXY.whole(image_size)
     found = _disjoint([box.intersection(image) for box in proposed])
     wanted = _disjoint([box.intersection(image) for box in true_boxes])
     true_area = sum(box.area for box in wanted)

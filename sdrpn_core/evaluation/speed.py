@@ -47,13 +47,16 @@ class Timings:
         """Keep the times of one batch, all methods of which ran one right after the other."""
         self._batches.append(dict(batch))
 
+    @property
+    def _methods(self) -> list[Method]:
+        return [m for m in Method if any(m in batch for batch in self._batches)]
+
     def to_series(self) -> dict[str, tuple[float, ...]]:
         """The measurements of a shard: one value per batch and name; 0 documents where a method
         left the batch out."""
-        methods = [m for m in Method if any(m in batch for batch in self._batches)]
         none = BatchTime(0, 0.0)
         series: dict[str, tuple[float, ...]] = {}
-        for method in methods:
+        for method in self._methods:
             times = [batch.get(method, none) for batch in self._batches]
             series[f"{_DOCUMENTS}{method.value}"] = tuple(time.num_documents for time in times)
             series[f"{_SECONDS}{method.value}"] = tuple(time.seconds for time in times)
@@ -68,8 +71,7 @@ class Timings:
 
     def summarize(self) -> Speed:
         """Median time of every method, and its speed relative to base; medians over documents."""
-        methods = [m for m in Method if any(m in batch for batch in self._batches)]
-        return Speed(methods={method: self._speed(method) for method in methods})
+        return Speed(methods={method: self._speed(method) for method in self._methods})
 
     def _speed(self, method: Method) -> MethodSpeed:
         own = [batch for batch in self._batches if method in batch]

@@ -73,15 +73,14 @@ def last_position(position_ids: Tensor) -> Tensor:
     return largest if largest.ndim == 1 else largest.flatten(0, -2).amax(dim=0)
 
 
-def image_columns(prompts: Sequence[Prompt], offsets: Sequence[int], image: int = 0) -> Tensor:
-    """(N, C) key columns of each padded prompt's image tokens.
+def image_columns(prompts: Sequence[Prompt], offsets: Sequence[int]) -> Tensor:
+    """(N, C) key columns of each padded prompt's image tokens, those of its crops left out.
 
     Grids may differ within a batch: shorter rows repeat their last column, and readers cut them
     to their own number of cells.
     """
     rows = [
-        prompt.image_columns(image) + offset
-        for prompt, offset in zip(prompts, offsets, strict=True)
+        prompt.image_columns() + offset for prompt, offset in zip(prompts, offsets, strict=True)
     ]
     longest = max(row.shape[0] for row in rows)
     return torch.stack([torch.cat([row, row[-1:].expand(longest - row.shape[0])]) for row in rows])

@@ -31,6 +31,7 @@ Mode = Literal["base", "oracle", "loose", "random", "wrong", "readable"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 HELD_OUT_SEED: Final = 500_000_000
 ORACLE_MARGIN: Final = 0.1
+_BATCH_SIZE: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +42,12 @@ class Probe:
     question: str
     answer: str
     layout: str
-    num_objects: int
 
 
-def held_out_probes(mode: Mode, num_scenes: int, first_seed: int = HELD_OUT_SEED) -> list[Probe]:
+def held_out_probes(mode: Mode, num_scenes: int) -> list[Probe]:
     """One question per held-out scene; ``readable`` scenes have at least two objects."""
     probes: list[Probe] = []
-    seed = first_seed
+    seed = HELD_OUT_SEED
     while len(probes) < num_scenes:
         scale = READABLE_PRINT if mode == "readable" else SMALL_PRINT
         scene, rng = make_scene(seed, print_scale=scale), np.random.default_rng([11, seed])
@@ -58,15 +58,12 @@ def held_out_probes(mode: Mode, num_scenes: int, first_seed: int = HELD_OUT_SEED
 
 
 def predict(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    probes: Sequence[Probe],
-    batch_size: int = 32,
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, probes: Sequence[Probe]
 ) -> list[str]:
     """Greedy answers; probes of one call show the same number of images."""
     answers: list[str] = []
-    for start in range(0, len(probes), batch_size):
-        inputs = encode(processor, probes[start : start + batch_size])
+    for start in range(0, len(probes), _BATCH_SIZE):
+        inputs = encode(processor, probes[start : start + _BATCH_SIZE])
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)
         fresh = tokens[:, inputs["input_ids"].shape[1] :]
@@ -89,10 +86,9 @@ def accuracy(
     processor: LlavaProcessor,
     mode: Mode,
     num_scenes: int,
-    first_seed: int = HELD_OUT_SEED,
 ) -> dict[str, float]:
     """Share of exactly right answers, overall and by layout."""
-    probes = held_out_probes(mode, num_scenes, first_seed)
+    probes = held_out_probes(mode, num_scenes)
     right: dict[str, list[bool]] = defaultdict(list)
     for probe, said in zip(probes, predict(model, processor, probes), strict=True):
         is_right = normalise_answer(said) == normalise_answer(probe.answer)
@@ -122,7 +118,6 @@ def _probe(scene: Scene, mode: Mode, rng: np.random.Generator) -> Probe:
         question=turn.question,
         answer=turn.answer,
         layout=scene.layout,
-        num_objects=len(scene.objects),
     )
 
 

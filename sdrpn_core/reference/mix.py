@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from sdrpn_core.reference.scenes import READABLE_PRINT, SMALL_PRINT, Scene, Turn, make_scene
+from sdrpn_core.reference.scenes import SMALL_PRINT, Scene, Turn, make_scene
 from sdrpn_core.reference.vocabulary import (
     COLOURS,
     DIGITS,
@@ -50,8 +50,7 @@ def write_mix(
     num_images: int,
     seed: int,
     split: Split = "train",
-    readable: bool = False,
-    print_scale: float | None = None,
+    print_scale: float = SMALL_PRINT,
 ) -> WrittenMix:
     """Write ``num_images`` scenes of a split with their conversations.
 
@@ -60,16 +59,14 @@ def write_mix(
         num_images: number of scenes.
         seed: any non-negative int; equal arguments write equal files.
         split: scenes of different splits or seeds never coincide.
-        readable: print that can be read at the model's input, instead of small print.
-        print_scale: exact size of the print in units of small print; overrides ``readable``.
+        print_scale: size of the print, as of ``make_scene``.
     """
-    scale = print_scale or (READABLE_PRINT if readable else SMALL_PRINT)
     records: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     rng = np.random.default_rng([13, seed, _SPLIT_CODES[split]])
     num_text_only = 0
     for index in range(num_images):
-        scene = make_scene(_scene_seed(split, seed, index), print_scale=scale)
+        scene = make_scene(_scene_seed(split, seed, index), print_scale=print_scale)
         name = _write_image(directory / "images", scene, f"{split}-{seed}-{index:06d}")
         turns = scene.turns[: int(rng.integers(1, _MAX_TURNS + 1))]
         records.append(_image_record(name, turns))

@@ -4,13 +4,15 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+_WINDOW = 50
+
 
 class TrainingLog:
     """Appends mean figures of each window of steps to a JSONL file."""
 
-    def __init__(self, path: Path, stage: str, every: int = 50) -> None:
+    def __init__(self, path: Path, stage: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._stage, self._every = path, stage, every
+        self._path, self._stage = path, stage
         self._sums: dict[str, list[float]] = defaultdict(list)
 
     def add(self, step: int, *, seconds: float, **figures: float | None) -> None:
@@ -18,7 +20,7 @@ class TrainingLog:
         for name, value in figures.items():
             if value is not None:
                 self._sums[name].append(value)
-        if (step + 1) % self._every:
+        if (step + 1) % _WINDOW:
             return
         means = {name: round(sum(v) / len(v), 4) for name, v in self._sums.items()}
         row = {"stage": self._stage, "step": step + 1, "seconds": round(seconds), **means}

@@ -61,10 +61,9 @@ def render_shard(shard: int) -> SceneViews:
     return SceneViews(pixels=pixels, cells=cells, print_heights=heights, attributes=attributes)
 
 
-def load_shards(directory: Path, limit: int | None = None) -> SceneViews:
+def load_shards(directory: Path) -> SceneViews:
     """Join the shards that are present, in order."""
-    paths = sorted(directory.glob("shard-*.npz"))[:limit]
-    shards = [np.load(path) for path in paths]
+    shards = [np.load(path) for path in sorted(directory.glob("shard-*.npz"))]
     names = ("pixels", "cells", "print_heights", "attributes")
     return SceneViews(**{name: np.concatenate([s[name] for s in shards]) for name in names})
 

@@ -46,13 +46,9 @@ def draw_canvas(
     image: Image.Image, crop: BoxXYXY | None = None, fill: tuple[int, int, int] = MEAN_FILL
 ) -> Image.Image:
     """The image, or a crop of it, letterboxed to the model's input."""
-    window = (crop or _whole(image)).to_pixels(image.size)
+    window = (crop or BoxXYXY.whole(image.size)).to_pixels(image.size)
     part = image.crop(window)
     return Letterbox.square(part.size).paste(part, fill, (INPUT_SIDE, INPUT_SIDE))
-
-
-def _whole(image: Image.Image) -> BoxXYXY:
-    return BoxXYXY(0.0, 0.0, float(image.width), float(image.height))
 
 
 def render_view(
@@ -69,7 +65,7 @@ def render_view(
         crop: box in source pixels, or None for the whole image.
         fill: colour of the padding.
     """
-    x0, y0, x1, y1 = (crop or _whole(image)).to_pixels(image.size)
+    x0, y0, x1, y1 = (crop or BoxXYXY.whole(image.size)).to_pixels(image.size)
     window = BoxXYXY(x0, y0, x1, y1)
     letterbox = Letterbox.square((x1 - x0, y1 - y0))
     canvas = draw_canvas(image, crop, fill)

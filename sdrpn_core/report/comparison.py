@@ -9,7 +9,7 @@ from data_contracts.comparison_text import HEADINGS, sweep_rows, table_rows
 from data_contracts.enums import Method
 from data_contracts.method_names import METHOD_NAMES
 from sdrpn_core.report.charts import Point, Series, line_chart, point_chart
-from sdrpn_core.report.pages import render_page
+from sdrpn_core.report.pages import markdown_table, render_page
 
 _LATEX_SPECIAL = str.maketrans(
     {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "\N{MINUS SIGN}": "$-$"}
@@ -18,10 +18,10 @@ _LATEX_SPECIAL = str.maketrans(
 
 def to_markdown(comparison: Comparison) -> str:
     """Tables for a README or an issue."""
-    parts = [caption(comparison), _markdown_table(table_rows(comparison))]
+    parts = [caption(comparison), markdown_table(table_rows(comparison))]
     if comparison.sweep:
         own = f"Region threshold of SD-RPN (in the table above: {comparison.own_threshold:g})."
-        parts += [own, _markdown_table(sweep_rows(comparison))]
+        parts += [own, markdown_table(sweep_rows(comparison))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -125,12 +125,6 @@ def _by_benchmark(comparison: Comparison) -> dict[str, list[ComparisonRow]]:
     for row in comparison.rows:
         found.setdefault(row.benchmark, []).append(row)
     return found
-
-
-def _markdown_table(rows: Sequence[dict[str, str]]) -> str:
-    names = list(rows[0]) if rows else []
-    lines = [names, ["---"] * len(names), *(list(row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _latex_line(cells: Sequence[str]) -> str:

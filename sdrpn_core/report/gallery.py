@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,13 +11,12 @@ from PIL import Image
 from data_contracts.enums import Method
 from data_contracts.label_settings import LabelSettings
 from sdrpn_core.evaluation.changed_answers import covers_true_box, is_right
-from sdrpn_core.evaluation.prediction_rows import letterbox_of, map_of, true_boxes_of
+from sdrpn_core.evaluation.prediction_rows import Row, letterbox_of, map_of, true_boxes_of
 from sdrpn_core.evaluation.roi_quality import box_quality
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 from sdrpn_core.regions import Region
 from sdrpn_core.report.data import Example, GivenAnswer, Outcome
 
-Row = Mapping[str, Any]
 LoadImage = Callable[[str], Image.Image]
 FindRegions = Callable[[Row], tuple[Region, ...]]
 

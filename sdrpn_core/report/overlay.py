@@ -117,9 +117,7 @@ def draw_boxes(
         colour: of the outline.
         dashed: broken lines.
     """
-    drawn = image.convert("RGB")
-    if drawn is image:
-        drawn = image.copy()
+    drawn = image.convert("RGB")  # a copy in any case
     draw = ImageDraw.Draw(drawn)
     thickness = max(round(max(image.size) / 130), 2)
     scales = image.width / source_size[0], image.height / source_size[1]

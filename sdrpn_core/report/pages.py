@@ -1,6 +1,6 @@
-"""Self-contained HTML pages in one style: every page of ours is a template rendered here."""
+"""Self-contained HTML pages in one style, each a template rendered here, and tables of Markdown."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -28,3 +28,10 @@ def render_page(
     environment.filters.update(filters or {})
     css = resources.files("sdrpn_core.report").joinpath("templates/report.css").read_text("utf-8")
     return environment.get_template(template).render(css=Markup(css), **values)
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows under their column names, all with the same columns."""
+    names = list(rows[0]) if rows else []
+    lines = [names, ["---"] * len(names), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -119,7 +119,6 @@ def test_exhaustive_best_is_the_best_by_plain_enumeration() -> None:
     maps = planted_maps(18, sharpness=0.6)
     settings = SETTINGS.model_copy(update={"exhaustive_heads": 1})
     best = best_of_all_sets(maps, LABELS, settings)
-    assert best.num_sets == 24
     rows = maps.of_kind(NATURAL) & ~maps.unseen
     scores = {}
     for layer, head in product(range(6), range(4)):

@@ -294,7 +294,8 @@ def test_methods_take_turns_so_that_none_is_always_first(
     adapter: ModelAdapter, images: dict[str, Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[Method] = []
-    evaluator = Evaluator(adapter, settings())
+    methods = (Method.BASE, Method.ORACLE)
+    evaluator = Evaluator(adapter, settings(methods=methods))
     answer = evaluator._answerer.answer
 
     def spy(method: Method, *arguments: object) -> object:
@@ -302,8 +303,7 @@ def test_methods_take_turns_so_that_none_is_always_first(
         return answer(method, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(evaluator._answerer, "answer", spy)
-    methods = (Method.BASE, Method.ORACLE)
-    rows = evaluator.evaluate(documents()[:3], loader(images), batch_size=1, methods=methods)
+    rows = evaluator.evaluate(documents()[:3], loader(images), batch_size=1)
     # Each method's first answer of all is its warm-up, which gives no row.
     base, oracle = methods
     assert order == [base, base, oracle, oracle, oracle, base, base, oracle]
@@ -443,9 +443,8 @@ def test_what_a_prediction_showed_is_found_in_its_row(
         [document.question for document in asked],
         max_new_tokens=3,
     )
-    rows = Evaluator(pipeline.adapter, settings(), pipeline).evaluate(
-        asked, loader(images), batch_size=2, methods=[Method.SDRPN]
-    )
+    own = settings(methods=(Method.SDRPN,))
+    rows = Evaluator(pipeline.adapter, own, pipeline).evaluate(asked, loader(images), batch_size=2)
     assert any(region.shown is not None for answer in answers for region in answer.regions)
     num_of_others = 0
     for row, answer in zip(rows, answers, strict=True):

@@ -142,7 +142,9 @@ def test_mix_has_the_format_of_llava(tmp_path: Path) -> None:
 
 
 def test_boxes_sidecar_agrees_with_the_conversations(tmp_path: Path) -> None:
-    written = write_mix(tmp_path, num_images=12, seed=0, split="validation", readable=True)
+    written = write_mix(
+        tmp_path, num_images=12, seed=0, split="validation", print_scale=READABLE_PRINT
+    )
     records = {r["id"]: r for r in json.loads(written.json_path.read_text())}
     rows = json_lines(written.boxes_path.read_bytes())
     with_image = [record for record in records.values() if "image" in record]
