@@ -279,6 +279,16 @@ def test_pause_given_as_a_date(server: FileServer, tmp_path: Path):
     assert_right(get(tmp_path, at(server, "/a.zip")))
 
 
+def test_a_pause_beyond_all_calendars_is_none(server: FileServer, tmp_path: Path):
+    """Python's reader of dates overflows on it, which no retry caught."""
+    when = "1 Jan 99999999999999999999 00:00:00 GMT"
+    served = server.add("/a.zip", DATA)
+    served.behave = lambda number, wanted: (
+        Answer(status=503, headers={"Retry-After": when}) if number < 1 else Answer()
+    )
+    assert_right(get(tmp_path, at(server, "/a.zip")))
+
+
 def test_pause_longer_than_our_patience_is_an_error(server: FileServer, tmp_path: Path):
     refuse = Answer(status=429, headers={"Retry-After": "86400"})
     server.add("/a.zip", DATA, behave=lambda number, wanted: refuse)
