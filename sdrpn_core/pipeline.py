@@ -67,8 +67,10 @@ class ZoomPipeline:
             score_calibration: RoI logits -> probabilities; the plain sigmoid if None.
 
         Raises:
-            ModelError: if the RPN branches off elsewhere than the adapter's profile says.
+            ModelError: if the RPN branches off elsewhere than the adapter's profile says, or
+                ``regions.crop_tokens`` is too few for a cell.
         """
+        adapter.check_crop_tokens(regions.crop_tokens)
         if rpn.branch_layer != (branch_layer := adapter.profile.rpn.branch_layer):
             raise ModelError(
                 f"the RPN branches off before layer {rpn.branch_layer}, profile "
@@ -317,8 +319,7 @@ class ZoomPipeline:
                 clock = PhaseClock(len(indices), self.adapter.device)
                 rows = next(encoded)
                 clock.lap("encode_image")
-                own = [questions[index] for index in indices]
-                start = partial(self._start_batch, indices, rows, own, clock)
+                start = partial(self._start_batch, indices, rows, questions, clock)
                 yield self.adapter.step_pool.with_room(start)
 
     @torch.inference_mode()
@@ -329,10 +330,10 @@ class ZoomPipeline:
         questions: Sequence[str],
         clock: PhaseClock,
     ) -> StartedBatch:
-        first = first_stage(self.adapter, self.rpn, [item.features for item in encoded], questions)
-        for index, logits in zip(indices, first.roi_logits, strict=True):
-            if not logits.isfinite().all():
-                raise ModelError(f"question {index}: {_not_finite('RoI map', self.adapter.dtype)}")
+        own = [questions[index] for index in indices]
+        first = first_stage(self.adapter, self.rpn, [item.features for item in encoded], own)
+        are_finite = [bool(logits.isfinite().all()) for logits in first.roi_logits]
+        self._require_finite("RoI map", are_finite, indices, questions)
         roi_maps = tuple(self.score_calibration.probability(m).numpy() for m in first.roi_logits)
         zooms = tuple(
             self.zoom(roi_map, item.features)
@@ -349,9 +350,7 @@ class ZoomPipeline:
         start = second_stage_prefill(
             self.adapter, first, crops, withdraw_image=self.regions.withdraw_image
         )
-        for index, is_finite in zip(indices, start.rows_finite(), strict=True):
-            if not is_finite:
-                raise ModelError(f"question {index}: {_not_finite('answer', self.adapter.dtype)}")
+        self._require_finite("answer", start.rows_finite(), indices, questions)
         clock.lap("prefill")
         return StartedBatch(
             indices=tuple(indices),
@@ -362,6 +361,18 @@ class ZoomPipeline:
             clock=clock,
         )
 
+    def _require_finite(
+        self,
+        what: str,
+        are_finite: Sequence[bool],
+        indices: Sequence[int],
+        questions: Sequence[str],
+    ) -> None:
+        """Refuse numbers of a batch, naming the first of its questions that has others."""
+        if not all(are_finite):
+            which = f"question {indices[are_finite.index(False)]}: " if len(questions) > 1 else ""
+            raise ModelError(f"{which}{_not_finite(what, self.adapter.dtype)}")
+
 
 def _not_finite(what: str, dtype: torch.dtype) -> str:
     told = f"the {what} is not finite in {dtype_name(dtype)}"
@@ -371,6 +382,13 @@ def _not_finite(what: str, dtype: torch.dtype) -> str:
         f"{told}: weights of the model or of the RPN are damaged; fetch the model anew, or train "
         "the RPN again (`sdrpn stage train-rpn --force`)"
     )
+
+
+def question_refusal(adapter: ModelAdapter, question: str) -> str | None:
+    """Why a model cannot be asked a question, said after what it is called; None if it can."""
+    if adapter.holds_placeholder(question):
+        return f"contains the image placeholder: {question!r}"
+    return None
 
 
 def _checked(
@@ -406,7 +424,7 @@ def _checked(
             raise ValueError(f"question {index} is {question!r}: give a text that asks something")
         if not is_unicode(question):
             raise ValueError(f"question {index} is {question!r}, which is not valid Unicode")
-        if adapter.holds_placeholder(question):
+        if refusal := question_refusal(adapter, question):
             which = f"question {index}" if len(questions) > 1 else "the question"
-            raise ModelError(f"{which} contains the image placeholder: {question!r}")
+            raise ModelError(f"{which} {refusal}")
     return taken

@@ -15,7 +15,7 @@ from data_contracts.artifact import canonical_json
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.devices import dtype_name
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.pipeline import ZoomPipeline
+from sdrpn_core.pipeline import ZoomPipeline, question_refusal
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from sdrpn_core.threads import in_parallel, made_ahead
@@ -216,13 +216,19 @@ class _Asker:
 
     def _answer(self, part: _Part) -> list[_Answered]:
         """An image that is asked about twice is one object, and run once."""
-        rows = [(part.rows[n], part.images[part.rows[n].image]) for n in part.places]
+        asked = [part.rows[n] for n in part.places]
+        rows = [(row, self._image_or_refusal(part, row)) for row in asked]
         readable = [(row, found) for row, found in rows if isinstance(found, Image.Image)]
         answers = iter(self._answer_readable(readable))
         return [
             next(answers) if isinstance(found, Image.Image) else _Answered(row, error=found)
             for row, found in rows
         ]
+
+    def _image_or_refusal(self, part: _Part, row: Asked) -> Image.Image | str:
+        """Of a row that can be asked its image; else why not."""
+        refusal = question_refusal(self.pipeline.adapter, row.question)
+        return part.images[row.image] if refusal is None else f"the question {refusal}"
 
     def _answer_readable(self, rows: Sequence[_Readable]) -> list[_Answered]:
         """In smaller batches from here on if the device's memory is full.

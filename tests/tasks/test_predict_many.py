@@ -115,6 +115,25 @@ def test_what_cannot_be_answered_is_a_row_with_a_reason(
     assert found[3]["error"] == refusal
 
 
+def test_a_question_that_cannot_be_asked_leaves_its_batch_whole(
+    pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The others of its batch were asked one by one."""
+    spelt = Asked(image=asked[0].image, question="what <image> it")
+    num_asked: list[int] = []
+    ask = pipeline.answer
+
+    def watched(images: Any, questions: Any, **more: Any) -> Any:
+        num_asked.append(len(questions))
+        return ask(images, questions, **more)
+
+    monkeypatch.setattr(pipeline, "answer", watched)
+    mixed = [asked[0], spelt, *asked[1:3]]
+    done = answer(pipeline, mixed, tmp_path / "answers.jsonl", rows_per_part=4)
+    assert done.num_refused == 1
+    assert num_asked == [3]
+
+
 def test_a_batch_that_is_too_large_for_the_device_is_made_smaller_for_good(
     pipeline: ZoomPipeline, asked: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
