@@ -10,9 +10,9 @@ from data_contracts.enums import ExtractionStatus
 from sdrpn_core.extraction.generated_answers import ExtractedAttention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
-from tasks.artifacts.device_memory import smaller_if_full
+from tasks.artifacts.device_memory import BatchSize
 from tasks.artifacts.store import ArtifactStore
-from tasks.opened_images import OpenedBatch, Row, Turns, opened_batches
+from tasks.opened_images import Opened, Row, Turns, encoded, opened_batches
 
 Extract = Callable[
     [Sequence[Turns], Sequence[ImageFeatures]], Sequence[Sequence[ExtractedAttention]]
@@ -28,6 +28,7 @@ def attention_rows(
     asked: Sequence[Turns],
     batch_size: int,
     extract: Extract,
+    fitting: BatchSize,
 ) -> Iterator[Row]:
     """One row for every question, whether its image can be read or not.
 
@@ -35,45 +36,23 @@ def attention_rows(
         store: reads image URIs.
         adapter: the frozen model.
         asked: questions, those about one image together.
-        batch_size: images at a time.
+        batch_size: images opened at a time.
         extract: finds what is attended to.
+        fitting: images extracted at a time.
     """
-    extractor = _Extractor(adapter, extract, batch_size)
+
+    def extracted(part: Sequence[Opened]) -> Sequence[Sequence[ExtractedAttention]]:
+        return extract([turns for turns, _ in part], encoded(adapter, part))
+
     with closing(opened_batches(store, adapter, asked, batch_size)) as batches:
         for batch in batches:
             for turns, reason in batch.unreadable:
                 yield from (_unreadable_row(turn, reason, adapter) for turn in turns)
             if not batch.readable:
                 continue
-            found = extractor.found(batch)
+            found = fitting.in_batches(adapter.device, batch.readable, extracted)
             for (turns, _), maps in zip(batch.readable, found, strict=True):
                 yield from (_attention_row(*pair) for pair in zip(turns, maps, strict=True))
-
-
-class _Extractor:
-    """Extracts batches, in smaller ones once the device's memory did not hold one."""
-
-    def __init__(self, adapter: ModelAdapter, extract: Extract, batch_size: int) -> None:
-        self._adapter = adapter
-        self._extract = extract
-        self._batch_size = batch_size
-
-    def found(self, batch: OpenedBatch) -> Sequence[Sequence[ExtractedAttention]]:
-        """What was found, by turn."""
-        adapter, count = self._adapter, len(batch.readable)
-
-        def in_parts(size: int) -> list[Sequence[ExtractedAttention]]:
-            self._batch_size = size
-            return [maps for part in batch.parts(size) for maps in self.found(part)]
-
-        if count > self._batch_size:
-            return in_parts(self._batch_size)
-        return smaller_if_full(
-            adapter.device,
-            count,
-            lambda: self._extract([turns for turns, _ in batch.readable], batch.encode(adapter)),
-            in_parts,
-        )
 
 
 def _attention_row(question: Row, found: ExtractedAttention) -> Row:

@@ -5,7 +5,7 @@ beside the predictions' receipts and in a file of their own, so that everything 
 the same bytes whenever and wherever it is made.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -29,7 +29,7 @@ from sdrpn_core.images import UnreadableImage
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.threads import in_parallel
 from tasks import recipes
-from tasks.artifacts.device_memory import smaller_if_full
+from tasks.artifacts.device_memory import batch_size_of
 from tasks.artifacts.stage import FileShard, FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.document_table import document_table
@@ -45,9 +45,6 @@ from tasks.sources.evaluation_documents import (
 )
 from tasks.sources.files import load_image
 from tasks.unanswered import require_answers, warn_of_unanswered
-
-LoadImages = Callable[[Sequence[str]], Sequence[Image.Image]]
-"""Image URIs of a batch -> upright RGB images."""
 
 RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = recipes.RESULTS_FILES
 
@@ -125,49 +122,21 @@ def make_prediction_shard(
             warn_of_unanswered(run.store, records, name, consequence)
         documents = [document for document in documents if document.answers]
     digests = {question["image_uri"]: question["image_sha256"] for question in questions}
-    batches = _Batches(
-        _evaluator(_Setup(rpn, model, settings, placement(run.runtime), run)),
-        partial(in_parallel, lambda uri: _open(run.store, uri, digests)),
-        run.runtime.batch_size,
+    evaluator = _evaluator(_Setup(rpn, model, settings, placement(run.runtime), run))
+    load_images = partial(in_parallel, lambda uri: _open(run.store, uri, digests))
+    timings = Timings()
+
+    def answered(batch: Sequence[Document]) -> list[dict[str, Any]]:
+        """By all methods, in whatever batches: so their times still compare."""
+        return evaluator.evaluate(
+            batch, load_images, batch_size=max(len(batch), 1), on_batch=timings.add
+        )
+
+    batches = batch_size_of(recipe.ref, run.runtime.batch_size)
+    rows = batches.in_batches(evaluator.device, documents, answered)
+    return FrameShard(
+        frame_of(rows, recipe.schema_id), measurements=timings.to_series() | batches.measured
     )
-    frame = frame_of(batches.rows(documents), recipe.schema_id)
-    return FrameShard(frame, measurements=batches.timings.to_series())
-
-
-@dataclass
-class _Batches:
-    """Answers batches, in smaller ones once the device's memory did not hold one.
-
-    A smaller one is answered by all methods, so that their times still compare.
-    """
-
-    evaluator: Evaluator
-    load_images: LoadImages
-    batch_size: int
-    timings: Timings = field(default_factory=Timings)
-
-    def rows(self, documents: Sequence[Document]) -> list[dict[str, Any]]:
-        """Rows of ``prediction.v4``."""
-        count = len(documents)
-
-        def in_parts(size: int) -> list[dict[str, Any]]:
-            self.batch_size = size
-            parts = (documents[start : start + size] for start in range(0, count, size))
-            return [row for part in parts for row in self.rows(part)]
-
-        if count > self.batch_size:
-            return in_parts(self.batch_size)
-        return smaller_if_full(
-            self.evaluator.device, count, lambda: self._at_once(documents), in_parts
-        )
-
-    def _at_once(self, documents: Sequence[Document]) -> list[dict[str, Any]]:
-        return self.evaluator.evaluate(
-            documents,
-            self.load_images,
-            batch_size=max(len(documents), 1),
-            on_batch=self.timings.add,
-        )
 
 
 def summarize_predictions(

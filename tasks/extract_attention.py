@@ -15,7 +15,6 @@ from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import ExtractionStatus, QuestionKind, RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.registry import frame_of
-from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.extraction.generated_answers import (
     NOT_FINITE,
     ExtractedAttention,
@@ -25,6 +24,7 @@ from sdrpn_core.extraction.generated_answers import (
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures
 from tasks import recipes
+from tasks.artifacts.device_memory import BatchSize, batch_size_of
 from tasks.artifacts.row_ranges import overlapping, shard_range
 from tasks.artifacts.stage import FrameShard, StageRun
 from tasks.artifacts.store import ArtifactStore
@@ -86,22 +86,24 @@ def make_attention_shard(
             settings allow.
     """
     known: dict[str, Row] = {}
+    fitting = batch_size_of(recipe.ref, run.runtime.batch_size)
     if settings.responses == "dataset":
         if index == 0:
             warn_of_unanswered(run.store, records, str(records), "give no labels")
         # Nothing is taken over: these rows depend on answers and earlier turns, which ids do not.
-        rows = list(given_rows(run, records, recipe.num_shards, index, model, settings))
+        given = given_rows(run, records, recipe.num_shards, index, model, settings, fitting)
+        rows = list(given)
     else:
         questions = usable_questions(run.store, records, recipe.num_shards, index)
         known = {} if run.force else earlier_rows(run.store, recipe, questions)
         new = [question for question in questions if question["question_id"] not in known]
-        rows = [*known.values(), *_extract(run.store, new, model, settings, run.runtime)]
+        rows = [*known.values(), *_extract(run, new, model, settings, fitting)]
     _require_readable(rows, settings)
     frame = frame_of(rows, recipe.schema_id)
     statistics: Counter[str] = Counter(status_statistic(row["status"]) for row in rows)
     statistics["response_tokens"] = sum(row["num_response_tokens"] for row in rows)
     statistics["reused_rows"] = len(known)
-    return FrameShard(frame, statistics)
+    return FrameShard(frame, statistics, fitting.measured)
 
 
 def usable_questions(
@@ -120,16 +122,16 @@ def usable_questions(
 
 
 def _extract(
-    store: ArtifactStore,
+    run: StageRun,
     questions: Sequence[Row],
     model: ModelConfig,
     settings: ExtractionConfig,
-    runtime: RuntimeConfig,
+    fitting: BatchSize,
 ) -> list[Row]:
     """Rows of these questions, in their order."""
     if not questions:
         return []
-    adapter = adapter_for_labels(model, runtime)
+    adapter = adapter_for_labels(model, run.runtime)
 
     def extract(
         batch: Sequence[Turns], features: Sequence[ImageFeatures]
@@ -144,7 +146,7 @@ def _extract(
         return [[maps] for maps in found]
 
     asked = [[question] for question in sorted(questions, key=partial(_is_long_answer, adapter))]
-    rows = attention_rows(store, adapter, asked, runtime.batch_size, extract)
+    rows = attention_rows(run.store, adapter, asked, run.runtime.batch_size, extract, fitting)
     by_id = {row["question_id"]: row for row in rows}
     return [by_id[question["question_id"]] for question in questions]
 

@@ -28,6 +28,7 @@ from sdrpn_core.extraction.generated_answers import ExtractedAttention
 from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.temporary_database import TemporaryDatabase
+from tasks.artifacts.device_memory import BatchSize
 from tasks.artifacts.frame_codec import decode_frame
 from tasks.artifacts.row_ranges import shard_range
 from tasks.artifacts.stage import StageRun
@@ -122,6 +123,7 @@ def given_rows(
     index: int,
     model: ModelConfig,
     settings: ExtractionConfig,
+    fitting: BatchSize,
 ) -> Iterator[Row]:
     """Rows of ``attention_map.v1`` of one shard, one per turn."""
     found = conversations(run.store, records, num_shards, index)
@@ -139,7 +141,7 @@ def given_rows(
             features=features,
         )
 
-    yield from attention_rows(run.store, adapter, found, run.runtime.batch_size, extract)
+    yield from attention_rows(run.store, adapter, found, run.runtime.batch_size, extract, fitting)
 
 
 def _conversation(turns: Turns) -> Conversation:

@@ -18,26 +18,21 @@ from tasks.sources.files import image_bytes
 Row = dict[str, Any]
 Turns = Sequence[Row]
 """Questions about one image, at least one."""
+Opened = tuple[Turns, PreparedImages]
+"""Questions with their image, as for labels."""
 
 
 @dataclass(frozen=True)
 class OpenedBatch:
     """Some of what was asked, in order: what has an image, and what has none and why."""
 
-    readable: list[tuple[Turns, PreparedImages]]
-    """Each with its image, as for labels."""
+    readable: list[Opened]
     unreadable: list[tuple[Turns, str]]
 
-    def encode(self, adapter: ModelAdapter) -> list[ImageFeatures]:
-        """Features of the images."""
-        if not self.readable:
-            return []
-        return adapter.encode_prepared(PreparedImages.joined([one for _, one in self.readable]))
 
-    def parts(self, size: int) -> list["OpenedBatch"]:
-        """The readable ones in batches of at most ``size``."""
-        starts = range(0, len(self.readable), size)
-        return [OpenedBatch(self.readable[start : start + size], []) for start in starts]
+def encoded(adapter: ModelAdapter, opened: Sequence[Opened]) -> list[ImageFeatures]:
+    """Features of images, at least one."""
+    return adapter.encode_prepared(PreparedImages.joined([image for _, image in opened]))
 
 
 def opened_batches(

@@ -1,17 +1,23 @@
 """What a device's memory does not hold: done in smaller batches, or said with the remedy."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TypeVar
 
+from data_contracts.artifact import ArtifactRef, ShardEntry
+from data_contracts.enums import Stage
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.device_memory import is_out_of_memory
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+_MEASURED = "batch_size"
 
 
 class DeviceMemoryFull(SdrpnError):
@@ -64,6 +70,65 @@ def smaller_if_full(
         half,
     )
     return smaller(half)
+
+
+class BatchSize:
+    """How many units of an artifact are worked on at a time.
+
+    It becomes less for good once the device's memory does not hold so many.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        """Begin with as many as the runtime settings say."""
+        self._wanted = wanted
+        self._size = wanted
+
+    @property
+    def measured(self) -> dict[str, tuple[int, ...]]:
+        """What the receipt of a shard says of it: nothing where memory has held all."""
+        return {_MEASURED: (self._size,)} if self._size < self._wanted else {}
+
+    def in_batches(
+        self, device: object, units: Sequence[A], work: Callable[[Sequence[A]], Sequence[T]]
+    ) -> list[T]:
+        """Work on units, and put together what comes of them.
+
+        Args:
+            device: what it runs on.
+            units: in any number.
+            work: done to some of them at once; leaves nothing behind if memory is full.
+
+        Raises:
+            DeviceMemoryFull: if a batch of one does not fit.
+        """
+        count = len(units)
+
+        def in_parts(size: int) -> list[T]:
+            self._size = size
+            parts = (units[start : start + size] for start in range(0, count, size))
+            return [found for part in parts for found in self.in_batches(device, part, work)]
+
+        if count > self._size:
+            return in_parts(self._size)
+        return smaller_if_full(device, count, lambda: list(work(units)), in_parts)
+
+
+@lru_cache(maxsize=8)
+def batch_size_of(artifact: ArtifactRef, wanted: int) -> BatchSize:
+    """That of an artifact in this process: what one shard found out serves the next."""
+    return BatchSize(wanted)
+
+
+def tell_of_reduced_batches(stage: Stage, shards: Iterable[ShardEntry]) -> None:
+    """Say which batch size fits, if some shard found that the one it was given does not."""
+    if sizes := [size for shard in shards for size in shard.measurements.get(_MEASURED, ())]:
+        log.warning(
+            "%s: the device's memory held batches of %d at most: --batch-size %d saves the time "
+            "of trying",
+            stage.value,
+            min(sizes),
+            min(sizes),
+        )
 
 
 def _full(device: object, batch_size: int) -> DeviceMemoryFull:

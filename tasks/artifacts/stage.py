@@ -13,7 +13,7 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
-from tasks.artifacts.device_memory import device_memory_explained
+from tasks.artifacts.device_memory import device_memory_explained, tell_of_reduced_batches
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.outdated import is_of_other_answers, is_outdated, note_answers
 from tasks.artifacts.store import ArtifactStore
@@ -169,7 +169,8 @@ def finish_stage(run: StageRun, recipe: Recipe) -> ArtifactRef:
     Raises:
         StoreError: naming the shards that are missing.
     """
-    run.store.writer(recipe).commit()
+    manifest = run.store.writer(recipe).commit()
+    tell_of_reduced_batches(recipe.stage, manifest.shards)
     return recipe.ref
 
 

@@ -112,9 +112,12 @@ def test_questions_without_an_answer_are_left_out_and_told(
 
 
 def test_a_batch_that_memory_does_not_hold_is_answered_in_smaller_ones(
-    evaluated: Callable[..., Evaluated], monkeypatch: pytest.MonkeyPatch
+    evaluated: Callable[..., Evaluated],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ):
-    """The run ended there, and a smaller batch size was to be given by hand."""
+    """The run ended there, and a smaller batch size was to be given by hand. Then every shard tried
+    the full size again, and nothing said in the end which one had fit."""
     made = evaluated("red", "blue", "green", "grey", "black", rows_per_shard=5)
     whole = made.shard(0)
     real, sizes = Answerer.answer, []
@@ -128,9 +131,12 @@ def test_a_batch_that_memory_does_not_hold_is_answered_in_smaller_ones(
     with monkeypatch.context() as full:
         full.setattr(Answerer, "answer", answer)
         halved = made.shard(0)
-    assert sizes == [5, 3, 2, 1, 2]
+        made.shard(0)
+    assert sizes == [5, 3, 2, 1, 2, 2, 2, 1], "the next shard begins with what fits"
     assert halved.frame.equals(whole.frame)
     assert halved.measurements["documents.base"] == (2, 1, 2)
+    made.predictions()
+    assert "evaluate: the device's memory held batches of 2 at most: --batch-size 2" in caplog.text
     with monkeypatch.context() as full:
         full.setattr(Answerer, "answer", fill)
         with pytest.raises(DeviceMemoryFull, match="even a batch of 1"):

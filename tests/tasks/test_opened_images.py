@@ -21,9 +21,10 @@ from sdrpn_core.images import decode_image
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import ImageFeatures
+from tasks.artifacts.device_memory import BatchSize
 from tasks.artifacts.store import ArtifactStore
 from tasks.attention_rows import attention_rows
-from tasks.opened_images import Row, Turns, opened_batches
+from tasks.opened_images import Row, Turns, encoded, opened_batches
 from tasks.sources.files import load_image
 from tests.mixes import write_image
 from tests.tiny_models import tiny_llava
@@ -61,10 +62,12 @@ def test_what_cannot_be_read_is_told_apart_and_the_others_are_as_encoded_now(
     assert all(reason for _, reason in told)
     pictures = [load_image(file_store, rows[n]["image_uri"], None) for n in (0, 2)]
     for found, expected in zip(
-        batches[0].encode(adapter), adapter.encode_images(pictures, for_labels=True), strict=True
+        encoded(adapter, batches[0].readable),
+        adapter.encode_images(pictures, for_labels=True),
+        strict=True,
     ):
         assert torch.equal(found.tokens, expected.tokens)
-    assert batches[1].encode(adapter) == []
+    assert batches[1].readable == []
 
 
 def test_the_next_batch_is_prepared_while_the_last_is_used(
@@ -114,7 +117,7 @@ def test_no_more_pictures_are_open_than_there_are_cores(
     asked = [[question] for question in questions(tmp_path, 24)]
     features = []
     for batch in opened_batches(file_store, adapter, asked, 8):
-        features += batch.encode(adapter)
+        features += encoded(adapter, batch.readable)
         gc.collect()
     assert len(alive) == len(features) == 24
     assert max(alive) <= 2
@@ -146,10 +149,12 @@ def test_a_batch_that_is_too_large_for_the_device_is_read_in_parts(
         return [[maps] for maps in found]
 
     most = 5
-    expected = list(attention_rows(file_store, adapter, asked, 5, extract))
+    expected = list(attention_rows(file_store, adapter, asked, 5, extract, BatchSize(5)))
     most = 1
-    found = list(attention_rows(file_store, adapter, asked, 5, extract))
+    fitting = BatchSize(5)
+    found = list(attention_rows(file_store, adapter, asked, 5, extract, fitting))
     assert sizes == [4, 4, 2, 1, 1, 1, 1]
+    assert fitting.measured == {"batch_size": (1,)}
     assert [row["question_id"] for row in found] == [row["question_id"] for row in expected]
     for one, other in zip(found, expected, strict=True):
         assert one["response"] == other["response"]
