@@ -63,6 +63,7 @@ def _summary(plan: RunPlan, config: PipelineConfig, runtime: RuntimeConfig) -> l
         f"to store: {_about(plan)} {size_text(plan.store_bytes)} in {runtime.store}"
         f"{_not_counted(config)}",
         *_model_lines(plan),
+        *_guess_lines(plan),
         f"free: {size_text(plan.free_bytes)}, of which {size_text(plan.reserve_bytes)} are to stay "
         f"free (downloads.free_gib){_verdict(plan)}",
         *_time_lines(plan, runtime),
@@ -175,6 +176,16 @@ def _model_lines(plan: RunPlan) -> list[str]:
         return [line]
     verdict = "" if missing <= model.free_bytes else " - NOT ENOUGH"
     return [f"{line}; free there: {size_text(model.free_bytes)}{verdict}"]
+
+
+def _guess_lines(plan: RunPlan) -> list[str]:
+    """That sizes and hours rest on a guess, where they do."""
+    if plan.is_done or not plan.are_sizes_guessed:
+        return []
+    return [
+        "not known: how wide the model is, as its config.json is not on this machine yet; what is "
+        "usual in its family stands in, so that the RPN to store and GPU time may be far off"
+    ]
 
 
 def _verdict(plan: RunPlan) -> str:

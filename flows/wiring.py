@@ -28,7 +28,7 @@ from tasks.evaluate import (
 from tasks.extract_attention import attention_recipe, make_attention_shard
 from tasks.make_labels import make_labels
 from tasks.merge_labels import merge_labels
-from tasks.models import pinned, profile_of
+from tasks.models import pinned, profile_of, require_room_for_crops
 from tasks.report import ReportInputs, write_report
 from tasks.sources.benchmark_files import TABLE_LABEL, evaluation_label, settings_for
 from tasks.train_rpn import train_rpn
@@ -100,7 +100,8 @@ class Pipeline:
             UncalibratedProfile: likewise, if calibration did not find what the questions need.
         """
         if needs_model(stage):
-            # Hours of downloads would delay what is wrong with the model or the label settings.
+            # Hours of downloads would delay what is wrong with the model or the settings.
+            self._require_room_for_crops()
             _ = self._label_settings
         sources = self._config.sources
         is_evaluated = self._config.evaluation is not None
@@ -136,6 +137,7 @@ class Pipeline:
     def artifacts(self) -> Iterator[Callable[[], object]]:
         """What makes each artifact of a whole run, or stops it, in the order of the run."""
         sources = self._config.sources
+        yield self._require_room_for_crops
         yield self.calibration
         for source in self.sources(Stage.REPORT):
             yield partial(self.files, source)
@@ -152,6 +154,9 @@ class Pipeline:
                 yield partial(self.predictions, benchmark)
                 yield partial(self.results, benchmark)
         yield from (self.table, self.report)
+
+    def _require_room_for_crops(self) -> None:
+        require_room_for_crops(self._config)
 
     def is_made(self, stage: Stage) -> bool:
         """Whether this run got as far."""

@@ -9,12 +9,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from data_contracts.configs import ModelConfig
+from data_contracts.configs import ModelConfig, PipelineConfig
 from data_contracts.profiles import ModelProfile
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import named_device, resolve_device
+from sdrpn_core.models.families import FAMILIES, check_family
 from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.rpn.copied_layers import check_copyable
@@ -141,6 +142,21 @@ def adapter_for_labels(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapt
     adapter = adapter_for(model, runtime)
     check_copyable(adapter, adapter.profile.rpn)
     return adapter
+
+
+def require_room_for_crops(config: PipelineConfig) -> None:
+    """Refuse a budget for crops that holds no cell of them, without loading the model.
+
+    Raises:
+        ModelError: saying what would do.
+    """
+    profile = profile_of(config.model)
+    check_family(profile)
+    budgets = [config.region_settings(profile).crop_tokens]
+    if config.evaluation is not None:
+        budgets.append(config.evaluation.crop_tokens)
+    for budget in budgets:
+        FAMILIES[profile.family].check_crop_tokens(budget)
 
 
 def require_device(device: str) -> None:

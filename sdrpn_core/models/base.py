@@ -197,17 +197,19 @@ class ModelAdapter(ABC):
             "vicrop_pure_grad and vicrop_pure_grad_high"
         )
 
-    def num_tokens(self, grid: GridShape) -> int:
+    @classmethod
+    def num_tokens(cls, grid: GridShape) -> int:
         """Tokens of an image on a grid: its cells, and breaks in families that have such."""
         return grid.num_cells
 
-    def check_crop_tokens(self, max_tokens: int | None) -> None:
+    @classmethod
+    def check_crop_tokens(cls, max_tokens: int | None) -> None:
         """Refuse a budget for crops that holds no cell.
 
         Raises:
             ModelError: saying what would do.
         """
-        least = self.num_tokens(GridShape(1, 1))
+        least = cls.num_tokens(GridShape(1, 1))
         if max_tokens is not None and max_tokens < least:
             raise ModelError(f"crop_tokens is {max_tokens}: give at least {least}, or leave it out")
 

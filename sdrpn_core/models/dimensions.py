@@ -20,6 +20,8 @@ class ModelDimensions:
     """Configuration of the text model."""
     num_cells: int
     """Of the grid that labels are made on; the most that a dynamic one may have."""
+    are_read: bool
+    """From the model's configuration; else guessed, as usual in its family."""
 
 
 def model_dimensions(profile: ModelProfile) -> ModelDimensions:
@@ -32,11 +34,11 @@ def model_dimensions(profile: ModelProfile) -> ModelDimensions:
     source = model_source(profile.model_id)
     folder = local_folder(source, profile.revision)
     if folder is None or not (folder / "config.json").is_file():
-        return ModelDimensions(text=_usual(profile), num_cells=_num_cells(profile, None))
+        return ModelDimensions(_usual(profile), _num_cells(profile, None), are_read=False)
     with quiet_transformers(), explained(source, profile.revision):
         config = stock_config(str(folder))
     text = config.get_text_config(decoder=True)
-    return ModelDimensions(text=text, num_cells=_num_cells(profile, config))
+    return ModelDimensions(text, _num_cells(profile, config), are_read=True)
 
 
 def _usual(profile: ModelProfile) -> PreTrainedConfig:

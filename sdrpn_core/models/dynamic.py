@@ -99,9 +99,10 @@ class DynamicAdapter(ModelAdapter):
         grids = [self._grid_within(box, rule) for box in letterboxes]
         return self.draw(images, letterboxes, grids)
 
-    def num_tokens(self, grid: GridShape) -> int:
+    @classmethod
+    def num_tokens(cls, grid: GridShape) -> int:
         """Those of every row, with what ends it."""
-        return grid.height * (grid.width + self.breaks_a_row)
+        return grid.height * (grid.width + cls.breaks_a_row)
 
     def prepare_crops(
         self, crops: Sequence[Image.Image], max_tokens: int | None = None

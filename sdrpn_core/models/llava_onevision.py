@@ -43,7 +43,8 @@ class LlavaOnevisionAdapter(LlavaAdapter):
         inputs = processed(self.image_processor, pairs, self.dtype, do_resize=False)
         return {"pixel_values": inputs["pixel_values"][::2].flatten(0, 1)}
 
-    def num_tokens(self, grid: GridShape) -> int:
+    @classmethod
+    def num_tokens(cls, grid: GridShape) -> int:
         """Its cells and the newline."""
         return grid.num_cells + 1
 

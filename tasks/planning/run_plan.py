@@ -9,8 +9,10 @@ from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import SceneSource
 from sdrpn_core.models.devices import resolve_device
+from sdrpn_core.models.dimensions import model_dimensions
 from sdrpn_core.reference.backgrounds import ScenesUnavailable, photograph_folder
 from tasks.fetching.addresses import downloads_folder, free_bytes
+from tasks.models import profile_of
 from tasks.planning.files import PlannedFile, planned_files, unique_files
 from tasks.planning.model_files import PlannedModel, planned_model
 from tasks.planning.questions import Certainty, Made, num_questions, sources_of
@@ -49,6 +51,8 @@ class RunPlan:
     """What a download must leave free."""
     free_bytes: int
     downloads_folder: str
+    are_sizes_guessed: bool
+    """Whether the model's configuration, which tells how large its parts are, is still to come."""
     is_on_cpu: bool
     """Whether a run on this machine, with its settings, would use no GPU."""
     problems: tuple[str, ...]
@@ -163,6 +167,7 @@ def planned_run(
         reserve_bytes=int(runtime.downloads.free_gib * _GIB),
         free_bytes=free_bytes(folder),
         downloads_folder=str(folder),
+        are_sizes_guessed=not model_dimensions(profile_of(config.model)).are_read,
         is_on_cpu=_is_on_cpu(runtime),
         problems=tuple(problem for problem in problems if problem),
     )

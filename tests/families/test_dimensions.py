@@ -16,6 +16,7 @@ def test_parameters_of_the_rpn_are_those_of_the_network(loaded: Loaded) -> None:
     network = RegionProposalNetwork.from_adapter(loaded.adapter, loaded.shape)
     size = sum(weights.numel() for weights in network.parameters())
     dimensions = model_dimensions(loaded.adapter.profile)
+    assert dimensions.are_read
     assert num_rpn_parameters(dimensions.text, loaded.shape) == size
 
 
@@ -51,6 +52,7 @@ def test_a_model_that_is_not_here_is_taken_for_a_llama(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     profile = load_profile(name)
     found = model_dimensions(profile)
+    assert not found.are_read
     assert (found.text.hidden_size, found.num_cells) == (hidden_size, num_cells)
     of_a_layer = 4 * hidden_size**2 + 3 * hidden_size * (hidden_size * 8 // 3)
     of_the_last = 2 * hidden_size**2  # queries and keys

@@ -2,17 +2,21 @@
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data_contracts.artifact import ArtifactRef
-from data_contracts.configs import PipelineConfig
+from data_contracts.configs import EvaluationConfig, PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.label_settings import RegionChanges, RegionSettings
+from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from tasks.artifacts.store import ArtifactStore
 from tasks.models import profile_of
@@ -45,6 +49,29 @@ def pipeline_in(store: ArtifactStore, config: PipelineConfig) -> Pipeline:
 @pytest.fixture
 def label_set(config: PipelineConfig, file_store: ArtifactStore) -> ArtifactRef:
     return pipeline_in(file_store, config).label_set()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"regions": RegionChanges(crop_tokens=1)},
+        {
+            "evaluation": EvaluationConfig(
+                source=SceneSource(name="held-out", num_images=1, seed=0), crop_tokens=1
+            )
+        },
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_crops_without_room_for_a_cell_stop_plan_and_run(
+    config: PipelineConfig, file_store: ArtifactStore, settings: dict[str, Any]
+):
+    """LLaVA-OneVision's newline takes one token: answering refused it, after the training."""
+    model = config.model.model_copy(update={"profile": "llava-onevision-0.5b"})
+    pipeline = pipeline_in(file_store, config.model_copy(update={"model": model, **settings}))
+    for begin in (next(pipeline.artifacts()), partial(pipeline.make, Stage.TRAIN_RPN)):
+        with pytest.raises(ModelError, match="crop_tokens is 1: give at least 2"):
+            begin()
 
 
 def test_progress_is_told_in_steps_only(

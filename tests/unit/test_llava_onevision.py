@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from data_contracts.configs import EvaluationConfig
+from data_contracts.sources import SceneSource
+from sdrpn_core.evaluation.harness import Evaluator
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
+from sdrpn_core.pipeline import ZoomPipeline
 from tests.families.onevision import NUM_CELLS, SIDE, tiny_llava_onevision
 from tests.stock_generation import check_generates_as_stock
-from tests.zoom_checks import random_images
+from tests.zoom_checks import random_images, random_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +79,16 @@ def test_gradients_reach_the_pixels_of_an_image_with_its_newline(
 def test_packaged_prompt_is_the_family_s(name: str) -> None:
     profile = load_profile(name)
     assert FAMILIES[profile.family].defaults.prompt == profile.prompt
+
+
+def test_a_budget_that_holds_no_cell_is_refused_before_anything_is_asked(
+    adapter: LlavaOnevisionAdapter,
+) -> None:
+    """The newline takes the one token: each evaluation found out at its first crop."""
+    zoom = random_pipeline(adapter)
+    least = zoom.regions.with_changes(crop_tokens=1)
+    with pytest.raises(ModelError, match="crop_tokens is 1: give at least 2"):
+        ZoomPipeline(adapter, zoom.rpn, threshold=zoom.threshold, regions=least)
+    source = SceneSource(name="held-out", num_images=1, seed=0)
+    with pytest.raises(ModelError, match="crop_tokens is 1: give at least 2"):
+        Evaluator(adapter, EvaluationConfig(source=source, crop_tokens=1))
