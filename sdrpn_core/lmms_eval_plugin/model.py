@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from data_contracts.errors import SdrpnError
 from sdrpn_core.generation.greedy import answer_plain
+from sdrpn_core.images import upright_rgb
 from sdrpn_core.pipeline import ZoomPipeline
 
 DEFAULT_MAX_NEW_TOKENS = 128
@@ -141,7 +142,7 @@ class SdrpnModel(lmms):  # type: ignore[misc]  # lmms-eval has no types
 def _only(images: Sequence[Any], task: str) -> Image.Image:
     if len(images) != 1 or not isinstance(images[0], Image.Image):
         raise UnsupportedRequest(f"task {task!r}: sdrpn answers about one image, got {images!r}")
-    return images[0].convert("RGB")
+    return upright_rgb(images[0])  # as the zoom sees it, also where the image alone is asked about
 
 
 def _require_greedy(settings: Mapping[str, Any], task: str) -> None:

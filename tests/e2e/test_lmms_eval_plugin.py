@@ -1,5 +1,6 @@
 """lmms-eval, unmodified and in a process of its own, runs the zoom pipeline as a model."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lmms_eval.tasks
+import numpy as np
 import pytest
 import yaml
+from lmms_eval.api.instance import Instance
+from PIL import ExifTags, Image
 
 from data_contracts.enums import BenchmarkTask
 from data_contracts.json_lines import json_lines
@@ -19,12 +23,14 @@ from sdrpn_core.benchmarks import aggregate
 from sdrpn_core.benchmarks.hub_rows import hub_documents
 from sdrpn_core.benchmarks.tasks import TASKS
 from sdrpn_core.images import decode_image
+from sdrpn_core.lmms_eval_plugin.model import SdrpnModel
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.training import train_rpn
 from tasks.rpn_files import save_checkpoint
 from tests.architecture.source_tree import CHECKOUT
 from tests.benchmark_tables import rows, write_table
+from tests.image_files import encoded
 from tests.rpn_scenes import bright_patch_examples, loader
 from tests.tiny_models import tiny_llava
 
@@ -153,6 +159,34 @@ def test_two_processes_share_the_documents(folder: Path):
     shared = samples(folder, "shared", BenchmarkTask.POPE)
     assert len(shared) == NUM_DOCUMENTS
     assert shared == samples(folder, "alone", BenchmarkTask.POPE)
+
+
+@pytest.mark.parametrize("zoom", [False, True])
+def test_an_image_is_seen_upright_with_the_zoom_and_without(folder: Path, zoom: bool):
+    """The baseline saw it as it lies in its file."""
+    upright = np.random.default_rng(0).integers(0, 256, (40, 20, 3), np.uint8).repeat(3, axis=0)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = np.rot90(upright)  # by what orientation 6 undoes
+    images = [
+        Image.open(io.BytesIO(encoded(Image.fromarray(upright)))),
+        Image.open(io.BytesIO(encoded(Image.fromarray(turned), exif=exif))),
+        Image.open(io.BytesIO(encoded(Image.fromarray(turned)))),
+    ]
+    model = SdrpnModel(str(folder / "rpn"), zoom=zoom, device="cpu", batch_size=3)
+    model.task_dict["own"] = {"test": images}
+    settings = {"max_new_tokens": 12}
+    asked = [
+        Instance(
+            request_type="generate_until",
+            arguments=("it", settings, lambda image: [image], number, "own", "test"),
+            idx=0,
+            metadata={"task": "own", "doc_id": number, "repeats": 1},
+        )
+        for number in range(len(images))
+    ]
+    as_seen, with_orientation, as_stored = model.generate_until(asked)
+    assert with_orientation == as_seen != as_stored
 
 
 def test_a_missing_rpn_is_explained(folder: Path):
