@@ -84,7 +84,7 @@ class BatchSize:
         self._size = wanted
 
     @property
-    def measured(self) -> dict[str, tuple[int, ...]]:
+    def measured(self) -> dict[str, tuple[float, ...]]:
         """What the receipt of a shard says of it: nothing where memory has held all."""
         return {_MEASURED: (self._size,)} if self._size < self._wanted else {}
 
