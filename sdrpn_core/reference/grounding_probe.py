@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from sdrpn_core.geometry import Letterbox
 from sdrpn_core.reference.evaluation import HELD_OUT_SEED, load_reference
-from sdrpn_core.reference.model import TOKEN_IDS, prompt_for
+from sdrpn_core.reference.model import prompt_for
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.reference.views import GRID, draw_canvas
+from sdrpn_core.reference.vocabulary import TOKEN_IDS
 
 
 def answer_attention(model: Any, processor: Any, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:

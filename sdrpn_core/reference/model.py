@@ -4,7 +4,6 @@ Grid 12 x 12 (96-pixel input, 8-pixel patches); word-level tokenizer over ``voca
 processor resizes only: the letterbox is drawn before it.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +19,8 @@ from transformers import (
 )
 
 from sdrpn_core.reference.views import GRID, INPUT_SIDE, PATCH_SIDE, PIXEL_MEAN, PIXEL_STD
-from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX, all_tokens
+from sdrpn_core.reference.vocabulary import SHORT_ANSWER_SUFFIX, TOKEN_IDS
 
-TOKEN_IDS: Final[Mapping[str, int]] = {token: index for index, token in enumerate(all_tokens())}
 DECODER_WIDTH: Final = 128
 DECODER_LAYERS: Final = 8
 TOWER_WIDTH: Final = 128

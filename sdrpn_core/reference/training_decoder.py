@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from sdrpn_core.reference.grounding import GroundingLoss
 from sdrpn_core.reference.lean_attention import use_lean_attention
-from sdrpn_core.reference.model import NUM_IMAGE_TOKENS, TOKEN_IDS, new_model, word_embeddings
+from sdrpn_core.reference.model import NUM_IMAGE_TOKENS, new_model, word_embeddings
 from sdrpn_core.reference.training_log import TrainingLog
 from sdrpn_core.reference.vocabulary import (
     COLOURS,
@@ -28,6 +28,7 @@ from sdrpn_core.reference.vocabulary import (
     KINDS,
     LETTERS,
     SHORT_ANSWER_SUFFIX,
+    TOKEN_IDS,
     question_about,
 )
 

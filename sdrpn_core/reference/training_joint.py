@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from sdrpn_core.reference.lean_attention import use_lean_attention
-from sdrpn_core.reference.model import NUM_IMAGE_TOKENS, TOKEN_IDS, new_model, word_embeddings
+from sdrpn_core.reference.model import NUM_IMAGE_TOKENS, new_model, word_embeddings
 from sdrpn_core.reference.training_decoder import (
     AnswerBatch,
     Lookup,
@@ -33,7 +33,7 @@ from sdrpn_core.reference.training_tower import (
     tower_loss,
 )
 from sdrpn_core.reference.view_cache import SceneViews, load_shards
-from sdrpn_core.reference.vocabulary import all_tokens
+from sdrpn_core.reference.vocabulary import TOKEN_IDS, all_tokens
 
 _TOKENS: Final = all_tokens()
 _TOWER_LOSS_SHARE: Final = 0.5

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from sdrpn_core.reference.glyph_pages import make_glyph_page
 from sdrpn_core.reference.lean_attention import use_lean_attention
-from sdrpn_core.reference.model import TOKEN_IDS, new_model, word_embeddings
+from sdrpn_core.reference.model import new_model, word_embeddings
 from sdrpn_core.reference.training_log import TrainingLog
 from sdrpn_core.reference.view_cache import SceneViews, load_shards
 from sdrpn_core.reference.views import PIXEL_MEAN, PIXEL_STD
-from sdrpn_core.reference.vocabulary import COLOURS, DIGITS, KINDS, LETTERS
+from sdrpn_core.reference.vocabulary import COLOURS, DIGITS, KINDS, LETTERS, TOKEN_IDS
 
 GROUPS: Final = {
     "colour": tuple(TOKEN_IDS[name] for name in COLOURS),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.reference.scenes import Scene, make_scene
 from sdrpn_core.reference.views import GRID, INPUT_SIDE, MEAN_FILL, margin_box, render_view
-from sdrpn_core.reference.vocabulary import all_tokens
+from sdrpn_core.reference.vocabulary import TOKEN_IDS
 
 MAX_OBJECTS: Final = 8
 NUM_VIEWS: Final = 4
@@ -24,7 +24,6 @@ SCENES_PER_SHARD: Final = 500
 # Training seeds lie above every seed that evaluation or a user's data may use.
 FIRST_TRAINING_SEED: Final = 1_000_000_000
 _ASPECTS: Final = ((1.0, 0.667), (0.667, 1.0), (1.0, 1.0), (1.0, 0.5625), (0.75, 1.0))
-_TOKEN_IDS: Final = {token: index for index, token in enumerate(all_tokens())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ def render_shard(shard: int) -> SceneViews:
         scene = _training_scene(seed, rng)
         for index, thing in enumerate(scene.objects):
             names = (thing.colour, thing.kind, thing.code[0].lower(), thing.code[1])
-            attributes[row, index] = [_TOKEN_IDS[name] for name in names]
+            attributes[row, index] = [TOKEN_IDS[name] for name in names]
         for view_index, crop in enumerate(_windows(scene, rng)):
             view = render_view(scene.image, scene.objects, crop, _fill(scene, rng))
             pixels[row, view_index], cells[row, view_index] = view.pixels, view.cells

@@ -4,6 +4,7 @@ Letters and digits are disjoint sets chosen to be easily told apart in small pri
 avoid one-letter words ("a") that occur in prompts, because the tokenizer lower-cases.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 RGB = tuple[int, int, int]
@@ -44,6 +45,9 @@ def all_tokens() -> list[str]:
     """Every token of the tokenizer, in id order."""
     names = (*COLOURS, *KINDS, *LETTERS, *DIGITS)
     return [*SPECIAL_TOKENS, *PROMPT_WORDS, *(name.lower() for name in names)]
+
+
+TOKEN_IDS: Final[Mapping[str, int]] = {token: index for index, token in enumerate(all_tokens())}
 
 
 def question_about(colour: str, kind: str, template_index: int) -> str:

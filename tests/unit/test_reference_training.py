@@ -5,10 +5,10 @@ import torch
 
 from sdrpn_core.reference.glyph_pages import make_glyph_page
 from sdrpn_core.reference.lean_attention import use_lean_attention
-from sdrpn_core.reference.model import TOKEN_IDS, new_model, word_embeddings
+from sdrpn_core.reference.model import new_model, word_embeddings
 from sdrpn_core.reference.training_decoder import IGNORED, answer_loss, synthetic_batch
 from sdrpn_core.reference.training_tower import tower_loss
-from sdrpn_core.reference.vocabulary import LETTERS
+from sdrpn_core.reference.vocabulary import LETTERS, TOKEN_IDS
 from sdrpn_core.reference.windows import LABEL_SIZES, render_windows
 
 WORDS = word_embeddings()
