@@ -185,14 +185,16 @@ def _saved_qwen3_5(
     return profile.model_copy(update={"heads": heads})
 
 
-def qwen_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
+def qwen_tokenizer(
+    special: Sequence[str] = SPECIAL, end: str = "<|im_end|>"
+) -> PreTrainedTokenizerFast:
     """Word-level tokenizer with Qwen's markers; it has no token to begin a text with."""
     vocabulary = {word: index for index, word in enumerate([*special, "<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
+        eos_token=end,
         pad_token="<|endoftext|>",
         unk_token="<unk>",
         additional_special_tokens=list(special),

@@ -7,6 +7,8 @@ from sdrpn_core.models.dynamic import DynamicAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.gemma3 import Gemma3Adapter
 from sdrpn_core.models.gemma4_unified import Gemma4UnifiedAdapter
+from sdrpn_core.models.glm4v import Glm4vAdapter
+from sdrpn_core.models.glm4v_moe import Glm4vMoeAdapter
 from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
@@ -24,6 +26,8 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
     "gemma3": Gemma3Adapter,
     "gemma4_unified": Gemma4UnifiedAdapter,
+    "glm4v": Glm4vAdapter,
+    "glm4v_moe": Glm4vMoeAdapter,
     "idefics3": SmolVlmAdapter,
     "internvl": InternVlAdapter,
     "llava": LlavaAdapter,

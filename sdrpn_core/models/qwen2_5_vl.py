@@ -67,6 +67,11 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         found = (int(image_processor.patch_size), int(image_processor.merge_size))
         self.check_cells(found, (int(vision.patch_size), self.merge_size))
 
+    @property
+    def pixels_a_cell(self) -> int:
+        """What the stock processor counts for a cell where it bounds an image's size."""
+        return self.cell_side**2
+
     def image_placeholder(self) -> str:
         """One image token, between the markers that the chat template writes."""
         return "<|vision_start|><|image_pad|><|vision_end|>"
@@ -75,10 +80,9 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         self, images: Sequence[Image.Image], letterboxes: Sequence[Letterbox], rule: DynamicGrid
     ) -> PreparedImages:
         """As the stock processor draws them, which may exceed the rule's bounds by a row."""
-        cell_area = self.cell_side**2
         bounds = {
-            "shortest_edge": rule.min_cells * cell_area,
-            "longest_edge": rule.max_cells * cell_area,
+            "shortest_edge": rule.min_cells * self.pixels_a_cell,
+            "longest_edge": rule.max_cells * self.pixels_a_cell,
         }
         sizes = [(box.canvas_width, box.canvas_height) for box in letterboxes]
         return self._cut(images, letterboxes, sizes, do_resize=True, size=bounds)

@@ -148,6 +148,6 @@ def _is_trainable(layer: Any) -> bool:
     """
     projection = getattr(getattr(layer, "self_attn", None), "q_proj", None)
     has_weight = projection is None or isinstance(getattr(projection, "weight", None), nn.Parameter)
-    has_experts = all(next(part.parameters(), None) is not None for part in shared_parts(layer))
+    has_experts = all(next(part.parameters(), None) is not None for part, _ in shared_parts(layer))
     plain = all(parameter.dtype in _PLAIN for parameter in layer.parameters())
     return has_weight and has_experts and plain

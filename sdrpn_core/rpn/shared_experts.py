@@ -27,47 +27,52 @@ class SharedPart(nn.Module):
     or save. Gradients pass through it.
     """
 
-    def __init__(self, part: nn.Module) -> None:
+    def __init__(self, part: nn.Module, experts: nn.Module) -> None:
+        """Take a part of a layer.
+
+        Args:
+            part: what is called.
+            experts: of the layer, whose precision is that of its hidden states. A router may be in
+                another: GLM's is in float32 in models of half precision.
+        """
         super().__init__()
-        self._parts = (part,)
+        self._parts = (part, experts)
         """In a tuple, where torch does not look for modules."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SharedPart":
         """Of a copy too, it calls the model's."""
         return SharedPart(*self._parts)
 
-    def forward(self, *values: Tensor) -> Any:
-        """Run the module in its own precision, whatever that of the copy is.
+    def forward(self, states: Tensor, *chosen: Tensor) -> Any:
+        """Run the module as it runs in the model, whatever the precision of the copy is.
 
         Args:
-            values: what the stock layer hands it, the hidden states first.
+            states: the hidden states.
+            chosen: what else the stock layer hands it, which comes from the router.
 
         Returns:
-            What the module gives, in the precision of the states.
+            New states in the precision of those that came; what a router gives as it is, for the
+            experts.
         """
-        (part,) = self._parts
-        states, own = values[0], next(part.parameters()).dtype
+        part, experts = self._parts
+        own = states.to(next(experts.parameters()).dtype)
         with torch.autocast(states.device.type, enabled=False):
-            output = part(*(_to_precision(value, own) for value in values))
-        if isinstance(output, tuple):
-            return tuple(_to_precision(value, states.dtype) for value in output)
-        return _to_precision(output, states.dtype)
+            output = part(own, *chosen)
+        return output if isinstance(output, tuple) else output.to(states.dtype)
 
 
 def copied_layer(layer: nn.Module) -> nn.Module:
     """A deep copy of a decoder layer, but for the experts and routers that it shares."""
-    return deepcopy(layer, {id(part): SharedPart(part) for part in shared_parts(layer)})
+    shared = {id(part): SharedPart(part, experts) for part, experts in shared_parts(layer)}
+    return deepcopy(layer, shared)
 
 
-def shared_parts(layer: nn.Module) -> list[nn.Module]:
-    """Experts of a decoder layer and their routers; none in a layer without."""
+def shared_parts(layer: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Experts of a decoder layer and their routers, each with its experts; none in one without."""
     found = []
     for module in layer.modules():
         parts = dict(module.named_children())
         if _EXPERTS in parts:
-            found += [parts[name] for name in (_EXPERTS, *_ROUTERS) if name in parts]
+            shared = [parts[name] for name in (_EXPERTS, *_ROUTERS) if name in parts]
+            found += [(part, parts[_EXPERTS]) for part in shared]
     return found
-
-
-def _to_precision(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to(dtype) if value.is_floating_point() else value

@@ -22,6 +22,7 @@ from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.square import SquareAdapter
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, gemma_masks
+from tests.families.glm import glm_images, tiny_glm4v, tiny_glm4v_moe
 from tests.families.internvl import tiny_internvl
 from tests.families.mistral import mistral_grids, mistral_ids, mistral_images, tiny_mistral3
 from tests.families.onevision import (
@@ -237,6 +238,12 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         image_marks="mm_token_type_ids",
         stock_masks=gemma_masks,
         generation={"cache_implementation": "static", "disable_compile": True},
+    ),
+    "glm4v": FamilyModel(
+        tiny_glm4v, glm_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"
+    ),
+    "glm4v_moe": FamilyModel(
+        tiny_glm4v_moe, glm_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"
     ),
     "idefics3": FamilyModel(tiny_idefics3, smolvlm_images, smolvlm_grids, smolvlm_cell_pixels),
     "internvl": FamilyModel(tiny_internvl, internvl_images, internvl_grids, square_cell_pixels),

@@ -68,15 +68,29 @@ _SHARED_EXPERT = 3 * 2048 * 512 + 2048  # with its gate
 _NORMS = 2 * 2048
 
 
+def _glm_attention(num_heads: int, num_key_heads: int) -> tuple[int, int]:
+    """Of a layer that is 4096 wide: queries and keys with their norm, and what else there is."""
+    keys = (4096 + 1) * num_key_heads * 128  # or values
+    return (4096 + 1) * num_heads * 128 + keys + 4096, keys + num_heads * 128 * 4096
+
+
+_GLM_SCORING, _GLM_REST = _glm_attention(32, 2)
+_GLM_LAYER = _GLM_SCORING + _GLM_REST + 3 * 4096 * 13696 + 3 * 4096
+_GLM_MOE_SCORING, _GLM_MOE_REST = _glm_attention(96, 8)
+_GLM_MOE_LAYER = _GLM_MOE_SCORING + _GLM_MOE_REST + 3 * 4096 * 1408 + 4096
+
+
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "hidden_size", "expected"),
     [
-        ("qwen3-vl-30b-a3b", 2 * (_ATTENTION + _NORMS) + _SCORING + 2 * 128),
-        ("qwen3.5-35b-a3b", 2 * (_DELTA_NET + _SHARED_EXPERT + _NORMS) + _SCORING + 2 * 256),
+        ("qwen3-vl-30b-a3b", 2048, 2 * (_ATTENTION + _NORMS) + _SCORING + 2 * 128),
+        ("qwen3.5-35b-a3b", 2048, 2 * (_DELTA_NET + _SHARED_EXPERT + _NORMS) + _SCORING + 2 * 256),
+        ("glm-4.5v", 4096, 2 * _GLM_MOE_LAYER + _GLM_MOE_SCORING),
+        ("glm-4.1v-9b", 4096, 2 * _GLM_LAYER + _GLM_SCORING),
     ],
 )
 def test_experts_of_a_model_that_is_not_here_are_not_counted(
-    name: str, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, hidden_size: int, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """No RPN has any: with a layer's 604 M of them, a plan would be of 15 GB a resume point."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -84,5 +98,5 @@ def test_experts_of_a_model_that_is_not_here_are_not_counted(
     found = model_dimensions(profile)
     layers = (found.text.num_hidden_layers, found.text.num_attention_heads)
     assert layers == (profile.num_layers, profile.num_heads)
-    assert (found.text.hidden_size, found.num_cells) == (2048, 576)
+    assert (found.text.hidden_size, found.num_cells) == (hidden_size, 576)
     assert num_rpn_parameters(found.text, profile.rpn) == expected

@@ -27,6 +27,9 @@ UNCALIBRATED = [
     "deepseek-vl-7b",
     "gemma-3-12b",
     "gemma-3-4b",
+    "glm-4.1v-9b",
+    "glm-4.5v",
+    "glm-4.6v-flash",
     "internvl3-8b",
     "internvl3.5-8b",
     "llava-onevision-0.5b",
@@ -138,7 +141,9 @@ def test_regions_are_not_part_of_what_a_model_is() -> None:
 def test_only_models_that_enlarge_small_pictures_zoom_into_those_they_saw_every_pixel_of() -> None:
     limits = {name: load_profile(name).regions.max_seen_ratio for name in packaged_profiles()}
     assert {name for name, limit in limits.items() if limit is None} == {
-        name for name in limits if name.startswith(("gemma-4", "qwen", "mistral", "ministral"))
+        name
+        for name in limits
+        if name.startswith(("gemma-4", "glm", "qwen", "mistral", "ministral"))
     }
 
 

@@ -26,17 +26,22 @@ from sdrpn_core.rpn.parameters import network_state
 from sdrpn_core.rpn.shared_experts import SharedPart
 from sdrpn_core.rpn.training import train_rpn
 from sdrpn_core.zoom.first_stage import first_stage
+from tests.families.glm import tiny_glm4v_moe
 from tests.families.internvl import tiny_internvl_qwen3_moe
 from tests.rpn_scenes import randomly_labelled
 from tests.tiny_models import tiny_llava, with_text_model
 from tests.tiny_qwen import tiny_qwen3_5_moe, tiny_qwen3_vl_moe
 from tests.zoom_checks import random_images
 
-BUILDERS = {"qwen3_vl_moe": tiny_qwen3_vl_moe, "qwen3_5_moe": tiny_qwen3_5_moe}
+BUILDERS = {
+    "glm4v_moe": tiny_glm4v_moe,
+    "qwen3_vl_moe": tiny_qwen3_vl_moe,
+    "qwen3_5_moe": tiny_qwen3_5_moe,
+}
 IMAGES = random_images([(60, 40), (30, 50), (45, 45), (80, 20)])
 QUESTIONS = ["what is it ?", "what is the small red word ?", "it", "red blue ?"]
 MIXTURE = 2
-"""A layer that has experts in either model, and is copied whole."""
+"""A layer that has experts in every model, and is copied whole."""
 
 
 @pytest.fixture(scope="module", params=sorted(BUILDERS))
@@ -105,8 +110,8 @@ def test_a_copy_holds_all_of_a_layer_but_experts_and_router(adapter: ModelAdapte
     for name, value in state.items():
         assert torch.equal(value, stock[name])
         assert value.data_ptr() != stock[name].data_ptr()
-    has_shared_expert = any("shared_expert." in name for name in state)
-    assert has_shared_expert == (adapter.profile.family == "qwen3_5_moe")
+    has_shared_expert = any(".mlp.shared_expert" in name for name in state)
+    assert has_shared_expert == (adapter.profile.family != "qwen3_vl_moe")
     assert network.shares_experts
 
 
@@ -208,9 +213,12 @@ def test_training_beside_a_model_in_half_precision(profile: ModelProfile) -> Non
 
 
 def test_experts_run_in_their_own_precision(profile: ModelProfile) -> None:
-    """Whatever the copy is in, and autocast too: they choose and give what they do in the model."""
+    """Whatever the copy is in, and autocast too: they choose and give what they do in the model.
+
+    GLM's router is in float32 whatever the model is in: its scores were rounded for the experts.
+    """
     mlp = load_adapter(profile, device="cpu", dtype="bfloat16").decoder.layers[MIXTURE].mlp
-    router, experts = SharedPart(mlp.gate), SharedPart(mlp.experts)
+    router, experts = SharedPart(mlp.gate, mlp.experts), SharedPart(mlp.experts, mlp.experts)
     hidden = torch.randn(30, 48, generator=torch.Generator().manual_seed(0))
     _, scores, chosen = mlp.gate(hidden.bfloat16())
     expected = mlp.experts(hidden.bfloat16(), chosen, scores)
@@ -219,7 +227,9 @@ def test_experts_run_in_their_own_precision(profile: ModelProfile) -> None:
             _, found_scores, found_chosen = router(hidden)
             found = experts(hidden, found_chosen, found_scores)
         assert torch.equal(found_chosen, chosen)
-        assert found.dtype == found_scores.dtype == torch.float32
+        assert torch.equal(found_scores, scores)
+        assert found_scores.dtype == scores.dtype
+        assert found.dtype == torch.float32
         assert torch.equal(found, expected.float())
 
 
