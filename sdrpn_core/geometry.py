@@ -207,13 +207,15 @@ class Letterbox:
         size: tuple[int, int],
         resample: Image.Resampling = Image.Resampling.BICUBIC,
     ) -> Image.Image:
-        """Draw the canvas: the image padded with ``fill``, resized to ``size`` (width, height)."""
+        """Draw the canvas: the image, RGB, padded with ``fill`` and resized to ``size`` (w, h)."""
         if image.size != self.image_size:
             raise ValueError(f"letterbox is for {self.image_size} pixels, image has {image.size}")
         if self.canvas_width * self.canvas_height > MAX_CANVAS_PIXELS:
             return self._paste_thin(image, fill, size, resample)
-        canvas = Image.new("RGB", (self.canvas_width, self.canvas_height), fill)
-        canvas.paste(image, (self.pad_left, self.pad_top))
+        canvas = image
+        if image.size != (self.canvas_width, self.canvas_height):
+            canvas = Image.new("RGB", (self.canvas_width, self.canvas_height), fill)
+            canvas.paste(image, (self.pad_left, self.pad_top))
         return canvas.resize(size, resample)
 
     def _paste_thin(

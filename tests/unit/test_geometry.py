@@ -161,6 +161,16 @@ def test_paste_puts_the_image_where_the_letterbox_says():
     assert (pixels[[0, 1, 6, 7]] == (0, 0, 9)).all()
 
 
+@pytest.mark.parametrize("size", [(5, 3), (40, 30)], ids=["smaller", "as-it-is"])
+def test_paste_draws_a_picture_without_padding_pixel_by_pixel(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    canvas = Letterbox.identity((40, 30)).paste(image, (0, 0, 9), size)
+    assert canvas.tobytes() == image.resize(size, Image.Resampling.BICUBIC).tobytes()
+    canvas.paste((0, 0, 0), (0, 0, *size))
+    assert (np.asarray(image) == pixels).all()
+
+
 def test_paste_refuses_another_image():
     with pytest.raises(ValueError, match=r"letterbox is for \(8, 4\) pixels, image has \(4, 8\)"):
         Letterbox.square((8, 4)).paste(Image.new("RGB", (4, 8)), (0, 0, 0), (8, 8))
