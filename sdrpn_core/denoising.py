@@ -10,11 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from data_contracts.label_settings import LabelSettings
 from sdrpn_core.filters import Array, as_float_tensor
 from sdrpn_core.geometry import GridShape, Letterbox
+
+_NEIGHBOURS_IN_MAP = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
+"""Of a cell of a batch (N, h, w): no cell of another sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +84,11 @@ def _rival(attention: Tensor, strong: Tensor) -> Tensor:
 
 
 def _connected(seeds: Tensor, mask: Tensor) -> Tensor:
-    """Cells of the mask (N, h, w) that 8-connected paths inside it join to a seed."""
-    reached, num_reached = seeds, -1
-    while (count := int(reached.sum())) != num_reached:
-        num_reached = count
-        grown = torch.nn.functional.max_pool2d(reached[:, None].float(), 3, stride=1, padding=1)
-        reached = (grown[:, 0] > 0) & mask
-    return reached
+    """Cells of the mask (N, h, w) that 8-connected paths inside it join to a seed of it."""
+    labelled, num_components = ndimage.label(mask.cpu().numpy(), structure=_NEIGHBOURS_IN_MAP)
+    has_seed = np.zeros(num_components + 1, dtype=np.bool_)
+    has_seed[labelled[seeds.cpu().numpy()]] = True
+    return torch.from_numpy(has_seed[labelled]).to(mask.device)
 
 
 def _finite_attention(grounding: Array) -> tuple[Tensor, Tensor]:
