@@ -40,7 +40,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     with prefect_server(tmp_path_factory.mktemp("prefect")) as server:
         server.prefect("work-pool", "create", POOL, "--type", "process")
         server.prefect("--no-prompt", "deploy", "--all")
-        schedules(server, "pause")  # at three at night, its run would go into this checkout
+        with server.in_this_process():
+            let_schedules_run(False)  # at three at night, its run would go into this checkout
         with server.background("worker", "start", "--pool", POOL, "--type", "process"):
             yield server
 
@@ -73,8 +74,18 @@ def run(server: PrefectServer, deployment: str, **given: object) -> tuple[int, s
     return done.returncode, done.stdout + done.stderr
 
 
-def schedules(server: PrefectServer, action: str) -> None:
-    server.prefect("--no-prompt", "deployment", "schedule", action, "--all")
+def let_schedules_run(is_active: bool) -> None:
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            for schedule in deployment.schedules:
+                client.update_deployment_schedule(deployment.id, schedule.id, active=is_active)
+
+
+def shown(name: str) -> Artifact:
+    """What a flow shows under a name in Prefect's pages, its newest."""
+    artifact = Artifact.get(f"sdrpn-{name}")
+    assert artifact is not None
+    return artifact
 
 
 def scheduled_hours(deployment: str) -> set[int]:
@@ -94,37 +105,46 @@ def committed(store: ArtifactStore) -> dict[ArtifactRef, ArtifactSummary]:
     return {item.ref: item for item in list_artifacts(store) if item.is_committed}
 
 
-@pytest.mark.parametrize(
-    "stage", [Stage.CALIBRATE, Stage.MAKE_LABELS], ids=lambda stage: stage.value
-)
-def test_full_pipeline_then_a_stage_of_that_run_again(
-    server: PrefectServer, pipeline: PipelineConfig, store: ArtifactStore, stage: Stage
-):
+@pytest.fixture(scope="module")
+def full_run(server: PrefectServer, pipeline: PipelineConfig, store: ArtifactStore) -> str:
+    """The id of a run of the whole pipeline that made everything in the store."""
     status, output = start(server, "sdrpn/full-pipeline", pipeline, store)
-    log = (server.folder / "worker.log").read_text()
-    assert status == 0, f"{output}\n{log}"
+    assert status == 0, f"{output}\n{(server.folder / 'worker.log').read_text()}"
+    (found,) = RUN_ID.findall(output)
+    return str(found)
+
+
+def test_full_pipeline_makes_everything_and_shows_it(
+    server: PrefectServer, pipeline: PipelineConfig, store: ArtifactStore, full_run: str
+):
     made = committed(store)
     assert {ref.stage for ref in made} == set(Stage)
     assert len(list_artifacts(store)) == len(made)
-    # Of the tables that a terminal shows, two were to be found there.
-    for table, column in (
-        ("stages", "seconds"),
-        ("results", "accuracy"),
-        ("regions-against-true-boxes", "recall"),
-    ):
-        assert column in server.prefect("artifact", "inspect", f"sdrpn-{table}").stdout
-    # As links, their paths led into Prefect's own pages.
     with server.in_this_process():
-        pages = {name: Artifact.get(f"sdrpn-{name}") for name in ("report", "calibration")}
-    for name, page in pages.items():
-        assert page is not None
-        fence, path, end = str(page.data).splitlines()
-        assert (fence, end) == ("```", "```")
-        assert Path(path).is_file()
-        assert page.description == f"{name.capitalize()}: {pipeline.name}"
+        # Of the tables that a terminal shows, two were to be found there.
+        for table, column in (
+            ("stages", "seconds"),
+            ("results", "accuracy"),
+            ("regions-against-true-boxes", "recall"),
+        ):
+            assert column in str(shown(table).data)
+        # As links, their paths led into Prefect's own pages.
+        for name in ("report", "calibration"):
+            page = shown(name)
+            fence, path, end = str(page.data).splitlines()
+            assert (fence, end) == ("```", "```")
+            assert Path(path).is_file()
+            assert page.description == f"{name.capitalize()}: {pipeline.name}"
 
-    (first_run,) = RUN_ID.findall(output)
-    again_please = {"run": first_run, "stage": stage.value, "force": True}
+
+@pytest.mark.parametrize(
+    "stage", [Stage.CALIBRATE, Stage.MAKE_LABELS], ids=lambda stage: stage.value
+)
+def test_a_stage_of_an_earlier_run_again(
+    server: PrefectServer, store: ArtifactStore, full_run: str, stage: Stage
+):
+    made = committed(store)
+    again_please = {"run": full_run, "stage": stage.value, "force": True}
     status, output = run(server, "sdrpn/rerun-stage", **again_please)
     assert status == 0, output
     again = committed(store)
@@ -152,8 +172,8 @@ def test_regenerated_labels_are_promoted_within_limits_only(
     assert f"is not promoted, {promoted.label_set} stays: " in log
     assert "min_box_overlap is 0.8" in log
     assert promotions(store, pipeline.name) == [promoted]
-    drift = server.prefect("artifact", "inspect", "sdrpn-label-drift").stdout
-    assert "foreground share" in drift
+    with server.in_this_process():
+        assert "foreground share" in str(shown("label-drift").data)
 
 
 def test_an_unknown_run_is_named(server: PrefectServer):
@@ -167,19 +187,21 @@ def test_an_unknown_run_is_named(server: PrefectServer):
 
 
 def test_deployments_offer_the_reference_configuration_and_a_schedule(server: PrefectServer):
-    found = server.prefect("deployment", "inspect", "sdrpn/regenerate-labels", "--output", "json")
-    deployment = json.loads(found.stdout)
-    form = deployment["parameter_openapi_schema"]["properties"]
+    with server.in_this_process(), get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("sdrpn/regenerate-labels")
+    assert deployment.parameter_openapi_schema is not None
+    form = deployment.parameter_openapi_schema["properties"]
     assert form["config"]["default"]["name"] == "reference"
-    assert deployment["parameters"] == {"stage": "merge-labels", "promotion": {}}
-    assert [schedule["schedule"]["cron"] for schedule in deployment["schedules"]] == ["0 3 * * *"]
+    assert deployment.parameters == {"stage": "merge-labels", "promotion": {}}
+    schedules = [schedule.schedule.model_dump() for schedule in deployment.schedules]
+    assert [schedule["cron"] for schedule in schedules] == ["0 3 * * *"]
 
 
 def test_the_server_plans_the_runs_of_the_schedule(server: PrefectServer):
     """It failed at that every minute, in its own log alone, for want of an older SQLAlchemy."""
-    schedules(server, "resume")
-    try:
-        with server.in_this_process():
+    with server.in_this_process():
+        let_schedules_run(True)
+        try:
             wait_until(lambda: scheduled_hours("regenerate-labels") == {3})
-    finally:
-        schedules(server, "pause")
+        finally:
+            let_schedules_run(False)
