@@ -1,38 +1,40 @@
 """Training killed with SIGKILL in the middle, then resumed, ends with the same bytes."""
 
-import subprocess
-import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from sdrpn_core.rpn.checkpoint_files import CONFIG, METRICS, WEIGHTS
+from tests.fault_injection.processes import CONTEXT
+from tests.fault_injection.training_process import train
 
 NUM_STEPS = 32
 
 
-def start(model: Path, folder: Path, *stop: str) -> "subprocess.Popen[str]":
+def start(model: Path, folder: Path, stop: str | None = None) -> tuple[BaseProcess, Connection]:
+    """A training and where it tells that it has come to the stop."""
     folder.mkdir(exist_ok=True)
-    module = "tests.fault_injection.training_process"
-    return subprocess.Popen(
-        [sys.executable, "-m", module, str(model), str(folder), *stop],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=train, args=(model, folder, stop, sender))
+    process.start()
+    sender.close()
+    return process, receiver
 
 
 def run(model: Path, folder: Path) -> None:
-    process = start(model, folder)
-    process.communicate()
-    assert process.returncode == 0
+    process, _ = start(model, folder)
+    process.join()
+    assert process.exitcode == 0
 
 
 def kill_at(model: Path, folder: Path, point: str) -> None:
-    process = start(model, folder, point)
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == point
+    process, told = start(model, folder, point)
+    assert told.recv() == point
     process.kill()
-    assert process.wait() == -9
+    process.join()
+    assert process.exitcode == -9
 
 
 def steps(folder: Path) -> list[int]:

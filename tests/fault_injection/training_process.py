@@ -1,13 +1,12 @@
 """A training process to be killed: resume points and the result go to a folder.
 
-Run as ``python -m tests.fault_injection.training_process MODEL FOLDER [STOP]``. A resume point is a
-sub-folder that appears complete, under its final name, or not at all. With STOP the process prints
-a line at that point and waits there for the kill: ``step-8`` right after step 8, ``save-21`` when
-the resume point of step 21 is half written.
+A resume point is a sub-folder that appears complete, under its final name, or not at all. A process
+that is to stop tells of the point and waits there for the kill: ``step-8`` is right after step 8,
+``save-21`` when the resume point of step 21 is half written.
 """
 
-import sys
-import time
+import threading
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,16 @@ CONFIG = TrainingConfig(
 )
 
 
-def main(model: Path, folder: Path, stop: str | None = None) -> None:
-    """Train to the end from the latest resume point in ``folder``."""
+def train(model: Path, folder: Path, stop: str | None, answer: Connection) -> None:
+    """Body of the process: train from the latest resume point in ``folder``, and stop or end."""
     torch.set_num_threads(1)
     examples, images = bright_patch_examples(40)
     adapter = load_adapter(tiny_llava(model), device="cpu")
 
     def reach(point: str) -> None:
         if point == stop:
-            print(point, flush=True)
-            time.sleep(3600)
+            answer.send(point)
+            threading.Event().wait()
 
     def report(entry: dict[str, Any]) -> None:
         if entry["kind"] == "step":
@@ -66,7 +65,3 @@ def main(model: Path, folder: Path, stop: str | None = None) -> None:
     )
     for name, data in checkpoint.to_files().items():
         (folder / name).write_bytes(data)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
