@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +79,32 @@ class Loaded:
         return seen[0][0]
 
 
+@pytest.fixture(scope="session")
+def load_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Loaded]:
+    """A family by its name, made once in a process: files of tests may come one by one."""
+
+    @cache
+    def load(name: str) -> Loaded:
+        directory: Path = tmp_path_factory.mktemp(name)
+        family = FAMILY_MODELS[name]
+        profile = family.build(directory)
+        # Scores that can be compared with the frozen layer's own: rotary, and no extra norm.
+        plain = profile.rpn.model_copy(update={"final_norm": False, "rotary_scores": True})
+        profile = profile.model_copy(update={"rpn": plain})
+        stock = AutoModelForImageTextToText.from_pretrained(directory, attn_implementation="eager")
+        if family.stock_masks is not None:
+            stock.register_forward_pre_hook(
+                partial(_put_masks, family.stock_masks), with_kwargs=True
+            )
+        return Loaded(name, family, load_adapter(profile, device="cpu"), stock.eval())
+
+    return load
+
+
 @pytest.fixture(scope="package", params=sorted(FAMILY_MODELS))
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(request: pytest.FixtureRequest, load_family: Callable[[str], Loaded]) -> Loaded:
     """The family under test."""
-    name = str(request.param)
-    directory: Path = tmp_path_factory.mktemp(name)
-    profile = FAMILY_MODELS[name].build(directory)
-    # Scores that can be compared with the frozen layer's own: rotary, and no extra norm.
-    plain = profile.rpn.model_copy(update={"final_norm": False, "rotary_scores": True})
-    profile = profile.model_copy(update={"rpn": plain})
-    stock = AutoModelForImageTextToText.from_pretrained(directory, attn_implementation="eager")
-    family = FAMILY_MODELS[name]
-    if family.stock_masks is not None:
-        stock.register_forward_pre_hook(partial(_put_masks, family.stock_masks), with_kwargs=True)
-    return Loaded(name, family, load_adapter(profile, device="cpu"), stock.eval())
+    return load_family(str(request.param))
 
 
 def _put_masks(
