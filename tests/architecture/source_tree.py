@@ -1,9 +1,8 @@
 """The source files, parsed, and what they import."""
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
@@ -30,31 +29,39 @@ class Source:
         """Dotted name."""
         return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
-    def imports(self) -> Iterator[tuple[int, str]]:
+    @cached_property
+    def imports(self) -> list[tuple[int, str]]:
         """(line, dotted name) of everything imported, inside functions too."""
+        found: list[tuple[int, str]] = []
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
-                yield from ((node.lineno, alias.name) for alias in node.names)
+                found += [(node.lineno, alias.name) for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
-                yield node.lineno, node.module
-                yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+                found.append((node.lineno, node.module))
+                found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+        return found
 
-    def calls(self) -> Iterator[tuple[int, str]]:
+    @cached_property
+    def calls(self) -> list[tuple[int, str]]:
         """(line, source text of what is called) of every call."""
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Call):
-                yield node.lineno, ast.unparse(node.func)
+        return [
+            (node.lineno, ast.unparse(node.func))
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.Call)
+        ]
 
 
 @cache
 def sources(*folders: str) -> tuple[Source, ...]:
     """Python files below folders of the checkout, in order."""
-    found = []
-    for folder in folders:
-        for path in sorted((CHECKOUT / folder).rglob("*.py")):
-            text = path.read_text(encoding="utf-8")
-            found.append(Source(path.relative_to(CHECKOUT).as_posix(), text, ast.parse(text)))
-    return tuple(found)
+    paths = [path for folder in folders for path in sorted((CHECKOUT / folder).rglob("*.py"))]
+    return tuple(_source(path) for path in paths)
+
+
+@cache
+def _source(path: Path) -> Source:
+    text = path.read_text(encoding="utf-8")
+    return Source(path.relative_to(CHECKOUT).as_posix(), text, ast.parse(text))
 
 
 def product() -> tuple[Source, ...]:

@@ -169,10 +169,11 @@ def reached_tasks() -> set[str]:
             continue
         if len(known[name].tree.body) > 1:  # a package's docstring is no code
             reached.add(name)
-            waiting += [target for _, target in known[name].imports()]
+            waiting += [target for _, target in known[name].imports]
     return reached
 
 
+@cache
 def current() -> dict[str, dict[str, Any]]:
     """Version and code digest of every stage, as the source stands."""
     return {
@@ -197,7 +198,7 @@ def modules_of(roots: tuple[str, ...]) -> set[str]:
         if name in reached:
             continue
         reached.add(name)
-        imported = {target for _, target in known[name].imports() if target in known}
+        imported = {target for _, target in known[name].imports if target in known}
         waiting += [target for target in imported if _belongs(target, roots)]
     return reached
 
@@ -211,11 +212,16 @@ def _belongs(module: str, roots: tuple[str, ...]) -> bool:
 
 
 def _digest(roots: tuple[str, ...]) -> str:
-    known = _modules()
     total = hashlib.sha256()
     for name in sorted(modules_of(roots)):
-        total.update(f"{name}\n{normalised(known[name].tree)}\n".encode())
+        total.update(f"{name}\n{_text(name)}\n".encode())
     return total.hexdigest()[:16]
+
+
+@cache
+def _text(module: str) -> str:
+    """As it enters the digests of all stages that reach it."""
+    return normalised(_modules()[module].tree)
 
 
 @cache

@@ -53,7 +53,7 @@ CORE_PACKAGES = (
 def violations(source: Source, forbidden: set[str]) -> list[str]:
     return [
         f"{source.path}:{line} imports {name}"
-        for line, name in source.imports()
+        for line, name in source.imports
         if any(name == banned or name.startswith(f"{banned}.") for banned in forbidden)
     ]
 
@@ -73,7 +73,7 @@ def climbing(source: Source, packages: tuple[str, ...], modules: set[str]) -> li
 
     return [
         f"{source.path}:{line} imports {name}"
-        for line, name in source.imports()
+        for line, name in source.imports
         if name in modules and floor(name) > floor(source.module)
     ]
 
@@ -113,7 +113,7 @@ def test_core_and_contracts_know_no_environment():
     found = [
         f"{source.path}:{line} {name}"
         for source in sources("data_contracts", "sdrpn_core")
-        for line, name in [*source.imports(), *source.calls()]
+        for line, name in [*source.imports, *source.calls]
         if name in {"os.environ", "os.getenv", "os.environ.get", "os.putenv"}
     ]
     assert found == []

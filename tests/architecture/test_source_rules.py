@@ -38,7 +38,7 @@ def found_calls(names: set[str]) -> list[str]:
     return [
         f"{source.path}:{line} {name}(...)"
         for source in product()
-        for line, name in source.calls()
+        for line, name in source.calls
         if name in names or name.rpartition(".")[2] in {n[1:] for n in names if n[0] == "."}
     ]
 
@@ -68,7 +68,7 @@ def test_nothing_is_pickled():
         f"{source.path}:{line} {name}"
         for source in product()
         if source.path != UNPICKLES
-        for line, name in source.imports()
+        for line, name in source.imports
         if name.partition(".")[0] in modules
     ]
     loaded = found_calls({"torch.load", "torch.save", "numpy.load", "np.load"})
@@ -152,7 +152,7 @@ def test_numerics_use_no_global_random_numbers():
     found = [
         f"{source.path}:{line} {name}"
         for source in sources("sdrpn_core")
-        for line, name in source.calls()
+        for line, name in source.calls
         if GLOBAL_RANDOM.match(name)
     ]
     assert found == []
