@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from flows.interrupts import interrupts_heard
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tests.architecture.source_tree import CHECKOUT
 from tests.artifacts import make_source_shard, source_recipe
-from tests.e2e.command_line import is_anyone_left
+from tests.e2e.command_line import is_anyone_left, sdrpn
 from tests.pipelines import write_tiny_pipeline
 
 
@@ -37,6 +38,15 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = settings.model_copy(update={"extraction": extraction})
     (folder / "many.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     return folder / "many.yaml"
+
+
+@pytest.fixture(scope="module")
+def built(config: Path) -> Path:
+    """A store with what comes before: each stage starts workers of its own, which takes seconds."""
+    store = config.parent / "store"
+    begun = sdrpn("stage", Stage.BUILD_JSONL, "-c", config, "--store", store)
+    assert begun.exit_code == 0, begun.output
+    return store
 
 
 @pytest.mark.slow
@@ -52,9 +62,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_during_extraction(
-    config: Path, tmp_path: Path, number: signal.Signals, workers: int, to_all: bool
+    config: Path, built: Path, tmp_path: Path, number: signal.Signals, workers: int, to_all: bool
 ):
-    store = tmp_path / "store"
+    store = shutil.copytree(built, tmp_path / "store")
     command = [sys.executable, "-m", "flows.cli", "run", "-c", config, "--store", store]
     process = subprocess.Popen(
         [str(part) for part in (*command, "--workers", workers)],
@@ -67,7 +77,7 @@ def test_during_extraction(
     extraction = store / "extract-attention"
     while not list(extraction.glob("*/receipts/*.json")):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
+        time.sleep(0.02)
     if to_all:
         os.killpg(process.pid, number)
     else:
@@ -95,7 +105,7 @@ def test_workers_end_in_the_middle_of_a_shard(tmp_path: Path, to_all: bool):
     process = start_endless_shards(tmp_path)
     while len(list(tmp_path.glob("begun/*"))) < 2:
         assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
+        time.sleep(0.02)
     if to_all:
         os.killpg(process.pid, signal.SIGINT)
     else:
@@ -111,7 +121,7 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path, number: signal.Si
     process = start_endless_shards(tmp_path)
     while len(list(tmp_path.glob("begun/*"))) < 2:
         assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
+        time.sleep(0.02)
     process.send_signal(number)
     process.communicate()
     while is_anyone_left(process.pid):
