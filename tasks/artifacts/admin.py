@@ -104,13 +104,20 @@ def stored_bytes(store: ArtifactStore, refs: Sequence[ArtifactRef]) -> list[int]
     return in_parallel(of_one, refs)
 
 
-def committed_artifacts(store: ArtifactStore, stage: Stage) -> list[ArtifactSummary]:
-    """Committed artifacts of a stage, oldest first; damaged ones are warned about and left out."""
-    found = list_artifacts(store, stage)
-    for item in found:
-        if item.problem:
-            log.warning("skipped: %s", item.problem)
-    return [item for item in found if item.is_committed]
+def committed_artifacts(store: ArtifactStore, stage: Stage) -> list[Manifest]:
+    """Committed artifacts of a stage, oldest first; damaged ones are warned about and left out.
+
+    Of unfinished ones nothing is read: a run that looks here may have thousands of receipts.
+    """
+    found = []
+    for ref in _refs(store, stage):
+        try:
+            found.append(store.manifest(ref))
+        except ArtifactNotFound:
+            continue
+        except CorruptArtifact as error:
+            log.warning("skipped: %s", error)
+    return sorted(found, key=lambda made: (made.created_at, str(made.recipe.ref)))
 
 
 def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
@@ -201,7 +208,7 @@ def _summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | None:
         num_done=manifest.recipe.num_shards,
         num_shards=manifest.recipe.num_shards,
         num_rows=manifest.num_rows,
-        created_at=datetime.fromisoformat(manifest.provenance.created_at),
+        created_at=manifest.created_at,
         stage_version=manifest.recipe.stage_version,
         schema_id=manifest.recipe.schema_id,
     )
