@@ -44,14 +44,14 @@ class ArtifactSummary:
 
     ref: ArtifactRef
     is_committed: bool
-    num_done: int
-    """Shards that have a receipt."""
-    num_shards: int
-    num_rows: int
     created_at: datetime
     """Time of the commit, or of the last write if there is none."""
-    stage_version: int
-    schema_id: str
+    num_done: int = 0
+    """Shards that have a receipt."""
+    num_shards: int = 0
+    num_rows: int = 0
+    stage_version: int = 0
+    schema_id: str = ""
     problem: str = ""
     """Why nothing can be known of a damaged artifact, and the remedy; such a one has no shards."""
 
@@ -201,7 +201,10 @@ def _summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | None:
         if manifest is None:
             return _unfinished_summary(store, ref)
     except CorruptArtifact as error:
-        return _damaged_summary(store, ref, error)
+        written_at = _last_write(store, ref)
+        if written_at is None:
+            return None
+        return ArtifactSummary(ref, False, written_at, problem=str(error))
     return ArtifactSummary(
         ref=ref,
         is_committed=True,
@@ -231,25 +234,6 @@ def _unfinished_summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSumma
         created_at=written_at,
         stage_version=recipe.stage_version,
         schema_id=recipe.schema_id,
-    )
-
-
-def _damaged_summary(
-    store: ArtifactStore, ref: ArtifactRef, error: CorruptArtifact
-) -> ArtifactSummary | None:
-    written_at = _last_write(store, ref)
-    if written_at is None:
-        return None
-    return ArtifactSummary(
-        ref=ref,
-        is_committed=False,
-        num_done=0,
-        num_shards=0,
-        num_rows=0,
-        created_at=written_at,
-        stage_version=0,
-        schema_id="",
-        problem=str(error),
     )
 
 
