@@ -8,6 +8,7 @@ whether the bytes are right. ``manifest.json`` is written last and is the only c
 import hashlib
 import json
 import math
+from datetime import datetime
 from enum import Enum
 from typing import Any, Self
 
@@ -141,3 +142,8 @@ class Manifest(_Document):
     def num_rows(self) -> int:
         """Rows over all shards."""
         return sum(shard.num_rows for shard in self.shards)
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was committed."""
+        return datetime.fromisoformat(self.provenance.created_at)

@@ -30,6 +30,7 @@ from flows.cli_base import (
     RuntimeOption,
     StoreOption,
     WorkersOption,
+    counted,
     err,
     interruptible,
     kept_in,
@@ -193,7 +194,7 @@ def scenes(
     given = {"num_images": num_images, "seed": seed, "print_scale": print_scale}
     source = parse_settings(SceneSource, {"name": "scenes", **given}, "options")
     written = write_scenes(folder, source)
-    say(f"{num_images} images in {written.images}")
+    say(f"{counted(num_images, 'image')} in {written.images}")
     data = ("--data", str(written.records), "--images", str(written.images))
     store = ("--store", f"{folder.name}_artifacts")
     say(f"use them: {shlex.join(('sdrpn', 'run', *data, *store))}")

@@ -15,6 +15,7 @@ from flows.cli_base import (
     RpnOption,
     RuntimeOption,
     StoreOption,
+    counted,
     err,
     interruptible,
     out,
@@ -195,8 +196,8 @@ def _predict_many(
             on_part=partial(display.show, "answering", unit="questions"),
         )
     say(
-        f"{done.num_questions} questions, {done.num_refused} refused, {done.num_reused} answered "
-        f"before: {output}"
+        f"{counted(done.num_questions, 'question')}, {done.num_refused} refused, "
+        f"{done.num_reused} answered before: {output}"
     )
     if done.num_refused:
         say('refused questions have an "error" in their row; the same command asks them again', err)

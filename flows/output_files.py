@@ -99,7 +99,10 @@ def write_file(path: Path, data: bytes) -> None:
         else:
             publish(path, data, replace=True)
     except OSError as error:
-        raise NotWritten(f"{path}: cannot be written ({error.strerror})") from error
+        raise NotWritten(
+            f"{path}: cannot be written ({error.strerror}); mend that, or name another "
+            "file, and run again"
+        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -15,6 +15,7 @@ from data_contracts.label_settings import LabelSettings
 from data_contracts.settings_files import ConfigError
 from data_contracts.sources import EvaluationSource, Source
 from flows.execution import Execution
+from tasks.anywhere import config_anywhere
 from tasks.benchmark_table import TableInputs, write_table
 from tasks.build_jsonl import build_jsonl
 from tasks.calibrate import calibrate_profile, calibrated
@@ -348,10 +349,12 @@ class Pipeline:
             predictions=self.predictions(evaluations[0]) if evaluations else None,
             results=self.results(evaluations[0]) if evaluations else None,
         )
+        # It shows the configuration, which Prefect knows with absolute paths only.
+        shown = config_anywhere(self._config)
         return self._once(
             (Stage.REPORT, ""),
             lambda: self._execution.whole(
-                Stage.REPORT, write_report, inputs, self._config, self._label_settings
+                Stage.REPORT, write_report, inputs, shown, self._label_settings
             ),
         )
 

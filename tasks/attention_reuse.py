@@ -15,10 +15,10 @@ from typing import Any
 
 import polars as pl
 
-from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import ExtractionStatus
 from tasks.artifacts.admin import committed_artifacts
-from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.errors import CorruptArtifact
 from tasks.artifacts.store import ArtifactStore
 
 Row = dict[str, Any]
@@ -38,14 +38,14 @@ def earlier_rows(
         recipe: of the artifact that is being made.
         questions: rows of ``qa_record.v1``; kind, answers and place may have changed since.
     """
-    places = _places(_Search(store.root, recipe.ref, store, recipe))
-    by_shard: dict[tuple[ArtifactRef, int], dict[str, Row]] = defaultdict(dict)
+    manifests, places = _places(_Search(store.root, recipe.ref, store, recipe))
+    by_shard: dict[tuple[int, int], dict[str, Row]] = defaultdict(dict)
     for question in questions:
         if place := places.get((question["question_id"], question["kind"])):
             by_shard[place][question["question_id"]] = question
     found: dict[str, Row] = {}
-    for (ref, shard), wanted in by_shard.items():
-        frame = _readable(store, ref, shard)
+    for (number, shard), wanted in by_shard.items():
+        frame = _readable(store, manifests[number], shard)
         if frame is None:
             continue
         for row in frame.filter(pl.col("question_id").is_in(list(wanted))).iter_rows(named=True):
@@ -66,38 +66,35 @@ class _Search:
 
 
 @lru_cache(maxsize=2)
-def _places(search: _Search) -> dict[tuple[str, str], tuple[ArtifactRef, int]]:
-    """(question id, kind) -> artifact and shard that hold its attention."""
-    places: dict[tuple[str, str], tuple[ArtifactRef, int]] = {}
-    for item in committed_artifacts(search.store, search.recipe.stage):
-        if item.ref == search.ref:
-            continue
-        try:
-            manifest = search.store.manifest(item.ref)
-        except ArtifactNotFound:
-            continue
-        if not _makes_equal_rows(manifest.recipe, search.recipe):
-            continue
-        for shard in manifest.shards:
-            frame = _readable(search.store, item.ref, shard.index, _KEYS)
+def _places(
+    search: _Search,
+) -> tuple[list[Manifest], dict[tuple[str, str], tuple[int, int]]]:
+    """Artifacts with such rows; (question id, kind) -> which of them, and which shard, holds it."""
+    manifests = [
+        made
+        for made in committed_artifacts(search.store, search.recipe.stage)
+        if made.recipe.ref != search.ref and _makes_equal_rows(made.recipe, search.recipe)
+    ]
+    places: dict[tuple[str, str], tuple[int, int]] = {}
+    for number, made in enumerate(manifests):
+        for shard in made.shards:
+            frame = _readable(search.store, made, shard.index, _KEYS)
             if frame is None:
                 continue
             # An image that could not be read may be readable by now.
             read = frame.filter(pl.col("status") != ExtractionStatus.UNREADABLE_IMAGE.value)
             keys = zip(read["question_id"], read["kind"], strict=True)
-            places.update(dict.fromkeys(keys, (item.ref, shard.index)))
-    return places
+            places.update(dict.fromkeys(keys, (number, shard.index)))
+    return manifests, places
 
 
 def _readable(
-    store: ArtifactStore, ref: ArtifactRef, shard: int, columns: Sequence[str] | None = None
+    store: ArtifactStore, made: Manifest, shard: int, columns: Sequence[str] | None = None
 ) -> pl.DataFrame | None:
     try:
-        return store.read_shard_frame(ref, shard, columns)
+        return store.read_shard_frame(made, shard, columns)
     except CorruptArtifact as error:
         log.warning("%s: its rows are made again", error.what)
-        return None
-    except ArtifactNotFound:
         return None
 
 

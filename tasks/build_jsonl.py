@@ -95,7 +95,7 @@ def _build(
     settings: RecordsConfig,
     folder: Path,
 ) -> tuple[RecordBuckets, int, Counter[str]]:
-    documents = store.read_shard_frame(files, 0)
+    documents = store.read_shard_frame(store.manifest(files), 0)
     (mix,) = documents.filter(pl.col("path") == RECORDS_NAME).iter_rows(named=True)
     rows = RecordBuckets(folder / "rows", buckets_for(mix["num_bytes"]))
     with (

@@ -40,7 +40,7 @@ def document_table(store: ArtifactStore, predictions: ArtifactRef) -> bytes:
 
 
 def _timed_shard(store: ArtifactStore, manifest: Manifest, index: int) -> pl.DataFrame:
-    frame = store.read_shard_frame(manifest.recipe.ref, index).drop(_MAPS)
+    frame = store.read_shard_frame(manifest, index).drop(_MAPS)
     records = ArtifactRef.parse(manifest.recipe.inputs[0])
     asked = usable_questions(store, records, manifest.recipe.num_shards, index)
     order = [question["question_id"] for question in asked]

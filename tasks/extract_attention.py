@@ -115,7 +115,7 @@ def usable_questions(
     counts = [int(shard.statistics.get(name, 0)) for shard in manifest.shards]
     rows: list[Row] = []
     for shard, inside in overlapping(counts, shard_range(num_usable(manifest), num_shards, index)):
-        frame = store.read_shard_frame(records, shard)
+        frame = store.read_shard_frame(manifest, shard)
         usable = frame.filter(pl.col("status") == RecordStatus.OK.value)
         rows += usable.slice(inside.start, len(inside)).to_dicts()
     return rows

@@ -49,7 +49,7 @@ def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) 
     recipe = recipes.labels_recipe(manifest, settings)
 
     def make_shard(index: int) -> FrameShard:
-        frame = run.store.read_shard_frame(attention, index).with_columns(
+        frame = run.store.read_shard_frame(manifest, index).with_columns(
             has_sink=pl.col("sink").is_not_null()
         )
         is_ok = pl.col("status") == ExtractionStatus.OK.value

@@ -9,7 +9,7 @@ from itertools import groupby
 
 import polars as pl
 
-from data_contracts.artifact import ArtifactRef
+from data_contracts.artifact import ArtifactRef, Manifest
 from data_contracts.enums import LabelStatus
 from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks import recipes
@@ -45,7 +45,7 @@ def merge_labels(run: StageRun, labels: Sequence[ArtifactRef]) -> ArtifactRef:
     manifests = [run.store.manifest(ref) for ref in labels]
     recipe = recipes.label_set_recipe(manifests)
     datasets = datasets_of(manifests)
-    places = [(made.recipe.ref, shard.index) for made in manifests for shard in made.shards]
+    places = [(made, shard.index) for made in manifests for shard in made.shards]
 
     @cache
     def index() -> TemporaryDatabase:
@@ -58,11 +58,11 @@ def merge_labels(run: StageRun, labels: Sequence[ArtifactRef]) -> ArtifactRef:
     return run_stage(run, recipe, make_shard)
 
 
-def _index(store: ArtifactStore, places: Sequence[tuple[ArtifactRef, int]]) -> TemporaryDatabase:
+def _index(store: ArtifactStore, places: Sequence[tuple[Manifest, int]]) -> TemporaryDatabase:
     """One line per labelled question: what decides whether it stays, its shard and row in it."""
     database = TemporaryDatabase(_TABLES)
-    for place, (ref, shard) in enumerate(places):
-        labels = store.read_shard_frame(ref, shard, _INDEXED)
+    for place, (made, shard) in enumerate(places):
+        labels = store.read_shard_frame(made, shard, _INDEXED)
         numbered = labels.with_row_index("row").select(pl.lit(place), "row", *_INDEXED)
         database.executemany(_ADD, numbered.iter_rows())
     database.executescript(_KEEP)
@@ -86,14 +86,14 @@ def _statistics(index: TemporaryDatabase, dataset: str) -> dict[str, float]:
 
 def _rows(
     store: ArtifactStore,
-    places: Sequence[tuple[ArtifactRef, int]],
+    places: Sequence[tuple[Manifest, int]],
     index: TemporaryDatabase,
     dataset: str,
 ) -> Iterator[pl.DataFrame]:
     """The rows of ``label_set.v2`` that an index keeps, a label shard at a time."""
     kept = index.execute("SELECT place, row FROM kept WHERE dataset = ? ORDER BY rowid", (dataset,))
     for place, chosen in groupby(kept, lambda line: line[0]):
-        ref, shard = places[place]
-        yield store.read_shard_frame(ref, shard)[[row for _, row in chosen]].with_columns(
-            label_artifact=pl.lit(str(ref))
+        made, shard = places[place]
+        yield store.read_shard_frame(made, shard)[[row for _, row in chosen]].with_columns(
+            label_artifact=pl.lit(str(made.recipe.ref))
         )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import polars as pl
 from pydantic import ValidationError
 
-from data_contracts.artifact import ArtifactRef
+from data_contracts.artifact import ArtifactRef, Manifest
 from data_contracts.enums import LabelStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.label_drift import LabelCounts, LabelDrift, Promotion, PromotionLimits
@@ -64,25 +64,27 @@ def measure_drift(
     Raises:
         StoreError: if the previous one is gone, with the remedy.
     """
+    made = store.manifest(new)
+    now = _counts(made)
     if previous is None:
-        return LabelDrift(new=_counts(store, new), previous=None)
+        return LabelDrift(new=now, previous=None)
     try:
-        store.manifest(previous)
+        before = store.manifest(previous)
     except ArtifactNotFound as error:
         raise StoreError(
             f"{previous}, the last promoted label set, is not in the store any more; "
             "promote the new one with --force"
         ) from error
     agreement, num_both = LabelAgreement(), 0
-    shards = _shards(store, previous)
-    for dataset, shard in _shards(store, new).items():
+    shards = _shards(store, before)
+    for dataset, shard in _shards(store, made).items():
         if dataset not in shards:
             continue
-        one = store.read_shard_frame(previous, shards[dataset], _COMPARED)
-        other = store.read_shard_frame(new, shard, _COMPARED)
+        one = store.read_shard_frame(before, shards[dataset], _COMPARED)
+        other = store.read_shard_frame(made, shard, _COMPARED)
         part, num_labelled_in_both = _compare(one, other)
         agreement, num_both = agreement + part, num_both + num_labelled_in_both
-    old, now = _counts(store, previous), _counts(store, new)
+    old = _counts(before)
     return LabelDrift(
         new=now,
         previous=old,
@@ -177,24 +179,23 @@ def _read(store: ArtifactStore, key: str) -> Promotion:
         ) from error
 
 
-def _counts(store: ArtifactStore, ref: ArtifactRef) -> LabelCounts:
-    manifest = store.manifest(ref)
+def _counts(manifest: Manifest) -> LabelCounts:
     counts = manifest.statistics
     foreground, background = counts.get("num_foreground", 0), counts.get("num_background", 0)
     decided = foreground + background
     return LabelCounts(
-        label_set=str(ref),
+        label_set=str(manifest.recipe.ref),
         num_questions=manifest.num_rows,
         num_labelled=int(counts.get(status_statistic(LabelStatus.OK.value), 0)),
         foreground_ratio=foreground / decided if decided else None,
     )
 
 
-def _shards(store: ArtifactStore, ref: ArtifactRef) -> dict[str, int]:
+def _shards(store: ArtifactStore, label_set: Manifest) -> dict[str, int]:
     """Data set -> the shard of a label set that holds it."""
     frames = {
-        shard.index: store.read_shard_frame(ref, shard.index, ["dataset"])
-        for shard in store.manifest(ref).shards
+        shard.index: store.read_shard_frame(label_set, shard.index, ["dataset"])
+        for shard in label_set.shards
     }
     return {str(frame["dataset"][0]): index for index, frame in frames.items() if frame.height}
 

@@ -145,10 +145,11 @@ def _label_examples(store: ArtifactStore, inputs: ReportInputs, count: int) -> l
     open_image = partial(load_image, store, sha256=None)
     share = -(-count // len(inputs.labels))
     for labels_ref, attention_ref in zip(inputs.labels, inputs.attention, strict=True):
-        if not store.manifest(labels_ref).shards:
+        labelled = store.manifest(labels_ref)
+        if not labelled.shards:
             continue
-        labels = store.read_shard_frame(labels_ref, 0)
-        attention = store.read_shard_frame(attention_ref, 0)
+        labels = store.read_shard_frame(labelled, 0)
+        attention = store.read_shard_frame(store.manifest(attention_ref), 0)
         by_id = {row["question_id"]: row for row in attention.iter_rows(named=True)}
         examples += [
             label_example(row, by_id[row["question_id"]], open_image)

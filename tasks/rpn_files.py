@@ -39,7 +39,7 @@ def newest_rpn(store: ArtifactStore) -> ArtifactRef:
         raise ConfigError(
             f"no trained RPN in store {store.root}: run `sdrpn run` first, or give --rpn or --store"
         )
-    return max(trained, key=lambda item: item.created_at).ref
+    return trained[-1].recipe.ref
 
 
 def save_checkpoint(checkpoint: RpnCheckpoint, folder: str | Path) -> None:

@@ -29,16 +29,12 @@ def trained_for_other_regions(store: ArtifactStore, recipe: Recipe) -> list[Arti
         store: where to look.
         recipe: of the RPN that is being made.
     """
-    found = []
-    for item in committed_artifacts(store, recipe.stage):
-        try:
-            manifest = store.manifest(item.ref)
-        except ArtifactNotFound:  # somebody makes it anew just now
-            continue
-        is_alike = _without_regions(manifest.recipe) == _without_regions(recipe)
-        if is_alike and all(_is_there(store, item.ref, shard) for shard in manifest.shards):
-            found.append(item.ref)
-    return found
+    return [
+        made.recipe.ref
+        for made in committed_artifacts(store, recipe.stage)
+        if _without_regions(made.recipe) == _without_regions(recipe)
+        and all(_is_there(store, made.recipe.ref, shard) for shard in made.shards)
+    ]
 
 
 def earlier_training(store: ArtifactStore, recipe: Recipe) -> RpnCheckpoint | None:

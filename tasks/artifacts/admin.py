@@ -44,14 +44,14 @@ class ArtifactSummary:
 
     ref: ArtifactRef
     is_committed: bool
-    num_done: int
-    """Shards that have a receipt."""
-    num_shards: int
-    num_rows: int
     created_at: datetime
     """Time of the commit, or of the last write if there is none."""
-    stage_version: int
-    schema_id: str
+    num_done: int = 0
+    """Shards that have a receipt."""
+    num_shards: int = 0
+    num_rows: int = 0
+    stage_version: int = 0
+    schema_id: str = ""
     problem: str = ""
     """Why nothing can be known of a damaged artifact, and the remedy; such a one has no shards."""
 
@@ -104,13 +104,20 @@ def stored_bytes(store: ArtifactStore, refs: Sequence[ArtifactRef]) -> list[int]
     return in_parallel(of_one, refs)
 
 
-def committed_artifacts(store: ArtifactStore, stage: Stage) -> list[ArtifactSummary]:
-    """Committed artifacts of a stage, oldest first; damaged ones are warned about and left out."""
-    found = list_artifacts(store, stage)
-    for item in found:
-        if item.problem:
-            log.warning("skipped: %s", item.problem)
-    return [item for item in found if item.is_committed]
+def committed_artifacts(store: ArtifactStore, stage: Stage) -> list[Manifest]:
+    """Committed artifacts of a stage, oldest first; damaged ones are warned about and left out.
+
+    Of unfinished ones nothing is read: a run that looks here may have thousands of receipts.
+    """
+    found = []
+    for ref in _refs(store, stage):
+        try:
+            found.append(store.manifest(ref))
+        except ArtifactNotFound:
+            continue
+        except CorruptArtifact as error:
+            log.warning("skipped: %s", error)
+    return sorted(found, key=lambda made: (made.created_at, str(made.recipe.ref)))
 
 
 def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
@@ -194,14 +201,17 @@ def _summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | None:
         if manifest is None:
             return _unfinished_summary(store, ref)
     except CorruptArtifact as error:
-        return _damaged_summary(store, ref, error)
+        written_at = _last_write(store, ref)
+        if written_at is None:
+            return None
+        return ArtifactSummary(ref, False, written_at, problem=str(error))
     return ArtifactSummary(
         ref=ref,
         is_committed=True,
         num_done=manifest.recipe.num_shards,
         num_shards=manifest.recipe.num_shards,
         num_rows=manifest.num_rows,
-        created_at=datetime.fromisoformat(manifest.provenance.created_at),
+        created_at=manifest.created_at,
         stage_version=manifest.recipe.stage_version,
         schema_id=manifest.recipe.schema_id,
     )
@@ -224,25 +234,6 @@ def _unfinished_summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSumma
         created_at=written_at,
         stage_version=recipe.stage_version,
         schema_id=recipe.schema_id,
-    )
-
-
-def _damaged_summary(
-    store: ArtifactStore, ref: ArtifactRef, error: CorruptArtifact
-) -> ArtifactSummary | None:
-    written_at = _last_write(store, ref)
-    if written_at is None:
-        return None
-    return ArtifactSummary(
-        ref=ref,
-        is_committed=False,
-        num_done=0,
-        num_shards=0,
-        num_rows=0,
-        created_at=written_at,
-        stage_version=0,
-        schema_id="",
-        problem=str(error),
     )
 
 

@@ -6,7 +6,6 @@ written when the table is begun; a clock would not do, as it may have been ahead
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from pydantic import RootModel
 
@@ -33,8 +32,8 @@ def is_outdated(store: ArtifactStore, recipe: Recipe) -> bool:
     if by_note is not None:
         return by_note
     # Tables of earlier releases have no note.
-    made_at = _created_at(store, recipe.ref)
-    return any(_created_at(store, ref) > made_at for ref in _answers(recipe))
+    made_at = store.manifest(recipe.ref).created_at
+    return any(store.manifest(ref).created_at > made_at for ref in _answers(recipe))
 
 
 def is_of_other_answers(store: ArtifactStore, recipe: Recipe) -> bool | None:
@@ -64,7 +63,3 @@ def _answers(recipe: Recipe) -> list[ArtifactRef]:
 
 def _note(store: ArtifactStore, answers: Sequence[ArtifactRef]) -> _Note:
     return _Note({str(ref): store.manifest_digest(ref) for ref in answers})
-
-
-def _created_at(store: ArtifactStore, ref: ArtifactRef) -> datetime:
-    return datetime.fromisoformat(store.manifest(ref).provenance.created_at)

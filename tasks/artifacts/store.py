@@ -149,8 +149,7 @@ class ArtifactStore:
         """The same rows shard by shard, one in memory at a time."""
         manifest = self.manifest(ref)
         for shard in manifest.shards:
-            data = self._read_entry(ref, shard)
-            yield decode_frame(data, manifest.recipe.schema_id, columns)
+            yield self.read_shard_frame(manifest, shard.index, columns)
 
     def row_groups(self, ref: ArtifactRef, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """The same rows some at a time, however many a shard has; not for JSON Lines."""
@@ -161,11 +160,14 @@ class ArtifactStore:
                     yield from read_groups(file, manifest.recipe.schema_id, columns)
 
     def read_shard_frame(
-        self, ref: ArtifactRef, index: int, columns: Sequence[str] | None = None
+        self, manifest: Manifest, index: int, columns: Sequence[str] | None = None
     ) -> pl.DataFrame:
-        """Rows of one shard; with ``columns``, nothing else of them is decoded."""
-        manifest = self.manifest(ref)
-        data = self._read_entry(ref, manifest.shards[index])
+        """Rows of one shard; with ``columns``, nothing else of them is decoded.
+
+        Whoever reads one shard after another reads the manifest once: it is as long as they are
+        many.
+        """
+        data = self._read_entry(manifest.recipe.ref, manifest.shards[index])
         return decode_frame(data, manifest.recipe.schema_id, columns)
 
     def file_names(self, ref: ArtifactRef) -> list[str]:

@@ -140,6 +140,6 @@ def _lines(store: ArtifactStore, files: ArtifactRef, name: str) -> list[Row]:
 
 def _contents(store: ArtifactStore, files: ArtifactRef, name: str) -> Iterator[tuple[str, bytes]]:
     """Address and bytes of a file beside the records, if the source has it."""
-    documents = store.read_shard_frame(files, 0).filter(pl.col("path") == name)
-    for file in documents.iter_rows(named=True):
+    documents = store.read_shard_frame(store.manifest(files), 0)
+    for file in documents.filter(pl.col("path") == name).iter_rows(named=True):
         yield file["uri"], read_source_file(store, file["uri"], file["sha256"])

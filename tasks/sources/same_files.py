@@ -10,7 +10,6 @@ a run that is stopped in between still looks; a download without a note stands f
 
 import logging
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -69,9 +68,8 @@ def perhaps_same_files(store: ArtifactStore, recipe: Recipe) -> ArtifactRef | No
     if "images" not in recipe.config:  # generated, or known by digests
         return None
     mine = _without_dates(recipe)
-    others = (item.ref for item in committed_artifacts(store, recipe.stage))
-    alike = (ref for ref in others if _without_dates(store.manifest(ref).recipe) == mine)
-    return next(alike, None)
+    others = (made.recipe for made in committed_artifacts(store, recipe.stage))
+    return next((other.ref for other in others if _without_dates(other) == mine), None)
 
 
 def _without_dates(recipe: Recipe) -> dict[str, Any]:
@@ -83,17 +81,16 @@ def _without_dates(recipe: Recipe) -> dict[str, Any]:
 def _settled(store: ArtifactStore, ref: ArtifactRef) -> _Note:
     """Look for an earlier download with the same files that stands for itself."""
     manifest = store.manifest(ref)
-    mine = datetime.fromisoformat(manifest.provenance.created_at)
-    for item in committed_artifacts(store, ref.stage):  # oldest first
-        if item.ref == ref or item.created_at > mine:
+    for other in committed_artifacts(store, ref.stage):  # oldest first
+        if other.recipe.ref == ref or other.created_at > manifest.created_at:
             continue
-        note = _read(store, item.ref)
+        note = _read(store, other.recipe.ref)
         if note is not None and not note.is_settled:
             continue  # made side by side, each could find the other
-        if _stand_in(store, note) is None and _is_same(store, manifest, item.ref):
-            log.info("%s has the same files as %s, which stands for it", ref, item.ref)
-            digest = store.manifest_digest(item.ref)
-            return _Note(is_settled=True, ref=str(item.ref), manifest=digest)
+        if _stand_in(store, note) is None and _is_same(store, manifest, other):
+            log.info("%s has the same files as %s, which stands for it", ref, other.recipe.ref)
+            digest = store.manifest_digest(other.recipe.ref)
+            return _Note(is_settled=True, ref=str(other.recipe.ref), manifest=digest)
     return _Note(is_settled=True)
 
 
@@ -117,9 +114,9 @@ def _read(store: ArtifactStore, ref: ArtifactRef) -> _Note | None:
         return None
 
 
-def _is_same(store: ArtifactStore, manifest: Manifest, other: ArtifactRef) -> bool:
+def _is_same(store: ArtifactStore, manifest: Manifest, theirs: Manifest) -> bool:
     """Whether two tables have the same rows, and the other one all files of its own."""
-    theirs = store.manifest(other)
+    other = theirs.recipe.ref
     if [shard.num_rows for shard in manifest.shards] != [shard.num_rows for shard in theirs.shards]:
         return False
     if manifest.statistics != theirs.statistics:

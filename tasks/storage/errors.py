@@ -113,6 +113,11 @@ def explain(error: Exception, root: str) -> str:
         return "is not a folder (it, or a part of it, is a file); choose another path"
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"the disk is full ({detail}); make room and run again, what is finished is kept"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return (
+            f"the disk is read-only ({detail}); mount it for writing and run again, what is "
+            "finished is kept; or choose a folder on another"
+        )
     if scheme == "file" and isinstance(error, PermissionError) and _is_closed(error.filename):
         return f"{error.filename} may not be read; give it read permission (chmod +r)"
     if scheme == "file":

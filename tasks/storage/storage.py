@@ -83,7 +83,7 @@ class Storage:
         except ConnectionError as error:
             raise StoreUnreachable(f"{self.root}: {explain(error, self.root)}") from error
         except OSError as error:
-            if error.errno in DISK_FULL:
+            if error.errno in (*DISK_FULL, errno.EROFS):
                 raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
             raise  # transient, or plain facts such as FileNotFoundError
         except SdrpnError:

@@ -80,7 +80,7 @@ def test_shows_what_a_run_extracts_and_labels(
     rows = {}
     for stage in (Stage.EXTRACT_ATTENTION, Stage.MAKE_LABELS):
         (made,) = committed_artifacts(store, stage)
-        frame = store.read_frame(made.ref)
+        frame = store.read_frame(made.recipe.ref)
         rows[stage] = {row["question_id"]: row for row in frame.iter_rows(named=True)}
     labels_made = rows[Stage.MAKE_LABELS]
     answered = [key for key, row in labels_made.items() if row["status"] != "not_extracted"]

@@ -75,7 +75,7 @@ def test_files_go_into_a_folder_of_another_encoding(tmp_path: Path):
     """They were written, and saying so was a traceback."""
     result = sdrpn("scenes", tmp_path / LATIN_1, "--num-images", 1)
     assert result.exit_code == 0
-    assert os.fsencode(f"1 images in {tmp_path}/{LATIN_1}/images\n") in result.stdout_bytes
+    assert os.fsencode(f"1 image in {tmp_path}/{LATIN_1}/images\n") in result.stdout_bytes
 
 
 def test_a_checkpoint_is_not_exported_to_where_its_tokenizer_cannot_be(tmp_path: Path):

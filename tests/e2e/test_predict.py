@@ -73,7 +73,7 @@ def test_answers_with_the_newest_rpn_and_draws_it(folder: Path) -> None:
     (trained,) = committed_artifacts(ArtifactStore(str(folder / "store")), Stage.TRAIN_RPN)
     (told,) = (line for line in result.stderr.splitlines() if line.startswith("RPN: "))
     assert re.fullmatch(
-        rf"RPN: {trained.ref}, of tiny\S*, trained on [1-9]\d* questions, F1 \d\.\d\d on "
+        rf"RPN: {trained.recipe.ref}, of tiny\S*, trained on [1-9]\d* questions, F1 \d\.\d\d on "
         "held-out labels",
         told,
     ), told

@@ -77,15 +77,23 @@ def test_one_label_threshold_remakes_labels_and_what_follows(
     assert all(stage.is_reused for stage in run_pipeline(config, LocalExecution(runtime)).stages)
 
 
-def test_settings_of_a_calibration_that_is_not_needed_change_nothing(
-    config: PipelineConfig, tmp_path: Path
+def test_settings_without_effect_change_nothing(
+    config: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor does writing the profile out, except for the report, which shows it."""
+    """A calibration that is not needed, and paths as seen from the working directory, which made
+    the report once more under Prefect. Nor does writing the profile out change anything but the
+    report, which shows it."""
     runtime = RuntimeConfig(store=str(tmp_path), device="cpu")
     run_pipeline(config, LocalExecution(runtime))
     settings = CalibrationSettings(num_scenes=99)
     other = config.model_copy(update={"calibration": settings})
     assert run_pipeline(other, LocalExecution(runtime)).is_reused
+    folder = Path(str(config.model.profile)).parent
+    monkeypatch.chdir(folder)
+    seen_from_there = config.model_dump_json().replace(f"{folder}/", "")
+    relative = PipelineConfig.model_validate_json(seen_from_there)
+    assert relative != config
+    assert run_pipeline(relative, LocalExecution(runtime)).is_reused
     written_out = config.model.model_copy(update={"profile": profile_of(config.model)})
     same = config.model_copy(update={"model": written_out})
     assert run_pipeline(same, LocalExecution(runtime), Stage.EVALUATE).is_reused

@@ -119,16 +119,22 @@ class TestFailingWrites:
                 assert store.writer(recipe).latest_checkpoint() in (before, (step, files))
         assert store.writer(recipe).latest_checkpoint() == (step, files)
 
-    def test_a_full_disk_leaves_nothing_and_is_told_of_in_one_line(
-        self, file_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("number", "told"),
+        [
+            (errno.ENOSPC, "the disk is full .*No space.*; make room and run again"),
+            (errno.EROFS, "read-only .*; mount it for writing and run again, what is finished"),
+        ],
+    )
+    def test_a_disk_that_takes_no_more_is_told_of_in_one_line(
+        self, file_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, number: int, told: str
     ) -> None:
         def fail(descriptor: int) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", fail)
             for write in (file_store.storage.put, file_store.storage.create):
-                told = "the disk is full .*No space.*; make room and run again"
                 with pytest.raises(StoreError, match=told) as found:
                     write("a/b", b"data")
                 assert not is_transient(found.value)

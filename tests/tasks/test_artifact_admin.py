@@ -18,6 +18,7 @@ from tasks.artifacts.admin import (
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.stage import NotMade, begin_stage, run_stage
 from tasks.artifacts.store import ArtifactStore
+from tasks.storage.storage import Storage
 from tests.artifacts import (
     files_recipe,
     keys_of,
@@ -180,10 +181,28 @@ class TestDamage:
         good = run_stage(stage_run(memory_store), source_recipe(2), make_source_shard)
         bad = self.damaged(memory_store)
         found = committed_artifacts(memory_store, Stage.DOWNLOAD)
-        assert [item.ref for item in found] == [good]
+        assert [made.recipe.ref for made in found] == [good]
         (line,) = caplog.messages
         assert line.startswith("skipped: ")
         assert str(bad) in line
+
+    def test_receipts_of_unfinished_artifacts_are_not_looked_at(
+        self, memory_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each worker of an extraction asked for every receipt of that very extraction."""
+        good = run_stage(stage_run(memory_store), source_recipe(2), make_source_shard)
+        memory_store.writer(source_recipe(3)).put_frame(0, source_frame(0))
+        read: list[str] = []
+        whole = Storage.read
+
+        def watch(storage: Storage, key: str) -> bytes:
+            read.append(key)
+            return whole(storage, key)
+
+        monkeypatch.setattr(Storage, "read", watch)
+        (made,) = committed_artifacts(memory_store, Stage.DOWNLOAD)
+        assert made == memory_store.manifest(good)
+        assert {key.rpartition("/")[2] for key in read} == {"manifest.json"}
 
     def test_damaged_artifact_is_not_collected_and_stops_nothing(
         self, memory_store: ArtifactStore, caplog: pytest.LogCaptureFixture

@@ -3,6 +3,7 @@
 import json
 import re
 import weakref
+from collections import Counter
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_contracts.artifact import ArtifactRef
+from data_contracts.artifact import ArtifactRef, Manifest
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import ExtractionStatus, LabelStatus, RoiLabel, Stage
 from data_contracts.label_settings import LabelChanges, LabelSettings
@@ -22,11 +23,13 @@ from flows.execution import LocalExecution
 from flows.wiring import Pipeline
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.pseudo_labels import make_pseudo_labels
-from tasks.artifacts.admin import ArtifactSummary, committed_artifacts, list_artifacts
+from tasks.artifacts.admin import committed_artifacts, list_artifacts
+from tasks.artifacts.keys import manifest_key
 from tasks.artifacts.stage import FrameShard, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.extract_attention import TooManyFailures, usable_questions
 from tasks.make_labels import make_labels
+from tasks.storage.storage import Storage
 from tests.artifacts import source_recipe, stage_run
 from tests.mixes import mix_record, write_image
 from tests.pipelines import LENIENT, write_tiny_pipeline
@@ -207,9 +210,9 @@ def test_earlier_attention_that_is_deleted_meanwhile_is_made_again(
     source = write_mix(tmp_path, "a.png", "b.png")
     first = pipeline(config, file_store, source).attention(source)
 
-    def found_and_deleted(*asked: object) -> list[ArtifactSummary]:
-        found = list(committed_artifacts(*asked))
-        file_store.storage.delete([f"{first.prefix}/manifest.json"])
+    def found_and_deleted(*asked: object) -> list[Manifest]:
+        found = committed_artifacts(*asked)
+        file_store.discard(first)
         return found
 
     monkeypatch.setattr("tasks.attention_reuse.committed_artifacts", found_and_deleted)
@@ -229,10 +232,10 @@ def test_looking_for_earlier_attention_decodes_no_map(
     read: list[object] = []
     whole = ArtifactStore.read_shard_frame
 
-    def watch(store, ref, index, columns=None):
-        if ref.stage is Stage.EXTRACT_ATTENTION:
+    def watch(store, made, index, columns=None):
+        if made.recipe.stage is Stage.EXTRACT_ATTENTION:
             read.append(columns)
-        return whole(store, ref, index, columns)
+        return whole(store, made, index, columns)
 
     monkeypatch.setattr(ArtifactStore, "read_shard_frame", watch)
     other = write_mix(tmp_path / "other", "c.png")
@@ -263,10 +266,10 @@ def test_merging_holds_one_shard_at_a_time(
     most_alive = 0
     whole = ArtifactStore.read_shard_frame
 
-    def watch(store, ref, index, columns=None):
+    def watch(store, made, index, columns=None):
         nonlocal most_alive
-        frame = whole(store, ref, index, columns)
-        if columns is None and ref.stage is Stage.MAKE_LABELS:
+        frame = whole(store, made, index, columns)
+        if columns is None and made.recipe.stage is Stage.MAKE_LABELS:
             alive.append(weakref.ref(frame))
             most_alive = max(most_alive, sum(one() is not None for one in alive))
         return frame
@@ -276,6 +279,33 @@ def test_merging_holds_one_shard_at_a_time(
     assert len(alive) == 3
     assert most_alive == 1
     assert merged.drop("label_artifact").equals(labels)
+
+
+def test_manifests_are_not_read_again_for_every_shard(
+    tiny, file_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They are as long as there are shards, so that what was read grew with the square."""
+    _, config = tiny
+    read: Counter[str] = Counter()
+    whole = Storage.read
+
+    def watch(storage: Storage, key: str) -> bytes:
+        read[key] += 1
+        return whole(storage, key)
+
+    monkeypatch.setattr(Storage, "read", watch)
+
+    def times_read(num_images: int, num_shards: int) -> list[int]:
+        names = [f"{number}.png" for number in range(num_images)]
+        source = write_mix(tmp_path / str(num_images), *names)
+        made = pipeline(config, file_store, source)
+        made.label_set()
+        inputs = [made.attention(source), made.labels(source)]
+        counts = [read[manifest_key(ref)] for ref in inputs]
+        assert [len(file_store.manifest(ref).shards) for ref in inputs] == [num_shards] * 2
+        return counts
+
+    assert times_read(2, 1) == times_read(7, 3)
 
 
 def test_question_of_two_sources_is_trained_on_once(
