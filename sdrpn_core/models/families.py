@@ -1,5 +1,7 @@
 """Which adapter serves which family of models."""
 
+from transformers import PreTrainedConfig
+
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
 from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
@@ -55,6 +57,27 @@ def check_family(profile: ModelProfile) -> None:
             f"profile {profile.name!r}: unknown family {profile.family!r}; "
             f"known are {', '.join(FAMILIES)}"
         )
+
+
+def check_model(profile: ModelProfile, config: PreTrainedConfig, source: str) -> None:
+    """Refuse a model that its profile's family does not drive, by its configuration alone.
+
+    Args:
+        profile: what is said of the model.
+        config: the model's own.
+        source: hub id or directory.
+
+    Raises:
+        ModelError: saying why.
+    """
+    if config.model_type not in FAMILIES:
+        raise ModelError(not_driven(source, config.model_type))
+    if config.model_type != profile.family:
+        raise ModelError(
+            f"profile {profile.name!r} is for models of family {profile.family!r}, {source!r} is "
+            f"of family {config.model_type!r}: choose its own profile"
+        )
+    FAMILIES[profile.family].check_config(config, source)
 
 
 def not_driven(model_id: str, family: str) -> str:
