@@ -8,6 +8,7 @@ from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
 from sdrpn_core.models.dynamic import DynamicAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.gemma3 import Gemma3Adapter
+from sdrpn_core.models.gemma4 import Gemma4Adapter
 from sdrpn_core.models.gemma4_unified import Gemma4UnifiedAdapter
 from sdrpn_core.models.glm4v import Glm4vAdapter
 from sdrpn_core.models.glm4v_moe import Glm4vMoeAdapter
@@ -27,6 +28,7 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "deepseek_vl": DeepseekVlAdapter,
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
     "gemma3": Gemma3Adapter,
+    "gemma4": Gemma4Adapter,
     "gemma4_unified": Gemma4UnifiedAdapter,
     "glm4v": Glm4vAdapter,
     "glm4v_moe": Glm4vMoeAdapter,
