@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torch.utils import backend_registration
 from torch.utils._device import _device_constructors
 
@@ -61,6 +62,8 @@ class StandInTensor(Tensor):
     ) -> Any:
         if function in (Tensor.__getitem__, Tensor.__setitem__):
             args = _with_tensors_of_lists(args)
+        if function is one_hot:  # torch would make it of a range that it lengthens in place
+            return _run(_aten.one_hot.default, *args, **(kwargs or {}))
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **(kwargs or {}))
 

@@ -37,8 +37,9 @@ def draft_profile(
         revision: of the hub repository.
 
     Raises:
-        ModelError: if the model's configuration cannot be had.
-        CalibrationError: if no adapter drives it.
+        ModelError: if the model's configuration cannot be had, or is of a size of its family that
+            cannot be driven.
+        CalibrationError: if no adapter drives its family.
     """
     source = model_source(model_id)
     with quiet_transformers(), explained(source, revision):
@@ -46,6 +47,7 @@ def draft_profile(
     family = str(config.model_type)
     if family not in FAMILIES:
         raise CalibrationError(not_driven(model_id, family))
+    FAMILIES[family].check_config(config, model_id)
     text = config.get_text_config(decoder=True)
     known = _packaged(model_id, (family, text.num_hidden_layers, text.num_attention_heads))
     if known is not None:

@@ -135,6 +135,19 @@ class ModelAdapter(ABC):
             num_attention_heads=num_heads,
         )
 
+    @classmethod
+    def check_config(cls, config: PreTrainedConfig, model_id: str) -> None:
+        """Refuse a model of the family that cannot be driven, before its weights are fetched.
+
+        Args:
+            config: that of the whole model.
+            model_id: for messages.
+
+        Raises:
+            ModelError: saying why.
+        """
+        del config, model_id
+
     @abstractmethod
     def letterbox(self, image_size: tuple[int, int], *, for_labels: bool = False) -> Letterbox:
         """Placement of an image of this (width, height) on the model's canvas.

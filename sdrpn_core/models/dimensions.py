@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from data_contracts.profiles import DynamicGrid, ModelProfile, SquareGrid
-from sdrpn_core.models.families import FAMILIES, check_family
+from sdrpn_core.models.families import FAMILIES, check_family, check_model
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
 from sdrpn_core.models.loading import model_source
 from sdrpn_core.models.square import square_canvas
@@ -28,7 +28,8 @@ def model_dimensions(profile: ModelProfile) -> ModelDimensions:
     """Those of a model whose configuration is on this machine, else those usual in its family.
 
     Raises:
-        ModelError: if the family is not known, or the configuration cannot be read.
+        ModelError: if the family is not known, the configuration cannot be read, or the model is
+            one that the family does not drive.
     """
     check_family(profile)
     source = model_source(profile.model_id)
@@ -37,6 +38,7 @@ def model_dimensions(profile: ModelProfile) -> ModelDimensions:
         return ModelDimensions(_usual(profile), _num_cells(profile, None), are_read=False)
     with quiet_transformers(), explained(source, profile.revision):
         config = stock_config(str(folder))
+    check_model(profile, config, source)
     text = config.get_text_config(decoder=True)
     return ModelDimensions(text, _num_cells(profile, config), are_read=True)
 

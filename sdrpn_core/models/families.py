@@ -1,11 +1,14 @@
 """Which adapter serves which family of models."""
 
+from transformers import PreTrainedConfig
+
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
 from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
 from sdrpn_core.models.dynamic import DynamicAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.gemma3 import Gemma3Adapter
+from sdrpn_core.models.gemma4 import Gemma4Adapter
 from sdrpn_core.models.gemma4_unified import Gemma4UnifiedAdapter
 from sdrpn_core.models.glm4v import Glm4vAdapter
 from sdrpn_core.models.glm4v_moe import Glm4vMoeAdapter
@@ -25,6 +28,7 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "deepseek_vl": DeepseekVlAdapter,
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
     "gemma3": Gemma3Adapter,
+    "gemma4": Gemma4Adapter,
     "gemma4_unified": Gemma4UnifiedAdapter,
     "glm4v": Glm4vAdapter,
     "glm4v_moe": Glm4vMoeAdapter,
@@ -55,6 +59,27 @@ def check_family(profile: ModelProfile) -> None:
             f"profile {profile.name!r}: unknown family {profile.family!r}; "
             f"known are {', '.join(FAMILIES)}"
         )
+
+
+def check_model(profile: ModelProfile, config: PreTrainedConfig, source: str) -> None:
+    """Refuse a model that its profile's family does not drive, by its configuration alone.
+
+    Args:
+        profile: what is said of the model.
+        config: the model's own.
+        source: hub id or directory.
+
+    Raises:
+        ModelError: saying why.
+    """
+    if config.model_type not in FAMILIES:
+        raise ModelError(not_driven(source, config.model_type))
+    if config.model_type != profile.family:
+        raise ModelError(
+            f"profile {profile.name!r} is for models of family {profile.family!r}, {source!r} is "
+            f"of family {config.model_type!r}: choose its own profile"
+        )
+    FAMILIES[profile.family].check_config(config, source)
 
 
 def not_driven(model_id: str, family: str) -> str:

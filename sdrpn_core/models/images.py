@@ -20,7 +20,7 @@ class PreparedImages:
     letterboxes: tuple[Letterbox, ...]
     grids: tuple[GridShape, ...]
     inputs: dict[str, Tensor]
-    """What the stock image processor makes of the canvases, in the model's precision."""
+    """What the stock image processor makes of the canvases, as precise as the tower takes it."""
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:

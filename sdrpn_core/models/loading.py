@@ -11,7 +11,7 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.decoder_check import check_decoder, unknown_layers_explained
 from sdrpn_core.models.devices import DeviceMap, check_device_map, resolve_device, resolve_dtype
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.families import FAMILIES, check_family, not_driven
+from sdrpn_core.models.families import FAMILIES, check_family, check_model
 from sdrpn_core.models.generation_settings import left_out_settings
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
 from sdrpn_core.models.stock_model import load_stock_model, stock_config
@@ -92,7 +92,7 @@ def pinned_profile(profile: ModelProfile) -> ModelProfile:
     """The profile with the commit that its revision stands for, without loading the model.
 
     Raises:
-        ModelError: if the model cannot be had or is of another family.
+        ModelError: if the model cannot be had or driven, or is of another family.
     """
     source = model_source(profile.model_id)
     if Path(source).is_dir() or is_commit(profile.revision):
@@ -102,15 +102,9 @@ def pinned_profile(profile: ModelProfile) -> ModelProfile:
 
 
 def _pinned(profile: ModelProfile, source: str) -> ModelProfile:
-    """The profile with the commit that its revision stands for; checks the family on the way."""
+    """The profile with the commit that its revision stands for; checks the model on the way."""
     config = stock_config(source, profile.revision)
-    if config.model_type not in FAMILIES:
-        raise ModelError(not_driven(source, config.model_type))
-    if config.model_type != profile.family:
-        raise ModelError(
-            f"profile {profile.name!r} is for models of family {profile.family!r}, {source!r} is "
-            f"of family {config.model_type!r}: choose its own profile"
-        )
+    check_model(profile, config, source)
     folder = local_folder(source, profile.revision)
     if Path(source).is_dir() or folder is None:
         return profile

@@ -6,6 +6,7 @@ A new family adds one entry to ``FAMILY_MODELS``; every test of this folder then
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tests.families.onevision import (
 )
 from tests.families.smolvlm import tiny_idefics3, tiny_smolvlm
 from tests.families.squares import padded_to_square
-from tests.tiny_gemma import tiny_gemma3, tiny_gemma4_unified
+from tests.tiny_gemma import MERGED, tiny_gemma3, tiny_gemma4, tiny_gemma4_unified
 from tests.tiny_models import tiny_llava
 from tests.tiny_qwen import (
     tiny_qwen2_5_vl,
@@ -230,11 +231,18 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "gemma3": FamilyModel(
         tiny_gemma3, gemma3_images, llava_grids, square_cell_pixels, image_marks="token_type_ids"
     ),
+    "gemma4": FamilyModel(
+        tiny_gemma4,
+        partial(gemma_images, patches_a_side=1),
+        partial(gemma_grids, pieces_a_side=MERGED),
+        partial(gemma_cell_pixels, pieces_a_side=MERGED),
+        image_marks="mm_token_type_ids",
+    ),
     "gemma4_unified": FamilyModel(
         tiny_gemma4_unified,
-        gemma_images,
-        gemma_grids,
-        gemma_cell_pixels,
+        partial(gemma_images, patches_a_side=MERGED),
+        partial(gemma_grids, pieces_a_side=1),
+        partial(gemma_cell_pixels, pieces_a_side=1),
         image_marks="mm_token_type_ids",
         stock_masks=gemma_masks,
         generation={"cache_implementation": "static", "disable_compile": True},

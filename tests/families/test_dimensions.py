@@ -80,17 +80,34 @@ _GLM_MOE_SCORING, _GLM_MOE_REST = _glm_attention(96, 8)
 _GLM_MOE_LAYER = _GLM_MOE_SCORING + _GLM_MOE_REST + 3 * 4096 * 1408 + 4096
 
 
+def _gemma(width: int, heads: int, feed_forward: int, *, num_norms: int) -> int:
+    """Two layers with a window and, to score, one without, whose heads are twice as wide."""
+    attention = width * (2 * heads + 2 * (heads // 2)) * 256 + 2 * 256
+    scoring = width * (heads + heads // 8) * 512 + width + 2 * 512
+    return 2 * (attention + 3 * width * feed_forward + num_norms * width) + scoring
+
+
 @pytest.mark.parametrize(
-    ("name", "hidden_size", "expected"),
+    ("name", "sizes", "expected"),
     [
-        ("qwen3-vl-30b-a3b", 2048, 2 * (_ATTENTION + _NORMS) + _SCORING + 2 * 128),
-        ("qwen3.5-35b-a3b", 2048, 2 * (_DELTA_NET + _SHARED_EXPERT + _NORMS) + _SCORING + 2 * 256),
-        ("glm-4.5v", 4096, 2 * _GLM_MOE_LAYER + _GLM_MOE_SCORING),
-        ("glm-4.1v-9b", 4096, 2 * _GLM_LAYER + _GLM_SCORING),
+        ("qwen3-vl-30b-a3b", (2048, 576), 2 * (_ATTENTION + _NORMS) + _SCORING + 2 * 128),
+        (
+            "qwen3.5-35b-a3b",
+            (2048, 576),
+            2 * (_DELTA_NET + _SHARED_EXPERT + _NORMS) + _SCORING + 2 * 256,
+        ),
+        ("glm-4.5v", (4096, 576), 2 * _GLM_MOE_LAYER + _GLM_MOE_SCORING),
+        ("glm-4.1v-9b", (4096, 576), 2 * _GLM_LAYER + _GLM_SCORING),
+        ("gemma-4-26b-a4b", (2816, 529), _gemma(2816, 16, 2112, num_norms=7)),
+        ("gemma-4-31b", (5376, 529), _gemma(5376, 32, 4 * 5376, num_norms=4)),  # has none
     ],
 )
 def test_experts_of_a_model_that_is_not_here_are_not_counted(
-    name: str, hidden_size: int, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str,
+    sizes: tuple[int, int],
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """No RPN has any: with a layer's 604 M of them, a plan would be of 15 GB a resume point."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -98,5 +115,5 @@ def test_experts_of_a_model_that_is_not_here_are_not_counted(
     found = model_dimensions(profile)
     layers = (found.text.num_hidden_layers, found.text.num_attention_heads)
     assert layers == (profile.num_layers, profile.num_heads)
-    assert (found.text.hidden_size, found.num_cells) == (hidden_size, 576)
+    assert (found.text.hidden_size, found.num_cells) == sizes
     assert num_rpn_parameters(found.text, profile.rpn) == expected

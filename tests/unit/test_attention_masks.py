@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import Gemma4UnifiedTextConfig, MistralConfig, Qwen3Config
+from transformers import Gemma4TextConfig, Gemma4UnifiedTextConfig, MistralConfig, Qwen3Config
+from transformers.models.gemma4.modeling_gemma4 import Gemma4TextModel
 from transformers.models.gemma4_unified.modeling_gemma4_unified import Gemma4UnifiedTextModel
 from transformers.models.mistral.modeling_mistral import MistralModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
@@ -122,6 +123,17 @@ def test_one_mask_is_made_for_all_patterns_that_come_to_the_same() -> None:
         (
             Gemma4UnifiedTextModel,
             Gemma4UnifiedTextConfig(**SIZES, num_hidden_layers=6, sliding_window=32),
+            [AttentionPattern(32, whole_images=True)] * 5 + [CAUSAL],
+        ),
+        (
+            Gemma4TextModel,
+            Gemma4TextConfig(
+                **SIZES,
+                num_hidden_layers=6,
+                sliding_window=32,
+                hidden_size_per_layer_input=0,
+                use_bidirectional_attention="vision",  # as of 26B-A4B and 31B
+            ),
             [AttentionPattern(32, whole_images=True)] * 5 + [CAUSAL],
         ),
     ],

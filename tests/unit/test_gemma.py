@@ -1,6 +1,5 @@
 """What is particular to Gemma: shapes of grids, windows, soft caps, and what is refused."""
 
-import copy
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import Gemma4UnifiedForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    Gemma4ForConditionalGeneration,
+    Gemma4UnifiedForConditionalGeneration,
+    PreTrainedModel,
+)
 from transformers.models.gemma4.image_processing_pil_gemma4 import (
     Gemma4ImageProcessorPil,
     get_aspect_ratio_preserving_size,
@@ -19,20 +23,36 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import (
 from data_contracts.profiles import DynamicGrid, ModelProfile
 from sdrpn_core.attention.kernels import SDPA
 from sdrpn_core.attention.patterns import CAUSAL, AttentionPattern
+from sdrpn_core.calibration.draft import draft_profile
+from sdrpn_core.generation.greedy import prefill
+from sdrpn_core.generation.prompt_batch import pad_left
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.dimensions import model_dimensions
 from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.families import FAMILIES
+from sdrpn_core.models.gemma import GRIDS
 from sdrpn_core.models.gemma3 import Gemma3Adapter
-from sdrpn_core.models.gemma4_unified import GRIDS, Gemma4UnifiedAdapter
+from sdrpn_core.models.gemma4 import Gemma4Adapter
+from sdrpn_core.models.gemma4_unified import Gemma4UnifiedAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.stretched import MAX_ASPECT_RATIO
-from tests.tiny_gemma import WINDOW, tiny_gemma3, tiny_gemma4_unified
+from tests.families.registry import FAMILY_MODELS, stock_inputs
+from tests.tiny_gemma import WINDOW, tiny_gemma3, tiny_gemma4_of, tiny_gemma4_unified
 
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
     return tiny_gemma4_unified(tmp_path_factory.mktemp("gemma4"))
+
+
+@pytest.fixture(scope="module")
+def families(
+    profile: ModelProfile, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, ModelProfile]:
+    tower = tiny_gemma4_of(tmp_path_factory.mktemp("dense"), {})
+    return {"gemma4": tower, "gemma4_unified": profile}
 
 
 @pytest.fixture(scope="module")
@@ -157,28 +177,98 @@ def test_strips_keep_within_the_cells_that_an_image_gets(
     assert crop.grid.num_cells <= max_cells
 
 
-def test_a_model_without_images_is_refused(profile: ModelProfile, gemma4: ModelAdapter) -> None:
-    config = copy.deepcopy(gemma4.model.config)
+@pytest.mark.parametrize(
+    ("family", "adapter", "stock"),
+    [
+        ("gemma4", Gemma4Adapter, Gemma4ForConditionalGeneration),
+        ("gemma4_unified", Gemma4UnifiedAdapter, Gemma4UnifiedForConditionalGeneration),
+    ],
+)
+def test_a_model_without_images_is_refused(
+    families: dict[str, ModelProfile],
+    gemma4: ModelAdapter,
+    family: str,
+    adapter: type[ModelAdapter],
+    stock: type[PreTrainedModel],
+) -> None:
+    config = AutoConfig.from_pretrained(families[family].model_id)
     config.vision_config = None
-    model = Gemma4UnifiedForConditionalGeneration(config)
     with pytest.raises(ModelError, match=r"takes no images: use a model that does"):
-        Gemma4UnifiedAdapter(model, gemma4.tokenizer, profile, gemma4.image_processor)
+        adapter(stock(config), gemma4.tokenizer, families[family], gemma4.image_processor)
 
 
-def test_layers_that_borrow_keys_are_refused(profile: ModelProfile, tmp_path: Path) -> None:
-    """Those of the small Gemmas take keys and values from a layer below, which nothing hands on."""
-    shutil.copytree(profile.model_id, tmp_path, dirs_exist_ok=True)
-    file = tmp_path / "config.json"
-    config = json.loads(file.read_text())
-    config["text_config"]["num_kv_shared_layers"] = 2
-    file.write_text(json.dumps(config))
-    model = Gemma4UnifiedForConditionalGeneration.from_pretrained(tmp_path)
-    model.save_pretrained(tmp_path)
-    other = profile.model_copy(update={"model_id": str(tmp_path)})
-    with pytest.raises(ModelError, match=r"its text model cannot be run layer by layer \("):
-        load_adapter(other, device="cpu")
+SMALL = {
+    "gemma4": (
+        {"hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2},
+        r"each of its layers takes 8 numbers of its own for every token and its last 2 layers take "
+        r"keys and values of layers below, which .* use Gemma 4 12B, 26B-A4B or 31B",
+    ),
+    "gemma4_unified": ({"num_kv_shared_layers": 2}, r": its last 2 layers take keys and values of"),
+}
+"""What is particular to E2B and E4B."""
 
 
-def test_the_packaged_rpn_of_gemma_4_ends_in_a_layer_without_a_window() -> None:
+@pytest.mark.parametrize("family", sorted(SMALL))
+def test_the_small_gemmas_are_refused_before_they_are_fetched(
+    families: dict[str, ModelProfile], family: str, tmp_path: Path
+) -> None:
+    """Their layers ask for more than the layer below gives, and some have no keys of their own."""
+    text, message = SMALL[family]
+    config = json.loads((Path(families[family].model_id) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"text_config": config["text_config"] | text})
+    )
+    small = families[family].model_copy(update={"model_id": str(tmp_path)})
+    with pytest.raises(ModelError, match=message):
+        load_adapter(small, device="cpu")
+    with pytest.raises(ModelError, match=message):
+        draft_profile(str(tmp_path))
+    with pytest.raises(ModelError, match=message):
+        model_dimensions(small)  # of which plans are made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_tower_gets_what_the_stock_processor_makes(
+    families: dict[str, ModelProfile], dtype: str
+) -> None:
+    """Pixels in single precision: the tower scales them before it rounds them."""
+    grid = DynamicGrid(min_cells=70, max_cells=70)  # as few as the stock processor can be told
+    settings = families["gemma4"].images.model_copy(update={"answers": grid})
+    profile = families["gemma4"].model_copy(update={"images": settings})
+    adapter = load_adapter(profile, device="cpu", dtype=dtype)
+    sizes = [(70, 100), (60, 40), (31, 300)]
+    images = [Image.effect_noise(size, 90).convert("RGB") for size in sizes]
+    whole, *others = adapter.encode_images(images)
+    processor = Gemma4ImageProcessorPil.from_pretrained(profile.model_id, max_soft_tokens=70)
+    inputs = processor(images, return_tensors="pt")
+    counts = inputs.pop("num_soft_tokens_per_image").tolist()
+    assert [len(one.tokens) for one in (whole, *others)] == counts
+    with torch.inference_mode():
+        stock = adapter.model.get_image_features(**inputs, return_dict=True).pooler_output
+    assert torch.equal(whole.tokens, stock[0])  # of as many cells as there may be: none is padding
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == "float32" else {"atol": 0.1, "rtol": 0.1}
+    for one, wanted in zip(others, stock[1:], strict=True):
+        torch.testing.assert_close(one.tokens, wanted, **tolerance)
+
+
+def test_a_dense_gemma_4_answers_as_its_stock_class(families: dict[str, ModelProfile]) -> None:
+    """The tests of the family run the mixture."""
+    profile = families["gemma4"]
+    adapter = load_adapter(profile, device="cpu")
+    image = Image.effect_noise((60, 40), 90).convert("RGB")
+    prompt = adapter.embed_prompt("it", adapter.encode_images([image]))
+    stock = Gemma4ForConditionalGeneration.from_pretrained(profile.model_id).eval()
+    inputs = stock_inputs(FAMILY_MODELS["gemma4"], adapter, "it", [image])
+    with torch.inference_mode():
+        ours = prefill(adapter, pad_left([prompt])).logits[0]
+        wanted = stock(**inputs).logits[0, -1]
+        wanted[adapter.image_token_id] = float("-inf")
+    torch.testing.assert_close(ours, wanted, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gemma-4-12b", "gemma-4-26b-a4b", "gemma-4-31b"])
+def test_the_packaged_rpns_of_gemma_4_end_in_a_layer_without_a_window(name: str) -> None:
     """Every sixth has none: 5, 11, ..."""
-    assert load_profile("gemma-4-12b").rpn.last_layer % 6 == 5
+    profile = load_profile(name)
+    assert profile.rpn.last_layer % 6 == 5
+    assert profile.prompt == FAMILIES[profile.family].defaults.prompt

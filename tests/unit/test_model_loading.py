@@ -23,6 +23,7 @@ from sdrpn_core.geometry import GridBox
 from sdrpn_core.models import loading
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import DTYPES, dtype_name, resolve_dtype
+from sdrpn_core.models.dimensions import model_dimensions
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.hub import quiet_transformers
 from sdrpn_core.models.loading import load_adapter
@@ -109,6 +110,16 @@ def test_spoilt_directories(
     assert "\n" not in message
     for text in texts:
         assert text in message
+
+
+def test_a_model_of_another_family_is_not_planned_for(
+    profile: ModelProfile, tmp_path: Path
+) -> None:
+    """A plan took its sizes as if it could be run; the run refused it, once data was fetched."""
+    shutil.copy(Path(profile.model_id) / "config.json", tmp_path)
+    change_family(tmp_path)
+    with pytest.raises(ModelError, match=r"is for models of family 'llava'.* its own profile"):
+        model_dimensions(profile.model_copy(update={"model_id": str(tmp_path)}))
 
 
 @pytest.mark.parametrize("model_id", ["/no/such/directory", "./models/none", "a/b/c"])

@@ -27,6 +27,8 @@ UNCALIBRATED = [
     "deepseek-vl-7b",
     "gemma-3-12b",
     "gemma-3-4b",
+    "gemma-4-26b-a4b",
+    "gemma-4-31b",
     "glm-4.1v-9b",
     "glm-4.5v",
     "glm-4.6v-flash",

@@ -14,6 +14,8 @@ from data_contracts.enums import QuestionKind
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.training import TrainingConfig
+from sdrpn_core.attention.masks import ColumnMasks
+from sdrpn_core.decoding.layer_pass import LayerPass, Rotations
 from sdrpn_core.extraction.generated_answers import Request, capture_attention
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
@@ -23,17 +25,19 @@ from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, WEIGHTS
 from sdrpn_core.rpn.features import FrozenPrefix, collate
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.parameters import network_state
-from sdrpn_core.rpn.shared_experts import SharedPart
+from sdrpn_core.rpn.shared_experts import SharedPart, copied_layer, shared_parts
 from sdrpn_core.rpn.training import train_rpn
 from sdrpn_core.zoom.first_stage import first_stage
 from tests.families.glm import tiny_glm4v_moe
 from tests.families.internvl import tiny_internvl_qwen3_moe
 from tests.rpn_scenes import randomly_labelled
+from tests.tiny_gemma import tiny_gemma4
 from tests.tiny_models import tiny_llava, with_text_model
 from tests.tiny_qwen import tiny_qwen3_5_moe, tiny_qwen3_vl_moe
 from tests.zoom_checks import random_images
 
 BUILDERS = {
+    "gemma4": tiny_gemma4,
     "glm4v_moe": tiny_glm4v_moe,
     "qwen3_vl_moe": tiny_qwen3_vl_moe,
     "qwen3_5_moe": tiny_qwen3_5_moe,
@@ -93,7 +97,25 @@ def trained(adapter: ModelAdapter) -> RpnCheckpoint:
 
 
 def is_shared(name: str) -> bool:
-    return ".mlp.experts." in name or ".mlp.gate." in name
+    return any(part in name for part in (".experts.", ".mlp.gate.", ".router."))
+
+
+def mixture(adapter: ModelAdapter) -> tuple[Any, Any]:
+    """Experts and router of a layer."""
+    (experts, _), (router, _) = shared_parts(adapter.decoder.layers[MIXTURE])
+    return experts, router
+
+
+def keep_choices(network: RegionProposalNetwork) -> None:
+    """Let routers choose as they first do: between experts as good, rounding would decide."""
+    kept: dict[nn.Module, Any] = {}
+
+    def first(part: nn.Module, _: Any, output: Any) -> Any:
+        return kept.setdefault(part, output) if isinstance(output, tuple) else output
+
+    for part in network.modules():
+        if isinstance(part, SharedPart):
+            part.register_forward_hook(first)
 
 
 def test_a_copy_holds_all_of_a_layer_but_experts_and_router(adapter: ModelAdapter) -> None:
@@ -110,7 +132,8 @@ def test_a_copy_holds_all_of_a_layer_but_experts_and_router(adapter: ModelAdapte
     for name, value in state.items():
         assert torch.equal(value, stock[name])
         assert value.data_ptr() != stock[name].data_ptr()
-    has_shared_expert = any(".mlp.shared_expert" in name for name in state)
+    for_all = ("layers.0.mlp.shared_expert", "layers.0.mlp.up_proj")  # Gemma's is the dense one
+    has_shared_expert = any(name.startswith(for_all) for name in state)
     assert has_shared_expert == (adapter.profile.family != "qwen3_vl_moe")
     assert network.shares_experts
 
@@ -149,7 +172,7 @@ def test_scores_depend_on_the_models_experts(
     """
     network = make(adapter)
     before = roi_maps(adapter, network)
-    down = adapter.decoder.layers[MIXTURE].mlp.experts.down_proj
+    down = mixture(adapter)[0].down_proj
     kept = down.clone()
     try:
         with torch.no_grad():
@@ -169,7 +192,8 @@ def test_training_changes_every_weight_of_the_checkpoint_and_none_of_the_model(
     checkpoint = trained(adapter)
     assert all(torch.equal(v, before[n]) for n, v in adapter.model.state_dict().items())
     assert checkpoint.state.keys() == untrained.keys()
-    assert not any(torch.equal(value, untrained[n]) for n, value in checkpoint.state.items())
+    same = {n for n, value in checkpoint.state.items() if torch.equal(value, untrained[n])}
+    assert same == {n for n in untrained if n.endswith("layer_scalar")}  # Gemma's are no weights
 
     files = checkpoint.to_files()
     assert checkpoint.config.shares_experts
@@ -205,6 +229,7 @@ def test_training_beside_a_model_in_half_precision(profile: ModelProfile) -> Non
     losses = [entry["loss"] for entry in checkpoint.metrics if entry["kind"] == "step"]
     assert len(losses) == 3
     network = rpn_of(adapter).set_precision(torch.float32)
+    keep_choices(network)
     exact = training_logits(adapter, network)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = training_logits(adapter, network)
@@ -217,11 +242,11 @@ def test_experts_run_in_their_own_precision(profile: ModelProfile) -> None:
 
     GLM's router is in float32 whatever the model is in: its scores were rounded for the experts.
     """
-    mlp = load_adapter(profile, device="cpu", dtype="bfloat16").decoder.layers[MIXTURE].mlp
-    router, experts = SharedPart(mlp.gate, mlp.experts), SharedPart(mlp.experts, mlp.experts)
+    own_experts, own_router = mixture(load_adapter(profile, device="cpu", dtype="bfloat16"))
+    router, experts = SharedPart(own_router, own_experts), SharedPart(own_experts, own_experts)
     hidden = torch.randn(30, 48, generator=torch.Generator().manual_seed(0))
-    _, scores, chosen = mlp.gate(hidden.bfloat16())
-    expected = mlp.experts(hidden.bfloat16(), chosen, scores)
+    _, scores, chosen = own_router(hidden.bfloat16())
+    expected = own_experts(hidden.bfloat16(), chosen, scores)
     for enabled in (False, True):
         with torch.autocast("cpu", torch.float16, enabled=enabled):
             _, found_scores, found_chosen = router(hidden)
@@ -231,6 +256,23 @@ def test_experts_run_in_their_own_precision(profile: ModelProfile) -> None:
         assert found_scores.dtype == scores.dtype
         assert found.dtype == torch.float32
         assert torch.equal(found, expected.float())
+
+
+def test_a_copied_layer_gives_what_the_layer_gives_in_half_precision(profile: ModelProfile) -> None:
+    """Gemma 4 weighs its experts in single precision: the weights were rounded on their way."""
+    adapter = load_adapter(profile, device="cpu", dtype="bfloat16")
+    layer = adapter.decoder.layers[MIXTURE]
+    copied = copied_layer(layer)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 300, layer.input_layernorm.weight.numel(), generator=generator)
+    places = torch.arange(300)[None]
+    positions = adapter.text_positions(places)
+    masks = ColumnMasks(torch.zeros_like(places))
+    with torch.inference_mode():
+        rotations = Rotations(adapter.decoder.rotary_emb, hidden.bfloat16(), positions)
+        columns = LayerPass(masks, positions, rotations)
+        found, wanted = (columns.through(one, hidden.bfloat16()) for one in (copied, layer))
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "batched_mm"])
@@ -256,27 +298,33 @@ def test_a_spread_model_shares_experts_with_its_rpn(
     text = "model.language_model"
     names = [f"{text}.layers.{index}" for index in range(7)]
     names += [f"{text}.embed_tokens", f"{text}.norm", f"{text}.rotary_emb"]
-    placement = dict.fromkeys([*names, "model.visual", "lm_head"], "cpu")
+    towers = [f"model.{name}" for name, _ in adapter.model.model.named_children()]
+    names += [name for name in towers if name != text]
+    placement = dict.fromkeys([*names, "lm_head"], "cpu")
     spread = load_adapter(profile, device_map=placement | {"lm_head": "disk"})
-    assert spread.decoder.layers[MIXTURE].mlp.experts._hf_hook
+    assert mixture(spread)[0]._hf_hook
     for one, other in zip(
         roi_maps(spread, rpn_of(spread)), roi_maps(adapter, rpn_of(adapter)), strict=True
     ):
         torch.testing.assert_close(one, other)
+    on_disk = placement | {f"{text}.layers.6": "disk"}
+    if profile.family == "gemma4":  # its files hold experts as the model does
+        assert load_adapter(profile, device_map=on_disk).decoder.layers[6].experts.down_proj.is_meta
+        return
     with pytest.raises(ModelError, match=r"those of experts: device_map cannot leave them on disk"):
-        load_adapter(profile, device_map=placement | {f"{text}.layers.6": "disk"})
+        load_adapter(profile, device_map=on_disk)
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float8_e4m3fn, "buffers"])
 def test_quantized_experts_are_refused(profile: ModelProfile, kind: torch.dtype | str) -> None:
     """Gradients would have to pass through them."""
     adapter = load_adapter(profile, device="cpu")
-    mlp = adapter.decoder.layers[MIXTURE].mlp
+    experts, _ = mixture(adapter)
     if isinstance(kind, torch.dtype):
-        mlp.experts.down_proj = nn.Parameter(torch.zeros(4).to(kind), requires_grad=False)
+        experts.down_proj = nn.Parameter(torch.zeros(4).to(kind), requires_grad=False)
     else:
-        mlp.experts = nn.Module()
-        mlp.experts.register_buffer("qweight", torch.zeros(4, dtype=torch.int32))
+        del experts.gate_up_proj, experts.down_proj
+        experts.register_buffer("qweight", torch.zeros(4, dtype=torch.int32))
     with pytest.raises(ModelError, match=r"layers 2 to 4 are quantized.* unquantized repository"):
         rpn_of(adapter)
 

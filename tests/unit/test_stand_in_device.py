@@ -40,6 +40,7 @@ else:
 counts = torch.histc(there.int(), bins=3, min=0, max=2)
 assert counts.dtype == torch.int32, "a GPU counts whole numbers"
 assert counts.tolist() == [0, 6, 0]
+assert torch.nn.functional.one_hot(index, 3).tolist() == [[0, 1, 0]]
 there[:, [0, 2]] = 5
 assert there.cpu().tolist() == [[5.0, 1.0, 5.0]] * 2
 """
