@@ -183,8 +183,8 @@ def _guess_lines(plan: RunPlan) -> list[str]:
     if plan.is_done or not plan.are_sizes_guessed:
         return []
     return [
-        "not known: how wide the model is, as its config.json is not on this machine yet; what is "
-        "usual in its family stands in, so that the RPN to store and GPU time may be far off"
+        "guessed: the model's width, as its config.json is not on this machine yet; what is usual "
+        "in its family stands in, and the size of the RPN and GPU time rest on it"
     ]
 
 
