@@ -63,7 +63,9 @@ def test_its_plan_has_no_problem(name: str, server: FileServer, tmp_path: Path) 
     assert "first:" not in planned.stdout
     assert "not known:" not in planned.stdout
     assert "come on top" not in planned.stdout
-    assert ("model: " in planned.stdout) == (load_config(name).model.profile != "reference")
+    is_of_the_hub = load_config(name).model.profile != "reference"
+    assert ("model: " in planned.stdout) == is_of_the_hub
+    assert ("guessed: the model's width" in planned.stdout) == is_of_the_hub  # no config.json here
     is_calibrated = profile_of(load_config(name).model).is_calibrated
     assert (Stage.CALIBRATE.value in planned.stdout) == (not is_calibrated)
 
