@@ -103,8 +103,13 @@ def _first_shape(model_id: str, text: PreTrainedConfig, defaults: FamilyDefaults
 
 
 def _packaged(model_id: str, size: tuple[str, int, int]) -> ModelProfile | None:
-    """The packaged profile of this model, else the first of its (family, layers, heads)."""
+    """The packaged profile of this model, else one of its (family, layers, heads).
+
+    Of several, the first that asks as the family does: another's prompt is for its weights alone.
+    """
     profiles = (load_profile(name) for name in packaged_profiles())
     fitting = [p for p in profiles if (p.family, p.num_layers, p.num_heads) == size]
-    own = (profile for profile in fitting if profile.model_id == model_id)
-    return next(own, fitting[0] if fitting else None)
+    fitting.sort(
+        key=lambda p: (p.model_id != model_id, p.prompt != FAMILIES[p.family].defaults.prompt)
+    )
+    return next(iter(fitting), None)

@@ -75,18 +75,28 @@ def smaller_if_full(
 class BatchSize:
     """How many units of an artifact are worked on at a time.
 
-    It becomes less for good once the device's memory does not hold so many.
+    Once the device's memory does not hold so many, it is less for the rest of a shard. The next one
+    begins with the most that memory held in it: what one large unit needs is no measure for others.
     """
 
     def __init__(self, wanted: int) -> None:
         """Begin with as many as the runtime settings say."""
         self._wanted = wanted
         self._size = wanted
+        self._most_held = 0
+
+    @property
+    def _fitting(self) -> int:
+        return max(self._size, self._most_held)
 
     @property
     def measured(self) -> dict[str, tuple[float, ...]]:
-        """What the receipt of a shard says of it: nothing where memory has held all."""
-        return {_MEASURED: (self._size,)} if self._size < self._wanted else {}
+        """What the receipt of a shard says of it: nothing where memory has held as many."""
+        return {_MEASURED: (self._fitting,)} if self._fitting < self._wanted else {}
+
+    def begin_shard(self) -> None:
+        """Try as many as were held in the one before."""
+        self._size, self._most_held = self._fitting, 0
 
     def in_batches(
         self, device: object, units: Sequence[A], work: Callable[[Sequence[A]], Sequence[T]]
@@ -103,6 +113,11 @@ class BatchSize:
         """
         count = len(units)
 
+        def at_once() -> list[T]:
+            found = list(work(units))
+            self._most_held = max(self._most_held, count)
+            return found
+
         def in_parts(size: int) -> list[T]:
             self._size = size
             parts = (units[start : start + size] for start in range(0, count, size))
@@ -110,24 +125,33 @@ class BatchSize:
 
         if count > self._size:
             return in_parts(self._size)
-        return smaller_if_full(device, count, lambda: list(work(units)), in_parts)
+        return smaller_if_full(device, count, at_once, in_parts)
 
 
 @lru_cache(maxsize=8)
-def batch_size_of(artifact: ArtifactRef, wanted: int) -> BatchSize:
-    """That of an artifact in this process: what one shard found out serves the next."""
+def _batch_size(artifact: ArtifactRef, wanted: int) -> BatchSize:
+    del artifact
     return BatchSize(wanted)
 
 
-def tell_of_reduced_batches(stage: Stage, shards: Iterable[ShardEntry]) -> None:
-    """Say which batch size fits, if some shard found that the one it was given does not."""
-    if sizes := [size for shard in shards for size in shard.measurements.get(_MEASURED, ())]:
+def batch_size_of(artifact: ArtifactRef, wanted: int) -> BatchSize:
+    """That of the next shard of an artifact in this process, which is served by what earlier ones
+    found out."""
+    found = _batch_size(artifact, wanted)
+    found.begin_shard()
+    return found
+
+
+def tell_of_reduced_batches(stage: Stage, shards: Iterable[ShardEntry], batch_size: int) -> None:
+    """Say which batch size fits, if some shard found that the one that is given does not."""
+    sizes = [size for shard in shards for size in shard.measurements.get(_MEASURED, ())]
+    if (least := min(sizes, default=batch_size)) < batch_size:
         log.warning(
             "%s: the device's memory held batches of %d at most: --batch-size %d saves the time "
             "of trying",
             stage.value,
-            min(sizes),
-            min(sizes),
+            least,
+            least,
         )
 
 

@@ -170,7 +170,7 @@ def finish_stage(run: StageRun, recipe: Recipe) -> ArtifactRef:
         StoreError: naming the shards that are missing.
     """
     manifest = run.store.writer(recipe).commit()
-    tell_of_reduced_batches(recipe.stage, manifest.shards)
+    tell_of_reduced_batches(recipe.stage, manifest.shards, run.runtime.batch_size)
     return recipe.ref
 
 

@@ -52,7 +52,8 @@ class RunPlan:
     free_bytes: int
     downloads_folder: str
     are_sizes_guessed: bool
-    """Whether the model's configuration, which tells how large its parts are, is still to come."""
+    """Whether the model's configuration, which tells how large its parts are, is still to come, and
+    something is left that loads the model."""
     is_on_cpu: bool
     """Whether a run on this machine, with its settings, would use no GPU."""
     problems: tuple[str, ...]
@@ -155,7 +156,8 @@ def planned_run(
     }
     stages = planned_stages(config, by_source, numbers, made)
     files = unique_files(by_source)
-    model = answers.model if _needs_model(stages) else None
+    needs_model = _needs_model(stages)
+    model = answers.model if needs_model else None
     problems = (_no_scenes(config, stages), _no_model(model))
     return RunPlan(
         files=files,
@@ -167,7 +169,7 @@ def planned_run(
         reserve_bytes=int(runtime.downloads.free_gib * _GIB),
         free_bytes=free_bytes(folder),
         downloads_folder=str(folder),
-        are_sizes_guessed=not model_dimensions(profile_of(config.model)).are_read,
+        are_sizes_guessed=needs_model and not model_dimensions(profile_of(config.model)).are_read,
         is_on_cpu=_is_on_cpu(runtime),
         problems=tuple(problem for problem in problems if problem),
     )

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.json_lines import json_lines
 from data_contracts.label_settings import RegionChanges
+from data_contracts.profiles import ModelProfile
 from data_contracts.runtime import RuntimeConfig
 from flows.dry_run import plan_run
 from flows.execution import LocalExecution
 from flows.outcome import RunOutcome
 from flows.run import run_pipeline
+from sdrpn_core.models.dimensions import ModelDimensions, model_dimensions
 from tasks.models import release_model
 from tasks.planning.run_plan import RunPlan
 from tasks.planning.stages import PlannedStage
@@ -239,7 +242,10 @@ def test_resume_points_that_are_there_are_not_counted_again(finished: FirstRun, 
     assert without.store_bytes - with_it.store_bytes == pytest.approx(num_bytes, rel=0.1)
 
 
-def test_answers_without_their_results_need_no_gpu(finished: FirstRun, store: Path):
+def test_answers_without_their_results_need_no_gpu(
+    finished: FirstRun, store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where the model is not on this machine, their GPU time was called a guess."""
     shutil.rmtree(store / Stage.REPORT.value)
     for manifest in (store / Stage.EVALUATE.value).glob("*/manifest.json"):
         if json.loads(manifest.read_text())["recipe"]["schema_id"] == "files":
@@ -251,6 +257,14 @@ def test_answers_without_their_results_need_no_gpu(finished: FirstRun, store: Pa
         (Stage.REPORT, ""),
     }
     assert plan.gpu_hours == 0
+    monkeypatch.setattr("tasks.planning.run_plan.model_dimensions", guessed)
+    assert not plan_in(store, finished.config).are_sizes_guessed
+    shutil.rmtree(store / Stage.TRAIN_RPN.value)
+    assert plan_in(store, finished.config).are_sizes_guessed
+
+
+def guessed(profile: ModelProfile) -> ModelDimensions:
+    return replace(model_dimensions(profile), are_read=False)
 
 
 def with_other_threshold(config: PipelineConfig) -> PipelineConfig:

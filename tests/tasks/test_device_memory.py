@@ -1,6 +1,7 @@
 """A batch that is too large for the device: one line that says what to change, and nothing lost."""
 
 import weakref
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ import torch
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.device_memory import (
     DeviceMemoryFull,
+    batch_size_of,
     device_memory_explained,
     smaller_if_full,
 )
-from tasks.artifacts.stage import FileShard, StageRun, run_stage
+from tasks.artifacts.stage import FileShard, FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
-from tests.artifacts import files_recipe
+from tests.artifacts import files_recipe, source_frame, source_recipe
 
 
 def test_a_batch_that_does_not_fit_names_the_setting_and_keeps_what_is_made(
@@ -76,6 +78,49 @@ def test_a_batch_that_does_not_fit_is_done_in_smaller_ones(caplog: pytest.LogCap
     assert work(list(range(7))) == [-number for number in range(7)]
     assert sizes == [7, 4, 2, 2, 3, 2, 1]
     assert "'cuda:1' does not hold a batch of 7: it goes on with 4 at a time" in caplog.text
+
+
+def test_one_unit_that_takes_much_memory_leaves_other_shards_their_batches():
+    """Up to 16 fit, but for a unit that fits alone: all shards that came after went one by one."""
+    recipe = files_recipe(num_shards=3)
+    sizes: list[int] = []
+
+    def held(units: Sequence[int]) -> list[int]:
+        sizes.append(len(units))
+        if sum(units) > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+        return [-unit for unit in units]
+
+    def shard(units: list[int]) -> dict[str, tuple[float, ...]]:
+        sizes.clear()
+        batches = batch_size_of(recipe.ref, 16)
+        assert batches.in_batches("cuda", units, held) == [-unit for unit in units]
+        return batches.measured
+
+    assert shard([*[1] * 15, 16]) == {"batch_size": (8,)}
+    assert sizes == [16, 8, 8, 4, 4, 2, 2, 1, 1]
+    assert shard([1] * 16) == {"batch_size": (8,)}
+    assert sizes == [8, 8]
+    # Where memory has held all before that unit, the next shard begins with as many.
+    recipe = files_recipe(num_shards=4)
+    assert shard([*[1] * 31, 16]) == shard([1] * 32) == {}
+    assert sizes == [16, 16]
+
+
+def test_whoever_gives_the_batch_size_that_fits_is_not_told_it_again(
+    memory_store: ArtifactStore, caplog: pytest.LogCaptureFixture
+):
+    """Receipts of a run that was stopped remember larger ones."""
+    recipe, told = source_recipe(2), "the device's memory held batches of 8 at most: --batch-size 8"
+
+    def make(index: int) -> FrameShard:
+        return FrameShard(source_frame(index), measurements={"batch_size": (8,)})
+
+    for batch_size, is_told in ((32, True), (8, False)):
+        caplog.clear()
+        run = StageRun(memory_store, RuntimeConfig(batch_size=batch_size), force=True)
+        run_stage(run, recipe, make)
+        assert (told in caplog.text) == is_told
 
 
 def test_a_smaller_batch_is_tried_when_the_memory_of_the_larger_is_free():

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlavaConfig, PreTrainedConfig, Qwen2_5_VLConfig
+from transformers import Glm4vConfig, LlamaConfig, LlavaConfig, PreTrainedConfig, Qwen2_5_VLConfig
 
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind, RoiLabel
@@ -240,6 +240,17 @@ def test_a_local_copy_is_asked_as_the_model_it_is_a_copy_of(
     draft = draft_profile(write_config(tmp_path / "larger", config(text_config=larger)))
     assert draft.prompt == FAMILIES[known.family].defaults.prompt
     assert (draft.next_turn, draft.extraction_instructions) == (None, {})
+
+
+def test_a_copy_that_may_be_of_several_models_is_asked_as_their_family_is(tmp_path: Path) -> None:
+    """GLM-4.6V-Flash was asked as GLM-4.1V is, of the same size and earlier by name: its answer was
+    begun for it with a mark that it does not write."""
+    thinking, flash = load_profile("glm-4.1v-9b"), load_profile("glm-4.6v-flash")
+    assert same_size(thinking) == same_size(flash)
+    text = same_size(flash) | {"num_key_value_heads": 2}
+    draft = draft_profile(write_config(tmp_path / "mine", Glm4vConfig(text_config=text)))
+    assert draft.prompt == FAMILIES["glm4v"].defaults.prompt == flash.prompt != thinking.prompt
+    assert draft.next_turn == flash.next_turn
 
 
 def test_a_model_that_no_adapter_drives_is_refused(tmp_path: Path) -> None:
