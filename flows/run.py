@@ -48,7 +48,10 @@ def run_pipeline(
     pipeline = Pipeline(config, execution)
     if announce_downloads(pipeline.sources(until), execution, on_downloads) and needs_model(until):
         execution.require_device()  # hours of downloads would delay it
-    promotion = None if gate is None else gate(execution.store, config.name, pipeline.label_set())
+    promotion = None
+    if gate is not None:
+        pipeline.make(Stage.MERGE_LABELS)  # not the set alone: settings are checked first
+        promotion = gate(execution.store, config.name, pipeline.label_set())
     pipeline.make(until)
     store = execution.store
     evaluations = pipeline.evaluations() if pipeline.is_made(Stage.EVALUATE) else ()
