@@ -13,6 +13,7 @@ from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind, RoiLabel
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import ModelProfile, plain_regions
+from data_contracts.settings_files import ConfigError
 from data_contracts.sink_rules import SinkDimensions
 from sdrpn_core.calibration.comparison import (
     BOXES,
@@ -240,6 +241,18 @@ def test_a_local_copy_is_asked_as_the_model_it_is_a_copy_of(
     draft = draft_profile(write_config(tmp_path / "larger", config(text_config=larger)))
     assert draft.prompt == FAMILIES[known.family].defaults.prompt
     assert (draft.next_turn, draft.extraction_instructions) == (None, {})
+
+
+def test_a_prompt_that_no_profile_can_have_was_a_traceback(tmp_path: Path) -> None:
+    """Beside a packaged profile it was even taken, and failed when the model was asked."""
+    models = [tmp_path / "known", tmp_path / "unknown"]
+    known = load_profile("llava-1.5-7b")
+    llama = {"model_type": "llama", **same_size(known)}
+    write_config(models[0], LlavaConfig(text_config=llama))
+    write_config(models[1], LlavaConfig(text_config=llama | {"num_hidden_layers": 5}))
+    for model in models:
+        with pytest.raises(ConfigError, match=r"prompt must contain \{question\} exactly once"):
+            draft_profile(str(model), prompt="{images} what is it?")
 
 
 def test_a_model_that_no_adapter_drives_is_refused(tmp_path: Path) -> None:
