@@ -139,6 +139,7 @@ def calibrate_model(
     )
     for name, data in _files(result).items():
         (folder / name).write_bytes(data)
+    _warn(result)
     say(MEASURES)
     return tables(result)
 
@@ -182,7 +183,7 @@ def _warn(result: CalibrationResult) -> None:
     if precision < _DOUBTFUL_PRECISION:
         log.warning(
             "calibration of %s: only %.2f of the cells that labels call foreground on unseen "
-            "scenes are inside the true boxes; look at %s before you trust this run's labels",
+            "scenes are inside the true boxes; look at %s before you trust labels made so",
             result.profile.model_id,
             precision,
             PAGE_NAME,

@@ -21,7 +21,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.models import adapter_for, model_identity, profile_of
 from tasks.sources.files import load_image
 from tasks.training_reuse import earlier_training
-from tasks.training_warnings import training_warnings, validation_warnings
+from tasks.training_warnings import lost_questions, training_warnings, validation_warnings
 from tasks.work_progress import WorkProgress, run_working_stage
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ def _train(
     trained = None if run.force else earlier_training(run.store, recipe)
     latest = None if trained else writer.latest_checkpoint()
     progress.goes_on_from(latest[0] if latest else 0)
-    for warning in training_warnings(run.store.manifest(label_set), settings):
+    labelled = run.store.manifest(label_set)
+    for warning in lost_questions(labelled) + training_warnings(labelled, settings):
         log.warning("%s", warning)
     checkpoint = train(
         adapter_for(model, run.runtime),

@@ -28,7 +28,7 @@ def validation_warnings(validation: ValidationSummary | None) -> list[str]:
 
 def training_warnings(label_set: Manifest, settings: TrainingConfig) -> list[str]:
     """One sentence for each, with the remedy; none without labels, which is an error."""
-    num_labelled = int(label_set.statistics.get(status_statistic(LabelStatus.OK.value), 0))
+    num_labelled = _number(label_set, LabelStatus.OK)
     num_steps = settings.about_num_steps(num_labelled)
     found: list[str] = []
     if num_labelled == 0:
@@ -45,3 +45,20 @@ def training_warnings(label_set: Manifest, settings: TrainingConfig) -> list[str
             f"({settings.num_epochs})"
         )
     return found
+
+
+def lost_questions(label_set: Manifest) -> list[str]:
+    """What became of the questions, if most give no label: the report has it in a table."""
+    counts = {status: _number(label_set, status) for status in LabelStatus}
+    num_labelled = counts.pop(LabelStatus.OK)
+    if 2 * num_labelled >= label_set.num_rows:
+        return []
+    told = ", ".join(f"{number} {status.value}" for status, number in counts.items() if number)
+    return [
+        f"{num_labelled} of {label_set.num_rows} questions give a label (others: {told}): `sdrpn "
+        f"artifacts show {label_set.recipe.ref} --rejected` says why, question by question"
+    ]
+
+
+def _number(label_set: Manifest, status: LabelStatus) -> int:
+    return int(label_set.statistics.get(status_statistic(status.value), 0))

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import FamilyDefaults, ModelProfile, RpnShape, plain_regions
+from data_contracts.settings_files import parse_settings
 from sdrpn_core.calibration.branch import nearest
 from sdrpn_core.calibration.examples import CalibrationError
 from sdrpn_core.decoding.recurrent_layers import attention_layers
@@ -40,6 +41,7 @@ def draft_profile(
         ModelError: if the model's configuration cannot be had, or is of a size of its family that
             cannot be driven.
         CalibrationError: if no adapter drives its family.
+        ConfigError: if no profile can have this name or prompt.
     """
     source = model_source(model_id)
     with quiet_transformers(), explained(source, revision):
@@ -54,32 +56,31 @@ def draft_profile(
         own = known.model_id == model_id
         regions = known.regions if own else plain_regions(known.images)
         # Labels and heads were found for earlier weights, or by others: no start.
-        return known.model_copy(
-            update={
-                "name": name or (known.name if own else Path(model_id).name),
-                "model_id": model_id,
-                "revision": revision or (known.revision if own else None),
-                "prompt": prompt or known.prompt,
-                "heads": {},
-                "labels": LabelSettings(),
-                "regions": regions,
-                "source": f"draft after profile {known.name}: not calibrated",
-            }
-        )
-    defaults = FAMILIES[family].defaults
-    return ModelProfile(
-        name=name or Path(model_id).name,
-        family=family,
-        model_id=model_id,
-        revision=revision,
-        num_layers=text.num_hidden_layers,
-        num_heads=text.num_attention_heads,
-        prompt=prompt or defaults.prompt,
-        images=defaults.images,
-        heads={},
-        rpn=_first_shape(model_id, text, defaults),
-        training=defaults.training,
-        source="draft: not calibrated",
+        values = {
+            **known.model_dump(),
+            "name": name or (known.name if own else Path(model_id).name),
+            "revision": revision or (known.revision if own else None),
+            "prompt": prompt or known.prompt,
+            "labels": LabelSettings(),
+            "regions": regions,
+            "source": f"draft after profile {known.name}: not calibrated",
+        }
+    else:
+        defaults = FAMILIES[family].defaults
+        values = {
+            "name": name or Path(model_id).name,
+            "family": family,
+            "revision": revision,
+            "num_layers": text.num_hidden_layers,
+            "num_heads": text.num_attention_heads,
+            "prompt": prompt or defaults.prompt,
+            "images": defaults.images,
+            "rpn": _first_shape(model_id, text, defaults),
+            "training": defaults.training,
+            "source": "draft: not calibrated",
+        }
+    return parse_settings(
+        ModelProfile, {**values, "model_id": model_id, "heads": {}}, f"a profile of {model_id}"
     )
 
 

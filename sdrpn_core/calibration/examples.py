@@ -212,6 +212,8 @@ class _UsableAnswers:
         self.indices: list[int] = []
         """Positions of the answered questions among the examples."""
         self.num_not_finite = 0
+        self.num_empty = 0
+        self.num_cut_off = 0
         self.grids: list[GridShape] = []
         self._letterboxes: list[Letterbox] = []
         self._responses: list[Tensor] = []
@@ -228,7 +230,11 @@ class _UsableAnswers:
             if not captured.are_finite[row]:
                 self.num_not_finite += 1
                 continue
-            if not (answer.tokens and answer.is_finished):
+            if not answer.is_finished:
+                self.num_cut_off += 1
+                continue
+            if not answer.tokens:
+                self.num_empty += 1
                 continue
             grid = captured.grids[row]
             response = _stacked(captured.response_attention, row, grid)
@@ -298,8 +304,9 @@ def _check_usable(usable: _UsableAnswers, num_asked: int, max_new_tokens: int) -
         if 2 * num_overflown > num_asked - num_kept:
             raise CalibrationError(f"{num_overflown} of {num_asked} questions: {NOT_FINITE}")
         raise CalibrationError(
-            f"only {num_kept} of {num_asked} answers were neither empty nor longer than "
-            f"{max_new_tokens} tokens: check the profile's prompt or raise max_new_tokens"
+            f"only {num_kept} of {num_asked} answers can be used: {usable.num_empty} were empty, "
+            f"{usable.num_cut_off} had no end after {max_new_tokens} tokens; change the prompt so "
+            "that the model answers in a few words, or raise max_new_tokens"
         )
     if len(grids) > 1:
         raise CalibrationError(

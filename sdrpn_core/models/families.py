@@ -16,6 +16,7 @@ from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
 from sdrpn_core.models.mistral3 import Mistral3Adapter
+from sdrpn_core.models.profile_checks import size_mismatch
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
 from sdrpn_core.models.qwen3_5_moe import Qwen3_5MoeAdapter
@@ -62,7 +63,7 @@ def check_family(profile: ModelProfile) -> None:
 
 
 def check_model(profile: ModelProfile, config: PreTrainedConfig, source: str) -> None:
-    """Refuse a model that its profile's family does not drive, by its configuration alone.
+    """Refuse a model that its profile is not for, by its configuration alone.
 
     Args:
         profile: what is said of the model.
@@ -79,6 +80,8 @@ def check_model(profile: ModelProfile, config: PreTrainedConfig, source: str) ->
             f"profile {profile.name!r} is for models of family {profile.family!r}, {source!r} is "
             f"of family {config.model_type!r}: choose its own profile"
         )
+    if mismatch := size_mismatch(profile, config.get_text_config(decoder=True)):
+        raise ModelError(f"profile {profile.name!r} {mismatch}: choose its own profile")
     FAMILIES[profile.family].check_config(config, source)
 
 

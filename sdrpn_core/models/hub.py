@@ -59,10 +59,14 @@ def local_folder(source: str, revision: str | None) -> Path | None:
 
     Returns:
         None if nothing of it is there yet. The last part of a cached path is the commit.
+
+    Raises:
+        ModelError: if it is no directory, and can be no hub id.
     """
     if Path(source).is_dir():
         return Path(source)
-    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    with explained(source, revision):
+        cached = try_to_load_from_cache(source, "config.json", revision=revision)
     return Path(cached).parent if isinstance(cached, str) else None
 
 

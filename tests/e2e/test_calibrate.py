@@ -48,7 +48,9 @@ def evidence_of(folder: Path) -> CalibrationEvidence:
 
 
 @pytest.mark.parametrize("method", ["boxes", "unsupervised"])
-def test_a_model_without_a_profile_gets_one_that_loads(tmp_path: Path, method: str) -> None:
+def test_a_model_without_a_profile_gets_one_that_loads(
+    tmp_path: Path, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
     tiny_llava(tmp_path / "tiny")
     result = calibrate(
         tmp_path, "--model", tmp_path / "tiny", "--scenes", 12, "--method", method, settings=TINY
@@ -56,6 +58,8 @@ def test_a_model_without_a_profile_gets_one_that_loads(tmp_path: Path, method: s
     assert result.exit_code == 0, result.output
     profile = load_profile(str(tmp_path / "out/profile.yaml"))
     assert profile.is_calibrated
+    # A stage said so; this command ended as if random heads were fine.
+    assert "before you trust labels made so" in caplog.text
     assert set(profile.heads) == set(QuestionKind)
     assert f"by {'true boxes' if method == 'boxes' else 'attention alone'}" in profile.source
     load_adapter(profile, device="cpu")

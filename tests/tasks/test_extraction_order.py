@@ -9,6 +9,8 @@ from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import QuestionKind
 from data_contracts.runtime import RuntimeConfig
 from tasks import extract_attention
+from tasks.artifacts.device_memory import BatchSize
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tests.mixes import write_image
 from tests.tiny_qwen import tiny_qwen2_5_vl
@@ -44,12 +46,13 @@ def test_batches_are_of_one_kind_and_rows_in_the_order_of_questions(
         return extract(adapter, requests, **settings)
 
     monkeypatch.setattr(extract_attention, "extract_attention", told)
+    runtime = RuntimeConfig(device="cpu", batch_size=2)
     rows = extract_attention._extract(
-        file_store,
+        StageRun(store=file_store, runtime=runtime),
         questions,
         ModelConfig(profile=str(tmp_path / "profile.yaml")),
         ExtractionConfig(max_new_tokens=2),
-        RuntimeConfig(device="cpu", batch_size=2),
+        BatchSize(2),
     )
     assert [row["question_id"] for row in rows] == [f"q{number}" for number in range(5)]
     assert batches == [[TEXTUAL, TEXTUAL], [TEXTUAL, NATURAL], [NATURAL]]

@@ -11,13 +11,14 @@ import pytest
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import EvaluationConfig, PipelineConfig
 from data_contracts.enums import Stage
-from data_contracts.label_settings import RegionChanges, RegionSettings
+from data_contracts.label_settings import LabelChanges, RegionChanges, RegionSettings
 from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
 from flows.execution import LocalExecution
 from flows.wiring import Pipeline
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
+from sdrpn_core.rpn.data import TrainingError
 from tasks.artifacts.store import ArtifactStore
 from tasks.models import profile_of
 from tasks.recipes import CHECKPOINT_FILES
@@ -119,6 +120,23 @@ def test_a_training_that_learns_little_is_warned_of_once(
     assert steps.startswith(f"fewer than {FEW_STEPS} training steps (about 1) ")
     assert "lower training.batch_size (4)" in steps
     assert learnt.startswith("the RPN hardly tells foreground from background on validation images")
+
+
+def test_where_most_questions_give_no_label_it_is_told_what_became_of_them(
+    config: PipelineConfig, file_store: ArtifactStore, caplog: pytest.LogCaptureFixture
+):
+    """All that was said is that none of the images had labels."""
+    strict = config.model_copy(update={"labels": LabelChanges(max_box_area_ratio=1e-6)})
+    labels = pipeline_in(file_store, strict).label_set()
+    with pytest.raises(TrainingError, match="0 of the images have labels"):
+        train_rpn(
+            stage_run(file_store), labels, config.model, training_of(config), regions_of(config)
+        )
+    (told,) = [r.getMessage() for r in caplog.records if "give a label" in r.getMessage()]
+    manifest = file_store.manifest(labels)
+    assert told.startswith(f"0 of {manifest.num_rows} questions give a label (others: ")
+    assert " box_too_large" in told
+    assert f"`sdrpn artifacts show {labels} --rejected`" in told
 
 
 def test_other_regions_take_the_weights_and_choose_a_threshold(

@@ -358,7 +358,8 @@ def test_captured_maps_do_not_depend_on_batching(tiny_model: str) -> None:
 def test_unusable_answers_are_reported_not_calibrated_on(tiny_model: str) -> None:
     adapter = load_adapter(draft_profile(tiny_model), device="cpu")
     examples = list(scene_examples(TINY_SETTINGS))[:8]
-    with pytest.raises(CalibrationError, match="raise max_new_tokens"):
+    told = r"only 0 of 8 .* can be used: 0 were empty, 8 had no end after 1 .* raise max_new_tokens"
+    with pytest.raises(CalibrationError, match=told):
         capture_maps(adapter, examples, max_new_tokens=1, batch_size=8)
 
 

@@ -13,6 +13,7 @@ from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind, RoiLabel
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import ModelProfile, plain_regions
+from data_contracts.settings_files import ConfigError
 from data_contracts.sink_rules import SinkDimensions
 from sdrpn_core.calibration.comparison import (
     BOXES,
@@ -251,6 +252,18 @@ def test_a_copy_that_may_be_of_several_models_is_asked_as_their_family_is(tmp_pa
     draft = draft_profile(write_config(tmp_path / "mine", Glm4vConfig(text_config=text)))
     assert draft.prompt == FAMILIES["glm4v"].defaults.prompt == flash.prompt != thinking.prompt
     assert draft.next_turn == flash.next_turn
+
+
+def test_a_prompt_that_no_profile_can_have_was_a_traceback(tmp_path: Path) -> None:
+    """Beside a packaged profile it was even taken, and failed when the model was asked."""
+    models = [tmp_path / "known", tmp_path / "unknown"]
+    known = load_profile("llava-1.5-7b")
+    llama = {"model_type": "llama", **same_size(known)}
+    write_config(models[0], LlavaConfig(text_config=llama))
+    write_config(models[1], LlavaConfig(text_config=llama | {"num_hidden_layers": 5}))
+    for model in models:
+        with pytest.raises(ConfigError, match=r"prompt must contain \{question\} exactly once"):
+            draft_profile(str(model), prompt="{images} what is it?")
 
 
 def test_a_model_that_no_adapter_drives_is_refused(tmp_path: Path) -> None:

@@ -122,10 +122,20 @@ def test_a_model_of_another_family_is_not_planned_for(
         model_dimensions(profile.model_copy(update={"model_id": str(tmp_path)}))
 
 
+def test_a_model_of_another_size_is_not_planned_for(profile: ModelProfile) -> None:
+    larger = profile.model_copy(update={"num_layers": profile.num_layers + 2})
+    with pytest.raises(ModelError, match=r"is for 8 layers x 4 heads, the model has 6 x 4: choose"):
+        model_dimensions(larger)
+
+
 @pytest.mark.parametrize("model_id", ["/no/such/directory", "./models/none", "a/b/c"])
 def test_a_directory_that_is_not_there(profile: ModelProfile, model_id: str) -> None:
+    """A plan ended in a traceback."""
+    absent = profile.model_copy(update={"model_id": model_id})
     with pytest.raises(ModelError, match="neither a directory nor a hub id"):
-        load_adapter(profile.model_copy(update={"model_id": model_id}), device="cpu")
+        load_adapter(absent, device="cpu")
+    with pytest.raises(ModelError, match="neither a directory nor a hub id"):
+        model_dimensions(absent)
 
 
 @pytest.mark.parametrize("device", ["cuda:97", "abacus", "meta"])
