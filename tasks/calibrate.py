@@ -31,7 +31,7 @@ from sdrpn_core.models.loading import load_adapter
 from tasks import recipes
 from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
-from tasks.models import adapter_for_labels, model_identity, profile_of
+from tasks.models import adapter_for_labels, found_anywhere, model_identity, profile_of
 from tasks.work_progress import WorkProgress, run_working_stage
 
 log = logging.getLogger(__name__)
@@ -120,11 +120,8 @@ def calibrate_model(
     as tables."""
     resolve_dtype(model.dtype)
     resolve_device(model.device)  # or a folder would be left behind
-    draft = draft_profile(
-        model.model_id,
-        name=model.name,
-        prompt=model.prompt,
-        revision=model.revision,
+    draft = found_anywhere(
+        draft_profile(model.model_id, name=model.name, prompt=model.prompt, revision=model.revision)
     )
     examples = list(scene_examples(settings))
     _make(folder)

@@ -49,12 +49,16 @@ def evidence_of(folder: Path) -> CalibrationEvidence:
 
 @pytest.mark.parametrize("method", ["boxes", "unsupervised"])
 def test_a_model_without_a_profile_gets_one_that_loads(
-    tmp_path: Path, method: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    method: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tiny_llava(tmp_path / "tiny")
-    result = calibrate(
-        tmp_path, "--model", tmp_path / "tiny", "--scenes", 12, "--method", method, settings=TINY
-    )
+    with monkeypatch.context() as elsewhere:  # the model's folder was written down as given
+        elsewhere.chdir(tmp_path)
+        options = ("--model", "tiny", "--scenes", 12, "--method", method)
+        result = calibrate(tmp_path, *options, settings=TINY)
     assert result.exit_code == 0, result.output
     profile = load_profile(str(tmp_path / "out/profile.yaml"))
     assert profile.is_calibrated
