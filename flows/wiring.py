@@ -102,7 +102,7 @@ class Pipeline:
         """
         if needs_model(stage):
             # Hours of downloads would delay what is wrong with the model or the settings.
-            self._require_room_for_crops()
+            require_room_for_crops(self._config)
             _ = self._label_settings
         sources = self._config.sources
         is_evaluated = self._config.evaluation is not None
@@ -138,7 +138,7 @@ class Pipeline:
     def artifacts(self) -> Iterator[Callable[[], object]]:
         """What makes each artifact of a whole run, or stops it, in the order of the run."""
         sources = self._config.sources
-        yield self._require_room_for_crops
+        yield partial(require_room_for_crops, self._config)
         yield self.calibration
         for source in self.sources(Stage.REPORT):
             yield partial(self.files, source)
@@ -155,9 +155,6 @@ class Pipeline:
                 yield partial(self.predictions, benchmark)
                 yield partial(self.results, benchmark)
         yield from (self.table, self.report)
-
-    def _require_room_for_crops(self) -> None:
-        require_room_for_crops(self._config)
 
     def is_made(self, stage: Stage) -> bool:
         """Whether this run got as far."""
