@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.timing import paired_parts, paired_ratio
-from benchmarks.zoom_scenes import Probe, parser, print_table, probes
+from benchmarks.zoom_scenes import Probe, papers_way, parser, print_table, probes
 from benchmarks.zoom_throughput import ONE_PASS, Run, answered, one_pass, parts
 from data_contracts.configs import ModelConfig
 from data_contracts.enums import Stage
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name = f"{shape.branch_layer} x {shape.depth}"
         zooms[name, "as configured"] = zoom = trained(shape, given)
         zooms[name, "paper's"] = paper = copy(zoom)
-        paper.regions = zoom.regions.with_changes(crop_tokens=None, withdraw_image=False)
+        paper.regions = papers_way(zoom.regions)
     report(zooms, asked, given.batch_size, given.max_new_tokens)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from data_contracts.label_settings import RegionSettings
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import LAYOUTS, make_scene
@@ -66,6 +67,11 @@ def probes(
             question = turn.question + SHORT_ANSWER_SUFFIX
             found.append(Probe(scene.image, question, turn.answer, layout, turn.box))
     return found
+
+
+def papers_way(regions: RegionSettings) -> RegionSettings:
+    """Crops of full size beside the image in all layers; the tower sees all of them."""
+    return regions.with_changes(crop_tokens=None, mask_tower=False, withdraw_image=False)
 
 
 def shrunk(probe: Probe, side: int) -> Probe:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.zoom_scenes import Probe, load_pipeline, parser, print_table, probes
+from benchmarks.zoom_scenes import Probe, load_pipeline, papers_way, parser, print_table, probes
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.generation.greedy import greedy_decode
 from sdrpn_core.pipeline import ZoomPipeline
@@ -89,7 +89,7 @@ class Answers:
     def at_best(self) -> "Answers":
         """The same questions, with crops of full size beside the image in all layers."""
         best = copy(self.pipeline)
-        best.regions = best.regions.with_changes(crop_tokens=None, withdraw_image=False)
+        best.regions = papers_way(best.regions)
         return Answers(best, self.asked, self.batch_size, self.max_new_tokens)
 
     def find(self, wanted: Sequence[Key]) -> list[bool]:
@@ -112,7 +112,7 @@ class Answers:
             adapter, self.pipeline.rpn, features, [probe.question for probe in rows]
         )
         settings = self.pipeline.regions
-        crops = masked_crops(adapter, images, [own for _, own in batch], settings.crop_tokens)
+        crops = masked_crops(adapter, images, [own for _, own in batch], settings)
         start = second_stage_prefill(adapter, first, crops, withdraw_image=settings.withdraw_image)
         said = greedy_decode(adapter, start, self.max_new_tokens)
         return [probe.is_right(text.text) for probe, text in zip(rows, said, strict=True)]

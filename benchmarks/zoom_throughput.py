@@ -7,9 +7,10 @@ what people run today. Prints the ratios, where the time goes, and what several 
 image cost, at each of ``--batch-sizes``: of what the RPN was made for and of the paper's way,
 with masked crops of full size beside the image; ``--crop-tokens`` lists further budgets,
 ``--withdraw`` tries every budget with the image withdrawn as well, ``--whole-boxes`` all with crops
-that are not masked. ``--shown`` is the share of their boxes that the regions planted beside random
-weights fill, before their margin. On a CPU, ratios are of CPU time, which a busy machine hardly
-distorts (with OMP_NUM_THREADS=1); shares of phases are wall-clock time.
+that are not masked; ``--mask-tower`` leaves what masked crops hide out of the tower in all of them.
+``--shown`` is the share of their boxes that the regions planted beside random weights fill, before
+their margin. On a CPU, ratios are of CPU time, which a busy machine hardly distorts (with
+OMP_NUM_THREADS=1); shares of phases are wall-clock time.
 
     python -m benchmarks.zoom_throughput --random --size 7b --device cuda --num-scenes 11 \
         --batch-sizes 1 8 32 --max-batches 3
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--crop-tokens", type=int, nargs="*", default=[])
     options.add_argument("--withdraw", action="store_true")
     options.add_argument("--whole-boxes", action="store_true")
+    options.add_argument("--mask-tower", action="store_true")
     options.add_argument("--shown", type=float, default=0.4, help="of the random weights' boxes")
     options.add_argument("--max-batches", type=int, help="of each batch size; all if not given")
     options.add_argument("--rounds", type=int, default=5)
@@ -94,7 +96,12 @@ def _variants(full: ZoomPipeline, given: argparse.Namespace) -> dict[str, ZoomPi
     own = full.regions
     masks = (None, own.mask_threshold_ratio) if given.whole_boxes else (own.mask_threshold_ratio,)
     tried = [
-        own.with_changes(crop_tokens=budget, withdraw_image=withdraw, mask_threshold_ratio=mask)
+        own.with_changes(
+            crop_tokens=budget,
+            withdraw_image=withdraw,
+            mask_threshold_ratio=mask,
+            mask_tower=given.mask_tower,
+        )
         for mask in masks
         for withdraw in ((False, True) if given.withdraw else (False,))
         for budget in (None, *given.crop_tokens)
@@ -109,7 +116,10 @@ def _variants(full: ZoomPipeline, given: argparse.Namespace) -> dict[str, ZoomPi
 def _name(regions: RegionSettings) -> str:
     name = "two stages"
     name += "" if regions.crop_tokens is None else f", {regions.crop_tokens} crop tokens"
-    name += "" if regions.mask_threshold_ratio is not None else ", whole boxes"
+    if regions.mask_threshold_ratio is None:
+        name += ", whole boxes"
+    elif regions.mask_tower:
+        name += ", tower masked"
     return name + (", image withdrawn" if regions.withdraw_image else "")
 
 

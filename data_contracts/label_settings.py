@@ -102,6 +102,9 @@ class _RegionFields(Settings):
     of the threshold, or its margin. None gives it the whole box."""
     crop_tokens: int | None = Field(None, ge=1)
     """Most tokens per crop, before it is masked; None gives each as many as the image has."""
+    mask_tower: bool = False
+    """Where crops are masked, the vision tower sees no more of them than the decoder gets. Cheaper,
+    and not what the paper does; for families with one fixed grid and a token for each patch."""
     withdraw_image: bool = False
     """Where there is a crop, only the layers below the branch look at the image. Cheaper, and not
     what the paper does: see what it costs on a model before it is used there."""
@@ -134,7 +137,12 @@ class RegionSettings(_RegionFields):
         Keys of later versions are left out where they change nothing, so that what was made before
         is still found and still the same.
         """
-        later = {"mask_threshold_ratio": None, "crop_tokens": None, "withdraw_image": False}
+        later = {
+            "mask_threshold_ratio": None,
+            "crop_tokens": None,
+            "mask_tower": False,
+            "withdraw_image": False,
+        }
         unchanged = {key for key, value in later.items() if getattr(self, key) == value}
         return self.model_dump(mode="json", exclude=unchanged)
 

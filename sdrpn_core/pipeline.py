@@ -67,10 +67,10 @@ class ZoomPipeline:
             score_calibration: RoI logits -> probabilities; the plain sigmoid if None.
 
         Raises:
-            ModelError: if the RPN branches off elsewhere than the adapter's profile says, or
-                ``regions.crop_tokens`` is too few for a cell.
+            ModelError: if the RPN branches off elsewhere than the adapter's profile says, or the
+                family cannot follow ``regions``.
         """
-        adapter.check_crop_tokens(regions.crop_tokens)
+        adapter.check_regions(regions)
         if rpn.branch_layer != (branch_layer := adapter.profile.rpn.branch_layer):
             raise ModelError(
                 f"the RPN branches off before layer {rpn.branch_layer}, profile "
@@ -344,7 +344,7 @@ class ZoomPipeline:
             self.adapter,
             [item.image for item in encoded],
             [zoom.regions for zoom in zooms],
-            self.regions.crop_tokens,
+            self.regions,
         )
         clock.lap("encode_crops")
         start = second_stage_prefill(

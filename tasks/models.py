@@ -144,19 +144,18 @@ def adapter_for_labels(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapt
     return adapter
 
 
-def require_room_for_crops(config: PipelineConfig) -> None:
-    """Refuse a budget for crops that holds no cell of them, without loading the model.
+def require_usable_regions(config: PipelineConfig) -> None:
+    """Refuse region settings that the model cannot follow, without loading it.
 
     Raises:
         ModelError: saying what would do.
     """
     profile = profile_of(config.model)
     check_family(profile)
-    budgets = [config.region_settings(profile).crop_tokens]
+    family = FAMILIES[profile.family]
+    family.check_regions(config.region_settings(profile))
     if config.evaluation is not None:
-        budgets.append(config.evaluation.crop_tokens)
-    for budget in budgets:
-        FAMILIES[profile.family].check_crop_tokens(budget)
+        family.check_crop_tokens(config.evaluation.crop_tokens)
 
 
 def require_device(device: str) -> None:

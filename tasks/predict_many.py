@@ -133,6 +133,7 @@ def _request(pipeline: ZoomPipeline, asked: Sequence[Asked]) -> dict[str, str | 
         # "averaged": towers of fixed grids saw smaller crops before, and answered otherwise.
         "crop_tokens": regions.crop_tokens and f"{regions.crop_tokens}, averaged",
         # Only where they are: files begun before there was a choice go on.
+        **({"mask_tower": True} if regions.mask_tower else {}),
         **({"withdraw_image": True} if regions.withdraw_image else {}),
         **({"gate": "by side"} if profile.family in recipes.ONCE_GATED_BY_AREA else {}),
     }

@@ -10,6 +10,7 @@ from PIL import Image
 from data_contracts.enums import ZoomDecision
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.answers import ZoomAnswer
@@ -47,6 +48,13 @@ def random_images(sizes: Sequence[tuple[int, int]], seed: int = 0) -> list[Image
         ).resize((width, height), Image.Resampling.NEAREST)
         for width, height in sizes
     ]
+
+
+def encode_crops(
+    adapter: ModelAdapter, crops: Sequence[Image.Image], max_tokens: int | None = None
+) -> list[ImageFeatures]:
+    """Whole crops, for at most ``max_tokens`` tokens each."""
+    return adapter.encode_prepared(adapter.prepare_crops(crops, max_tokens))
 
 
 def check_batched_equals_alone(

@@ -111,7 +111,7 @@ class Answerer:
         regions = pipeline.regions if pipeline else adapter.profile.regions
         if settings.crop_tokens is not None:
             regions = regions.with_changes(crop_tokens=settings.crop_tokens)
-        adapter.check_crop_tokens(regions.crop_tokens)
+        adapter.check_regions(regions)
         self._regions = regions
         self._pipelines = {} if pipeline is None else _zooms(pipeline, regions)
 
@@ -140,7 +140,7 @@ class Answerer:
         features = self.adapter.encode_images(images)
         proposals = self._propose(method, images, documents, features)
         regions = [proposal.regions for proposal in proposals]
-        crops = masked_crops(self.adapter, images, regions, self._regions.crop_tokens)
+        crops = masked_crops(self.adapter, images, regions, self._regions)
         responses = answer_plain(
             self.adapter,
             [document.question for document in documents],

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -22,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import FamilyDefaults, ModelProfile
 from sdrpn_core.decoding.decoder import Decoder
 from sdrpn_core.decoding.step_pool import StepPool
@@ -35,6 +38,10 @@ from sdrpn_core.models.prompts import ImageFeatures, Prompt, lay_out
 
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 """As tokenizers made by SentencePiece name them."""
+_NO_MASKED_TOWER = (
+    "mask_tower is for families with one fixed grid and a token for each patch (LLaVA, "
+    "LLaVA-OneVision, DeepSeek-VL 1.3B): leave it out"
+)
 
 
 class ModelAdapter(ABC):
@@ -42,6 +49,8 @@ class ModelAdapter(ABC):
 
     defaults: ClassVar[FamilyDefaults]
     """For models of the family that have no profile yet."""
+    masks_tower: ClassVar[bool] = False
+    """Its vision tower can leave out what masked crops hide (``mask_tower`` of region settings)."""
     shows_images_whole: ClassVar[bool] = False
     """The multimodal model lets the tokens of an image see each other where its text model may."""
     input_side: int
@@ -189,11 +198,23 @@ class ModelAdapter(ABC):
         """``prepare_images``, then ``encode_prepared``."""
         return self.encode_prepared(self.prepare_images(images, for_labels=for_labels))
 
-    def encode_crops(
-        self, crops: Sequence[Image.Image], max_tokens: int | None = None
+    def encode_masked(
+        self, prepared: PreparedImages, shown: Sequence[NDArray[np.bool_]]
     ) -> list[ImageFeatures]:
-        """``prepare_crops``, then ``encode_prepared``."""
-        return self.encode_prepared(self.prepare_crops(crops, max_tokens))
+        """``encode_prepared``, but that the tower sees the shown cells of each image only.
+
+        Args:
+            prepared: images.
+            shown: (h, w) of each image on its grid, at least one cell.
+
+        Returns:
+            Features; those of other cells stand for nothing.
+
+        Raises:
+            ModelError: for families that cannot.
+        """
+        del prepared, shown
+        raise ModelError(_NO_MASKED_TOWER)
 
     def encode_with_gradient(self, image: Image.Image) -> tuple[Tensor, ImageFeatures]:
         """Encode one image so that gradients of its features reach its pixels.
@@ -225,6 +246,17 @@ class ModelAdapter(ABC):
         least = cls.num_tokens(GridShape(1, 1))
         if max_tokens is not None and max_tokens < least:
             raise ModelError(f"crop_tokens is {max_tokens}: give at least {least}, or leave it out")
+
+    @classmethod
+    def check_regions(cls, regions: RegionSettings) -> None:
+        """Refuse region settings that models of the family cannot follow.
+
+        Raises:
+            ModelError: saying what would do.
+        """
+        cls.check_crop_tokens(regions.crop_tokens)
+        if regions.mask_tower and not cls.masks_tower:
+            raise ModelError(_NO_MASKED_TOWER)
 
     def pixels_seen(self, image: ImageFeatures) -> tuple[int, int]:
         """(width, height) in pixels at which the vision tower got this image's canvas.

@@ -8,7 +8,9 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -114,6 +116,37 @@ class SquareAdapter(ModelAdapter):
             )
         ]
 
+    @torch.inference_mode()
+    def encode_masked(
+        self, prepared: PreparedImages, shown: Sequence[NDArray[np.bool_]]
+    ) -> list[ImageFeatures]:
+        """One pass of the tower over the patches that make a shown cell."""
+        if not self.masks_tower:
+            return super().encode_masked(prepared, shown)
+        patches = [refined(cells, self.grid) for cells in shown]
+        found = []
+        for kept, seen, grid, letterbox in zip(
+            self.encode_patches(prepared.inputs, [seen.ravel() for seen in patches]),
+            patches,
+            prepared.grids,
+            prepared.letterboxes,
+            strict=True,
+        ):
+            cells = averaged_where(seen, kept, grid)
+            found.append(self.image_features(cells, grid, letterbox))
+        return found
+
+    def encode_patches(
+        self, inputs: dict[str, Tensor], patches: Sequence[NDArray[np.bool_]]
+    ) -> Iterable[Tensor]:
+        """(K, d) features of the kept patches of each canvas; families that ``masks_tower`` can.
+
+        Args:
+            inputs: as made by ``canvas_inputs``.
+            patches: (C,) of each canvas, True for those to keep.
+        """
+        raise NotImplementedError(self.profile.family)
+
     def image_features(self, cells: Tensor, grid: GridShape, letterbox: Letterbox) -> ImageFeatures:
         """(C, d) features of cells as the decoder gets them. Families with a break behind an image
         override this, and ``num_tokens``."""
@@ -165,6 +198,33 @@ def square_canvas(config: PreTrainedConfig) -> tuple[int, GridShape]:
 def _side(size: int | Sequence[int]) -> int:
     """Of a square, which some configurations give as (height, width)."""
     return size if isinstance(size, int) else size[0]
+
+
+def refined(cells: NDArray[np.bool_], grid: GridShape) -> NDArray[np.bool_]:
+    """(h, w) cells -> the cells of a grid that is no coarser whose centres lie in them."""
+    rows, columns = (
+        (2 * np.arange(fine) + 1) * coarse // (2 * fine)
+        for fine, coarse in zip(grid, cells.shape, strict=True)
+    )
+    return cells[np.ix_(rows, columns)]
+
+
+def averaged_where(seen: NDArray[np.bool_], kept: Tensor, wanted: GridShape) -> Tensor:
+    """As ``averaged``, of some cells only.
+
+    Args:
+        seen: (h, w) those cells.
+        kept: (K, d) their features.
+        wanted: grid.
+
+    Returns:
+        (C, d) weighted means of the seen cells in reach; zeros where there are none.
+    """
+    columns = torch.from_numpy(np.flatnonzero(seen)).to(kept.device)
+    weighted = torch.nn.functional.pad(kept.float(), (0, 1), value=1.0)
+    planes = weighted.new_zeros(seen.size, weighted.shape[1]).index_copy(0, columns, weighted)
+    small = averaged(planes, GridShape(*seen.shape), wanted)
+    return (small[:, :-1] / small[:, -1:].clamp_min(1e-6)).to(kept.dtype)
 
 
 def averaged(tokens: Tensor, grid: GridShape, wanted: GridShape) -> Tensor:

@@ -22,6 +22,7 @@ MAX_ASPECT_RATIO = 12.0
 class StretchedAdapter(LlavaAdapter):
     """A family that sees each image as one square tile."""
 
+    masks_tower = False  # several patches make a token
     one_tile: ClassVar[Mapping[str, Any]]
     """Settings by which the stock processor makes one tile of an image."""
 

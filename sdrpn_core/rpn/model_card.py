@@ -74,13 +74,16 @@ those that they chose per benchmark, unless another was given.
 def _cost(config: RpnConfig) -> str:
     """What answering does otherwise than the paper."""
     regions = config.regions
-    said = [
-        f"crops of at most {regions.crop_tokens} tokens" if regions.crop_tokens else "",
-        "the image in view of the layers below the branch only" if regions.withdraw_image else "",
-    ]
-    if not any(said):
+    said = {
+        f"crops of at most {regions.crop_tokens} tokens": regions.crop_tokens is not None,
+        "what masked crops hide left out of the vision tower too": regions.mask_tower,
+        "the image in view of the layers below the branch only": regions.withdraw_image,
+    }
+    *first, last = [text for text, holds in said.items() if holds] or [""]
+    if not last:
         return ""
-    return f"\nUnless told otherwise, it answers with {' and '.join(filter(None, said))}.\n"
+    ways = " and ".join([", ".join(first), last] if first else [last])
+    return f"\nUnless told otherwise, it answers with {ways}.\n"
 
 
 def render_model_card(config: RpnConfig) -> str:

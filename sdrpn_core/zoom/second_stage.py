@@ -15,7 +15,7 @@ is padded on its left::
 Shape legend: N questions, R rows of one group of them, G prefixes, S suffix columns, d hidden size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,13 +30,9 @@ from sdrpn_core.generation.prompt_batch import PromptBatch, last_position, pad_l
 from sdrpn_core.generation.repetition import tokens_of_prompts
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
+from sdrpn_core.row_groups import pass_cost_on, similar_lengths
 from sdrpn_core.zoom.columns import Columns
 from sdrpn_core.zoom.first_stage import FirstStage
-
-PASS_COST_COLUMNS = {"cpu": 64, "cuda": 256}
-"""A pass of its own costs about as much as this many columns of padding, by type of device. On a
-CPU, 8 to 128 did equally well for the built-in model, and 256 worse. On a GPU by arithmetic: an
-H100 reads a 7B's weights while it would compute some 150 columns, and launches come on top."""
 
 
 @dataclass(frozen=True)
@@ -83,33 +79,6 @@ def second_stage_prefill(
     )
 
 
-def similar_lengths(lengths: Mapping[int, int], pass_cost: int) -> list[list[int]]:
-    """Rows in groups of the least cost, each row padded to the longest of its group.
-
-    Args:
-        lengths: columns of each row.
-        pass_cost: of a group, in columns.
-
-    Returns:
-        Groups of rising rows, the group of the shortest first.
-    """
-    rows = sorted(lengths, key=lambda row: (lengths[row], row))
-    cost, starts = [0], [0]
-    for end in range(1, len(rows) + 1):
-        longest = lengths[rows[end - 1]]
-        options = (
-            (cost[start] + pass_cost + (end - start) * longest, start) for start in range(end)
-        )
-        least, start = min(options)
-        cost.append(least)
-        starts.append(start)
-    groups, end = [], len(rows)
-    while end:
-        groups.append(sorted(rows[starts[end] : end]))
-        end = starts[end]
-    return groups[::-1]
-
-
 class _SecondStage:
     """One batch on its way from layer B to the first new token."""
 
@@ -138,8 +107,7 @@ class _SecondStage:
         suffixes = {row: self._suffix(row) for row, own in enumerate(self.crops) if own}
         lengths = {row: len(suffix.embeds) for row, suffix in suffixes.items()}
         groups = [self._without_crops(self._index(without))] if without else []
-        pass_cost = PASS_COST_COLUMNS.get(self.adapter.device.type, PASS_COST_COLUMNS["cuda"])
-        for rows in similar_lengths(lengths, pass_cost):
+        for rows in similar_lengths(lengths, pass_cost_on(self.adapter.device.type)):
             batch = pad_left([suffixes.pop(row) for row in rows])  # each has its image in tow
             groups.append(self._with_crops(self._index(rows), batch))
         return groups

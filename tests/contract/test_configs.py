@@ -370,8 +370,9 @@ def test_regions_of_a_config_change_only_the_keys_they_give():
 def test_region_settings_are_what_they_were_before_keys_were_added():
     """Or an RPN of before would be trained anew, and answers begun with it would be refused."""
     whole = RegionSettings.preset("default").model_copy(update={"mask_threshold_ratio": None})
-    assert {"mask_threshold_ratio", "crop_tokens", "withdraw_image"}.isdisjoint(whole.identity())
-    cheap = whole.with_changes(crop_tokens=36, withdraw_image=True)
+    later = {"mask_threshold_ratio", "crop_tokens", "mask_tower", "withdraw_image"}
+    assert later.isdisjoint(whole.identity())
+    cheap = whole.with_changes(crop_tokens=36, mask_tower=True, withdraw_image=True)
     assert RegionSettings.model_validate(cheap.identity()) == cheap
     assert RegionSettings.model_validate(whole.identity()) == whole
     assert RegionSettings.preset("default").identity()["mask_threshold_ratio"] == 1.0

@@ -12,7 +12,7 @@ from sdrpn_core.models.errors import ModelError
 from sdrpn_core.pipeline import ZoomPipeline
 from tests.families.conftest import QUESTIONS, SIZES, Loaded
 from tests.families.registry import Inputs
-from tests.zoom_checks import check_batched_equals_alone, random_pipeline
+from tests.zoom_checks import check_batched_equals_alone, encode_crops, random_pipeline
 
 VIEWS = pytest.mark.parametrize("for_labels", [True, False], ids=["labels", "answers"])
 SHOWN_SIZES = [(96, 64), (48, 80), (120, 30)]
@@ -49,18 +49,18 @@ def test_crops_keep_within_a_budget_of_tokens(loaded: Loaded, budget: int) -> No
     ]  # noise, so that no two are alike
     least = adapter.num_tokens(GridShape(1, 1))
     budget = max(budget, least)
-    together = adapter.encode_crops(crops, budget)
+    together = encode_crops(adapter, crops, budget)
     sizes = [adapter.num_tokens(crop.grid) for crop in together]
     assert max(sizes) <= budget
     assert all(len(crop.tokens) == size for crop, size in zip(together, sizes, strict=True))
-    whole = [adapter.num_tokens(crop.grid) for crop in adapter.encode_crops(crops)]
+    whole = [adapter.num_tokens(crop.grid) for crop in encode_crops(adapter, crops)]
     assert all(size <= most for size, most in zip(sizes, whole, strict=True))
     for crop, found in zip(crops, together, strict=True):
-        (alone,) = adapter.encode_crops([crop], budget)
+        (alone,) = encode_crops(adapter, [crop], budget)
         assert alone.grid == found.grid
         torch.testing.assert_close(alone.tokens, found.tokens, atol=1e-4, rtol=1e-4)
     with pytest.raises(ModelError, match=f"at least {least}"):
-        adapter.encode_crops(crops, least - 1)
+        encode_crops(adapter, crops, least - 1)
 
 
 def test_answers_with_crops_of_a_budget(loaded: Loaded, images: list[Image.Image]) -> None:

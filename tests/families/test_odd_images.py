@@ -16,6 +16,8 @@ def test_odd_images_are_answered_about_as_people_see_them(
     make, size = ANSWERED[name]
     image = decode_image(make())
     assert image.size == size
-    pipeline = random_pipeline(loaded.adapter, mask_threshold_ratio=ratio)
+    adapter = loaded.adapter
+    masks_tower = ratio is not None and adapter.masks_tower
+    pipeline = random_pipeline(adapter, mask_threshold_ratio=ratio, mask_tower=masks_tower)
     (answer,) = pipeline.answer([image], ["what is it ?"], max_new_tokens=3)
     check_answer(answer, size)

@@ -170,6 +170,7 @@ def test_zoom_in_a_batch_of_mixed_sizes_equals_one_by_one(
                 "max_seen_ratio": limit,
                 "withdraw_image": withdraw_image,
                 "mask_threshold_ratio": mask_threshold_ratio,
+                "mask_tower": mask_threshold_ratio is not None and adapter.masks_tower,
                 "min_box_side": 1 if mask_threshold_ratio is None else 2,
             }
         ),

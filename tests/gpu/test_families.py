@@ -71,7 +71,10 @@ def test_zoom_equals_the_cpu(
             adapter, mask_threshold_ratio=mask_threshold_ratio, min_box_side=2
         )
         pipeline.regions = pipeline.regions.with_changes(
-            withdraw_image=withdraw_image, crop_tokens=crop_tokens, max_seen_ratio=0.9
+            withdraw_image=withdraw_image,
+            crop_tokens=crop_tokens,
+            mask_tower=withdraw_image and adapter.masks_tower,
+            max_seen_ratio=0.9,
         )
         found.append(
             pipeline.answer(

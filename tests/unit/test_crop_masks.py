@@ -13,18 +13,13 @@ from data_contracts.label_settings import REGION_PRESETS, RegionSettings
 from sdrpn_core.geometry import BoxXYXY, GridBox, GridShape, Letterbox
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.regions import Region, crop_regions
-from sdrpn_core.zoom.crop_masks import masked_crop
+from sdrpn_core.zoom.crop_masks import shown_cells
 
 CELL = 20
 """Pixels per cell of the images here."""
 IMAGE = Letterbox.square((10 * CELL, 10 * CELL))
 MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(1, 6)))
 CROP_GRIDS = st.tuples(st.integers(1, 12), st.integers(1, 12))
-
-
-def picture(letterbox: Letterbox, grid: tuple[int, int]) -> ImageFeatures:
-    shape = GridShape(*grid)
-    return ImageFeatures(torch.zeros(shape.num_cells, 1), shape, letterbox)
 
 
 def region_at(mask: np.ndarray, corner: tuple[int, int] = (2, 3), margin: float = 0.0) -> Region:
@@ -38,10 +33,8 @@ def region_at(mask: np.ndarray, corner: tuple[int, int] = (2, 3), margin: float 
 def shown(mask: np.ndarray, crop_grid: tuple[int, int], **place: Any) -> np.ndarray:
     """(h, w) of a crop that its own canvas holds without padding."""
     height, width = mask.shape
-    crop = picture(Letterbox.identity((width * CELL, height * CELL)), crop_grid)
-    masked = masked_crop(crop, region_at(mask, **place), IMAGE.image_size)
-    whole = np.ones(masked.grid, np.bool_)
-    return whole if masked.shown is None else masked.shown
+    letterbox = Letterbox.identity((width * CELL, height * CELL))
+    return shown_cells(letterbox, GridShape(*crop_grid), region_at(mask, **place), IMAGE.image_size)
 
 
 def by_loops(mask: np.ndarray, crop_grid: tuple[int, int], margin: float) -> np.ndarray:
@@ -84,9 +77,8 @@ def test_the_margin_of_a_box_is_shown_where_the_region_reaches_its_edge() -> Non
     mask = np.array([[False, True], [False, True]])
     region = Region.of_cells(GridBox(2, 3, 4, 5), mask, IMAGE, GridShape(10, 10), margin=0.5)
     assert region.box == (1.5 * CELL, 2.5 * CELL, 4.5 * CELL, 5.5 * CELL)
-    crop = picture(Letterbox.identity((3 * CELL, 3 * CELL)), (12, 12))
-    found = masked_crop(crop, region, IMAGE.image_size).shown
-    assert found is not None
+    letterbox = Letterbox.identity((3 * CELL, 3 * CELL))
+    found = shown_cells(letterbox, GridShape(12, 12), region, IMAGE.image_size)
     np.testing.assert_array_equal(found, np.repeat([[False] * 4 + [True] * 8], 12, axis=0))
 
 
@@ -96,9 +88,7 @@ def test_a_letterboxed_image_and_crop_are_both_accounted_for() -> None:
     image = Letterbox.square((200, 80))
     region = Region.of_cells(GridBox(2, 4, 6, 6), mask, image, GridShape(10, 10), margin=0.0)
     assert region.box == (40, 20, 120, 60)
-    crop = picture(Letterbox.square((80, 40)), (8, 8))
-    found = masked_crop(crop, region, image.image_size).shown
-    assert found is not None
+    found = shown_cells(Letterbox.square((80, 40)), GridShape(8, 8), region, image.image_size)
     wanted = np.zeros((8, 8), np.bool_)
     wanted[2:6, :4] = True
     np.testing.assert_array_equal(found, wanted)
@@ -107,10 +97,8 @@ def test_a_letterboxed_image_and_crop_are_both_accounted_for() -> None:
 def test_tokens_are_counted_from_the_pixel_that_the_crop_begins_with() -> None:
     """A box from 40.6 to 44.6 is cropped from 40 to 45: a part from 43.2 on is in 43, 44 only."""
     box = BoxXYXY(40.6, 20.0, 44.6, 25.0)
-    crop = picture(Letterbox.identity((5, 5)), (5, 5))
     region = Region(box, (BoxXYXY(43.2, 20.0, 44.6, 25.0),))
-    found = masked_crop(crop, region, (200, 80)).shown
-    assert found is not None
+    found = shown_cells(Letterbox.identity((5, 5)), GridShape(5, 5), region, (200, 80))
     np.testing.assert_array_equal(found, [[False] * 3 + [True] * 2] * 5)
 
 
@@ -123,11 +111,9 @@ def test_a_region_without_a_cell_worth_showing_is_shown_whole() -> None:
 
 def test_padding_is_not_shown_even_of_a_region_that_fills_its_box() -> None:
     box = BoxXYXY(40, 20, 120, 60)
-    crop = picture(Letterbox.square((80, 40)), (8, 8))
-    found = masked_crop(crop, Region(box, (box,)), (200, 80))
-    assert found.num_tokens == 32
-    assert found.shown is not None
-    assert found.shown[2:6].all()
+    found = shown_cells(Letterbox.square((80, 40)), GridShape(8, 8), Region(box, (box,)), (200, 80))
+    assert found.sum() == 32
+    assert found[2:6].all()
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 25])
@@ -146,13 +132,13 @@ def test_a_picture_too_thin_for_its_cells_is_shown_whole() -> None:
     letterbox = Letterbox.square((22000, 1))
     assert not letterbox.content_mask(GridShape(1, 1)).any()
     box = BoxXYXY(0, 0, 22000, 1)
-    crop = picture(letterbox, (1, 1))
-    assert masked_crop(crop, Region(box, (box,)), letterbox.image_size) is crop
+    region = Region(box, (box,))
+    assert shown_cells(letterbox, GridShape(1, 1), region, letterbox.image_size).all()
 
 
 def test_without_masks_a_crop_stays_as_it_is() -> None:
-    crop = picture(Letterbox.square((40, 20)), (4, 4))
-    assert masked_crop(crop, Region(BoxXYXY(0, 0, 40, 40)), (80, 80)) is crop
+    letterbox, region = Letterbox.square((40, 20)), Region(BoxXYXY(0, 0, 40, 40))
+    assert shown_cells(letterbox, GridShape(4, 4), region, (80, 80)).all()
 
 
 def test_the_mask_of_a_region_is_a_share_of_its_threshold() -> None:
@@ -195,7 +181,7 @@ def test_presets_that_mask_and_those_that_do_not() -> None:
 
 
 def test_only_cells_that_exist_can_be_shown() -> None:
-    image = picture(Letterbox.square((80, 80)), (4, 4))
+    image = ImageFeatures(torch.zeros(16, 1), GridShape(4, 4), Letterbox.square((80, 80)))
     for cells in (np.ones((4, 5), np.bool_), np.zeros((4, 4), np.bool_)):
         with pytest.raises(ValueError, match="at least one"):
             image.showing(cells)

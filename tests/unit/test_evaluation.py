@@ -42,6 +42,7 @@ from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.regions import Region
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from tests.tiny_models import tiny_llava
+from tests.zoom_checks import encode_crops
 
 SIZES = [(60, 40), (40, 60), (50, 50), (90, 30), (64, 64)]
 QUESTIONS = [
@@ -195,7 +196,7 @@ def test_regions_of_maps_are_masked_and_boxes_from_elsewhere_are_not(
     """Or a comparison of RPN and raw attention would be one of masks and none."""
     answerer = Answerer(adapter, settings(), pipeline)
     pictures = [images[document.image_uri] for document in documents()]
-    (whole,) = adapter.encode_crops(pictures[:1])
+    (whole,) = encode_crops(adapter, pictures[:1])
     for method in Method:
         answers = answerer.answer(method, pictures, documents())
         shares = [answer.num_crop_tokens / whole.num_tokens for answer in answers if answer.boxes]

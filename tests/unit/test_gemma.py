@@ -40,6 +40,7 @@ from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.stretched import MAX_ASPECT_RATIO
 from tests.families.registry import FAMILY_MODELS, stock_inputs
 from tests.tiny_gemma import WINDOW, tiny_gemma3, tiny_gemma4_of, tiny_gemma4_unified
+from tests.zoom_checks import encode_crops
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_strips_keep_within_the_cells_that_an_image_gets(
     (features,) = adapter.encode_images([Image.new("RGB", size)])
     assert features.tokens.shape[0] == features.grid.num_cells <= max_cells
     assert features.letterbox.content_mask(features.grid).any()
-    (crop,) = adapter.encode_crops([Image.new("RGB", size)], 100)
+    (crop,) = encode_crops(adapter, [Image.new("RGB", size)], 100)
     assert crop.grid.num_cells <= max_cells
 
 

@@ -17,7 +17,7 @@ from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.pipeline import ZoomPipeline
 from tests.families.onevision import NUM_CELLS, SIDE, tiny_llava_onevision
 from tests.stock_generation import check_generates_as_stock
-from tests.zoom_checks import random_images, random_pipeline
+from tests.zoom_checks import encode_crops, random_images, random_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_an_image_is_the_same_alone_and_beside_another(adapter: LlavaOnevisionAd
 def test_the_newline_is_behind_the_cells_however_many_there_are(
     adapter: LlavaOnevisionAdapter, max_tokens: int | None
 ) -> None:
-    (crop,) = adapter.encode_crops(random_images([(90, 60)]), max_tokens)
+    (crop,) = encode_crops(adapter, random_images([(90, 60)]), max_tokens)
     assert crop.grid.num_cells == (NUM_CELLS if max_tokens is None else 9)
     assert crop.breaks is not None
     assert np.flatnonzero(crop.breaks).tolist() == [crop.grid.num_cells]

@@ -30,12 +30,13 @@ from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.reference.scenes import make_scene
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.answers import TextPiece, ZoomAnswer
-from sdrpn_core.zoom.crop_masks import masked_crop
+from sdrpn_core.zoom.crop_masks import shown_cells
 from sdrpn_core.zoom.first_stage import FirstStage, first_stage
 from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.zoom_checks import (
     EVERY_REGION,
     check_batched_equals_alone,
+    encode_crops,
     random_images,
     random_pipeline,
 )
@@ -253,11 +254,11 @@ def _state(model: nn.Module) -> dict[str, tuple[Any, ...]]:
 
 
 def test_crops_within_a_token_budget(adapter: ModelAdapter, images: list[Image.Image]):
-    (whole,) = adapter.encode_crops(images[:1])
-    (small,) = adapter.encode_crops(images[:1], 12)
+    (whole,) = encode_crops(adapter, images[:1])
+    (small,) = encode_crops(adapter, images[:1], 12)
     assert (whole.grid, small.grid) == ((5, 5), (3, 3))
     assert small.tokens.shape == (9, whole.tokens.shape[1])
-    (generous,) = adapter.encode_crops(images[:1], 1000)
+    (generous,) = encode_crops(adapter, images[:1], 1000)
     np.testing.assert_array_equal(generous.tokens, whole.tokens)
     pipeline = random_pipeline(adapter)
     cheap = ZoomPipeline(
@@ -268,7 +269,7 @@ def test_crops_within_a_token_budget(adapter: ModelAdapter, images: list[Image.I
     )
     check_batched_equals_alone(cheap, images, QUESTIONS)
     with pytest.raises(ModelError, match="at least 1"):
-        adapter.encode_crops(images[:1], 0)
+        encode_crops(adapter, images[:1], 0)
 
 
 def test_each_crop_gets_the_mask_of_its_own_region(
@@ -288,9 +289,9 @@ def test_each_crop_gets_the_mask_of_its_own_region(
     differing = 0
     for image, answer, crops in zip(images, answers, read, strict=True):
         for region, crop in zip(answer.regions, crops, strict=True):
-            (whole,) = adapter.encode_crops([region.box.crop(image)])
-            wanted = masked_crop(whole, region, image.size).shown
-            np.testing.assert_equal(crop.shown, wanted)
+            (whole,) = encode_crops(adapter, [region.box.crop(image)])
+            wanted = shown_cells(whole.letterbox, whole.grid, region, image.size)
+            np.testing.assert_equal(crop.shown, whole.showing(wanted).shown)
         assert answer.num_crop_tokens == sum(crop.num_tokens for crop in crops)
         differing += len({crop.num_tokens for crop in crops}) > 1
     assert differing, "regions of one image that are all alike would be equal in any order"

@@ -113,6 +113,10 @@ def test_the_card_says_what_answering_does_otherwise_than_the_paper(
         ({"crop_tokens": 36}, "answers with crops of at most 36 tokens."),
         ({"withdraw_image": True}, "answers with the image in view of the layers below the branch"),
         ({"crop_tokens": 36, "withdraw_image": True}, "at most 36 tokens and the image in view"),
+        (
+            {"crop_tokens": 36, "mask_tower": True, "withdraw_image": True},
+            "36 tokens, what masked crops hide left out of the vision tower too and the image in",
+        ),
     ):
         regions = config.regions.with_changes(**changes)
         assert said in render_model_card(config.model_copy(update={"regions": regions}))

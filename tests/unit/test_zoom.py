@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
@@ -26,9 +23,10 @@ from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import ImageFeatures
+from sdrpn_core.row_groups import PASS_COST_COLUMNS
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.first_stage import first_stage
-from sdrpn_core.zoom.second_stage import PASS_COST_COLUMNS, second_stage_prefill, similar_lengths
+from sdrpn_core.zoom.second_stage import second_stage_prefill
 from tests.tiny_models import tiny_llava
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
@@ -328,29 +326,6 @@ def test_prefix_hidden_states_equal_the_stock_forward(
     torch.testing.assert_close(
         first.prefix.hidden[0], at_branch[0, : prompt.prefix_length], atol=1e-5, rtol=1e-5
     )
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 900), max_size=7), st.sampled_from([0, 64, 256]))
-def test_rows_of_similar_length_run_together_at_the_least_cost(
-    lengths: list[int], pass_cost: int
-) -> None:
-    """Against every way of cutting the sorted lengths; rows of a group rise, none is lost."""
-    found = similar_lengths(dict(enumerate(lengths)), pass_cost)
-    assert sorted(row for rows in found for row in rows) == list(range(len(lengths)))
-    assert all(rows == sorted(rows) and rows for rows in found)
-    in_order = sorted(lengths)
-    edges = range(1, len(lengths))
-    cuts = chain.from_iterable(combinations(edges, n) for n in range(len(lengths)))
-    groups = (
-        [in_order[start:end] for start, end in pairwise([0, *cut, len(lengths)])] for cut in cuts
-    )
-
-    def cost(groups: list[list[int]]) -> int:
-        return sum(pass_cost + len(group) * max(group) for group in groups)
-
-    least = min(map(cost, groups), default=0)
-    assert cost([[lengths[row] for row in rows] for rows in found]) == least
 
 
 def test_joined_parts_are_let_go_of_layer_by_layer(
