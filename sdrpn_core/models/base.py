@@ -267,9 +267,9 @@ class ModelAdapter(ABC):
         del image
         return self.input_side, self.input_side
 
-    @abstractmethod
     def image_placeholder(self) -> str:
-        """Prompt text that stands for one image."""
+        """Prompt text that stands for one image: its token, between markers in some families."""
+        return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
     def position_ids(self, input_ids: Tensor, grids: Sequence[GridShape]) -> Tensor:
         """Rotary positions of one unpadded prompt; runs on the host.

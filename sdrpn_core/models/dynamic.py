@@ -15,7 +15,7 @@ from data_contracts.profiles import DynamicGrid, GridRule, ModelProfile, SquareG
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.images import PreparedImages
+from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all
 from sdrpn_core.models.prompts import ImageFeatures
 
 MAX_ASPECT_RATIO = 100.0
@@ -26,8 +26,6 @@ the cells in a row could not show."""
 class DynamicAdapter(ModelAdapter):
     """A family whose images become grids of the shape and size that the profile's rules give."""
 
-    fill: tuple[int, int, int]
-    """Colour of padding."""
     cell_side: int
     """Of a cell of the grid, in pixels of the canvas."""
     breaks_a_row: ClassVar[int] = 0
@@ -51,6 +49,7 @@ class DynamicAdapter(ModelAdapter):
         self.label_grid: GridRule = profile.images.labels
         self.answer_grid: GridRule = profile.images.answers
         self.input_side = self._side(self.answer_grid) * self.cell_side
+        self.fill = profile.images.fill or mean_colour(image_processor)
 
     @abstractmethod
     def draw(
@@ -60,6 +59,16 @@ class DynamicAdapter(ModelAdapter):
         grids: Sequence[GridShape],
     ) -> PreparedImages:
         """Draw canvases that these grids divide evenly, and prepare them."""
+
+    def canvases(
+        self,
+        images: Sequence[Image.Image],
+        letterboxes: Sequence[Letterbox],
+        grids: Sequence[GridShape],
+    ) -> list[Image.Image]:
+        """Canvases of as many pixels as the cells of these grids have."""
+        sizes = [(grid.width * self.cell_side, grid.height * self.cell_side) for grid in grids]
+        return paste_all(letterboxes, images, self.fill, sizes, self.resample)
 
     def letterbox(self, image_size: tuple[int, int], *, for_labels: bool = False) -> Letterbox:
         """Centred on a square of the longer side, or the image itself on a dynamic grid."""

@@ -31,7 +31,7 @@ from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.dynamic import DynamicAdapter
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all
+from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.threads import in_threads
 
 GRIDS = ImageSettings(
@@ -80,7 +80,6 @@ class AnyGemma4Adapter(DynamicAdapter):
         self.patches_a_side = int(vision.pooling_kernel_size)
         self.cell_side = self.patch_side * self.patches_a_side
         super().__init__(model, tokenizer, profile, image_processor)
-        self.fill = profile.images.fill or mean_colour(image_processor)
         found = (int(image_processor.patch_size), int(image_processor.pooling_kernel_size))
         self.check_cells(found, (self.patch_side, self.patches_a_side))
 
@@ -119,8 +118,7 @@ class AnyGemma4Adapter(DynamicAdapter):
         grids: Sequence[GridShape],
     ) -> PreparedImages:
         """Rescaled by the stock processor, and cut up with the place of each piece."""
-        sizes = [(grid.width * self.cell_side, grid.height * self.cell_side) for grid in grids]
-        canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
+        canvases = self.canvases(images, letterboxes, grids)
         cut = in_threads(lambda item: self._cut(*item), zip(canvases, grids, strict=True))
         pixels, places = zip(*cut, strict=True)
         inputs = {"pixel_values": torch.cat(pixels), "image_position_ids": torch.cat(places)}

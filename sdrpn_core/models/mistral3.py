@@ -25,7 +25,7 @@ from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all
+from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.threads import in_threads
 
@@ -59,13 +59,8 @@ class Mistral3Adapter(DynamicAdapter):
         self.cell_side = int(vision.patch_size) * int(model.config.spatial_merge_size)
         self.max_side = int(vision.image_size) // self.cell_side
         super().__init__(model, tokenizer, profile, image_processor)
-        self.fill = profile.images.fill or mean_colour(image_processor)
         self.break_id = self._known("[IMG_BREAK]")
         self.end_id = self._known("[IMG_END]")
-
-    def image_placeholder(self) -> str:
-        """One image token: rows and what ends them are made of it by the grid."""
-        return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
     def prepare_free(
         self, images: Sequence[Image.Image], letterboxes: Sequence[Letterbox], rule: DynamicGrid
@@ -80,8 +75,7 @@ class Mistral3Adapter(DynamicAdapter):
         grids: Sequence[GridShape],
     ) -> PreparedImages:
         """Rescaled and normalised by the stock processor, at their final size."""
-        sizes = [(grid.width * self.cell_side, grid.height * self.cell_side) for grid in grids]
-        canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
+        canvases = self.canvases(images, letterboxes, grids)
         inputs = {"pixel_values": torch.cat(list(in_threads(self._pixels, canvases)))}
         return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
 

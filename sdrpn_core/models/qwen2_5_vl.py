@@ -25,7 +25,7 @@ from data_contracts.profiles import (
 from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
-from sdrpn_core.models.images import PreparedImages, mean_colour, paste_all, processed
+from sdrpn_core.models.images import PreparedImages, paste_all, processed
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.models.window_attention import use_joint_windows
 
@@ -63,7 +63,6 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         self.cell_side = int(vision.patch_size) * self.merge_size
         super().__init__(model, tokenizer, profile, image_processor)
         use_joint_windows(model.model.visual)
-        self.fill = profile.images.fill or mean_colour(image_processor)
         found = (int(image_processor.patch_size), int(image_processor.merge_size))
         self.check_cells(found, (int(vision.patch_size), self.merge_size))
 
@@ -85,7 +84,8 @@ class Qwen2_5VlAdapter(DynamicAdapter):
             "longest_edge": rule.max_cells * self.pixels_a_cell,
         }
         sizes = [(box.canvas_width, box.canvas_height) for box in letterboxes]
-        return self._cut(images, letterboxes, sizes, do_resize=True, size=bounds)
+        canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
+        return self._cut(canvases, letterboxes, do_resize=True, size=bounds)
 
     def draw(
         self,
@@ -94,8 +94,8 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         grids: Sequence[GridShape],
     ) -> PreparedImages:
         """At their final size: the processor's rounding may miss a grid by a cell."""
-        sizes = [(grid.width * self.cell_side, grid.height * self.cell_side) for grid in grids]
-        return self._cut(images, letterboxes, sizes, do_resize=False)
+        canvases = self.canvases(images, letterboxes, grids)
+        return self._cut(canvases, letterboxes, do_resize=False)
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
@@ -137,14 +137,9 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         return positions.expand(3, -1, -1)
 
     def _cut(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        sizes: Sequence[tuple[int, int]],
-        **resize: Any,
+        self, canvases: Sequence[Image.Image], letterboxes: Sequence[Letterbox], **resize: Any
     ) -> PreparedImages:
-        """Draw canvases of some (width, height) and let the stock processor cut them up."""
-        canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
+        """Let the stock processor cut canvases up."""
         inputs = processed(self.image_processor, canvases, self.dtype, **resize)
         grids = (
             GridShape(height // self.merge_size, width // self.merge_size)

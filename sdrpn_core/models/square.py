@@ -74,10 +74,6 @@ class SquareAdapter(ModelAdapter):
         del image
         return self.input_side - self.unseen_side, self.input_side - self.unseen_side
 
-    def image_placeholder(self) -> str:
-        """The token that the tokenizer keeps for one image."""
-        return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
-
     def prepare_images(
         self, images: Sequence[Image.Image], *, for_labels: bool = False
     ) -> PreparedImages:
