@@ -13,10 +13,6 @@ OnDownloads = Callable[[Sequence[PlannedFile]], None]
 """Shown the files that are about to be fetched."""
 
 
-def nobody(files: Sequence[PlannedFile]) -> None:
-    """Show them to nobody."""
-
-
 def announce_downloads(
     sources: Sequence[EvaluationSource], execution: Execution, on_downloads: OnDownloads
 ) -> bool:

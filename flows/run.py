@@ -5,7 +5,7 @@ import logging
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.settings_files import ConfigError
-from flows.downloads import OnDownloads, announce_downloads, nobody
+from flows.downloads import OnDownloads, announce_downloads
 from flows.execution import Execution
 from flows.label_gate import Gate
 from flows.outcome import RunOutcome
@@ -25,7 +25,7 @@ def run_pipeline(
     execution: Execution,
     until: Stage = Stage.REPORT,
     gate: Gate | None = None,
-    on_downloads: OnDownloads = nobody,
+    on_downloads: OnDownloads = lambda files: None,
 ) -> RunOutcome:
     """Run every stage that ``until`` needs, and it; committed artifacts are not made again.
 

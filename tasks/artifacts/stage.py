@@ -62,18 +62,6 @@ ShardData = FrameShard | FrameStreamShard | FileShard
 MakeShard = Callable[[int], ShardData]
 
 
-def _ignore_progress(stage: str, num_done: int, num_units: int | None) -> None:
-    """Report to nobody."""
-
-
-def _ignore_start(recipe: Recipe) -> None:
-    """Tell nobody."""
-
-
-def _check_nothing() -> None:
-    """Keep every shard."""
-
-
 @dataclass(frozen=True)
 class StageRun:
     """Where and how stages run; nothing here changes what they make."""
@@ -83,13 +71,13 @@ class StageRun:
     force: bool = False
     """Discard what is there, committed or not, and make it anew. Later stages stay as they are,
     because their ids do not change; force them too if they should read the new bytes."""
-    on_progress: Callable[[str, int, int | None], None] = _ignore_progress
+    on_progress: Callable[[str, int, int | None], None] = lambda stage, num_done, num_units: None
     """Called with (stage, shards done, shards); or with what else is counted in place of the stage,
     of which nobody may know how much there will be (None)."""
-    on_start: Callable[[Recipe], None] = _ignore_start
+    on_start: Callable[[Recipe], None] = lambda recipe: None
     """Called with the recipe of an artifact that is not committed yet, before it is made or
     finished; what a stage never tells of was committed before."""
-    before_keeping: Callable[[], None] = _check_nothing
+    before_keeping: Callable[[], None] = lambda: None
     """Called when a shard has been made; what it raises keeps the shard out of the store."""
     only_looks: bool = False
     """Nothing is made, fetched or written: what is not there is ``NotMade``."""
