@@ -7,7 +7,7 @@ it is; where a run would start to make something, this one goes no further.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.configs import PipelineConfig
@@ -23,8 +23,6 @@ from tasks.planning.made_so_far import MadeSoFar, begun, committed
 from tasks.planning.model_files import pinned_as_planned
 from tasks.planning.run_plan import Answers, RunPlan, ask_servers, impatient, planned_run
 from tasks.planning.unread_sources import unread_sources
-
-T = TypeVar("T")
 
 Key = tuple[Stage, str]
 
@@ -64,10 +62,6 @@ class LookingExecution(Execution):
         super().__init__(runtime)
         self.found: dict[Key, MadeSoFar] = {}
         """By stage and label; what is in here is not looked for again."""
-
-    def ask(self, stage: Stage, label: str, function: Callable[..., T], *inputs: Any) -> T:
-        """See ``Execution``."""
-        return function(*inputs)
 
     def require_device(self) -> None:
         """See ``Execution``; nothing is run here, so that any machine's will do.
