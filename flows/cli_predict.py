@@ -115,7 +115,7 @@ def predict(
         with err.status("loading"):
             from tasks.predict import PredictSetup
 
-            return PredictSetup.of(where, how, rpn, model, crop_tokens, withdraw_image, dtype)
+            return PredictSetup(where, how, rpn, model, crop_tokens, withdraw_image, dtype)
 
     alone = how.model_copy(update={"batch_size": 1})  # larger batches are made smaller
     if is_many(image):

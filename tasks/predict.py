@@ -27,32 +27,21 @@ class PredictSetup:
     """The RPN to answer with, and how; loaded when first asked for."""
 
     store: ArtifactStore
+    runtime: RuntimeConfig
     rpn: str | None
     model: str | None
     crop_tokens: int | None
     withdraw_image: bool | None
     dtype: str | None
-    runtime: RuntimeConfig
 
-    @classmethod
-    def of(
-        cls,
-        store: ArtifactStore,
-        runtime: RuntimeConfig,
-        rpn: str | None,
-        model: str | None,
-        crop_tokens: int | None,
-        withdraw_image: bool | None,
-        dtype: str | None,
-    ) -> "PredictSetup":
-        """Setup from the store, the runtime settings and what the user chose.
+    def __post_init__(self) -> None:
+        """Check the precision before anything is loaded.
 
         Raises:
-            UnknownChoice: if models do not run in that precision.
+            UnknownChoice: if models do not run in it.
         """
-        if dtype is not None:
-            resolve_dtype(dtype)
-        return cls(store, rpn, model, crop_tokens, withdraw_image, dtype, runtime)
+        if self.dtype is not None:
+            resolve_dtype(self.dtype)
 
     @cache  # noqa: B019 - one setup lives as long as the command
     def checkpoint(self) -> RpnCheckpoint:

@@ -160,7 +160,7 @@ def test_a_wrong_file_is_found_before_the_model_loads(
     def load(*_: object) -> None:
         raise AssertionError("what answers was loaded first")
 
-    monkeypatch.setattr("tasks.predict.PredictSetup.of", load)
+    monkeypatch.setattr("tasks.predict.PredictSetup", load)
     monkeypatch.chdir(folder)
     result = sdrpn("predict", *arguments, "--store", folder / "store")
     assert result.exit_code in (1, 2), result.output
