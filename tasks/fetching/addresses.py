@@ -3,9 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from data_contracts.errors import SdrpnError, one_line
 from data_contracts.runtime import DownloadSettings, RuntimeConfig
@@ -81,22 +79,25 @@ def matching(store: Storage, address: FileAddress) -> tuple[FileAddress, ...]:
     return chosen
 
 
-def downloads_folder(runtime: RuntimeConfig, environment: Mapping[str, Any] | None = None) -> Path:
+def downloads_folder(runtime: RuntimeConfig) -> Path:
     """Where fetched files are kept."""
     if runtime.downloads.folder is not None:
         return absolute_path(runtime.downloads.folder)
     local = local_file(runtime.store)
     if local is not None:
         return local / ".downloads"
-    variables = os.environ if environment is None else environment
-    cache = variables.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "sdrpn" / "downloads"
 
 
 def free_bytes(folder: Path) -> int:
     """Free disk space where a folder is, or will be."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(existing(folder)).free
+
+
+def existing(folder: Path) -> Path:
+    """A folder, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def require_space(folder: Path, num_bytes: int, settings: DownloadSettings) -> None:

@@ -11,7 +11,7 @@ from data_contracts.runtime import DownloadSettings
 from sdrpn_core.models.hub import local_folder
 from sdrpn_core.models.loading import is_commit, model_source
 from tasks.artifacts.stage import NotMade
-from tasks.fetching.addresses import free_bytes
+from tasks.fetching.addresses import existing, free_bytes
 from tasks.fetching.hub_remote import HubModel, ask_model, hub_cache, is_cached
 from tasks.fetching.remote import Hiccup, Unavailable
 from tasks.models import pinned, profile_of
@@ -69,7 +69,7 @@ def planned_model(
         return None
     name = source if profile.revision is None else f"{source}@{profile.revision}"
     cache = hub_cache()
-    shares_disk = _existing(cache).stat().st_dev == _existing(downloads).stat().st_dev
+    shares_disk = existing(cache).stat().st_dev == existing(downloads).stat().st_dev
     place = (name, cache, free_bytes(cache), shares_disk)
     try:
         found = ask_model(source, profile.revision, settings)
@@ -142,7 +142,3 @@ def _commit_in_cache(source: str, revision: str | None) -> str | None:
         return revision
     folder = local_folder(source, revision)
     return None if folder is None else folder.name
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())

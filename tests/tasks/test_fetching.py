@@ -450,11 +450,11 @@ def test_full_disk_is_said_before_anything_is_fetched(tmp_path: Path):
         require_space(tmp_path / "not" / "there", 1 << 50, QUICK)
 
 
-def test_files_are_kept_beside_a_local_store_else_in_the_cache(store: ArtifactStore):
-    folder = downloads_folder(
-        stage_run(store).runtime.model_copy(update={"store": store.root}),
-        {"XDG_CACHE_HOME": "cache"},
-    )
+def test_files_are_kept_beside_a_local_store_else_in_the_cache(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    folder = downloads_folder(stage_run(store).runtime.model_copy(update={"store": store.root}))
     is_local = "://" not in store.root
     expected = Path(store.root) / ".downloads" if is_local else Path("cache/sdrpn/downloads")
     assert folder == expected
