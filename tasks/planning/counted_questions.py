@@ -1,8 +1,7 @@
 """How many questions the records of a source hold, counted where they are on this machine."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -92,12 +91,13 @@ def _asked(
 ) -> Counted | None:
     """Of a mix; what is asked of one image once more counts once, unless repeats are taken."""
     folders = Selection(folders=source.selection.folders)
-    as_mix = _visual_cot(source) if isinstance(source, VisualCotSource) else _as_it_is
     num_bytes = path.stat().st_size
     number_found, known = 0, set[tuple[str, str]]()
     with path.open("rb") as file:
         for number, given in enumerate(read_mix(file, str(path))):
-            record = as_mix(given, number)
+            record = given
+            if isinstance(source, VisualCotSource):
+                record = visual_cot_record(given, number, source.image_folder)
             if skipped(record, folders, {}) is None:
                 asked = list(_questions(record, source.name, settings))
                 new = asked if source.selection.repeats else set(asked) - known
@@ -125,11 +125,3 @@ def _questions(
     for row in build_records([record], source_name, settings, files):
         if path is not None and row["status"] == RecordStatus.OK.value:
             yield path, row["question"]
-
-
-def _visual_cot(source: VisualCotSource) -> Callable[[object, int], object]:
-    return partial(visual_cot_record, image_folder=source.image_folder)
-
-
-def _as_it_is(record: object, number: int) -> object:
-    return record
