@@ -6,7 +6,7 @@ Rows that cannot be used go to a second artifact, ``import_reject.v1``, each wit
 import re
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,18 +186,14 @@ def _mark_repeated(entries: list[_Entry]) -> None:
         earlier = first.setdefault(entry.row.question_id, entry)
         if earlier is not entry:
             reason = f"the same question as row {earlier.position} of {earlier.file}"
-            entries[index] = _rejected(entry, reason)
+            entries[index] = replace(entry, row=None, reason=reason)
 
 
 def _mark_missing(entries: list[_Entry], found: Collection[str]) -> None:
     for index, entry in enumerate(entries):
         if entry.row is not None and entry.row.image not in found:
             reason = f"no image {entry.row.image!r} in the images folder"
-            entries[index] = _rejected(entry, reason)
-
-
-def _rejected(entry: _Entry, reason: str) -> _Entry:
-    return _Entry(entry.file, entry.position, entry.source_id, None, reason)
+            entries[index] = replace(entry, row=None, reason=reason)
 
 
 def _nothing_usable(settings: PublishedLabels, entries: list[_Entry]) -> str:
