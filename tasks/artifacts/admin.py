@@ -50,8 +50,6 @@ class ArtifactSummary:
     """Shards that have a receipt."""
     num_shards: int = 0
     num_rows: int = 0
-    stage_version: int = 0
-    schema_id: str = ""
     problem: str = ""
     """Why nothing can be known of a damaged artifact, and the remedy; such a one has no shards."""
 
@@ -212,8 +210,6 @@ def _summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSummary | None:
         num_shards=manifest.recipe.num_shards,
         num_rows=manifest.num_rows,
         created_at=manifest.created_at,
-        stage_version=manifest.recipe.stage_version,
-        schema_id=manifest.recipe.schema_id,
     )
 
 
@@ -232,8 +228,6 @@ def _unfinished_summary(store: ArtifactStore, ref: ArtifactRef) -> ArtifactSumma
         num_shards=recipe.num_shards,
         num_rows=sum(shard.num_rows for shard in shards),
         created_at=written_at,
-        stage_version=recipe.stage_version,
-        schema_id=recipe.schema_id,
     )
 
 

@@ -82,7 +82,6 @@ class TestListing:
         assert (done.ref, files.ref) == (source, report)
         assert (done.is_committed, done.num_done, done.num_shards, done.num_rows) == (True, 2, 2, 8)
         assert (open_.is_committed, open_.num_done, open_.num_rows) == (False, 1, 4)
-        assert (files.schema_id, files.stage_version) == ("files", 1)
         assert abs(datetime.now(UTC) - open_.created_at) < timedelta(minutes=1)
         assert list_artifacts(store, Stage.REPORT) == [files]
 
