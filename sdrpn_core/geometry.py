@@ -45,11 +45,6 @@ class GridBox(NamedTuple):
     x1: int
     y1: int
 
-    @property
-    def area(self) -> int:
-        """Number of cells covered; 0 for an empty box."""
-        return max(self.x1 - self.x0, 0) * max(self.y1 - self.y0, 0)
-
 
 class BoxXYXY(NamedTuple):
     """Half-open box in pixels."""
@@ -86,12 +81,6 @@ class BoxXYXY(NamedTuple):
     def scaled(self, scale_x: float, scale_y: float) -> "BoxXYXY":
         """The same box on a picture of another size."""
         return BoxXYXY(self.x0 * scale_x, self.y0 * scale_y, self.x1 * scale_x, self.y1 * scale_y)
-
-    def iou(self, other: "BoxXYXY") -> float:
-        """Intersection over union in [0, 1]; 0 when both are empty."""
-        overlap = self.intersection(other).area
-        union = self.area + other.area - overlap
-        return overlap / union if union > 0 else 0.0
 
     def coverage_of(self, target: "BoxXYXY") -> float:
         """Share of ``target``'s area that lies inside this box, in [0, 1]."""
