@@ -21,6 +21,7 @@ from data_contracts.label_settings import LabelSettings
 from sdrpn_core.calibration.examples import AttentionMaps, CalibrationError
 from sdrpn_core.calibration.label_search import kinds_of
 from sdrpn_core.calibration.scoring import HeadSet, LabelCounts, LabelScorer, Mask
+from sdrpn_core.calibration.thresholds import with_foreground
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 
 MOST_SETS = 50_000
@@ -54,10 +55,11 @@ def best_of_all_sets(
     most = settings.exhaustive_heads
     sets = [c for size in range(1, most + 1) for c in combinations(maps.heads, size)]
     thresholds = sorted({*settings.foreground_thresholds, labels.foreground_ratio_threshold})
+    tried = [with_foreground(labels, t, labels.strongest_region_only) for t in thresholds]
     chosen, hindsight = {}, {}
     for kind in kinds_of(maps):
         rows = maps.of_kind(kind)
-        f1 = _label_f1(maps, rows, sets, [_at(labels, t) for t in thresholds])
+        f1 = _label_f1(maps, rows, sets, tried)
         chosen[kind] = _best(sets, thresholds, f1[0])
         hindsight[kind] = _best(sets, thresholds, f1[1])
     return ExhaustiveChoice(chosen, hindsight)
@@ -86,23 +88,14 @@ def labels_of(
     scorer: LabelScorer, choice: dict[QuestionKind, BestSet], labels: LabelSettings
 ) -> LabelCounts:
     """Counts with each question labelled by its kind's winner."""
-    labels = labels.model_copy(update={"sink_threshold": None})
+    only = labels.strongest_region_only
     by_kind = {
-        kind: scorer.labels(best.heads, _at(labels, best.foreground_ratio_threshold))
+        kind: scorer.labels(
+            best.heads, with_foreground(labels, best.foreground_ratio_threshold, only)
+        )
         for kind, best in choice.items()
     }
     return LabelCounts.merged([by_kind[kind] for kind in scorer.maps.kinds])
-
-
-def _at(labels: LabelSettings, threshold: float) -> LabelSettings:
-    background = min(labels.background_ratio_threshold, threshold)
-    return labels.model_copy(
-        update={
-            "foreground_ratio_threshold": threshold,
-            "background_ratio_threshold": background,
-            "sink_threshold": None,
-        }
-    )
 
 
 def _best(sets: Sequence[HeadSet], thresholds: Sequence[float], f1: NDArray[np.float64]) -> BestSet:

@@ -49,8 +49,9 @@ def planted_sink_scores(
     """
     heads = {kind: head_set(selection.grounding) for kind, selection in choice.heads.items()}
     cells = sink_cells(maps, np.random.default_rng(0))
-    taken = {head for some in heads.values() for head in some}
-    planted = plant_sinks(maps, cells, free_head(maps, taken))
+    grounding = {head for some in heads.values() for head in some}
+    sink_head = next(head for head in maps.heads if head not in grounding)
+    planted = plant_sinks(maps, cells, sink_head)
     scores = search_sinks(LabelScorer(planted), heads, choice.labels, settings)
     return [
         PlantedSinkScore(**score.model_dump(), found=_found(planted, cells, score))
@@ -69,11 +70,6 @@ def sink_cells(maps: AttentionMaps, rng: np.random.Generator) -> NDArray[np.bool
         at[chosen] = True
         cells[rows] = at.reshape(maps.grid)
     return cells
-
-
-def free_head(maps: AttentionMaps, taken: set[Head]) -> Head:
-    """The first head of the first layer, or the next one that does not ground."""
-    return next(head for head in maps.heads if head not in taken)
 
 
 def plant_sinks(maps: AttentionMaps, cells: NDArray[np.bool_], sink_head: Head) -> AttentionMaps:

@@ -38,7 +38,7 @@ def sweep_thresholds(
 ) -> list[ThresholdScore]:
     """Score foreground rules, then background thresholds under the one that is kept."""
     tried = [
-        _with_foreground(labels, threshold, strongest_only)
+        with_foreground(labels, threshold, strongest_only)
         for strongest_only in (False, True)
         for threshold in sorted(
             {*settings.foreground_thresholds, labels.foreground_ratio_threshold}
@@ -57,9 +57,8 @@ def sweep_thresholds(
     return [score.model_copy(update={"is_kept": score is kept}) for score in sweep]
 
 
-def _with_foreground(
-    labels: LabelSettings, threshold: float, strongest_only: bool
-) -> LabelSettings:
+def with_foreground(labels: LabelSettings, threshold: float, strongest_only: bool) -> LabelSettings:
+    """Label settings with another foreground rule; background stays below it."""
     return labels.model_copy(
         update={
             "foreground_ratio_threshold": threshold,
