@@ -20,8 +20,8 @@ from data_contracts.label_settings import LabelSettings
 from data_contracts.registry import frame_of
 from data_contracts.results import Results, Speed
 from data_contracts.sources import BenchmarkSource, EvaluationSource
-from sdrpn_core.benchmarks import Document
-from sdrpn_core.evaluation.benchmark_figures import benchmark_figures, mean_scores
+from sdrpn_core.benchmarks import Document, aggregate
+from sdrpn_core.evaluation.benchmark_figures import benchmark_figures, mean_score
 from sdrpn_core.evaluation.harness import Evaluator
 from sdrpn_core.evaluation.results import summarize
 from sdrpn_core.evaluation.speed import Timings
@@ -169,11 +169,11 @@ def _results(
     inputs = store.manifest(predictions).recipe.inputs
     questions, files = (ArtifactRef.parse(name) for name in inputs[:2])
     if rows := benchmark_rows(store, questions, files):
-        return results.model_copy(update={"figures": benchmark_figures(frame, rows)})
+        return results.model_copy(update={"figures": benchmark_figures(frame, rows, aggregate)})
     if settings.benchmark == "scenes":  # both modes are the same
         return results
     own = mix_rows(store, questions)
-    return results.model_copy(update={"figures": mean_scores(frame, own)})
+    return results.model_copy(update={"figures": benchmark_figures(frame, own, mean_score)})
 
 
 def _speed(store: ArtifactStore, predictions: ArtifactRef) -> Speed:

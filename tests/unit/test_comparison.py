@@ -19,7 +19,7 @@ from data_contracts.results import (
     RoiResult,
 )
 from sdrpn_core.benchmarks.paper import MAIN_FIGURES, PAPER_MODELS, paper_figure
-from sdrpn_core.evaluation.benchmark_figures import mean_scores
+from sdrpn_core.evaluation.benchmark_figures import benchmark_figures, mean_score
 from sdrpn_core.evaluation.comparison import compare
 from sdrpn_core.report.comparison import (
     speed_accuracy_charts,
@@ -109,7 +109,7 @@ def test_the_strict_score_of_ones_own_questions_is_not_the_published_one():
         }
     )
     documents = {"a": {"answers": ["abcd"]}, "b": {"answers": ["stop"]}}
-    figures = mean_scores(rows, documents)
+    figures = benchmark_figures(rows, documents, mean_score)
     table = compare(
         {"held_out": own.model_copy(update={"figures": figures})},
         {},
