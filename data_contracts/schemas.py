@@ -86,18 +86,6 @@ def _has_grid_length(column: str) -> pl.Expr:
     return pl.col(column).is_null() | (pl.col(column).list.len() == num_cells)
 
 
-def _is_probability_map(column: str) -> pl.Expr:
-    values = pl.col(column)
-    return values.is_null() | (
-        (values.list.len() == 0)
-        | (
-            values.list.eval(
-                pl.element().is_between(0.0, 1.0001) & pl.element().is_not_nan()
-            ).list.all()
-        )
-    )
-
-
 class AttentionMapV1(_GridSchema):
     """Answer-to-image attention of one question; maps are null unless status is ok."""
 
@@ -131,7 +119,10 @@ class AttentionMapV1(_GridSchema):
     @dy.rule()
     def grounding_is_probability(cls) -> pl.Expr:
         """Attention is finite and within [0, 1]."""
-        return _is_probability_map("grounding")
+        values = pl.col("grounding")
+        is_share = pl.element().is_between(0.0, 1.0001) & pl.element().is_not_nan()
+        in_range = (values.list.len() == 0) | values.list.eval(is_share).list.all()
+        return values.is_null() | in_range
 
     @dy.rule()
     def failed_has_reason(cls) -> pl.Expr:

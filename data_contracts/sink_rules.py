@@ -69,8 +69,7 @@ class SinkCombination(Settings):
 
 
 SinkRule = Annotated[
-    SinkHeads | SinkLayerMean | SinkHiddenNorm | SinkDimensions | SinkCombination,
-    Field(discriminator="rule"),
+    SinkHeads | SinkLayerMean | HiddenSignal | SinkCombination, Field(discriminator="rule")
 ]
 
 

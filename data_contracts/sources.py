@@ -207,14 +207,14 @@ def _a_mix_unless_said(source: object) -> object:
 
 
 Source = Annotated[
-    LlavaMixSource | VisualCotSource | ParquetSource | SceneSource,
+    FileSource | SceneSource,
     Field(discriminator="type"),
     BeforeValidator(_a_mix_unless_said),
 ]
 """A LLaVA mix where no type is given."""
 
 EvaluationSource = Annotated[
-    LlavaMixSource | VisualCotSource | ParquetSource | SceneSource | BenchmarkSource,
+    FileSource | SceneSource | BenchmarkSource,
     Field(discriminator="type"),
     BeforeValidator(_a_mix_unless_said),
 ]
