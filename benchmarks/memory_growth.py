@@ -18,9 +18,10 @@ from itertools import chain
 from typing import Any
 
 from benchmarks.build_rate import in_own_process, measure_build, peak_mib, prepare
-from benchmarks.merge_memory import merge, write_overlapping
+from benchmarks.generated_labels import write_overlapping
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import Stage
+from data_contracts.runtime import RuntimeConfig
 from data_contracts.training import TrainingConfig
 from sdrpn_core.rpn.data import (
     epoch_batch,
@@ -28,8 +29,10 @@ from sdrpn_core.rpn.data import (
     num_batches_per_epoch,
     split_examples,
 )
+from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.given_responses import conversations
+from tasks.merge_labels import merge_labels
 from tasks.train_rpn import training_examples
 
 ROWS_PER_RECORD = 3.8
@@ -62,9 +65,11 @@ def measure_training(root: str, label_set: ArtifactRef) -> dict[str, Any]:
 
 
 def measure_merge(root: str, labels: list[ArtifactRef]) -> dict[str, Any]:
-    """The merge of ``benchmarks.merge_memory``."""
+    """The whole stage."""
     before, start = peak_mib(), time.process_time()
-    return found(merge(root, labels)["rows"], start, before)
+    store = ArtifactStore(root)
+    label_set = merge_labels(StageRun(store, RuntimeConfig()), labels)
+    return found(store.manifest(label_set).num_rows, start, before)
 
 
 def found(num_rows: int, start: float, before: float) -> dict[str, Any]:
@@ -86,10 +91,9 @@ def given(folder: str, num_rows: int) -> dict[str, Any]:
 
 
 def training(folder: str, num_rows: int) -> dict[str, Any]:
-    merge(folder, write_overlapping(folder, num_rows))
-    (artifact,) = ArtifactStore(folder).storage.folders(Stage.MERGE_LABELS.value)
-    ref = ArtifactRef(stage=Stage.MERGE_LABELS, artifact_id=artifact)
-    return in_own_process(measure_training, folder, ref)
+    run = StageRun(ArtifactStore(folder), RuntimeConfig())
+    label_set = merge_labels(run, write_overlapping(folder, num_rows))
+    return in_own_process(measure_training, folder, label_set)
 
 
 def merging(folder: str, num_rows: int) -> dict[str, Any]:
