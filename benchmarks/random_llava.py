@@ -54,10 +54,7 @@ SIZES = {"tiny": TINY, "medium": MEDIUM, "7b-narrow": NARROW_7B, "7b": SEVEN_B}
 
 
 def random_llava(
-    seed: int = 0,
-    size: LlavaSize = MEDIUM,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    size: LlavaSize = MEDIUM, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> LlavaAdapter:
     """Random weights, 336-pixel input, frozen."""
     config = LlavaConfig(
@@ -85,9 +82,7 @@ def random_llava(
         vision_feature_layer=-2,
         image_seq_length=576,
     )
-    model = random_weights(
-        LlavaForConditionalGeneration, config, seed=seed, device=device, dtype=dtype
-    )
+    model = random_weights(LlavaForConditionalGeneration, config, device=device, dtype=dtype)
     # No end token: every run generates the same number of tokens.
     model.lm_head.weight.data[2] = 0
     profile = ModelProfile(

@@ -137,16 +137,11 @@ QWEN3_VL_4B = RandomQwen(
 
 
 def random_qwen(
-    which: RandomQwen,
-    *,
-    is_tiny: bool = False,
-    seed: int = 0,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    which: RandomQwen, *, is_tiny: bool, device: str, dtype: torch.dtype
 ) -> Qwen2_5VlAdapter:
     """Random weights, whole vocabulary, 576 cells an image, frozen."""
     config = which.sizes(is_tiny=is_tiny)
-    model = random_weights(which.model, config, seed=seed, device=device, dtype=dtype)
+    model = random_weights(which.model, config, device=device, dtype=dtype)
     # No end token and no image token: every run generates the same number of tokens.
     model.get_output_embeddings().weight.data[: len(SPECIAL)] = 0
     profile = _profile(which, config, is_tiny=is_tiny)

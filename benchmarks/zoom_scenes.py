@@ -55,13 +55,11 @@ def load_pipeline(options: argparse.Namespace) -> ZoomPipeline:
     return ZoomPipeline.from_checkpoint(checkpoint, device=options.device)
 
 
-def probes(
-    num_per_layout: int, layouts: Sequence[str] = LAYOUTS, *, first_scene: int = 0
-) -> list[Probe]:
+def probes(num_per_layout: int, *, first_scene: int = 0) -> list[Probe]:
     """One question per scene, equally many of each layout, by turns."""
     found = []
     for index in range(first_scene, first_scene + num_per_layout):
-        for layout in layouts:
+        for layout in LAYOUTS:
             scene = make_scene(FIRST_SEED + index, layout=layout)  # type: ignore[arg-type]
             turn = scene.turns[0]
             question = turn.question + SHORT_ANSWER_SUFFIX
