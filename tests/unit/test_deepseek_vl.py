@@ -12,7 +12,6 @@ from data_contracts.enums import ZoomDecision
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.square import SquareAdapter
@@ -146,7 +145,6 @@ def test_packaged_profiles_put_the_prompt_as_the_chat_template_does(
 ) -> None:
     profile = load_profile(name)
     assert (profile.num_layers, profile.num_heads) == (layers, heads)
-    assert FAMILIES[profile.family].defaults.prompt == profile.prompt
     assert profile.prompt == (
         "You are a helpful language and vision assistant. You are able to understand the visual "
         "content that the user provides, and assist the user with a variety of tasks using "

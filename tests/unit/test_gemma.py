@@ -30,7 +30,6 @@ from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.dimensions import model_dimensions
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.gemma import GRIDS
 from sdrpn_core.models.gemma3 import Gemma3Adapter
 from sdrpn_core.models.gemma4 import Gemma4Adapter
@@ -272,4 +271,3 @@ def test_the_packaged_rpns_of_gemma_4_end_in_a_layer_without_a_window(name: str)
     """Every sixth has none: 5, 11, ..."""
     profile = load_profile(name)
     assert profile.rpn.last_layer % 6 == 5
-    assert profile.prompt == FAMILIES[profile.family].defaults.prompt

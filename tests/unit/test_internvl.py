@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from data_contracts.profiles import ModelProfile
-from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.stretched import MAX_ASPECT_RATIO
 from tests.families.internvl import (
     SIDE,
@@ -61,9 +59,3 @@ def test_images_fill_the_tile_unless_they_are_longer_than_a_row_of_tiles(
     (features,) = adapter.encode_images(random_images([(300, 20)]))
     assert tuple(features.grid) == (5, 5)
     assert adapter.pixels_seen(features) == (SIDE, SIDE)
-
-
-@pytest.mark.parametrize("name", ["internvl3-8b", "internvl3.5-8b"])
-def test_packaged_prompt_is_the_family_s(name: str) -> None:
-    profile = load_profile(name)
-    assert FAMILIES[profile.family].defaults.prompt == profile.prompt

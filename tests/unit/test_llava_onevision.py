@@ -10,10 +10,8 @@ from data_contracts.configs import EvaluationConfig
 from data_contracts.sources import SceneSource
 from sdrpn_core.evaluation.harness import Evaluator
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.pipeline import ZoomPipeline
 from tests.families.onevision import NUM_CELLS, SIDE, tiny_llava_onevision
 from tests.stock_generation import check_generates_as_stock
@@ -73,12 +71,6 @@ def test_gradients_reach_the_pixels_of_an_image_with_its_newline(
     features.tokens[:-1].square().sum().backward()
     assert pixels.grad is not None
     assert pixels.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("name", ["llava-onevision-0.5b", "llava-onevision-7b"])
-def test_packaged_prompt_is_the_family_s(name: str) -> None:
-    profile = load_profile(name)
-    assert FAMILIES[profile.family].defaults.prompt == profile.prompt
 
 
 def test_a_budget_that_holds_no_cell_is_refused_before_anything_is_asked(

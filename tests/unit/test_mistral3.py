@@ -20,10 +20,8 @@ from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_
 from data_contracts.profiles import DynamicGrid, ModelProfile, SquareGrid
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.mistral3 import Mistral3Adapter
-from sdrpn_core.models.profiles import load_profile
 from tests.families.mistral import BREAKS, CELL, MOST, tiny_ministral3, tiny_mistral3
 from tests.hub_server import model_hub
 from tests.stock_generation import check_generates_as_stock
@@ -226,10 +224,3 @@ def test_words_of_a_model_of_the_hub_are_split_alike_whoever_made_it(tmp_path: P
         )
     assert run.returncode == 0, run.stderr
     assert run.stdout == "Red Blue\n"
-
-
-@pytest.mark.parametrize("name", ["mistral-small-3.1-24b", "ministral-3-8b"])
-def test_packaged_prompt_and_grids_are_the_family_s(name: str) -> None:
-    profile = load_profile(name)
-    defaults = FAMILIES[profile.family].defaults
-    assert (profile.prompt, profile.images) == (defaults.prompt, defaults.images)

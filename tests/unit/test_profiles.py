@@ -77,6 +77,8 @@ LATER = {
     "gemma-4-12b": ((27, {29: (0, 1)}, None), ({17: (0, 15), 29: (3, 15)}, None)),
 }
 """B, natural heads and sinks, textual heads and sinks: of Q-Zoom and Vision-RL2."""
+ASKED_OTHERWISE = {"glm-4.1v-9b", "llava-1.5-7b", "llava-1.5-13b"}
+"""Than models of their families whose prompt nobody gives."""
 
 
 @pytest.mark.parametrize("name", sorted(LATER))
@@ -98,7 +100,9 @@ def test_later_profiles_hold_the_published_values(name: str) -> None:
 def test_every_packaged_profile_is_whole(name: str) -> None:
     profile = load_profile(name)
     assert profile.name == name
-    assert profile.family in FAMILIES
+    defaults = FAMILIES[profile.family].defaults
+    assert (profile.prompt == defaults.prompt) == (name not in ASKED_OTHERWISE)
+    assert profile.images == defaults.images or name.startswith("llava-1.5-")
     assert profile.is_calibrated == (name not in UNCALIBRATED)
     assert profile.is_calibrated != profile.source.startswith("uncalibrated")
 

@@ -9,9 +9,7 @@ from transformers import AutoImageProcessor, Idefics3Processor
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.models.smolvlm import SmolVlmAdapter
 from tests.families.smolvlm import SIDE, tiny_idefics3, tiny_smolvlm
 from tests.stock_generation import check_generates_as_stock
@@ -58,9 +56,3 @@ def test_a_tile_that_is_not_the_tower_s_is_refused(tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=rf"tiles of 36 pixels, its vision tower .* {SIDE}: use"):
         load_adapter(profile, device="cpu")
-
-
-@pytest.mark.parametrize("name", ["smolvlm2-2.2b", "smolvlm2-500m"])
-def test_packaged_prompt_is_the_family_s(name: str) -> None:
-    profile = load_profile(name)
-    assert FAMILIES[profile.family].defaults.prompt == profile.prompt
