@@ -36,6 +36,18 @@ def runtime_of(store: ArtifactStore, folder: Path) -> RuntimeConfig:
     )
 
 
+def runtime_of_silence(folder: Path) -> RuntimeConfig:
+    """With a store whose server does not answer: nobody listens on the discard port."""
+    options = {
+        "endpoint_url": "http://127.0.0.1:9",
+        "key": "k",
+        "secret": "s",
+        "config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 1},
+    }
+    downloads = QUICK.model_copy(update={"folder": str(folder)})
+    return RuntimeConfig(store="s3://lake/store", storage_options=options, downloads=downloads)
+
+
 def questions(
     store: ArtifactStore, source: Source, folder: Path, **settings: Any
 ) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +15,7 @@ from data_contracts.profiles import RpnShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
 from tests.families.registry import FAMILY_MODELS, FamilyModel, Inputs, stock_inputs
+from tests.image_files import noise
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
 SIZES = [(60, 40), (30, 50), (45, 45), (80, 20)]
@@ -119,11 +119,7 @@ def _put_masks(
 @pytest.fixture(scope="package")
 def images() -> list[Image.Image]:
     """Noise of mixed sizes."""
-    rng = np.random.default_rng(0)
-    return [
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
-        for width, height in SIZES
-    ]
+    return noise(SIZES)
 
 
 @pytest.fixture(scope="package")

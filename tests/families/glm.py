@@ -24,7 +24,7 @@ from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImagePr
 from data_contracts.profiles import DynamicGrid, ImageSettings, ModelProfile, SquareGrid
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.glm4v import Glm4vAdapter
-from tests.families.squares import padded_to_square
+from tests.families.squares import mean_squares
 from tests.tiny_qwen import decoder_sizes, qwen_profile, qwen_tokenizer, save_answering
 
 SPECIAL = [
@@ -116,9 +116,7 @@ def glm_images(
         edges = dict(zip(("shortest_edge", "longest_edge"), bounds, strict=True))
         return dict(processor(list(images), size=edges, return_tensors="pt"))
     assert rule is not None
-    mean = tuple(round(255 * value) for value in processor.image_mean)
-    size = (rule.side * CELL, rule.side * CELL)
-    squares = [padded_to_square(image, mean).resize(size, Image.BICUBIC) for image in images]
+    squares = mean_squares(processor, images, rule.side * CELL)
     return dict(processor(squares, do_resize=False, return_tensors="pt"))
 
 

@@ -21,7 +21,7 @@ from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImag
 from data_contracts.profiles import DynamicGrid, ImageSettings, ModelProfile, SquareGrid
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
-from tests.families.squares import padded_to_square
+from tests.families.squares import mean_squares
 from tests.tiny_models import SPECIAL, llama_profile, save_model, tiny_llama, tiny_tokenizer
 
 PATCH = 4
@@ -102,9 +102,7 @@ def mistral_images(
         return dict(processor(list(images), patch_size=cells, return_tensors="pt"))
     rule = adapter.profile.images.labels
     assert isinstance(rule, SquareGrid)
-    mean = tuple(round(255 * value) for value in processor.image_mean)
-    size = (rule.side * CELL, rule.side * CELL)
-    squares = [padded_to_square(image, mean).resize(size, Image.BICUBIC) for image in images]
+    squares = mean_squares(processor, images, rule.side * CELL)
     return dict(processor(squares, do_resize=False, return_tensors="pt"))
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from data_contracts.configs import EvaluationConfig, ModelConfig, PipelineConfig, RecordsConfig
 from data_contracts.enums import BenchmarkTask, Stage
-from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import (
     BenchmarkSource,
     ImageArchive,
@@ -33,9 +32,9 @@ from tasks.planning.files import planned_files, waiting_files
 from tasks.planning.run_plan import RunPlan
 from tasks.planning.stages import PlannedStage
 from tests.benchmark_tables import write_table
-from tests.file_server import QUICK, Answer, FileServer, file_server, runtime_at
+from tests.file_server import Answer, FileServer, file_server, runtime_at
 from tests.mixes import write_image
-from tests.source_files import mix_at, published_mix, write_parquet
+from tests.source_files import mix_at, published_mix, runtime_of_silence, write_parquet
 
 LENIENT = RecordsConfig(max_failure_rate=0.9)
 
@@ -287,19 +286,8 @@ def test_what_is_made_with_a_model_of_unknown_commit_is_not_looked_up(
 
 
 def test_a_silent_store_does_not_stop_the_plan(tmp_path: Path):
-    runtime = RuntimeConfig(
-        store="s3://lake/store",
-        # Nobody listens on the discard port.
-        storage_options={
-            "endpoint_url": "http://127.0.0.1:9",
-            "key": "k",
-            "secret": "s",
-            "config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 1},
-        },
-        downloads=QUICK.model_copy(update={"folder": str(tmp_path)}),
-    )
     config = PipelineConfig(name="x", sources=(SceneSource(name="scenes", num_images=2),))
-    plan = plan_run(config, runtime)
+    plan = plan_run(config, runtime_of_silence(tmp_path))
     (silent,) = plan.unknown_stages
     assert (silent.stage, silent.num_units) == (Stage.DOWNLOAD, 2)
     assert (silent.made.problem or "").startswith("s3://lake/store: ")

@@ -34,6 +34,7 @@ from tasks.sources.benchmark_files import TABLE_LABEL
 from tasks.sources.record_stream import SourceError
 from tests.benchmark_tables import write_table
 from tests.file_server import QUICK, Answer, FileServer, file_server, runtime_at
+from tests.source_files import runtime_of_silence
 
 NAMES = ("/a.json", "/b.json", "/c.json")
 SIZE = 3_100_000
@@ -96,17 +97,7 @@ def test_what_the_configuration_says_of_a_silent_file_counts(server: FileServer,
 def test_a_listing_that_cannot_be_had_stands_in_the_plan_by_its_pattern(tmp_path: Path):
     pattern = "s3://lake/data/train-*.parquet"
     source = ParquetSource(name="p", files=(pattern,))
-    runtime = RuntimeConfig(
-        store="s3://lake/store",
-        # Nobody listens on the discard port.
-        storage_options={
-            "endpoint_url": "http://127.0.0.1:9",
-            "key": "k",
-            "secret": "s",
-            "config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 1},
-        },
-        downloads=QUICK.model_copy(update={"folder": str(tmp_path)}),
-    )
+    runtime = runtime_of_silence(tmp_path)
     (file,) = plan_run(PipelineConfig(name="x", sources=(source,)), runtime).unknown_files
     assert file.uri == pattern
     assert file.problem

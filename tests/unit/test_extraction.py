@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +13,7 @@ from sdrpn_core.extraction.generated_answers import Request, capture_attention, 
 from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
+from tests.image_files import noise
 from tests.tiny_models import NUM_LAYERS, tiny_llava
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "is", "red blue"]
@@ -50,14 +50,9 @@ def eager(model_directory: Path, adapter: ModelAdapter) -> LlavaForConditionalGe
 
 @pytest.fixture(scope="module")
 def requests() -> list[Request]:
-    rng = np.random.default_rng(0)
-    images = [
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
-        for width, height in SIZES
-    ]
     return [
         Request(image, question, QuestionKind.NATURAL)
-        for image, question in zip(images, QUESTIONS, strict=True)
+        for image, question in zip(noise(SIZES), QUESTIONS, strict=True)
     ]
 
 

@@ -12,7 +12,7 @@ from data_contracts.enums import QuestionKind
 from sdrpn_core.extraction.conversation_layout import Conversation, Turn, lay_out_turns
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
-from tests.tiny_models import SPECIAL, tiny_llava
+from tests.tiny_models import SPECIAL, tiny_llava, with_special_tokens
 
 QUESTION, ANSWERS = "what is it ?", ("red word", "a blue one")
 NEXT_TURN = "</s>User: {question} Assistant:"
@@ -29,14 +29,7 @@ def tokenizer_of(split: pre_tokenizers.PreTokenizer) -> PreTrainedTokenizerFast:
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *sorted(letters)])}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = split
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=["<image>"],
-    )
+    return with_special_tokens(tokenizer)
 
 
 @pytest.fixture(params=list(SPLITS))

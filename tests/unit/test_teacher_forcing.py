@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -24,6 +23,7 @@ from sdrpn_core.extraction.generated_answers import Request, extract_attention
 from sdrpn_core.extraction.teacher_forcing import extract_from_answers
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.loading import load_adapter
+from tests.image_files import noise
 from tests.tiny_models import tiny_llava
 
 NEXT_TURN = "</s> USER: {question} ASSISTANT:"
@@ -64,11 +64,7 @@ def eager(directory: Path, adapter: ModelAdapter) -> LlavaForConditionalGenerati
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    return [
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
-        for width, height in SIZES
-    ]
+    return noise(SIZES)
 
 
 def talk(

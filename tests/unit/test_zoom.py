@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -27,6 +26,7 @@ from sdrpn_core.row_groups import PASS_COST_COLUMNS
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.first_stage import first_stage
 from sdrpn_core.zoom.second_stage import second_stage_prefill
+from tests.image_files import noise
 from tests.tiny_models import tiny_llava
 
 QUESTIONS = ["what is it ?", "what is the small red word ? a a a a blue", "it", "red blue ?"]
@@ -52,11 +52,7 @@ def rpn(adapter: ModelAdapter) -> RegionProposalNetwork:
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
-    rng = np.random.default_rng(0)
-    return [
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
-        for width, height in SIZES
-    ]
+    return noise(SIZES)
 
 
 @pytest.fixture(scope="module")
