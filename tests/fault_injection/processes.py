@@ -12,13 +12,7 @@ from tests.artifacts import files_recipe, make_source_shard, source_recipe, stag
 
 # Processes fork from a clean server that has these imports, so starting one takes milliseconds.
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        __name__,
-        "tests.fault_injection.flow_process",
-        "tests.fault_injection.training_process",
-    ]
-)
+CONTEXT.set_forkserver_preload([__name__, "tests.fault_injection.flow_process"])
 
 
 def write_slowly(root: str, options: dict[str, Any], num_shards: int, answer: Connection) -> None:
