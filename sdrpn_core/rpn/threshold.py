@@ -20,7 +20,8 @@ from sdrpn_core.filters import gaussian_blur_3x3
 CANDIDATES = (0.01, 0.02, 0.03, 0.05, 0.075, *(round(0.1 + 0.025 * i, 3) for i in range(33)))
 """Thresholds that are tried: fine where the published ones lie, then steps of 0.025 up to 0.9."""
 
-NUM_CALIBRATION_BINS = 15
+NUM_BINS = 15
+"""Of equal width, that the calibration error is made of."""
 
 
 class CellQuality(Settings):
@@ -79,22 +80,13 @@ def cell_quality(
     )
 
 
-def sweep_thresholds(
-    scores: NDArray[np.float32],
-    targets: NDArray[np.bool_],
-    candidates: Sequence[float] = CANDIDATES,
-) -> tuple[CellQuality, ...]:
-    """Cell quality at each candidate threshold."""
-    return tuple(cell_quality(scores, targets, threshold) for threshold in candidates)
-
-
-def best_threshold(sweep: Sequence[CellQuality]) -> float:
-    """Threshold with the best F2; the lowest of equals.
+def best_point(sweep: Sequence[CellQuality]) -> CellQuality:
+    """The one with the best F2; of equals that of the lowest threshold.
 
     F2 counts recall over precision: a crop that is too wide costs some resolution, one that misses
     the region costs the answer.
     """
-    return max(sweep, key=lambda point: (_f2(point), -point.threshold)).threshold
+    return max(sweep, key=lambda point: (_f2(point), -point.threshold))
 
 
 def _f2(point: CellQuality) -> float:
@@ -103,15 +95,11 @@ def _f2(point: CellQuality) -> float:
     return 5 * point.precision * point.recall / weighted if weighted else 0.0
 
 
-def calibration(
-    probability: NDArray[np.float32],
-    targets: NDArray[np.bool_],
-    num_bins: int = NUM_CALIBRATION_BINS,
-) -> Calibration:
+def calibration(probability: NDArray[np.float32], targets: NDArray[np.bool_]) -> Calibration:
     """AUC and expected calibration error of valid cells, (M,) each."""
     return Calibration(
         auc=_auc(probability, targets),
-        expected_calibration_error=_calibration_error(probability, targets, num_bins),
+        expected_calibration_error=_calibration_error(probability, targets),
     )
 
 
@@ -128,10 +116,8 @@ def _auc(scores: NDArray[np.float32], targets: NDArray[np.bool_]) -> float:
     return (rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative)
 
 
-def _calibration_error(
-    probability: NDArray[np.float32], targets: NDArray[np.bool_], num_bins: int
-) -> float:
-    bins = np.minimum((probability * num_bins).astype(np.int64), num_bins - 1)
-    predicted = np.bincount(bins, weights=probability, minlength=num_bins)
-    observed = np.bincount(bins, weights=targets, minlength=num_bins)
+def _calibration_error(probability: NDArray[np.float32], targets: NDArray[np.bool_]) -> float:
+    bins = np.minimum((probability * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    predicted = np.bincount(bins, weights=probability, minlength=NUM_BINS)
+    observed = np.bincount(bins, weights=targets, minlength=NUM_BINS)
     return float(np.abs(predicted - observed).sum() / max(targets.size, 1))

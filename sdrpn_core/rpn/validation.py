@@ -19,12 +19,12 @@ from sdrpn_core.rpn.config import ValidationSummary
 from sdrpn_core.rpn.loss import roi_loss, valid_cells
 from sdrpn_core.rpn.score_calibration import ScoreCalibration, fit_platt
 from sdrpn_core.rpn.threshold import (
+    CANDIDATES,
     Calibration,
-    best_threshold,
+    best_point,
     calibration,
     cell_quality,
     smoothed_scores,
-    sweep_thresholds,
 )
 
 
@@ -73,17 +73,18 @@ def tune_scores(
     maps = [scores.probability(prediction.logits) for prediction in predictions]
     inside = [prediction.inside for prediction in predictions]
     smoothed = [smoothed_scores(m, regions, p.content) for m, p in zip(maps, inside, strict=True)]
-    sweep = sweep_thresholds(*_valid(inside, smoothed))
-    threshold = best_threshold(sweep)
+    cells, targets = _valid(inside, smoothed)
+    sweep = tuple(cell_quality(cells, targets, threshold) for threshold in CANDIDATES)
+    chosen = best_point(sweep)
     plain = [prediction.logits.sigmoid() for prediction in predictions]
     summary = ValidationSummary(
         loss=_loss(predictions, loss),
         calibration=calibration(*_valid(predictions, plain)),
         calibrated=_held_out_calibration(predictions),
-        chosen=next(point for point in sweep if point.threshold == threshold),
+        chosen=chosen,
         sweep=sweep,
     )
-    return TunedScores(scores, threshold, summary)
+    return TunedScores(scores, chosen.threshold, summary)
 
 
 def _loss(predictions: Sequence[ValidationPrediction], loss: RoiLoss) -> float:

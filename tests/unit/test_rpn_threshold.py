@@ -12,11 +12,10 @@ from sdrpn_core.regions import propose_regions
 from sdrpn_core.rpn.threshold import (
     CANDIDATES,
     CellQuality,
-    best_threshold,
+    best_point,
     calibration,
     cell_quality,
     smoothed_scores,
-    sweep_thresholds,
 )
 from sdrpn_core.rpn.validation import ValidationPrediction, tune_scores
 
@@ -35,10 +34,10 @@ def test_quality_without_any_chosen_cell_is_zero() -> None:
     assert (quality.precision, quality.recall, quality.f1) == (0, 0, 0)
 
 
-def test_best_threshold_is_the_lowest_of_equals() -> None:
-    sweep = sweep_thresholds(SCORES, TARGETS, [0.05, 0.35, 0.38, 0.5, 0.7])
+def test_best_point_is_that_of_the_lowest_threshold_of_equals() -> None:
+    sweep = [cell_quality(SCORES, TARGETS, at) for at in (0.05, 0.35, 0.38, 0.5, 0.7)]
     assert [round(point.f1, 3) for point in sweep] == [0.667, 0.857, 0.857, 0.667, 0.8]
-    assert best_threshold(sweep) == 0.35
+    assert best_point(sweep).threshold == 0.35
 
 
 def test_candidates_are_ordered_and_cover_the_published_thresholds() -> None:
@@ -61,9 +60,11 @@ def test_auc_of_a_single_class_is_chance() -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    # Bins of width 1/2: [0.4, 0.3, 0.1] with one true, [0.9, 0.8, 0.6] with two.
-    expected = (abs(0.8 - 1) + abs(2.3 - 2)) / 6
-    found = calibration(SCORES, TARGETS, num_bins=2).expected_calibration_error
+    # Bins of width 1/15: the first with one true, the last but two with two.
+    probability = np.float32([0.01, 0.06, 0.81, 0.82, 0.85])
+    targets = np.array([0, 1, 1, 0, 1], dtype=bool)
+    expected = (abs(0.07 - 1) + abs(2.48 - 2)) / 5
+    found = calibration(probability, targets).expected_calibration_error
     assert found == pytest.approx(expected, abs=1e-6)
 
 
