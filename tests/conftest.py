@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows.imports import uncollected
+from flows.imports import begin_imports, end_imports
 from tasks.artifacts.store import ArtifactStore
 from tests.gcs_server import GcsServer, gcs_server
 from tests.object_server import ObjectServer, object_server
@@ -15,8 +15,11 @@ from tests.object_server import ObjectServer, object_server
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Import all tests, and what they test, as commands import: half a million objects."""
-    with uncollected():
+    begin_imports()
+    try:
         return (yield)
+    finally:
+        end_imports()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
