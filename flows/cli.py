@@ -34,6 +34,7 @@ from flows.cli_base import (
     err,
     interruptible,
     kept_in,
+    loading,
     out,
     pipeline_config,
     runs_under_prefect,
@@ -104,7 +105,8 @@ def run(
             raise ConfigError(
                 "--json is the summary of a run, and --dry-run makes none: leave one out"
             )
-        from flows.cli_plan import show_plan
+        with loading():
+            from flows.cli_plan import show_plan
 
         show_plan(out, settings, how)
         return
@@ -189,7 +191,8 @@ def scenes(
 
     Into a new or empty folder only: other files there would be taken for theirs.
     """
-    from tasks.sources.scene_files import write_scenes
+    with loading():
+        from tasks.sources.scene_files import write_scenes
 
     given = {"num_images": num_images, "seed": seed, "print_scale": print_scale}
     source = parse_settings(SceneSource, {"name": "scenes", **given}, "options")
@@ -216,9 +219,10 @@ def _execute_stages(
     config: PipelineConfig, runtime: RuntimeConfig, until: Stage, force: bool
 ) -> RunOutcome:
     if runs_under_prefect():
-        from flows.pipeline_flow import sdrpn
-        from flows.prefect_server import require_server, server_loss_explained
-        from tasks.anywhere import config_anywhere, runtime_anywhere
+        with loading():
+            from flows.pipeline_flow import sdrpn
+            from flows.prefect_server import require_server, server_loss_explained
+            from tasks.anywhere import config_anywhere, runtime_anywhere
 
         require_server()
         with server_loss_explained(kept_in(runtime.store)):
@@ -228,7 +232,7 @@ def _execute_stages(
                 stage=until,
                 force=force,
             )
-    with err.status("loading"):
+    with loading():
         from flows.cli_plan import show_downloads
         from flows.console import ProgressDisplay
         from flows.execution import LocalExecution

@@ -10,7 +10,16 @@ from data_contracts.configs import ModelConfig
 from data_contracts.enums import QuestionKind
 from data_contracts.profiles import UncalibratedProfile
 from data_contracts.settings_files import ConfigError, parse_settings
-from flows.cli_base import DeviceOption, RuntimeOption, StoreOption, err, out, runtime_settings, say
+from flows.cli_base import (
+    DeviceOption,
+    RuntimeOption,
+    StoreOption,
+    err,
+    loading,
+    out,
+    runtime_settings,
+    say,
+)
 from flows.output_files import file_option, write_file
 
 if TYPE_CHECKING:
@@ -58,19 +67,18 @@ def attention(
     if not question.strip():
         raise ConfigError("give a QUESTION to ask about the image")
     how = runtime_settings(runtime, store=store, device=device)
-    with err.status("loading"):
+    with loading():
         from tasks.artifacts.device_memory import device_memory_explained
         from tasks.artifacts.store import ArtifactStore
         from tasks.asked_questions import check_question
         from tasks.attention_view import view_attention
         from tasks.models import adapter_for
         from tasks.predict_files import check_picture_name, picture_bytes, read_image
-
-        check_question(question)
-        if overlay is not None:
-            check_picture_name(overlay, image)
-        model = _model(profile, dtype, kind, heads)
-        picture = read_image(ArtifactStore.of(how), image)
+    check_question(question)
+    if overlay is not None:
+        check_picture_name(overlay, image)
+    model = _model(profile, dtype, kind, heads)
+    picture = read_image(ArtifactStore.of(how), image)
     with device_memory_explained(how.model_copy(update={"batch_size": 1})):
         with err.status("loading the model"):
             adapter = adapter_for(model, how)

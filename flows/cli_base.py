@@ -20,6 +20,7 @@ from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError, load_settings
 from data_contracts.sources import LlavaMixSource
 from flows.config_files import DEFAULT, load_config
+from flows.imports import uncollected
 from flows.interrupts import Terminated, interrupts_heard
 from flows.output_files import file_option
 from tasks.storage.errors import DISK_FULL
@@ -106,6 +107,13 @@ JsonOption = Annotated[
 def say(line: str, console: Console = out, *, style: str | None = None) -> None:
     """Print a line as it is: no brackets are markup, no colons a smiley, and nothing is wrapped."""
     console.print(line, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Say that a command imports what it needs, which takes seconds."""
+    with err.status("loading"), uncollected():
+        yield
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.settings_files import load_settings, parse_settings
-from flows.cli_base import DeviceOption, err, interruptible, out, say
+from flows.cli_base import DeviceOption, err, interruptible, loading, out, say
 from flows.output_files import new_folder_option
 
 _BATCH_SIZE = 16
@@ -73,7 +73,7 @@ def calibrate(
     """
     options = {"num_scenes": num_scenes, "method": method, **(_STUDY if study else {})}
     settings = _settings(settings_file, options)
-    with err.status("loading"):
+    with loading():
         from flows.console import print_table
         from tasks.calibrate import PAGE_NAME, PROFILE_NAME, CalibrationModel, calibrate_model
     chosen = CalibrationModel(

@@ -4,7 +4,16 @@ from dataclasses import asdict
 
 import typer
 
-from flows.cli_base import JsonOption, RuntimeOption, StoreOption, err, out, runtime_settings, say
+from flows.cli_base import (
+    JsonOption,
+    RuntimeOption,
+    StoreOption,
+    err,
+    loading,
+    out,
+    runtime_settings,
+    say,
+)
 from flows.console import print_table
 from flows.output_files import write_json
 
@@ -16,9 +25,9 @@ def doctor(
 
     Ends with 0 if runs can work (there may be warnings), 1 if none can.
     """
-    with err.status("checking"):
+    with loading():
         from tasks.environment_checks import check_environment
-
+    with err.status("checking"):
         checks = check_environment(runtime_settings(runtime, store=store))
     print_table(
         out,

@@ -19,6 +19,7 @@ from flows.cli_base import (
     err,
     interruptible,
     kept_in,
+    loading,
     out,
     pipeline_config,
     runtime_settings,
@@ -63,7 +64,7 @@ def import_labels(
     labels = PublishedLabels(files=tuple(files), images=images)
     settings = None if config is None else pipeline_config(config)
     how = runtime_settings(runtime, store=store, device=device)
-    with err.status("loading"):
+    with loading():
         from flows.console import ProgressDisplay, print_table
         from flows.execution import LocalExecution
         from flows.interop_flow import run_import
@@ -127,9 +128,9 @@ def import_checkpoint(
     Only the RPN's tensors are read. The folder it writes works wherever a trained RPN does:
     `sdrpn predict --rpn`, `ZoomPipeline.from_pretrained`.
     """
-    with err.status("reading"):
+    with loading():
         from tasks.foreign_checkpoints import import_checkpoint as run
-
+    with err.status("reading"):
         found = run(
             folder,
             output,
@@ -158,10 +159,10 @@ def export(
 ) -> None:
     """Write model and RPN as one full checkpoint, named as the authors name theirs."""
     how = runtime_settings(runtime, store=store)
-    with err.status("writing"):
+    with loading():
         from tasks.artifacts.store import ArtifactStore
         from tasks.foreign_checkpoints import export_checkpoint
-
+    with err.status("writing"):
         names = export_checkpoint(
             ArtifactStore.of(how),
             rpn,

@@ -18,6 +18,7 @@ from flows.cli_base import (
     err,
     interruptible,
     kept_in,
+    loading,
     out,
     pipeline_config,
     runtime_settings,
@@ -52,7 +53,7 @@ def promote(
     settings = pipeline_config(config)
     how = runtime_settings(runtime, store=store, device=device)
     allowed = PromotionLimits() if limits is None else load_settings(PromotionLimits, limits)
-    with err.status("loading"):
+    with loading():
         from flows.cli_plan import show_downloads
         from flows.console import ProgressDisplay
         from flows.execution import LocalExecution

@@ -18,6 +18,7 @@ from flows.cli_base import (
     counted,
     err,
     interruptible,
+    loading,
     out,
     runtime_settings,
     say,
@@ -103,18 +104,17 @@ def predict(
     questions could not be answered; all others are written.
     """
     how = runtime_settings(runtime, store=store, device=device, batch_size=batch_size)
-    with err.status("loading"):
+    with loading():
         from tasks.artifacts.device_memory import device_memory_explained
         from tasks.artifacts.store import ArtifactStore
         from tasks.asked_questions import is_many
-
-        where = ArtifactStore.of(how)
+    where = ArtifactStore.of(how)
 
     def setup() -> "PredictSetup":
         # Late, as torch and transformers take seconds: wrong files are refused before.
-        with err.status("loading"):
+        with loading():
             from tasks.predict import PredictSetup
-
+        with err.status("loading the model"):
             return PredictSetup(where, how, rpn, model, crop_tokens, withdraw_image, dtype)
 
     alone = how.model_copy(update={"batch_size": 1})  # larger batches are made smaller

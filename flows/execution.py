@@ -22,6 +22,7 @@ from flows.outcome import StageOutcome
 from flows.worker_processes import in_processes
 from tasks.artifacts.stage import ShardData, StageRun, begin_stage, finish_stage, run_shard
 from tasks.artifacts.store import ArtifactStore
+from tasks.loaded_model import release_model
 
 T = TypeVar("T")
 
@@ -78,8 +79,6 @@ class Execution(ABC):
         recipe, missing = self._begin(stage, label, plan, inputs)
         if missing:
             if self.runtime.num_workers > 1 or self.runtime.ray:
-                from tasks.models import release_model
-
                 release_model()  # an earlier stage's: workers would find it in their way
             try:
                 self._make_shards(stage, label, recipe, missing, make, inputs)

@@ -9,6 +9,7 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
+from flows.imports import begin_imports, end_imports
 from flows.interrupts import interrupts_held
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -38,16 +39,26 @@ def in_processes(
     """
     others = set(active_children())
     context = get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(num_processes, context, initializer=_begin) as pool:
         try:
             with interrupts_held():
-                futures = [pool.submit(function, *job) for job in jobs]
+                futures = [pool.submit(_work, function, *job) for job in jobs]
             _wait(pool, futures, on_done)
         except KeyboardInterrupt:
             for worker in set(active_children()) - others:
                 worker.terminate()  # its job may take minutes, and is done again whole
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _begin() -> None:
+    end_with_parent()
+    begin_imports()  # reading the first job imports what it needs
+
+
+def _work(function: Callable[..., Any], *job: Any) -> None:
+    end_imports()
+    function(*job)
 
 
 def end_with_parent() -> None:

@@ -1,12 +1,10 @@
 """The frozen model of a run: which one it is, and one copy of it per process."""
 
-import gc
 import hashlib
 import json
 from functools import lru_cache
 from multiprocessing import current_process
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from data_contracts.configs import ModelConfig, PipelineConfig
@@ -19,6 +17,7 @@ from sdrpn_core.models.families import FAMILIES, check_family
 from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.rpn.copied_layers import check_copyable
+from tasks.loaded_model import loaded
 from tasks.storage.addresses import absolute_path
 from tasks.storage.storage import Storage
 
@@ -84,52 +83,13 @@ def placement(runtime: RuntimeConfig) -> tuple[object, ...]:
     return runtime.device, json.dumps(runtime.device_map, sort_keys=True), runtime.num_threads
 
 
-class _LoadedModel:
-    """The model that this process has in memory, if any: one at a time."""
-
-    def __init__(self) -> None:
-        self._key: tuple[object, ...] | None = None
-        self._profile: ModelProfile | None = None
-        self._adapter: ModelAdapter | None = None
-        self._lock = Lock()
-
-    def adapter(self, model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
-        profile = profile_of(model)
-        weights = (profile.family, profile.model_id, profile.revision, model.dtype)
-        key = (*weights, *placement(runtime))
-        with self._lock:
-            if self._adapter is None or self._key != key:
-                self._drop()  # first: two models may be too many for the device
-                self._adapter = _load(profile, model.dtype, runtime)
-                self._key, self._profile = key, profile
-            elif self._profile != profile:
-                commit = {"revision": self._adapter.profile.revision}
-                self._adapter = self._adapter.with_profile(profile.model_copy(update=commit))
-                self._profile = profile
-            return self._adapter
-
-    def release(self) -> None:
-        with self._lock:
-            self._drop()
-
-    def _drop(self) -> None:
-        if self._adapter is None:
-            return
-        import torch
-
-        self._adapter = self._key = self._profile = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-_loaded = _LoadedModel()
-
-
 def adapter_for(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
     """The loaded model; later calls in the same process load nothing while weights stay the same,
     even if the profile has changed: it may have been calibrated meanwhile."""
-    return _loaded.adapter(model, runtime)
+    profile = profile_of(model)
+    weights = (profile.family, profile.model_id, profile.revision, model.dtype)
+    key = (*weights, *placement(runtime))
+    return loaded.adapter(key, profile, lambda: _load(profile, model.dtype, runtime))
 
 
 def adapter_for_labels(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapter:
@@ -178,11 +138,6 @@ def require_device_name(device: str) -> None:
         UnknownChoice: if none has.
     """
     named_device(device)
-
-
-def release_model() -> None:
-    """Free this process's model, because other processes are about to load it on its devices."""
-    _loaded.release()
 
 
 def _load(profile: ModelProfile, dtype: str, runtime: RuntimeConfig) -> ModelAdapter:

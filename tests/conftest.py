@@ -1,14 +1,25 @@
 """Shared fixtures: one store per kind of storage, S3 and GCS being real servers on loopback."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from flows.imports import begin_imports, end_imports
 from tasks.artifacts.store import ArtifactStore
 from tests.gcs_server import GcsServer, gcs_server
 from tests.object_server import ObjectServer, object_server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import all tests, and what they test, as commands import: half a million objects."""
+    begin_imports()
+    try:
+        return (yield)
+    finally:
+        end_imports()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -145,6 +145,7 @@ STAGES: dict[str, StageCode] = {
 KEEPS_BYTES = (
     "tasks.artifacts.",
     "tasks.fetching.",
+    "tasks.loaded_model",
     "tasks.models",
     "tasks.recipes",
     "tasks.rpn_files",

@@ -21,7 +21,7 @@ from flows.execution import LocalExecution
 from flows.outcome import RunOutcome
 from flows.run import run_pipeline
 from sdrpn_core.models.dimensions import ModelDimensions, model_dimensions
-from tasks.models import release_model
+from tasks.loaded_model import release_model
 from tasks.planning.run_plan import RunPlan
 from tasks.planning.stages import PlannedStage
 from tasks.sources.benchmark_files import TABLE_LABEL

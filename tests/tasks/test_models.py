@@ -8,12 +8,12 @@ from data_contracts.configs import ModelConfig
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.calibration.profile_file import profile_yaml
+from tasks.loaded_model import release_model
 from tasks.models import (
     adapter_for,
     device_of_worker,
     model_identity,
     placement,
-    release_model,
 )
 from tests.tiny_models import tiny_llava
 
