@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 import weakref
 from collections import Counter
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from tasks.artifacts.admin import committed_artifacts, list_artifacts
 from tasks.artifacts.keys import manifest_key
 from tasks.artifacts.stage import FrameShard, run_stage
 from tasks.artifacts.store import ArtifactStore
+from tasks.attention_reuse import earlier_rows
 from tasks.extract_attention import TooManyFailures, usable_questions
 from tasks.make_labels import make_labels
 from tests.artifacts import shard_reads, source_recipe, stage_run
@@ -241,6 +243,42 @@ def test_looking_for_earlier_attention_decodes_no_map(
     ref = pipeline(config, file_store, other).attention(other)
     assert read == [("question_id", "kind", "status")]
     assert file_store.manifest(ref).num_rows == 1
+
+
+def test_what_earlier_attention_there_is_takes_no_memory(memory_store: ArtifactStore):
+    """A quarter of a gigabyte for a million questions, in each worker."""
+    row = {
+        **dict.fromkeys(("dataset", "image_uri", "question", "response", "kernel", "reason"), "it"),
+        **dict.fromkeys(("image_sha256", "grounding", "sink", "prompt_attention")),
+        **asdict(Letterbox.limited((8, 8), 1.0)),
+        "kind": "natural",
+        "answers": [],
+        "num_response_tokens": 0,
+        "grid_height": 2,
+        "grid_width": 2,
+        "status": "empty_response",
+    }
+    ids = [f"{number:020x}" for number in range(20_000)]
+    one = frame_of([{**row, "question_id": ids[0]}], SchemaId.ATTENTION_MAP)
+    frame = pl.concat([one] * len(ids)).with_columns(question_id=pl.Series(ids))
+    earlier, later = (
+        source_recipe(1).model_copy(
+            update={
+                "stage": Stage.EXTRACT_ATTENTION,
+                "schema_id": SchemaId.ATTENTION_MAP,
+                "inputs": (f"build-jsonl/{name * 20}",),
+            }
+        )
+        for name in "01"
+    )
+    run_stage(stage_run(memory_store), earlier, lambda index: FrameShard(frame))
+    wanted = frame.row(7, named=True)
+    tracemalloc.start()
+    found = earlier_rows(memory_store, later, [wanted])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {ids[7]: wanted}
+    assert peak < 50 * len(ids)
 
 
 def test_another_answer_length_reuses_nothing(tiny, file_store: ArtifactStore, tmp_path: Path):
