@@ -4,6 +4,8 @@ A question's id digests its image, text and source, and the recipe's config hold
 attention depends on. So a row of any artifact with the same config and stage version is the row
 that would be made, and a source that grew costs only what is new in it. A damaged artifact or shard
 is warned about and its rows are made again; so are those of one that is deleted meanwhile.
+
+Each process looks once where which row is, and keeps that on disk.
 """
 
 import logging
@@ -17,6 +19,7 @@ import polars as pl
 
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import ExtractionStatus
+from sdrpn_core.temporary_database import TemporaryDatabase
 from tasks.artifacts.admin import committed_artifacts
 from tasks.artifacts.errors import CorruptArtifact
 from tasks.artifacts.store import ArtifactStore
@@ -26,6 +29,14 @@ Row = dict[str, Any]
 log = logging.getLogger(__name__)
 
 _KEYS = ("question_id", "kind", "status")
+_TABLES = """
+CREATE TABLE place (
+    question_id TEXT, kind TEXT, artifact INTEGER, shard INTEGER,
+    PRIMARY KEY (question_id, kind)
+) WITHOUT ROWID;
+"""
+_ADD = "INSERT OR REPLACE INTO place VALUES (?, ?, ?, ?)"
+_FIND = "SELECT artifact, shard FROM place WHERE question_id = ? AND kind = ?"
 
 
 def earlier_rows(
@@ -41,7 +52,7 @@ def earlier_rows(
     manifests, places = _places(_Search(store.root, recipe.ref, store, recipe))
     by_shard: dict[tuple[int, int], dict[str, Row]] = defaultdict(dict)
     for question in questions:
-        if place := places.get((question["question_id"], question["kind"])):
+        if place := places.execute(_FIND, (question["question_id"], question["kind"])).fetchone():
             by_shard[place][question["question_id"]] = question
     found: dict[str, Row] = {}
     for (number, shard), wanted in by_shard.items():
@@ -66,16 +77,14 @@ class _Search:
 
 
 @lru_cache(maxsize=2)
-def _places(
-    search: _Search,
-) -> tuple[list[Manifest], dict[tuple[str, str], tuple[int, int]]]:
-    """Artifacts with such rows; (question id, kind) -> which of them, and which shard, holds it."""
+def _places(search: _Search) -> tuple[list[Manifest], TemporaryDatabase]:
+    """Artifacts with such rows; and of each question which of them, and which shard, holds it."""
     manifests = [
         made
         for made in committed_artifacts(search.store, search.recipe.stage)
         if made.recipe.ref != search.ref and _makes_equal_rows(made.recipe, search.recipe)
     ]
-    places: dict[tuple[str, str], tuple[int, int]] = {}
+    places = TemporaryDatabase(_TABLES)
     for number, made in enumerate(manifests):
         for shard in made.shards:
             frame = _readable(search.store, made, shard.index, _KEYS)
@@ -83,8 +92,8 @@ def _places(
                 continue
             # An image that could not be read may be readable by now.
             read = frame.filter(pl.col("status") != ExtractionStatus.UNREADABLE_IMAGE.value)
-            keys = zip(read["question_id"], read["kind"], strict=True)
-            places.update(dict.fromkeys(keys, (number, shard.index)))
+            rows = read.select("question_id", "kind", pl.lit(number), shard=pl.lit(shard.index))
+            places.executemany(_ADD, rows.iter_rows())
     return manifests, places
 
 

@@ -7,7 +7,7 @@ on disk: memory does not grow with the source.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def _build(
             "`records: {turns: all}` asks them too"
         )
     num_rows = rows.settle(settings.max_records, keep_repeats=source.selection.repeats)
-    _require_usable(ref, rows.counts, lambda: rows.examples, source, settings)
+    _require_usable(ref, rows.counts, lambda one: rows.examples[one.value], source, settings)
     return rows, num_rows, skips
 
 
@@ -144,22 +144,20 @@ def _recheck(
         return  # made by a release that did not count them
     counts = {one.value: int(statistics.get(status_statistic(one), 0)) for one in RecordStatus}
     counts[RecordStatus.OK.value] += int(statistics.get(NUM_OVER_SUBSET, 0))
-    _require_usable(ref, counts, lambda: _committed_examples(store, ref), source, settings)
+    _require_usable(ref, counts, partial(_committed_reason, store, ref), source, settings)
 
 
-def _committed_examples(store: ArtifactStore, ref: ArtifactRef) -> dict[str, str]:
-    """A reason of each status."""
-    found: dict[str, str] = {}
-    for frame in store.frames(ref, ["status", "reason"]):
-        first = frame.unique("status", keep="first", maintain_order=True)
-        found = dict(first.iter_rows()) | found
-    return found
+def _committed_reason(store: ArtifactStore, ref: ArtifactRef, status: RecordStatus) -> str:
+    """The first reason of a status; no rows after it are read."""
+    frames = store.frames(ref, ["status", "reason"])
+    found = (frame.filter(pl.col("status") == status.value) for frame in frames)
+    return next(str(rows["reason"][0]) for rows in found if rows.height)
 
 
 def _require_usable(
     ref: ArtifactRef,
     counts: Mapping[str, int],
-    examples: Callable[[], Mapping[str, str]],
+    reason_of: Callable[[RecordStatus], str],
     source: EvaluationSource,
     settings: RecordsConfig,
 ) -> None:
@@ -170,7 +168,7 @@ def _require_usable(
     if not of[RecordStatus.OK]:
         raise NoUsableRecords(
             f"source {source.name!r}: not one of its records can be asked "
-            f"({found}){_example(examples())}; check `records` and `images`"
+            f"({found}){_example(of, reason_of)}; check `records` and `images`"
         )
     num_failed = sum(of[status] for status in _FAILURES)
     num_asked = num_failed + of[RecordStatus.OK] + of[RecordStatus.DUPLICATE]
@@ -178,7 +176,7 @@ def _require_usable(
         return
     problem = (
         f"source {source.name!r}: {num_failed} of {num_asked} questions cannot be asked "
-        f"({found}){_example(examples())}"
+        f"({found}){_example(of, reason_of)}"
     )
     if isinstance(source, BenchmarkSource):
         raise TooManyRejects(
@@ -195,7 +193,7 @@ def _require_usable(
     )
 
 
-def _example(examples: Mapping[str, str]) -> str:
-    reasons = [examples[status.value] for status in _FAILURES if status.value in examples]
-    text_only = [examples[s.value] for s in (RecordStatus.TEXT_ONLY,) if s.value in examples]
-    return "".join(f"; the first: {reason}" for reason in (reasons or text_only)[:1])
+def _example(counts: Mapping[RecordStatus, int], reason_of: Callable[[RecordStatus], str]) -> str:
+    shown = (*_FAILURES, RecordStatus.TEXT_ONLY)
+    found = next((status for status in shown if counts[status]), None)
+    return "" if found is None else f"; the first: {reason_of(found)}"

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from data_contracts.artifact import ArtifactRef, Manifest
 from data_contracts.enums import Method
 from sdrpn_core.evaluation.speed import Timings
+from tasks.artifacts.row_ranges import shard_range
 from tasks.artifacts.store import ArtifactStore
-from tasks.extract_attention import usable_questions
+from tasks.extract_attention import usable_ids
 
 _MAPS = ("roi_map", "sink_map")
 
@@ -26,7 +27,14 @@ def document_table(store: ArtifactStore, predictions: ArtifactRef) -> bytes:
     ``seconds`` is a document's share of its batch's time.
     """
     manifest = store.manifest(predictions)
-    frames = [_timed_shard(store, manifest, index) for index in range(len(manifest.shards))]
+    asked = usable_ids(store, ArtifactRef.parse(manifest.recipe.inputs[0]))
+    num_shards = len(manifest.shards)
+    frames = [
+        _timed_shard(store, manifest, index, asked[share.start : share.stop])
+        for index, share in enumerate(
+            shard_range(len(asked), num_shards, n) for n in range(num_shards)
+        )
+    ]
     metadata = {
         "sdrpn.predictions": str(predictions),
         "sdrpn.configuration": json.dumps(manifest.recipe.config, sort_keys=True),
@@ -39,12 +47,12 @@ def document_table(store: ArtifactStore, predictions: ArtifactRef) -> bytes:
     return buffer.getvalue()
 
 
-def _timed_shard(store: ArtifactStore, manifest: Manifest, index: int) -> pl.DataFrame:
+def _timed_shard(
+    store: ArtifactStore, manifest: Manifest, index: int, asked: Sequence[str]
+) -> pl.DataFrame:
+    """Rows of one shard, whose questions were asked in this order of their ids."""
     frame = store.read_shard_frame(manifest, index).drop(_MAPS)
-    records = ArtifactRef.parse(manifest.recipe.inputs[0])
-    asked = usable_questions(store, records, manifest.recipe.num_shards, index)
-    order = [question["question_id"] for question in asked]
-    seconds = _seconds(frame, order, manifest.shards[index].measurements)
+    seconds = _seconds(frame, asked, manifest.shards[index].measurements)
     times = pl.DataFrame(
         {
             "method": [method for method, _ in seconds],

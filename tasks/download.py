@@ -96,12 +96,15 @@ def _download_benchmark(run: StageRun, source: BenchmarkSource) -> ArtifactRef:
 
 def _fetch(run: StageRun, recipe: Recipe, get_mix: Callable[[], SurveyedSource]) -> ArtifactRef:
     @cache
+    def opened() -> ArtifactWriter:
+        return run.store.writer(recipe)
+
+    @cache
     def located() -> dict[str, _Image]:
-        return _locate(run.store.writer(recipe), get_mix())
+        return _locate(opened(), get_mix())
 
     def make_shard(index: int) -> FrameShard:
-        mix = get_mix()
-        writer = run.store.writer(recipe)
+        mix, writer = get_mix(), opened()
         if index == 0:
             named = files_beside_images(mix.local, mix.benchmark_rows)
             rows = [kept_file_row(writer, *item) for item in named.items()]

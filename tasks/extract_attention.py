@@ -121,6 +121,13 @@ def usable_questions(
     return rows
 
 
+def usable_ids(store: ArtifactStore, records: ArtifactRef) -> list[str]:
+    """Ids of the usable questions, in the order that shares are cut from."""
+    is_usable = pl.col("status") == RecordStatus.OK.value
+    frames = store.frames(records, ["question_id", "status"])
+    return [found for frame in frames for found in frame.filter(is_usable)["question_id"]]
+
+
 def _extract(
     run: StageRun,
     questions: Sequence[Row],

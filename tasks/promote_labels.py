@@ -6,8 +6,10 @@ only within limits.
 Label sets themselves are never touched: what is not promoted stays committed, to be looked at.
 """
 
+import math
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
 from pydantic import ValidationError
@@ -16,16 +18,20 @@ from data_contracts.artifact import ArtifactRef, Manifest
 from data_contracts.enums import LabelStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.label_drift import LabelCounts, LabelDrift, Promotion, PromotionLimits
+from data_contracts.registry import empty_frame
 from sdrpn_core.label_drift import LabelAgreement, label_agreement
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
+from tasks.artifacts.frame_buckets import FrameBuckets, without_enums
 from tasks.artifacts.store import ArtifactStore
 from tasks.shard_statistics import status_statistic
 from tasks.storage.errors import StoreError
+from tasks.storage.scratch_folders import scratch_folder
 
 _BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
 _ENTRY = re.compile(r".*/(\d{8})\.json")
 """A write that was killed leaves a hidden file beside the entries, which is none."""
-_COMPARED = ("question_id", "status", "grid_height", "grid_width", "labels", *_BOX)
+_COMPARED = ("dataset", "question_id", "status", "grid_height", "grid_width", "labels", *_BOX)
+_QUESTIONS_AT_ONCE = 1 << 14
 
 
 class PromotionRefused(SdrpnError):
@@ -59,7 +65,7 @@ def is_readable(store: ArtifactStore, label_set: ArtifactRef) -> bool:
 def measure_drift(
     store: ArtifactStore, previous: ArtifactRef | None, new: ArtifactRef
 ) -> LabelDrift:
-    """Compare a label set with another; a data set at a time is in memory.
+    """Compare a label set with another; a share of their questions at a time is in memory.
 
     Raises:
         StoreError: if the previous one is gone, with the remedy.
@@ -75,15 +81,7 @@ def measure_drift(
             f"{previous}, the last promoted label set, is not in the store any more; "
             "promote the new one with --force"
         ) from error
-    agreement, num_both = LabelAgreement(), 0
-    shards = _shards(store, before)
-    for dataset, shard in _shards(store, made).items():
-        if dataset not in shards:
-            continue
-        one = store.read_shard_frame(before, shards[dataset], _COMPARED)
-        other = store.read_shard_frame(made, shard, _COMPARED)
-        part, num_labelled_in_both = _compare(one, other)
-        agreement, num_both = agreement + part, num_both + num_labelled_in_both
+    agreement, num_both = _compared(store, before, made)
     old = _counts(before)
     return LabelDrift(
         new=now,
@@ -191,19 +189,36 @@ def _counts(manifest: Manifest) -> LabelCounts:
     )
 
 
-def _shards(store: ArtifactStore, label_set: Manifest) -> dict[str, int]:
-    """Data set -> the shard of a label set that holds it."""
-    frames = {
-        shard.index: store.read_shard_frame(label_set, shard.index, ["dataset"])
-        for shard in label_set.shards
-    }
-    return {str(frame["dataset"][0]): index for index, frame in frames.items() if frame.height}
+def _compared(store: ArtifactStore, before: Manifest, made: Manifest) -> tuple[LabelAgreement, int]:
+    """Agreement of two label sets, and how many questions both have labelled."""
+    num_shares = math.ceil(max(before.num_rows, made.num_rows, 1) / _QUESTIONS_AT_ONCE)
+    agreement, num_both = LabelAgreement(), 0
+    with scratch_folder() as folder:
+        shares = [
+            _labelled(store, one, folder / name, num_shares)
+            for name, one in (("before", before), ("made", made))
+        ]
+        for number in range(num_shares):
+            part, num_labelled_in_both = _compare(*(rows.frame(number) for rows in shares))
+            agreement, num_both = agreement + part, num_both + num_labelled_in_both
+    return agreement, num_both
+
+
+def _labelled(
+    store: ArtifactStore, label_set: Manifest, folder: Path, num_shares: int
+) -> FrameBuckets:
+    """The labelled rows of a set, in shares by question."""
+    contract = empty_frame(label_set.recipe.schema_id).schema
+    schema = without_enums(pl.Schema({name: contract[name] for name in _COMPARED}))
+    rows = FrameBuckets(folder, schema, pl.col("question_id").hash() % num_shares, num_shares)
+    for group in store.row_groups(label_set.recipe.ref, _COMPARED):
+        rows.add(group.filter(pl.col("status") == LabelStatus.OK.value).cast(schema))
+    return rows
 
 
 def _compare(one: pl.DataFrame, other: pl.DataFrame) -> tuple[LabelAgreement, int]:
-    """Agreement of two shards, and how many questions both have labelled."""
-    is_ok = pl.col("status") == LabelStatus.OK.value
-    both = one.filter(is_ok).join(other.filter(is_ok), on="question_id", suffix="_other")
+    """The same of two shares of the same questions."""
+    both = one.join(other, on=("dataset", "question_id"), suffix="_other")
     alike = both.filter(
         pl.col("grid_height") == pl.col("grid_height_other"),
         pl.col("grid_width") == pl.col("grid_width_other"),

@@ -1,6 +1,7 @@
 """A small stage for tests of the store: rows and files that depend only on the shard's index."""
 
 import hashlib
+from collections.abc import Mapping
 
 import polars as pl
 
@@ -15,6 +16,11 @@ from tasks.artifacts.store import ArtifactStore
 def keys_of(store: ArtifactStore, ref: ArtifactRef) -> list[str]:
     """Every object of an artifact, below its prefix."""
     return [o.key.removeprefix(f"{ref.prefix}/") for o in store.storage.find(ref.prefix)]
+
+
+def shard_reads(store: ArtifactStore, ref: ArtifactRef, reads: Mapping[str, int]) -> list[int]:
+    """How often each of an artifact's shards was read, see the fixture ``reads``."""
+    return [reads[f"{ref.prefix}/{shard.key}"] for shard in store.manifest(ref).shards]
 
 
 def source_recipe(num_shards: int = 3, **config: object) -> Recipe:

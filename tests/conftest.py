@@ -1,13 +1,17 @@
 """Shared fixtures: one store per kind of storage, S3 and GCS being real servers on loopback."""
 
+from collections import Counter
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 import pytest
 
 from flows.imports import begin_imports, end_imports
 from tasks.artifacts.store import ArtifactStore
+from tasks.storage.storage import Storage
 from tests.gcs_server import GcsServer, gcs_server
 from tests.object_server import ObjectServer, object_server
 
@@ -46,6 +50,25 @@ def google_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServe
 def file_store(tmp_path: Path) -> ArtifactStore:
     """A fresh store in a folder."""
     return ArtifactStore(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each object of any store is read whole, by key."""
+    found: Counter[str] = Counter()
+    read, reader = Storage.read, Storage.reader
+
+    def watch_read(storage: Storage, key: str) -> bytes:
+        found[key] += 1
+        return read(storage, key)
+
+    def watch_reader(storage: Storage, key: str) -> AbstractContextManager[BinaryIO]:
+        found[key] += 1
+        return reader(storage, key)
+
+    monkeypatch.setattr(Storage, "read", watch_read)
+    monkeypatch.setattr(Storage, "reader", watch_reader)
+    return found
 
 
 @pytest.fixture

@@ -37,8 +37,8 @@ def benchmark_figures(
     for method in Method:
         rows = predictions.filter(pl.col("method") == method.value).sort("question_id")
         answers = [
-            (row["prediction"].strip(), documents[row["question_id"]])
-            for row in rows.iter_rows(named=True)
+            (prediction.strip(), documents[question_id])
+            for prediction, question_id in rows.select("prediction", "question_id").iter_rows()
         ]
         if answers:
             benchmark = rows["benchmark"][0]

@@ -4,12 +4,28 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from data_contracts.label_settings import RegionSettings
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
 from sdrpn_core.regions import Region, crop_regions
 
 Row = Mapping[str, Any]
+
+_MAPS = ("roi_map", "sink_map")
+
+
+def rows_with_judged_maps(predictions: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows in their order, maps as arrays; without a true box nothing is asked of a map.
+
+    As lists of numbers all maps of a benchmark would take gigabytes.
+    """
+    rows = predictions.drop(_MAPS).to_dicts()
+    is_judged = pl.col("true_box").is_not_null()
+    for name, maps in predictions.select(pl.when(is_judged).then(pl.col(_MAPS))).to_dict().items():
+        for row, values in zip(rows, maps, strict=True):
+            row[name] = None if values is None else values.to_numpy()
+    return rows
 
 
 def letterbox_of(row: Row) -> Letterbox:

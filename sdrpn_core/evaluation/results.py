@@ -28,6 +28,7 @@ from sdrpn_core.evaluation.prediction_rows import (
     crops_of,
     letterbox_of,
     map_of,
+    rows_with_judged_maps,
     true_boxes_of,
 )
 from sdrpn_core.evaluation.roi_quality import (
@@ -74,7 +75,7 @@ def summarize(
     benchmarks = predictions["benchmark"].unique().to_list()
     if len(benchmarks) > 1:
         raise ValueError(f"summarize one benchmark at a time, got {', '.join(sorted(benchmarks))}")
-    rows = predictions.sort("question_id").to_dicts()
+    rows = rows_with_judged_maps(predictions.sort("question_id"))
     by_method = _group_by_method(rows)
     settings = _Bootstrap(num_bootstrap, seed)
     raw = list(by_method.get(Method.RAW_ATTENTION, {}).values())

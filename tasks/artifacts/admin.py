@@ -301,5 +301,5 @@ def _delete(store: ArtifactStore, item: Garbage) -> None:
     if item.is_whole_artifact:
         store.discard(item.ref)
     else:
-        store.storage.delete(item.keys)
+        store.storage.delete_all(item.keys)
         store.storage.remove_empty_folders(item.ref.prefix)

@@ -20,6 +20,7 @@ back after writing and the stored one is what counts.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -208,7 +209,8 @@ class ArtifactStore:
             return rank.get(key.removeprefix(f"{ref.prefix}/").partition("/")[0], len(rank))
 
         keys = [stored.key for stored in self.storage.find(ref.prefix)]
-        self.storage.delete(sorted(keys, key=position))
+        for _, alike in groupby(sorted(keys, key=position), position):
+            self.storage.delete_all(tuple(alike))
         self.storage.remove_empty_folders(ref.prefix)
 
     def read_document(self, ref: ArtifactRef, name: str, kind: type[D]) -> D | None:

@@ -1,4 +1,4 @@
-"""How many questions the records of a source hold, counted where they are on this machine."""
+"""How many questions, and of what, a source's records hold: counted where they are here."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +38,10 @@ class Counted:
     number: int
     is_whole: bool
     """All records were read; else it is what the first of them suggest."""
+    num_records: int
+    """Of all folders, with or without a question."""
+    num_images: int
+    """Different ones that records of the chosen folders name."""
 
 
 def counted_questions(
@@ -83,7 +87,7 @@ def _rows_of(paths: Iterable[Path | None]) -> Counted | None:
         if path is None:
             return None
         number += pq.read_metadata(path).num_rows
-    return Counted(number, is_whole=True)
+    return Counted(number, is_whole=True, num_records=number, num_images=number)
 
 
 def _asked(
@@ -92,28 +96,40 @@ def _asked(
     """Of a mix; what is asked of one image once more counts once, unless repeats are taken."""
     folders = Selection(folders=source.selection.folders)
     num_bytes = path.stat().st_size
-    number_found, known = 0, set[tuple[str, str]]()
+    known, images = set[tuple[str, str]](), set[str]()
+    num_questions = num_records = 0
+    share_read = 1.0
     with path.open("rb") as file:
         for number, given in enumerate(read_mix(file, str(path))):
+            num_records += 1
             record = given
             if isinstance(source, VisualCotSource):
                 record = visual_cot_record(given, number, source.image_folder)
             if skipped(record, folders, {}) is None:
+                images.update(name for name in (image_path(record),) if name is not None)
                 asked = list(_questions(record, source.name, settings))
                 new = asked if source.selection.repeats else set(asked) - known
-                number_found += len(new)
+                num_questions += len(new)
                 known.update(asked)
             # The file is read ahead in chunks, so that a small one may end here too.
             if READ_BYTES < file.tell() < num_bytes:
-                return _suggested(number_found, num_bytes / file.tell(), folders)
-    return Counted(number_found, is_whole=True)
+                share_read = file.tell() / num_bytes
+                break
+    found = Counted(num_questions, share_read == 1.0, num_records, len(images))
+    if found.is_whole:
+        return found
+    # Folders often follow each other.
+    return None if folders.folders or num_questions == 0 else _scaled(found, share_read)
 
 
-def _suggested(number: int, factor: float, folders: Selection) -> Counted | None:
-    """Of a file whose first records have ``number`` questions; folders often follow each other."""
-    if folders.folders or number == 0:
-        return None
-    return Counted(round(number * factor), is_whole=False)
+def _scaled(found: Counted, share: float) -> Counted:
+    """What such a share of a file's records suggests of all."""
+    return Counted(
+        round(found.number / share),
+        is_whole=False,
+        num_records=round(found.num_records / share),
+        num_images=round(found.num_images / share),
+    )
 
 
 def _questions(

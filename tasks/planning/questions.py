@@ -1,7 +1,7 @@
 """How many questions a run's sources have: as committed, or estimated before they are read."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -48,6 +48,20 @@ class NumQuestions:
     number: int | None
     """None if nothing says how many."""
     certainty: Certainty
+    num_records: int | None = None
+    """All that the source's file has; None where they were not counted."""
+    num_images: int | None = None
+    """That the records of the chosen folders name; None where they were not counted."""
+
+    @property
+    def most_records(self) -> int | None:
+        """Records, or as many as there are questions."""
+        return self.number if self.num_records is None else self.num_records
+
+    @property
+    def most_images(self) -> int | None:
+        """Images, or as many as there are questions: as if no two asked of one."""
+        return self.number if self.num_images is None else self.num_images
 
 
 def sources_of(config: PipelineConfig) -> tuple[EvaluationSource, ...]:
@@ -91,14 +105,15 @@ def _part_of(found: NumQuestions, selection: Selection) -> NumQuestions:
     held_out = selection.held_out_ratio
     share = held_out if selection.part == "held_out" else 1 - held_out
     number = max(min(1, found.number), round(found.number * share))
-    return NumQuestions(number, max(found.certainty, Certainty.ABOUT))
+    return replace(found, number=number, certainty=max(found.certainty, Certainty.ABOUT))
 
 
 def _cut(found: NumQuestions, limit: int | None) -> NumQuestions:
     if found.number is None or limit is None or found.number < limit:
         return found
     is_reached = found.certainty in (Certainty.COUNTED, Certainty.AT_LEAST)
-    return NumQuestions(limit, Certainty.COUNTED if is_reached else found.certainty)
+    certainty = Certainty.COUNTED if is_reached else found.certainty
+    return replace(found, number=limit, certainty=certainty)
 
 
 def manifest_of(made: Made, stage: Stage, source: str) -> Manifest | None:
@@ -136,7 +151,7 @@ def _num_published(
     counted = counted_questions(source, config.records, files, downloads)
     if counted is not None:
         certainty = Certainty.AT_MOST if counted.is_whole else Certainty.ABOUT
-        return NumQuestions(counted.number, certainty)
+        return NumQuestions(counted.number, certainty, counted.num_records, counted.num_images)
     # A record has one question or more; how many more is not known before it is read.
     is_mix = isinstance(source, LlavaMixSource)
     certainty = Certainty.AT_LEAST if all_turns and is_mix else Certainty.ABOUT

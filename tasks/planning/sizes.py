@@ -78,7 +78,7 @@ def downloaded_bytes(
     Args:
         source: which it is.
         files: those it consists of; a mix's records come first.
-        number: its questions, if known.
+        number: its images if they were counted, else its questions, if known.
     """
     known = sum(file.num_bytes or 0 for file in files if not _is_archive(source, file))
     rows = _FILES_TABLE_BYTES + (number or 0) * _IMAGE_ROW_BYTES

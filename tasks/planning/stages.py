@@ -153,14 +153,20 @@ class _Planner:
         return [self._stage(Stage.CALIBRATE, "", number, len(CALIBRATION_FILES), work)]
 
     def _questions(self, source: EvaluationSource) -> list[PlannedStage]:
-        rows = self._config.records.rows_per_shard
+        settings = self._config.records
         files = _Work(whole_bytes=self._downloaded_bytes(source))
         number = self._numbers[source.name]
-        of_images = _num_shards(number, IMAGES_PER_SHARD)  # as if no two asked of one image
+        of_images = _num_shards(number.most_images, IMAGES_PER_SHARD)
         shards = None if of_images is None else 1 + of_images
+        # By records, however many questions each has.
+        num_rows = number.most_records
+        if num_rows and settings.max_records and source in self._config.sources:
+            num_rows = min(num_rows, settings.max_records)
+        of_rows = _num_shards(num_rows, settings.rows_per_shard)
+        rows = _Work(row_bytes=QUESTION_BYTES)
         return [
             self._stage(Stage.DOWNLOAD, source.name, number, shards, files),
-            self._sharded(Stage.BUILD_JSONL, source, rows, _Work(row_bytes=QUESTION_BYTES)),
+            self._stage(Stage.BUILD_JSONL, source.name, number, of_rows, rows),
         ]
 
     def _downloaded_bytes(self, source: EvaluationSource) -> int:
@@ -168,7 +174,7 @@ class _Planner:
         alike = [other for other in sources_of(self._config) if _has_same_files(other, source)]
         if alike[0] is not source:
             return 0
-        number = self._numbers[source.name].number
+        number = self._numbers[source.name].most_images
         return downloaded_bytes(source, self._by_source[source.name], number)
 
     def _labels(self, source: EvaluationSource) -> list[PlannedStage]:
@@ -240,7 +246,7 @@ class _Planner:
         label = evaluation_label(source.name, threshold)
         work = _Work(len(methods) * _EVALUATE_SECONDS, self._rows.answers(methods))
         number = self._numbers[source.name]
-        shards = _num_shards(number, settings.rows_per_shard)
+        shards = _num_shards(number.number, settings.rows_per_shard)
         answers = self._stage(Stage.EVALUATE, label, number, shards, work)
         if manifest_of(self._made, Stage.EVALUATE, f"{label} results") is not None:
             return answers
@@ -255,7 +261,7 @@ class _Planner:
         self, kind: Stage, source: EvaluationSource, per_shard: int, work: _Work
     ) -> PlannedStage:
         number = self._numbers[source.name]
-        return self._stage(kind, source.name, number, _num_shards(number, per_shard), work)
+        return self._stage(kind, source.name, number, _num_shards(number.number, per_shard), work)
 
     def _stage(
         self,
@@ -316,8 +322,8 @@ def _share_left(made: MadeSoFar, work: _Work) -> float:
     return 1 - made.num_done / made.num_shards if made.num_shards else 1.0
 
 
-def _num_shards(number: NumQuestions, per_shard: int) -> int | None:
-    return None if number.number is None else max(1, math.ceil(number.number / per_shard))
+def _num_shards(number: int | None, per_shard: int) -> int | None:
+    return None if number is None else max(1, math.ceil(number / per_shard))
 
 
 def _relative_size(config: PipelineConfig) -> float:

@@ -1,7 +1,12 @@
-"""From questions to documents: what a source says beside them (true boxes, a benchmark's rows)."""
+"""From questions to documents: what a source says beside them (true boxes, a benchmark's rows).
+
+A process reads that once for all shards of an evaluation, as it is of the whole source.
+"""
 
 import logging
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
@@ -37,9 +42,9 @@ class SourceDocuments:
             benchmark: name of the scoring rule.
         """
         self._benchmark = benchmark
-        lines = _lines(store, files, DOCUMENTS_NAME)
-        self._rows: Mapping[str, Row] = {row["source_id"]: row for row in lines}
-        self._boxes = mix_boxes(store, files)
+        source = _Source.of(store, files)
+        self._rows = _benchmark_rows(source)
+        self._boxes = _mix_boxes(source)
 
     def document(self, question: Mapping[str, Any]) -> Document:
         """The document of one question (a row of ``qa_record.v1``)."""
@@ -82,13 +87,7 @@ def _mix_fields(question: Mapping[str, Any]) -> Row:
 
 def mix_boxes(store: ArtifactStore, files: ArtifactRef) -> MixBoxes:
     """The true boxes beside a downloaded source's records; none of a public benchmark."""
-    lines = [
-        box
-        for uri, data in _contents(store, files, BOXES_NAME)
-        for box in parse_lines(MixBox, data, uri)
-    ]
-    paths = {box.path for box in lines if box.path is not None}
-    return MixBoxes(lines, _image_digests(store, files, paths))
+    return _mix_boxes(_Source.of(store, files))
 
 
 def warn_of_unasked_boxes(store: ArtifactStore, questions: ArtifactRef, files: ArtifactRef) -> None:
@@ -110,9 +109,11 @@ def benchmark_rows(
     store: ArtifactStore, questions: ArtifactRef, files: ArtifactRef
 ) -> dict[str, Row]:
     """Question id -> the scoring columns of a public benchmark's row; empty for other sources."""
-    fields = {row["source_id"]: row["fields"] for row in _lines(store, files, DOCUMENTS_NAME)}
+    rows = _benchmark_rows(_Source.of(store, files))
     asked = store.read_frame(questions, ["question_id", "source_id"]).iter_rows()
-    return {question: fields[source_id] for question, source_id in asked if source_id in fields}
+    return {
+        question: rows[source_id]["fields"] for question, source_id in asked if source_id in rows
+    }
 
 
 def mix_rows(store: ArtifactStore, questions: ArtifactRef) -> dict[str, Row]:
@@ -124,6 +125,40 @@ def mix_rows(store: ArtifactStore, questions: ArtifactRef) -> dict[str, Row]:
     }
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A downloaded source as it is; made anew, it is another."""
+
+    root: str
+    files: ArtifactRef
+    manifest: str
+    """Digest of its manifest."""
+    store: ArtifactStore = field(compare=False)
+
+    @classmethod
+    def of(cls, store: ArtifactStore, files: ArtifactRef) -> "_Source":
+        return cls(store.root, files, store.manifest_digest(files), store)
+
+
+@lru_cache(maxsize=2)
+def _benchmark_rows(source: _Source) -> Mapping[str, Row]:
+    """Rows of a public benchmark by their source id; empty for other sources."""
+    return {
+        row["source_id"]: row
+        for _, data in _contents(source, DOCUMENTS_NAME)
+        for row in json_lines(data)
+    }
+
+
+@lru_cache(maxsize=2)
+def _mix_boxes(source: _Source) -> MixBoxes:
+    lines = [
+        box for uri, data in _contents(source, BOXES_NAME) for box in parse_lines(MixBox, data, uri)
+    ]
+    paths = {box.path for box in lines if box.path is not None}
+    return MixBoxes(lines, _image_digests(source.store, source.files, paths))
+
+
 def _image_digests(store: ArtifactStore, files: ArtifactRef, names: Set[str]) -> dict[str, str]:
     """Digest of each of these images that there is; the table of all images is not held."""
     wanted = {f"{IMAGES_FOLDER}{name}": name for name in names}
@@ -133,13 +168,9 @@ def _image_digests(store: ArtifactStore, files: ArtifactRef, names: Set[str]) ->
     return {wanted[path]: sha256 for path, sha256 in rows if path in wanted}
 
 
-def _lines(store: ArtifactStore, files: ArtifactRef, name: str) -> list[Row]:
-    """Rows of a JSON Lines file beside the records; none if the source has no such file."""
-    return [row for _, data in _contents(store, files, name) for row in json_lines(data)]
-
-
-def _contents(store: ArtifactStore, files: ArtifactRef, name: str) -> Iterator[tuple[str, bytes]]:
+def _contents(source: _Source, name: str) -> Iterator[tuple[str, bytes]]:
     """Address and bytes of a file beside the records, if the source has it."""
-    documents = store.read_shard_frame(store.manifest(files), 0)
+    store = source.store
+    documents = store.read_shard_frame(store.manifest(source.files), 0)
     for file in documents.filter(pl.col("path") == name).iter_rows(named=True):
         yield file["uri"], read_source_file(store, file["uri"], file["sha256"])

@@ -23,8 +23,8 @@ import pyarrow as pa
 from data_contracts.enums import RecordStatus
 from data_contracts.registry import SchemaId, empty_frame
 from sdrpn_core.records import Row, repeated_id
+from tasks.artifacts.frame_buckets import FrameBuckets, without_enums
 from tasks.artifacts.row_ranges import overlapping
-from tasks.sources.frame_buckets import FrameBuckets
 
 _OK = RecordStatus.OK.value
 _DUPLICATE = RecordStatus.DUPLICATE.value
@@ -50,7 +50,7 @@ class RecordBuckets:
         """
         folder.mkdir()
         self._schema = empty_frame(SchemaId.QA_RECORD).schema
-        self._stored = _without_enums(self._schema)
+        self._stored = without_enums(self._schema)
         by_id = _leading_digits(num_buckets)
         by_content = pl.col("content") % num_buckets
         asked = pl.Schema({"content": pl.UInt64(), "question_id": pl.String()})
@@ -152,11 +152,6 @@ class RecordBuckets:
             rows = rows.filter(~_IS_OK | (_IS_OK.cum_sum() <= self._num_kept[bucket]))
             self._held = bucket, rows.select(self._schema.names()).cast(self._schema)
         return self._held[1]
-
-
-def _without_enums(schema: pl.Schema) -> pl.Schema:
-    plain = {name: pl.String() if isinstance(t, pl.Enum) else t for name, t in schema.items()}
-    return pl.Schema(plain)
 
 
 def _leading_digits(num_buckets: int) -> pl.Expr:

@@ -49,10 +49,12 @@ def connect(uri: str, options: Mapping[str, Any]) -> tuple[FileSystem, str]:
             path = filesystem._strip_protocol(uri)
         elif scheme in HTTP:
             filesystem, path = _http_driver()(**options), uri
+        elif scheme == "s3":
+            filesystem = _s3_driver()(**options)
+            filesystem.retries = _TRIES_OF_S3
+            path = filesystem._strip_protocol(uri)
         else:
             filesystem, path = fsspec.core.url_to_fs(uri, **options)
-            if scheme == "s3":
-                filesystem.retries = _TRIES_OF_S3
     except ImportError as error:
         package = f"sdrpn[{_EXTRAS[scheme]}]" if scheme in _EXTRAS else _PACKAGES.get(scheme)
         remedy = f"pip install '{package}'" if package else str(error)
@@ -69,6 +71,13 @@ def _http_driver() -> Callable[..., FileSystem]:
     """Loaded only where it is needed: it takes aiohttp."""
     driver: Callable[..., FileSystem]
     driver = importlib.import_module("tasks.storage.http_driver").PatientHTTPFileSystem
+    return driver
+
+
+def _s3_driver() -> Callable[..., FileSystem]:
+    """Loaded only where it is needed: it takes s3fs."""
+    driver: Callable[..., FileSystem]
+    driver = importlib.import_module("tasks.storage.s3_driver").SparingS3FileSystem
     return driver
 
 

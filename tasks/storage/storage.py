@@ -213,6 +213,10 @@ class Storage:
             with self._at(key) as (filesystem, path), contextlib.suppress(FileNotFoundError):
                 filesystem.rm_file(path)
 
+    def delete_all(self, keys: Collection[str]) -> None:
+        """Remove objects in any order, many at a time; those already gone are fine."""
+        in_parallel(lambda key: self.delete([key]), keys)
+
     def find(self, folder: str) -> list[StoredObject]:
         """Every object below a folder (never one that merely shares its first letters)."""
         with self._at(folder) as (filesystem, path):

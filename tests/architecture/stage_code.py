@@ -71,7 +71,7 @@ STAGES: dict[str, StageCode] = {
     "build-jsonl": StageCode(
         (
             "tasks.build_jsonl",
-            "tasks.sources.frame_buckets",
+            "tasks.artifacts.frame_buckets",
             "tasks.sources.record_buckets",
             "tasks.sources.record_stream",
             "tasks.sources.images",

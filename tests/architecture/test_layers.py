@@ -20,6 +20,7 @@ DRIVERS = "tasks/storage/drivers.py"
 PLACES = {
     DRIVERS: STORAGE_DRIVERS,
     "tasks/storage/http_driver.py": {"fsspec"},
+    "tasks/storage/s3_driver.py": {"s3fs"},
     "sdrpn_core/models/hub.py": {"huggingface_hub"},
     "tasks/fetching/hub_remote.py": {"huggingface_hub"},
 }

@@ -1,8 +1,10 @@
 """Listing, describing and collecting artifacts."""
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -301,6 +303,24 @@ class TestGarbage:
         assert store.read_frame(writer.ref).height == 4
         assert store.read_uri(blob) == b"image"
         assert collect_garbage(store, older_than=AT_ONCE) == []
+
+    def test_images_are_deleted_side_by_side(
+        self, file_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One after another, which took an hour for a hundred thousand on a service."""
+        writer = file_store.writer(source_recipe(1))
+        for number in range(2):
+            writer.put_blob(b"%d" % number)
+        delete, both = Storage.delete, Barrier(2, timeout=20)
+
+        def delete_with_the_other(storage: Storage, keys: Sequence[str]) -> None:
+            if "/blobs/" in keys[0]:
+                both.wait()
+            delete(storage, keys)
+
+        monkeypatch.setattr(Storage, "delete", delete_with_the_other)
+        collect_garbage(file_store, older_than=AT_ONCE, dry_run=False)
+        assert keys_of(file_store, writer.ref) == []
 
     def test_what_was_finished_while_others_were_looked_at_stays(self) -> None:
         """All that a run had made since was deleted, a committed artifact too."""

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ import pytest
 from data_contracts.configs import RecordsConfig
 from data_contracts.sources import LlavaMixSource
 from tasks.artifacts.store import ArtifactStore
-from tasks.build_jsonl import NoUsableRecords, build_jsonl
+from tasks.build_jsonl import NoUsableRecords, TooManyRejects, build_jsonl
 from tasks.download import download
 from tasks.sources.files import ChangedFile, load_image, read_source_file
-from tests.artifacts import stage_run
+from tests.artifacts import shard_reads, stage_run
 from tests.mixes import mix_record, write_image, write_small_mix
 
 
@@ -95,6 +96,23 @@ def test_nothing_usable_says_why(file_store: ArtifactStore, tmp_path: Path):
     message = r"source 'dry': not one .*: 2 text_only, 1 no_question\); the first: .*; check"
     with pytest.raises(NoUsableRecords, match=message):
         build(file_store, source)
+
+
+def test_a_rerun_reads_no_more_than_one_reason(
+    file_store: ArtifactStore, tmp_path: Path, reads: Counter[str]
+):
+    """All questions were read, only to name the first that cannot be asked."""
+    source = write_small_mix(tmp_path, num_images=12)
+    settings = {"rows_per_shard": 1, "max_failure_rate": 0.5, "tolerated_failures": 0}
+    ref = build(file_store, source, **settings)
+    assert sum(shard_reads(file_store, ref, reads)) == 0
+    with pytest.raises(TooManyRejects, match="secret"):
+        build(file_store, source, **settings | {"max_failure_rate": 0.0})
+    read = shard_reads(file_store, ref, reads)
+    malformed = [frame["status"].is_in(["malformed"]).any() for frame in file_store.frames(ref)]
+    place = malformed.index(True)
+    assert read == [1] * (place + 1) + [0] * (len(read) - place - 1)
+    assert place < len(read) - 1
 
 
 def test_empty_list_of_records(file_store: ArtifactStore, tmp_path: Path):

@@ -1,10 +1,12 @@
 """Which questions are evaluated, and what a process keeps between the shards of an evaluation."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.benchmark_table import TableInputs, read_table, write_table
 from tasks.build_jsonl import build_jsonl
+from tasks.document_table import document_table
 from tasks.download import download
 from tasks.evaluate import (
     make_prediction_shard,
@@ -29,7 +32,7 @@ from tasks.evaluate import (
 )
 from tasks.models import placement, profile_of
 from tasks.unanswered import NoAnswers
-from tests.artifacts import stage_run
+from tests.artifacts import shard_reads, stage_run
 from tests.mixes import mix_record, write_image
 from tests.rpn_checkpoints import imported_checkpoint
 
@@ -109,6 +112,19 @@ def test_questions_without_an_answer_are_left_out_and_told(
     assert sorted(frame["answers"].to_list()) == [["blue"], ["red"]]
     (told,) = [r.getMessage() for r in caplog.records if "reference answer" in r.getMessage()]
     assert told.startswith("source 'own': 3 of 5 questions have no reference answer")
+
+
+def test_the_table_of_documents_reads_each_question_once(
+    evaluated: Callable[..., Evaluated], reads: Counter[str]
+):
+    """All questions of a shard were read again for each shard of answers to some of them."""
+    made = evaluated("red", "blue", "green", "grey", rows_per_shard=1)
+    store, predictions = made.run.store, made.predictions()
+    reads.clear()
+    table = pl.read_parquet(document_table(store, predictions))
+    assert shard_reads(store, made.questions, reads) == [1]
+    assert sorted(table["question_id"]) == sorted(store.read_frame(made.questions)["question_id"])
+    assert table["seconds"].is_not_null().all()
 
 
 def test_a_batch_that_memory_does_not_hold_is_answered_in_smaller_ones(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 import weakref
 from collections import Counter
 from dataclasses import asdict
@@ -27,10 +28,10 @@ from tasks.artifacts.admin import committed_artifacts, list_artifacts
 from tasks.artifacts.keys import manifest_key
 from tasks.artifacts.stage import FrameShard, run_stage
 from tasks.artifacts.store import ArtifactStore
+from tasks.attention_reuse import earlier_rows
 from tasks.extract_attention import TooManyFailures, usable_questions
 from tasks.make_labels import make_labels
-from tasks.storage.storage import Storage
-from tests.artifacts import source_recipe, stage_run
+from tests.artifacts import shard_reads, source_recipe, stage_run
 from tests.mixes import mix_record, write_image
 from tests.pipelines import LENIENT, write_tiny_pipeline
 
@@ -244,6 +245,42 @@ def test_looking_for_earlier_attention_decodes_no_map(
     assert file_store.manifest(ref).num_rows == 1
 
 
+def test_what_earlier_attention_there_is_takes_no_memory(memory_store: ArtifactStore):
+    """A quarter of a gigabyte for a million questions, in each worker."""
+    row = {
+        **dict.fromkeys(("dataset", "image_uri", "question", "response", "kernel", "reason"), "it"),
+        **dict.fromkeys(("image_sha256", "grounding", "sink", "prompt_attention")),
+        **asdict(Letterbox.limited((8, 8), 1.0)),
+        "kind": "natural",
+        "answers": [],
+        "num_response_tokens": 0,
+        "grid_height": 2,
+        "grid_width": 2,
+        "status": "empty_response",
+    }
+    ids = [f"{number:020x}" for number in range(20_000)]
+    one = frame_of([{**row, "question_id": ids[0]}], SchemaId.ATTENTION_MAP)
+    frame = pl.concat([one] * len(ids)).with_columns(question_id=pl.Series(ids))
+    earlier, later = (
+        source_recipe(1).model_copy(
+            update={
+                "stage": Stage.EXTRACT_ATTENTION,
+                "schema_id": SchemaId.ATTENTION_MAP,
+                "inputs": (f"build-jsonl/{name * 20}",),
+            }
+        )
+        for name in "01"
+    )
+    run_stage(stage_run(memory_store), earlier, lambda index: FrameShard(frame))
+    wanted = frame.row(7, named=True)
+    tracemalloc.start()
+    found = earlier_rows(memory_store, later, [wanted])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == {ids[7]: wanted}
+    assert peak < 50 * len(ids)
+
+
 def test_another_answer_length_reuses_nothing(tiny, file_store: ArtifactStore, tmp_path: Path):
     _, config = tiny
     source = write_mix(tmp_path, "a.png", "b.png")
@@ -282,18 +319,10 @@ def test_merging_holds_one_shard_at_a_time(
 
 
 def test_manifests_are_not_read_again_for_every_shard(
-    tiny, file_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny, file_store: ArtifactStore, tmp_path: Path, reads: Counter[str]
 ):
     """They are as long as there are shards, so that what was read grew with the square."""
     _, config = tiny
-    read: Counter[str] = Counter()
-    whole = Storage.read
-
-    def watch(storage: Storage, key: str) -> bytes:
-        read[key] += 1
-        return whole(storage, key)
-
-    monkeypatch.setattr(Storage, "read", watch)
 
     def times_read(num_images: int, num_shards: int) -> list[int]:
         names = [f"{number}.png" for number in range(num_images)]
@@ -301,7 +330,7 @@ def test_manifests_are_not_read_again_for_every_shard(
         made = pipeline(config, file_store, source)
         made.label_set()
         inputs = [made.attention(source), made.labels(source)]
-        counts = [read[manifest_key(ref)] for ref in inputs]
+        counts = [reads[manifest_key(ref)] for ref in inputs]
         assert [len(file_store.manifest(ref).shards) for ref in inputs] == [num_shards] * 2
         return counts
 
@@ -309,9 +338,10 @@ def test_manifests_are_not_read_again_for_every_shard(
 
 
 def test_question_of_two_sources_is_trained_on_once(
-    tiny, file_store: ArtifactStore, tmp_path: Path
+    tiny, file_store: ArtifactStore, tmp_path: Path, reads: Counter[str]
 ):
-    """The reference concatenates label files and never removes what occurs twice."""
+    """The reference concatenates label files and never removes what occurs twice. And a shard of
+    labels was read once more for each data set in it."""
     _, config = tiny
     one = write_mix(tmp_path / "one", "gqa/a.png", "gqa/b.png", name="one")
     two = write_mix(tmp_path / "two", "gqa/a.png", "gqa/b.png", "vg/c.png", name="two")
@@ -322,6 +352,10 @@ def test_question_of_two_sources_is_trained_on_once(
     labels = file_store.read_frame(made.label_set())
     assert labels["dataset"].to_list() == ["gqa", "gqa", "vg"]
     assert set(labels["label_artifact"]) == {str(made.labels(one)), str(made.labels(two))}
+    assert [shard_reads(file_store, made.labels(source), reads) for source in (one, two)] == [
+        [1],
+        [1],
+    ]
 
 
 def test_labels_of_a_canvas_that_is_no_square(memory_store: ArtifactStore):

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from data_contracts.configs import EvaluationConfig, RecordsConfig
 from data_contracts.settings_files import ConfigError, parse_lines
 from data_contracts.sources import LlavaMixSource, SceneSource, Selection
 from tasks import recipes
+from tasks.artifacts.keys import manifest_key
 from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.sources.evaluation_documents import SourceDocuments, mix_boxes, warn_of_unasked_boxes
 from tasks.sources.mix_boxes import MixBox
-from tests.artifacts import stage_run
+from tests.artifacts import shard_reads, stage_run
 from tests.mixes import mix_record, write_image, write_small_mix
 
 GOOD = {"image": "gqa/1.png", "turn": 0, "box": [1, 2, 3.5, 4]}
@@ -123,6 +125,23 @@ def test_a_question_has_the_boxes_of_its_path(
     for source_id, box in expected.items():
         assert found[source_id] == (None if box is None else tuple(box))
     assert mix_boxes(memory_store, files).are_as_written is as_written
+
+
+def test_a_process_reads_boxes_once_for_all_shards_of_an_evaluation(
+    file_store: ArtifactStore, tmp_path: Path, reads: Counter[str]
+):
+    """For each of them the boxes were read again, and the table of all the source's files."""
+    questions, files = made(file_store, tmp_path, [line("a.png", A), line("gqa/d.png", B)])
+    reads.clear()
+    for _ in range(3):
+        SourceDocuments(file_store, files, "vqa")
+    warn_of_unasked_boxes(file_store, questions, files)
+    assert shard_reads(file_store, files, reads) == [3, 1], "of the first: records, boxes, rows"
+    manifest = manifest_key(files)
+    file_store.storage.put(manifest, file_store.storage.read(manifest) + b"\n")
+    reads.clear()
+    SourceDocuments(file_store, files, "vqa")
+    assert shard_reads(file_store, files, reads) == [3, 1], "what is made anew is read anew"
 
 
 def test_only_answers_whose_boxes_changed_are_given_again(

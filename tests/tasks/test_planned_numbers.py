@@ -70,13 +70,32 @@ def made(source: Source, folder: Path) -> tuple[int, int]:
 
 def test_all_turns_of_a_mix_were_planned_as_one_a_record(tmp_path: Path):
     source = write_talks(tmp_path)
-    assert counted(source, tmp_path) == Counted(20, is_whole=True)
-    assert counted(source, tmp_path, RecordsConfig()) == Counted(4, is_whole=True)
+    assert counted(source, tmp_path) == Counted(20, True, num_records=4, num_images=4)
+    assert counted(source, tmp_path, RecordsConfig()) == Counted(4, True, 4, 4)
     stage = stages_of(source, tmp_path)[Stage.EXTRACT_ATTENTION]
     assert (stage.num_units, stage.certainty) == (20, Certainty.AT_MOST)
     planned = stages_of(source, tmp_path)[Stage.DOWNLOAD].num_shards
     assert made(source, tmp_path)[0] == 20
     assert planned == stages_of(source, tmp_path)[Stage.DOWNLOAD].num_shards == 2
+
+
+def test_shards_of_images_and_records_were_planned_as_if_each_had_one_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Six times as many as a run makes of OCR-VQA, and as many times the bytes of their table."""
+    for module in ("recipes", "planning.stages"):
+        monkeypatch.setattr(f"tasks.{module}.IMAGES_PER_SHARD", 4)
+    source = write_talks(tmp_path, num_images=12)
+    part = Selection(part="held_out", held_out_ratio=0.25)
+    settings = RecordsConfig(turns="all", rows_per_shard=5)
+    for one in (source, source.model_copy(update={"selection": part})):
+        planned = stages_of(one, tmp_path, settings)
+        run = StageRun(ArtifactStore(f"{tmp_path}/made"), runtime_at(tmp_path))
+        files = download(run, one)
+        questions = build_jsonl(run, files, one, settings)
+        for stage, ref in ((Stage.DOWNLOAD, files), (Stage.BUILD_JSONL, questions)):
+            assert planned[stage].num_shards == len(run.store.manifest(ref).shards)
+    assert planned[Stage.BUILD_JSONL].num_units == 15
 
 
 def test_expected_records_with_all_their_turns_are_fewer_than_the_questions(tmp_path: Path):
@@ -132,7 +151,7 @@ def test_what_is_asked_twice_counts_twice_where_repeats_are_taken(tmp_path: Path
     """A plan counted 20 questions exactly where a run made 24."""
     source = write_talks(tmp_path)
     repeats = source.model_copy(update={"selection": Selection(repeats=True)})
-    assert counted(repeats, tmp_path) == Counted(24, is_whole=True)
+    assert counted(repeats, tmp_path) == Counted(24, True, num_records=4, num_images=4)
     assert made(repeats, tmp_path)[0] == 24
 
 
@@ -144,7 +163,8 @@ def test_rows_of_parquet_are_questions(tmp_path: Path):
     )
     first, all_rows = counted(one, tmp_path), counted(both, tmp_path)
     assert first is not None
-    assert all_rows == Counted(2 * first.number, is_whole=True)
+    num_rows = 2 * first.number
+    assert all_rows == Counted(num_rows, True, num_rows, num_rows)
 
 
 def test_a_plan_does_not_pass_over_records_that_a_run_cannot_read(tmp_path: Path):

@@ -1,11 +1,21 @@
 """The history of promotions: what counts as an entry, and how entries are numbered."""
 
-import pytest
+from collections import Counter
 
+import polars as pl
+import pytest
+from benchmarks.merge_memory import label_rows
+
+from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.enums import Stage
 from data_contracts.label_drift import LabelCounts, LabelDrift, PromotionLimits
+from data_contracts.registry import SchemaId
+from tasks import promote_labels
+from tasks.artifacts.stage import FrameShard, run_stage
 from tasks.artifacts.store import ArtifactStore
-from tasks.promote_labels import promote, promotions
+from tasks.promote_labels import measure_drift, promote, promotions
 from tasks.storage.errors import StoreError
+from tests.artifacts import shard_reads, stage_run
 
 
 def counts(letter: str, num_labelled: int = 1) -> LabelCounts:
@@ -62,3 +72,55 @@ def test_a_comparison_with_what_does_not_stand_any_more_promotes_nothing(
     with pytest.raises(StoreError, match=told):
         promote(file_store, "mine", unseen, limits)
     assert [one.label_set[-1] for one in promotions(file_store, "mine")] == ["a", "b"]
+
+
+def label_set(store: ArtifactStore, *datasets: pl.DataFrame) -> ArtifactRef:
+    """A merged label set with a shard for each of these."""
+    recipe = Recipe(
+        stage=Stage.MERGE_LABELS,
+        stage_version=0,
+        schema_id=SchemaId.LABEL_SET,
+        config={"rows": [rows.height for rows in datasets]},
+        num_shards=len(datasets),
+    )
+    source = pl.lit(f"make-labels/{'0' * 20}")
+    return run_stage(
+        stage_run(store),
+        recipe,
+        lambda index: FrameShard(datasets[index].with_columns(label_artifact=source)),
+    )
+
+
+def test_label_sets_are_compared_a_share_of_the_questions_at_a_time(
+    memory_store: ArtifactStore, reads: Counter[str], monkeypatch: pytest.MonkeyPatch
+):
+    """A data set was held whole, twice, and each was read twice."""
+    at_once: list[int] = []
+    compare = promote_labels._compare
+
+    def watch(one: pl.DataFrame, other: pl.DataFrame) -> object:
+        at_once.append(one.height + other.height)
+        return compare(one, other)
+
+    monkeypatch.setattr(promote_labels, "_compare", watch)
+    monkeypatch.setattr(promote_labels, "_QUESTIONS_AT_ONCE", 10)
+    rows = label_rows(0, 60, grid=4)
+    failed = rows.tail(1).with_columns(
+        status=pl.lit("weak_attention"),
+        labels=pl.Series([[-100] * 16]),
+        num_foreground=pl.lit(0),
+        num_background=pl.lit(0),
+        num_ignore=pl.lit(16),
+    )
+    vg = label_rows(100, 120, grid=4).with_columns(dataset=pl.lit("vg"))
+    # What is called alike in another data set is another question.
+    before = label_set(memory_store, rows.tail(51), vg.with_columns(dataset=pl.lit("coco")))
+    now = label_set(memory_store, pl.concat([rows.head(59), failed], how="vertical_relaxed"), vg)
+    for one in (before, now):
+        assert shard_reads(memory_store, one, reads) == [0, 0]
+    drift = measure_drift(memory_store, before, now)
+    for one in (before, now):
+        assert shard_reads(memory_store, one, reads) == [1, 1]
+    assert (drift.num_compared, drift.box_overlap, drift.cell_agreement) == (50, 1.0, 1.0)
+    assert sum(at_once) == 51 + 20 + 59 + 20
+    assert max(at_once) < 50

@@ -15,6 +15,10 @@ from typing import Any
 import gcsfs
 import numpy as np
 import pytest
+from aiobotocore.client import AioBaseClient
+from aiobotocore.response import StreamingBody
+from aiohttp import ClientPayloadError
+from s3fs import S3FileSystem
 
 from sdrpn_core.threads import in_parallel
 from tasks.artifacts.stage import run_stage
@@ -83,6 +87,46 @@ def silent_server(num_unanswered: int) -> Iterator[Any]:
         yield server
         facts["ended"].set()
         server.shutdown()
+
+
+class TestWhatIsAskedOfS3:
+    @pytest.mark.parametrize("is_cut_off", [False, True])
+    def test_an_object_is_read_with_one_request(
+        self, s3_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool
+    ) -> None:
+        """The driver asked for the size of each first: twice as many requests for images."""
+        storage = s3_store.storage
+        storage.put("k", bytes(100))
+        storage.put("empty", b"")
+        read, asked = StreamingBody.read, list[str]()
+        call = AioBaseClient._make_api_call
+
+        async def watch(client: AioBaseClient, operation: str, given: Any) -> Any:
+            asked.append(operation)
+            return await call(client, operation, given)
+
+        async def cut_off(body: StreamingBody, *given: Any, **named: Any) -> bytes:
+            if asked == ["GetObject"]:
+                raise ClientPayloadError("the connection ended early")
+            return await read(body, *given, **named)
+
+        monkeypatch.setattr(AioBaseClient, "_make_api_call", watch)
+        if is_cut_off:
+            monkeypatch.setattr(StreamingBody, "read", cut_off)
+        assert storage.read("k") == storage.read_uri(storage.uri("k")) == bytes(100)
+        again = ["HeadObject", "GetObject"] if is_cut_off else []
+        assert asked == ["GetObject", *again, "GetObject"]
+        assert storage.read("empty") == b""
+        with pytest.raises(FileNotFoundError):
+            storage.read("none")
+
+    def test_a_large_object_is_read_in_parts(
+        self, s3_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = os.urandom(1000)
+        s3_store.storage.put("k", data)
+        monkeypatch.setattr(S3FileSystem, "default_block_size", 300)
+        assert s3_store.storage.read("k") == data
 
 
 class TestSilentS3:
@@ -208,8 +252,9 @@ class TestAddresses:
         assert "\n" not in str(caught.value)
 
     def test_a_missing_driver_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("s3fs", "gcsfs", "gcsfs.core"):
+        for name in ("s3fs", "s3fs.core", "gcsfs", "gcsfs.core"):
             monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, "tasks.storage.s3_driver", raising=False)
         for scheme in ("s3", "gs"):
             loaded = sys.modules["fsspec.registry"]._registry
             monkeypatch.delitem(loaded, scheme, raising=False)

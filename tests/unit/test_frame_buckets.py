@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.sources import frame_buckets
-from tasks.sources.frame_buckets import FrameBuckets
+from tasks.artifacts import frame_buckets
+from tasks.artifacts.frame_buckets import FrameBuckets
 
 SCHEMA = pl.Schema({"number": pl.Int64(), "texts": pl.List(pl.String())})
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data_contracts.enums import RecordStatus
 from sdrpn_core.records import Row
-from tasks.sources import frame_buckets
+from tasks.artifacts import frame_buckets
 from tasks.sources.record_buckets import RecordBuckets, buckets_for
 from tests.oracles.settled_records import settled_records
 

@@ -2,6 +2,7 @@
 
 A bucket is a file that rows are appended to, so rows keep the order they came in. Which bucket a
 row belongs to follows from the row itself: for digests, which are spread evenly, from their value.
+A bucket that is not small can be read some rows at a time.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ import polars as pl
 import pyarrow as pa
 
 _ROWS_AT_ONCE = 1 << 14
-"""So many are gathered before they are written, and read at once."""
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -19,15 +19,22 @@ class FrameBuckets:
     """Rows of one schema, by bucket."""
 
     def __init__(
-        self, folder: Path, schema: pl.Schema, bucket_of: pl.Expr, num_buckets: int
+        self,
+        folder: Path,
+        schema: pl.Schema,
+        bucket_of: pl.Expr,
+        num_buckets: int,
+        rows_at_once: int | None = None,
     ) -> None:
         """Prepare.
 
         Args:
             folder: does not exist yet; the caller removes it.
-            schema: of the rows; without enums, which Arrow would write as dictionaries.
+            schema: of the rows; without enums, see ``without_enums``.
             bucket_of: a row's bucket, from 0.
-            num_buckets: chosen so that one bucket fits in memory.
+            num_buckets: chosen so that one bucket fits in memory, if it is to be held.
+            rows_at_once: gathered before they are written, and read at once; fewer than the usual
+                number for rows that are long.
         """
         folder.mkdir()
         self._folder = folder
@@ -36,12 +43,13 @@ class FrameBuckets:
         self._num_rows = [0] * num_buckets
         self._waiting: list[pl.DataFrame] = []
         self._num_waiting = 0
+        self._rows_at_once = _ROWS_AT_ONCE if rows_at_once is None else rows_at_once
 
     def add(self, rows: pl.DataFrame) -> None:
         """Append rows to their buckets."""
         self._waiting.append(rows)
         self._num_waiting += rows.height
-        if self._num_waiting >= _ROWS_AT_ONCE:
+        if self._num_waiting >= self._rows_at_once:
             self._write()
 
     def num_rows(self) -> list[int]:
@@ -57,7 +65,7 @@ class FrameBuckets:
         for table in self._appended(bucket):
             held.append(table)
             num_held += table.num_rows
-            if num_held >= _ROWS_AT_ONCE:
+            if num_held >= self._rows_at_once:
                 yield _joined(held)
                 held, num_held = [], 0
         if held:
@@ -100,6 +108,12 @@ class FrameBuckets:
 
     def _path(self, bucket: int) -> Path:
         return self._folder / f"{bucket:06d}.arrows"
+
+
+def without_enums(schema: pl.Schema) -> pl.Schema:
+    """The schema with texts for enums, which Arrow would write as dictionaries."""
+    plain = {name: pl.String() if isinstance(t, pl.Enum) else t for name, t in schema.items()}
+    return pl.Schema(plain)
 
 
 def _joined(tables: list[pa.Table]) -> pl.DataFrame:
