@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from data_contracts.configs import PipelineConfig
 from data_contracts.errors import SdrpnError, one_line
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.settings_files import ConfigError, load_settings
+from data_contracts.settings_files import ConfigError, load_settings, parse_settings
 from data_contracts.sources import LlavaMixSource
 from flows.config_files import DEFAULT, load_config
 from flows.interrupts import Terminated, interrupts_heard
@@ -263,7 +263,8 @@ def _own_data(data: str | None, images: str | None) -> dict[str, object]:
         return {}
     if data is None or images is None:
         raise ConfigError("--data and --images belong together: give both")
-    source = LlavaMixSource(name="data", records=data, images=images)
+    given = {"name": "data", "records": data, "images": images}
+    source = parse_settings(LlavaMixSource, given, "--data, --images")
     # The config's benchmark says nothing about the user's pictures.
     name = re.sub(r"[^a-z0-9._-]+", "-", PurePosixPath(data).stem.lower()).strip("-") or "data"
     return {"name": name, "sources": [source.model_dump(mode="json")], "evaluation": None}

@@ -1,16 +1,19 @@
 """Files on HTTP servers: ranges tied to the entity tag, and every answer put to its meaning."""
 
+import netrc
+import os
 import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import httpx
 
 from data_contracts.errors import one_line
 from data_contracts.runtime import DownloadSettings
-from sdrpn_core.transport_errors import may_pass, retry_after
+from sdrpn_core.transport_errors import is_transport_error, may_pass, retry_after
 from tasks.fetching.remote import FileChanged, Hiccup, RangesIgnored, RemoteInfo, Unavailable
 
 _IN_THE_MAKING = 202
@@ -31,6 +34,14 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+def _logins() -> httpx.Auth | None:
+    """Passwords by host, as ``curl -n`` knows them; addresses hold none."""
+    try:
+        return httpx.NetRCAuth(os.environ.get("NETRC") or str(Path.home() / ".netrc"))
+    except (OSError, netrc.NetrcParseError):
+        return None
+
+
 class HttpRemote:
     """One URL. Safe to use from several threads."""
 
@@ -46,9 +57,10 @@ class HttpRemote:
         """Prepare; nothing is asked yet.
 
         Args:
-            url: ``http://`` or ``https://``; redirects are followed.
+            url: ``http://`` or ``https://``; redirects are followed, without credentials where
+                they lead to another host.
             settings: time-outs and number of connections.
-            headers: credentials and the like.
+            headers: credentials and the like; without, ``~/.netrc`` is looked into.
             sha256: digest that is known beforehand.
             licence: that is known beforehand.
         """
@@ -58,6 +70,7 @@ class HttpRemote:
         timeout = httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout)
         self._client = httpx.Client(
             verify=_certificates(),
+            auth=_logins() if headers is None else None,
             follow_redirects=True,
             timeout=timeout,
             limits=httpx.Limits(max_connections=settings.num_connections + 1),
@@ -146,10 +159,15 @@ class HttpRemote:
                 _require_success(response)
                 yield response
         except httpx.TransportError as error:
-            detail = one_line(error)
-            raise Hiccup(detail) from error
+            if is_transport_error(error):
+                raise Hiccup(one_line(error)) from error
+            raise _unusable(error) from error  # say, a redirect to file://
         except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
-            raise Unavailable(f"cannot be asked for ({error}); check the address") from error
+            raise _unusable(error) from error
+
+
+def _unusable(error: Exception) -> Unavailable:
+    return Unavailable(f"cannot be asked for ({one_line(error)}); check the address")
 
 
 def _require_success(response: httpx.Response) -> None:
