@@ -25,7 +25,7 @@ STAGE_VERSION = 2
 PROBLEM = "sdrpn_problem"
 """Key of a record that a conversion could not make of its original: why not."""
 _MAX_REASON = 5000
-"""Characters; longer than any path that can be. Some records hold the image where its path belongs."""
+"""Characters, more than a path can have; some records hold the image where its path belongs."""
 _PLAIN_PATH = re.compile(r"[^/.][^/]*(?:/[^/.][^/]*)*")
 """One that normalising leaves as it is; asked of every record, three times."""
 _IMAGE_MARKER = re.compile(r"[ \t]*<image>[ \t]*\n?")

@@ -17,7 +17,8 @@ from sdrpn_core.transport_errors import is_transport_error, may_pass, retry_afte
 from tasks.fetching.remote import FileChanged, Hiccup, RangesIgnored, RemoteInfo, Unavailable
 
 _IN_THE_MAKING = 202
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_OFFSET = "([0-9]{1,18})"  # larger numbers are no sizes of files
+_CONTENT_RANGE = re.compile(rf"bytes {_OFFSET}-{_OFFSET}/(?:{_OFFSET}|\*)")
 _PACKED = (".gz", ".tgz")
 """Some servers call these encoded, and mean the file itself."""
 _REASONS = {
@@ -203,7 +204,7 @@ def _content_range(response: httpx.Response) -> tuple[int, int, int | None]:
     if match is None:
         raise RangesIgnored
     first, last, total = match.groups()
-    return int(first), int(last), None if total == "*" else int(total)
+    return int(first), int(last), None if total is None else int(total)
 
 
 def _version(response: httpx.Response) -> str:

@@ -353,7 +353,13 @@ def test_file_that_is_not_ready_yet_is_waited_for(server: FileServer, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("status", "headers"), [(416, {}), (206, {"Content-Range": "items 0-0/700000"})]
+    ("status", "headers"),
+    [
+        (416, {}),
+        (206, {"Content-Range": "items 0-0/700000"}),
+        (206, {"Content-Range": f"bytes 0-0/{'9' * 25}"}),
+        (206, {"Content-Range": f"bytes 0-0/{'9' * 4800}"}),
+    ],
 )
 def test_odd_answers_to_ranges_mean_that_there_are_none(
     server: FileServer, tmp_path: Path, status: int, headers: dict[str, str]
