@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from data_contracts.base import Settings
 from data_contracts.configs import PipelineConfig
@@ -123,6 +124,15 @@ def test_no_address_holds_a_password(changes: dict[str, object], key: str):
     assert "secret" not in str(caught.value)
     with pytest.raises(ConfigError) as caught:
         parse_settings(PipelineConfig, {"name": "a", "sources": str(changes)}, "config")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [["secret"], "secret", {"storage_option": "secret"}])
+def test_an_error_that_prefect_logs_shows_no_value(options: object):
+    changes = options if isinstance(options, dict) else {"storage_options": options}
+    with pytest.raises(ValidationError) as caught:
+        RuntimeConfig.model_validate(changes)
+    assert "storage_option" in str(caught.value)
     assert "secret" not in str(caught.value)
 
 

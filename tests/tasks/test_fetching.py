@@ -20,6 +20,7 @@ from data_contracts.sources import RemoteFile
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, opener, require_space
 from tasks.fetching.fetcher import describe, fetch
+from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.kept_files import kept_file, local_path
 from tasks.fetching.remote import DownloadError
 from tasks.storage.storage import Storage
@@ -458,6 +459,7 @@ def test_passwords_are_those_of_netrc_and_stay_with_their_host(
         elsewhere = other.add("/a.zip", DATA)
         assert_right(get(tmp_path / "moved", at(server, "/moved.zip")))
         assert set(here.logins) == {password}
+        HttpRemote(server.url("/moved.zip"), QUICK, headers={"Authorization": password}).describe()
         assert set(elsewhere.logins) == {None}
     server.add("/folder/a.png", DATA, login=password)
     assert Storage(server.url("/folder")).read("a.png") == DATA
