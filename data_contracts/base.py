@@ -31,6 +31,7 @@ class Settings(BaseModel):
         extra="forbid",
         use_attribute_docstrings=True,
         allow_inf_nan=False,  # JSON, by which artifacts are known, has no such numbers
+        hide_input_in_errors=True,  # Prefect logs them, and values may be secret
     )
 
     def with_changes(self, **changes: Any) -> Self:
@@ -53,7 +54,9 @@ class Settings(BaseModel):
             if not any(problem["type"] == UNKNOWN_KEY for problem in problems):
                 raise
             raise ValidationError.from_exception_data(
-                error.title, [_with_valid_keys(problem, cls) for problem in problems]
+                error.title,
+                [_with_valid_keys(problem, cls) for problem in problems],
+                hide_input=True,
             ) from None
 
 

@@ -5,6 +5,7 @@ from pydantic import Field
 from data_contracts.base import Settings
 from data_contracts.configs import RecordsConfig
 from data_contracts.enums import QuestionKind
+from data_contracts.sources import Address
 
 
 class PublishedLabels(Settings):
@@ -12,9 +13,9 @@ class PublishedLabels(Settings):
 
     name: str = Field("roi_pseudo", pattern=r"^[a-z0-9_-]+$")
     """Data set of images that lie in no folder."""
-    files: tuple[str, ...] = Field(min_length=1)
+    files: tuple[Address, ...] = Field(min_length=1)
     """URIs of the pickles, in order; of a question in several, the first stays."""
-    images: str
+    images: Address
     """URI of the folder that the rows' image paths start from."""
     datasets: dict[str, QuestionKind] = RecordsConfig().datasets
     """First folder of an image path -> kind of its questions."""

@@ -20,10 +20,22 @@ def text_lines(data: bytes) -> list[str]:
     return [*lines, rest] if rest else lines
 
 
+def json_value(text: str | bytes) -> Any:
+    """The value of a JSON document that somebody else may have written.
+
+    Raises:
+        ValueError: if it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def json_lines(data: bytes) -> list[Any]:
     """The value of every line that is not blank.
 
     Raises:
         ValueError: if it is not UTF-8, or a line is not JSON.
     """
-    return [json.loads(line) for line in text_lines(data) if line.strip()]
+    return [json_value(line) for line in text_lines(data) if line.strip()]

@@ -1,6 +1,6 @@
 """Settings read from files, and what is wrong with them said in one line."""
 
-import json
+import reprlib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,9 +11,10 @@ import yaml
 from pydantic import ValidationError
 
 from data_contracts import base
+from data_contracts.addresses import concealed
 from data_contracts.base import S
 from data_contracts.errors import SdrpnError, one_line
-from data_contracts.json_lines import text_lines
+from data_contracts.json_lines import json_value, text_lines
 from data_contracts.unique_keys import RepeatedKey, parse_json, parse_yaml
 
 
@@ -87,7 +88,7 @@ def parse_lines(kind: type[S], data: bytes, origin: str) -> list[S]:
 
 def _parse_line(kind: type[S], line: str, origin: str) -> S:
     try:
-        plain = json.loads(line)
+        plain = json_value(line)
     except ValueError as error:
         raise ConfigError(f"{origin}: not JSON ({error}); one object per line") from None
     if not isinstance(plain, dict):
@@ -142,6 +143,7 @@ def _remedy(parts: list[str], context: dict[str, Any]) -> str:
     return f"remove it or mend its spelling; valid are {valid}"
 
 
+_SHOWN = 60
 _SECTION = "a section with keys of its own is needed"
 _NEEDED = {
     "model_type": _SECTION,
@@ -150,6 +152,13 @@ _NEEDED = {
     "tuple_type": "a list is needed",
 }
 """Type of a problem that pydantic puts in Python's terms -> in the file's."""
+
+
+class _Brief(reprlib.Repr):
+    """A value's beginning, for a message: by aliases, YAML repeats sections without end."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(concealed(x)[:_SHOWN])
 
 
 def _follows(problem: dict[str, Any], others: list[dict[str, Any]]) -> bool:
@@ -163,5 +172,5 @@ def reason_of(problem: dict[str, Any]) -> str:
     """What is wrong, without pydantic's word for errors of our own validators."""
     needed = _NEEDED.get(problem["type"])
     if needed is not None:
-        return f"{needed}, not {shorten(repr(problem['input']), 60)}"
+        return f"{needed}, not {shorten(_Brief().repr(problem['input']), _SHOWN)}"
     return str(problem["msg"]).removeprefix("Value error, ")

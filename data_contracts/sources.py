@@ -6,19 +6,21 @@ An address is a local path or a URI: ``https://``, ``hf://datasets/owner/name/fi
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from data_contracts.addresses import no_credentials
 from data_contracts.base import Settings
 from data_contracts.enums import BenchmarkTask
 
+Address = Annotated[str, AfterValidator(no_credentials)]
 SourceName = Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
 
 
 class RemoteFile(Settings):
     """One published file."""
 
-    uri: str
-    mirrors: tuple[str, ...] = ()
+    uri: Address
+    mirrors: tuple[Address, ...] = ()
     """Other addresses of the same bytes, tried in order when the first fails."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """None where no digest is published; then size and entity tag are what is verified."""
@@ -27,14 +29,14 @@ class RemoteFile(Settings):
     """Shown before a download; for ``hf://`` the repository's own is taken."""
 
 
-FileAddress = str | RemoteFile
+FileAddress = Annotated[str | RemoteFile, AfterValidator(no_credentials)]
 
 
 class ImageFolder(Settings):
     """Image files in a folder."""
 
     type: Literal["folder"] = "folder"
-    uri: str
+    uri: Address
     folder: str | None = Field(None, pattern=r"^[^/]+$")
     """First folder of the record paths that it serves; None serves all, whole paths below it."""
 
@@ -53,6 +55,7 @@ class ImageArchive(Settings):
 
 
 ImagePlace = Annotated[ImageFolder | ImageArchive, Field(discriminator="type")]
+ImagePlaces = Annotated[str | tuple[ImagePlace, ...], AfterValidator(no_credentials)]
 
 
 def _image_places(images: str | tuple[ImagePlace, ...]) -> tuple[ImagePlace, ...]:
@@ -92,7 +95,7 @@ class LlavaMixSource(Settings):
     name: SourceName
     records: FileAddress
     """JSON list of conversations, or JSON Lines."""
-    images: str | tuple[ImagePlace, ...]
+    images: ImagePlaces
     """Folder that the records' ``image`` paths start from, or several folders and archives."""
     boxes: FileAddress | None = None
     """JSONL with true boxes; evaluation alone reads it."""
@@ -117,7 +120,7 @@ class VisualCotSource(Settings):
     type: Literal["visual_cot"] = "visual_cot"
     name: SourceName
     records: FileAddress
-    images: str | tuple[ImagePlace, ...]
+    images: ImagePlaces
     image_folder: str | None = None
     """Put before each record's ``image``, where that is a bare name; None takes the record's
     ``dataset``."""

@@ -13,6 +13,7 @@ import yaml
 
 _MERGE = "tag:yaml.org,2002:merge"
 _SHOWN = 100
+_TOO_DEEP = "it is nested too deeply"
 
 
 class RepeatedKey(ValueError):
@@ -43,9 +44,13 @@ def parse_yaml(text: str) -> Any:
     Raises:
         RepeatedKey: if a section gives a key twice.
         yaml.YAMLError: if it is not YAML.
-        ValueError: if a scalar is not what it looks like, such as the thirteenth month.
+        ValueError: if a scalar is not what it looks like, such as the thirteenth month, or it is
+            nested too deeply.
     """
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
 
 
 def parse_json(text: str) -> Any:
@@ -53,9 +58,12 @@ def parse_json(text: str) -> Any:
 
     Raises:
         RepeatedKey: if an object gives a key twice.
-        ValueError: if it is not JSON.
+        ValueError: if it is not JSON, or is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_object)
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from flows.cli_base import (
     ImagesOption,
     JsonOption,
     OneLineErrors,
+    PrintableFormatter,
     ProfileOption,
     RuntimeOption,
     StoreOption,
@@ -68,9 +69,9 @@ def main(
     """Options of every command."""
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")  # paths in another encoding, as they are
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s"
-    )
+    to_terminal = logging.StreamHandler()
+    to_terminal.setFormatter(PrintableFormatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[to_terminal])
     logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
 
 

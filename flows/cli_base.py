@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -17,7 +18,7 @@ from typer.core import TyperGroup
 from data_contracts.configs import PipelineConfig
 from data_contracts.errors import SdrpnError, one_line
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.settings_files import ConfigError, load_settings
+from data_contracts.settings_files import ConfigError, load_settings, parse_settings
 from data_contracts.sources import LlavaMixSource
 from flows.config_files import DEFAULT, load_config
 from flows.imports import uncollected
@@ -28,6 +29,8 @@ from tasks.storage.errors import DISK_FULL
 out = Console()
 err = Console(stderr=True)
 
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tabs and newlines, and those that change the direction of what follows."""
 _PLAIN = RuntimeConfig()
 _GIVEN = "sdrpn.given"
 _SIGNAL_STATUS = 128
@@ -104,9 +107,25 @@ JsonOption = Annotated[
 ]
 
 
+def printable(text: str) -> str:
+    """Text that a terminal shows and does not obey: names of files, questions and answers may hold
+    sequences that clear the screen, turn lines around or type for the user."""
+    return _COMMANDS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def say(line: str, console: Console = out, *, style: str | None = None) -> None:
     """Print a line as it is: no brackets are markup, no colons a smiley, and nothing is wrapped."""
-    console.print(line, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(
+        printable(line), style=style, highlight=False, markup=False, emoji=False, soft_wrap=True
+    )
+
+
+class PrintableFormatter(logging.Formatter):
+    """Log records as a terminal may be given them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's line, and its traceback if it has one."""
+        return printable(super().format(record))
 
 
 @contextlib.contextmanager
@@ -252,7 +271,8 @@ def _own_data(data: str | None, images: str | None) -> dict[str, object]:
         return {}
     if data is None or images is None:
         raise ConfigError("--data and --images belong together: give both")
-    source = LlavaMixSource(name="data", records=data, images=images)
+    given = {"name": "data", "records": data, "images": images}
+    source = parse_settings(LlavaMixSource, given, "--data, --images")
     # The config's benchmark says nothing about the user's pictures.
     name = re.sub(r"[^a-z0-9._-]+", "-", PurePosixPath(data).stem.lower()).strip("-") or "data"
     return {"name": name, "sources": [source.model_dump(mode="json")], "evaluation": None}

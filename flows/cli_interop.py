@@ -8,6 +8,7 @@ import typer
 
 from data_contracts.enums import Stage
 from data_contracts.interop import PublishedLabels
+from data_contracts.settings_files import parse_settings
 from flows.cli_base import (
     DeviceOption,
     ForceOption,
@@ -61,7 +62,7 @@ def import_labels(
     Pickles are read without running anything in them. Rows that cannot be used are kept, each with
     its reason.
     """
-    labels = PublishedLabels(files=tuple(files), images=images)
+    labels = parse_settings(PublishedLabels, {"files": files, "images": images}, "import-labels")
     settings = None if config is None else pipeline_config(config)
     how = runtime_settings(runtime, store=store, device=device)
     with loading():

@@ -21,9 +21,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from data_contracts.enums import Stage
-from flows.cli_base import say
+from flows.cli_base import printable, say
 from flows.interrupts import raise_lost_interrupt
 
 _MIB = 1 << 20
@@ -50,7 +51,7 @@ class ProgressDisplay:
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]\N{CHECK MARK}[/]" if console.is_terminal else ""),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -259,7 +260,7 @@ def print_table(console: Console, title: str, rows: list[dict[str, Any]]) -> Non
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(Text(printable(str(value))) for value in row.values()))
     if not console.is_terminal:  # a file or a pipe is as wide as the table
         console = Console(file=console.file, width=_WIDE)
     console.print(table)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from functools import cache
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -14,6 +15,9 @@ MAX_PIXELS = 89_000_000
 """Larger images are refused before they are decoded (a small file can unpack to gigabytes)."""
 
 _TOO_LARGE = f"more than the {MAX_PIXELS:,} pixels that are decoded"
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""What is read of the dozens that Pillow knows. Nobody publishes pictures in the others, whose
+decoders are little used; that of EPS runs the file as a program, in Ghostscript."""
 _WIDE_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,7 +38,7 @@ def decode_image(data: bytes) -> Image.Image:
     """Decode a file's bytes as an upright 8-bit RGB image.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits
-    and of animations the first frame is taken.
+    and of animations the first frame is taken. Common formats are read, ``_FORMATS``.
 
     Raises:
         UnreadableImage: if the image is truncated, damaged, too large or not an image.
@@ -55,7 +59,7 @@ def decode_image(data: bytes) -> Image.Image:
 
 
 def _decode(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as image:
+    with _opened(data) as image:
         _check_size(image)
         return upright_rgb(image)
 
@@ -86,8 +90,19 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 def is_stored_turned(data: bytes) -> bool:
     """Whether ``decode_image`` turns or flips the pixels of a file that it can decode."""
-    with Image.open(io.BytesIO(data)) as image:
+    with _opened(data) as image:
         return _turn(image) is not None
+
+
+def _opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_known_formats())
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of ours that this Pillow was built with; it fails on names of others."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _check_size(image: Image.Image) -> None:

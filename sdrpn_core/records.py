@@ -24,6 +24,8 @@ STAGE_VERSION = 2
 
 PROBLEM = "sdrpn_problem"
 """Key of a record that a conversion could not make of its original: why not."""
+_MAX_REASON = 5000
+"""Characters, more than a path can have; some records hold the image where its path belongs."""
 _PLAIN_PATH = re.compile(r"[^/.][^/]*(?:/[^/.][^/]*)*")
 """One that normalising leaves as it is; asked of every record, three times."""
 _IMAGE_MARKER = re.compile(r"[ \t]*<image>[ \t]*\n?")
@@ -58,7 +60,7 @@ class _Unusable(Exception):
     def __init__(self, status: RecordStatus, reason: str) -> None:
         super().__init__(reason)
         self.status = status
-        self.reason = reason
+        self.reason = reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]}..."
 
 
 class _Turn(NamedTuple):

@@ -61,9 +61,13 @@ class Served:
     has_etag: bool = True
     has_length: bool = True
     is_weak: bool = False
+    login: str | None = None
+    """What ``Authorization`` has to be."""
     behave: Behave = lambda number, wanted: Answer()
     requests: list[str] = field(default_factory=list)
     """Range header of every request, in order."""
+    logins: list[str | None] = field(default_factory=list)
+    """``Authorization`` of every request, in order."""
 
     @property
     def etag(self) -> str:
@@ -141,7 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
         with self.lock:
             answer = served.behave(len(served.requests), wanted)
             served.requests.append(wanted)
+            served.logins.append(self.headers.get("Authorization"))
         answer.wait()
+        if served.login not in (None, served.logins[-1]):
+            answer = Answer(status=401)
         if answer.status is not None:
             self._refuse(answer.status, answer.headers)
             return

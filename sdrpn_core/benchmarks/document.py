@@ -57,10 +57,10 @@ def texts_field(document: Mapping[str, Any], name: str) -> list[str]:
         UnusableDocument: if it is missing, empty or holds something else.
     """
     value = document.get(name)
-    texts = [value] if isinstance(value, str) else list(value) if value is not None else []
-    if not texts or not all(isinstance(text, str) for text in texts):
+    listed = value if isinstance(value, list | tuple) else [value]
+    if not listed or not all(isinstance(text, str) for text in listed):
         raise UnusableDocument(_wrong(document, name, "at least one text"))
-    return texts
+    return list(listed)
 
 
 def _wrong(document: Mapping[str, Any], name: str, wanted: str) -> str:

@@ -85,6 +85,8 @@ def parse_true_boxes(rows: Iterable[Mapping[str, Any]]) -> TrueBoxes:
     by_question: dict[tuple[str, str], Box] = {}
     ambiguous: set[tuple[str, str]] = set()
     for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise ValueError(f"row {number}: a {type(row).__name__}, not an object")
         if _has_no_box(row):
             continue
         try:
@@ -94,7 +96,7 @@ def parse_true_boxes(rows: Iterable[Mapping[str, Any]]) -> TrueBoxes:
                 by_id[str(own_id)] = _around([box, by_id.get(str(own_id), box)])
                 continue
             key = (_stem(str(row.get("image", ""))), _plain(str(row["question"])))
-        except (IndexError, KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"row {number}: {error!r}") from error
         if by_question.setdefault(key, box) != box:
             ambiguous.add(key)

@@ -1,26 +1,35 @@
 """Reading pickles of plain data without running anything that they name.
 
-A pickle is a program: an ordinary unpickler calls whatever it names. This one knows plain
-containers and NumPy arrays, dtypes and scalars, builds even those with functions of its own, and
-refuses every other name. What NumPy would do with a hand-made dtype or shape is not tried either:
-types must be numbers or text, and an array must have the bytes that its shape says.
+A pickle is a program: an ordinary unpickler calls whatever it names, and makes as much of a few
+bytes as they ask for. Here the standard library only tells the instructions apart. What they do is
+done below, with plain containers and what ``plain_values`` builds; every other name is refused.
+Time and memory stay in proportion to the file.
 """
 
-import io
-import math
-import pickle  # the one place that reads pickles
-import re
-from collections import OrderedDict
-from collections.abc import Callable
+import pickletools
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data_contracts.errors import SdrpnError, one_line
+from sdrpn_core.interop.plain_values import (
+    FUNCTIONS,
+    ArrayMade,
+    DtypeMade,
+    Refused,
+    as_dict,
+    as_frozenset,
+    as_set,
+    shown,
+)
 
 _LFS_POINTER = b"version https://git-lfs"
-_NUMERIC_OR_TEXT = re.compile(r"[<>|=]?([biufc][0-9]{1,2}|[SU][0-9]{1,7})")
+_MAX_COPIES = 4
+"""Of the whole file, by calls: an honest pickle writes out all that it calls anything with."""
+_FREE = 64
+"""Length up to which nothing counts as copied: what is as short is named once for all calls."""
+_MAX_SHOWN = 200
+_CUT_SHORT = ("exhausted", "remain", "not enough data", "no newline")
+"""How the standard library says that an instruction is not whole."""
 
 
 class UnreadablePickle(SdrpnError):
@@ -39,7 +48,8 @@ def load_plain(data: bytes, origin: str) -> Any:
         origin: what error messages call it.
 
     Returns:
-        Plain Python data; arrays are read-only, NumPy scalars become Python's.
+        Plain Python data; arrays are read-only, NumPy scalars become Python's, ordered
+        dictionaries plain ones.
 
     Raises:
         RefusedPickle: if it names anything else, with that name.
@@ -50,143 +60,232 @@ def load_plain(data: bytes, origin: str) -> Any:
             f"{origin}: a Git LFS pointer, not the file itself; download it with `hf download`"
         )
     try:
-        return _resolved(_PlainUnpickler(io.BytesIO(data)).load(), {})
-    except _Refused as refusal:
+        return _resolved(_Machine(_MAX_COPIES * len(data)).run(data), {})
+    except Refused as refusal:
         raise RefusedPickle(
-            f"{origin}: refused, because it names {refusal}, which is neither plain data nor a "
-            "NumPy array: loading it could run code; get the file from its authors again"
+            f"{origin}: refused, because it names {_cut(str(refusal))}, which is neither plain "
+            "data nor a NumPy array: loading it could run code; get the file from its authors again"
         ) from None
     except Exception as error:  # damaged pickles raise nearly anything
         raise UnreadablePickle(f"{origin}: {_explain(data, error)}") from error
 
 
-class _Refused(Exception):
-    """Qualified name of what a pickle must not name."""
-
-
 class _Function:
-    """A function that a pickle may call but can neither inspect nor change."""
+    """A function that a pickle may call, and do nothing else with."""
 
-    __slots__ = ("_call",)
+    __slots__ = ("call",)
 
     def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._call(*arguments)
-
-    def __setstate__(self, state: object) -> None:
-        raise ValueError("a function has no state")
+        self.call = call
 
 
-class _Dtype:
-    """An element type on its way; pickles give the byte order after the rest."""
+class _Machine:
+    """The stack machine that a pickle is a program for."""
 
-    __slots__ = ("order", "spec")
+    def __init__(self, num_to_copy: int) -> None:
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []
+        """What marks put aside."""
+        self._memo: dict[int, Any] = {}
+        self._num_to_copy = num_to_copy
+        """Items and bytes that calls may still be given."""
 
-    def __init__(self, spec: object, align: object = False, copy: object = True) -> None:
-        del align, copy
-        if not isinstance(spec, str) or not _NUMERIC_OR_TEXT.fullmatch(spec):
-            raise _Refused(f"numpy.dtype({spec!r})")
-        self.spec = spec.lstrip("<>|=")
-        self.order = spec[: -len(self.spec)]
+    def run(self, data: bytes) -> Any:
+        """What the program leaves."""
+        for instruction, argument, _ in pickletools.genops(data):
+            name = instruction.name
+            if name in _PUSHED:
+                self._stack.append(argument)
+            elif name in _MADE:
+                self._stack.append(_MADE[name]())
+            elif name in _OF_ARGUMENT:
+                _OF_ARGUMENT[name](self, argument)
+            elif name in _OF_STACK:
+                _OF_STACK[name](self)
+            else:
+                raise ValueError(f"instruction {name}, which plain data has no use for")
+        return self._stack.pop()
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if any(part is not None for part in state[2:5]):
-            raise _Refused(f"numpy.dtype({self.spec!r}) with fields")
-        self.order = state[1]
+    def push_ascii(self, text: str) -> None:
+        """Bytes of Python 2, of which nobody knows whether they are text."""
+        self._stack.append(text.encode("latin1").decode("ascii"))
 
-    def build(self) -> np.dtype[Any]:
-        return np.dtype(f"{self.order}{self.spec}")
+    def push_global(self, name: str) -> None:
+        """A function of ours, by its module's name, a space and its own."""
+        self._name(name.replace(" ", ".", 1))
+
+    def push_stacked_global(self) -> None:
+        """A function of ours, by the two names on the stack."""
+        module, name = self._take(2)
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name that is no text")
+        self._name(f"{module}.{name}")
+
+    def _name(self, name: str) -> None:
+        if name not in FUNCTIONS:
+            raise Refused(name)
+        self._stack.append(_Function(FUNCTIONS[name]))
+
+    def refuse_id(self, pid: object) -> None:
+        """An object that is kept elsewhere."""
+        raise Refused(f"persistent id {shown(pid)}")
+
+    def refuse_stacked_id(self) -> None:
+        """An object that is kept elsewhere, by the id on the stack."""
+        self.refuse_id(self._take(1)[0])
+
+    def put(self, index: int) -> None:
+        """Remember the last value."""
+        self._memo[index] = self._stack[-1]
+
+    def memoize(self) -> None:
+        """Remember the last value under the next number."""
+        self.put(len(self._memo))
+
+    def get(self, index: int) -> None:
+        """Push a remembered value."""
+        self._stack.append(self._memo[index])
+
+    def mark(self) -> None:
+        """Put the stack aside: items of a container follow."""
+        self._below.append(self._stack)
+        self._stack = []
+
+    def pop(self) -> None:
+        """Forget the last value, or the last mark."""
+        if self._stack:
+            self._stack.pop()
+        else:
+            self._items()
+
+    def pop_items(self) -> None:
+        """Forget what follows the last mark."""
+        self._items()
+
+    def duplicate(self) -> None:
+        """Push the last value again."""
+        self._stack.append(self._stack[-1])
+
+    def collect(self, build: Callable[[list[Any]], Any]) -> None:
+        """Push a container of what follows the last mark."""
+        built = build(self._items())
+        self._stack.append(built)
+
+    def pack(self, count: int) -> None:
+        """Push a tuple of the last values."""
+        self._stack.append(tuple(self._take(count)))
+
+    def append(self) -> None:
+        """The last value into the list before it."""
+        (item,) = self._take(1)
+        self._filled(list).append(item)
+
+    def append_items(self) -> None:
+        """What follows the last mark into the list before it."""
+        items = self._items()
+        self._filled(list).extend(items)
+
+    def add_items(self) -> None:
+        """What follows the last mark into the set before it."""
+        items = self._items()
+        self._filled(set).update(as_set(items))
+
+    def set_item(self) -> None:
+        """The last two values, a key and its value, into the dictionary before them."""
+        pair = self._take(2)
+        self._filled(dict).update(_pairs(pair))
+
+    def set_items(self) -> None:
+        """What follows the last mark into the dictionary before it."""
+        items = self._items()
+        self._filled(dict).update(_pairs(items))
+
+    def call(self) -> None:
+        """Push what a function makes of a tuple of arguments."""
+        function, arguments = self._take(2)
+        if not isinstance(function, _Function) or not isinstance(arguments, tuple):
+            raise ValueError("a call of what is no function")
+        lengths = [len(value) for value in arguments if hasattr(value, "__len__")]
+        self._num_to_copy -= sum(length for length in lengths if length > _FREE)
+        if self._num_to_copy < 0:
+            raise ValueError("a few bytes that are to become many")
+        self._stack.append(function.call(*arguments))
+
+    def set_state(self) -> None:
+        """Give the array or the type before it what the last value says of it."""
+        (state,) = self._take(1)
+        made = self._stack[-1]
+        if not isinstance(made, ArrayMade | DtypeMade) or not isinstance(state, tuple):
+            raise ValueError(f"a state for a {type(made).__name__}")
+        made.set_state(state)
+
+    def _items(self) -> list[Any]:
+        items, self._stack = self._stack, self._below.pop()
+        return items
+
+    def _take(self, count: int) -> list[Any]:
+        if len(self._stack) < count:
+            raise ValueError("too few values")
+        taken = self._stack[-count:]
+        del self._stack[-count:]
+        return taken
+
+    def _filled(self, kind: type) -> Any:
+        if not isinstance(self._stack[-1], kind):
+            raise ValueError(f"items for a {type(self._stack[-1]).__name__}")
+        return self._stack[-1]
 
 
-class _Array:
-    """An array on its way; pickles give its content after it is made."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, kind: object = None, shape: object = (0,), code: object = b"b") -> None:
-        del kind, shape, code  # always those of an empty array
-        self.value: NDArray[Any] = np.zeros(0)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, is_fortran, data = state
-        self.value = _array(data, dtype, shape, "F" if is_fortran else "C")
+def _pairs(items: Sequence[Any]) -> dict[Any, Any]:
+    """A dictionary of keys and values in turn."""
+    return as_dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _array(data: object, dtype: object, shape: object, order: str = "C") -> NDArray[Any]:
-    """Elements of a buffer, which must be exactly those of the shape."""
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
-        raise ValueError("an array without type or content")
-    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise ValueError(f"an array of shape {shape!r}")
-    kind = dtype.build()
-    if len(data) != math.prod(shape) * kind.itemsize:
-        raise ValueError(f"an array of shape {shape} and type {kind} with {len(data)} bytes")
-    return np.frombuffer(bytes(data), kind).reshape(shape, order="F" if order == "F" else "C")
-
-
-def _scalar(dtype: object, data: object) -> Any:
-    return _array(data, dtype, (1,))[0].item()
-
-
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """Old protocols write bytes as text; any other codec is none of theirs."""
-    if encoding != "latin1":
-        raise _Refused(f"_codecs.encode with codec {encoding!r}")
-    return text.encode("latin1")
-
-
-def _bytes(data: object = b"", encoding: str = "latin-1") -> bytes:
-    """Bytes of given content; a bare length, which could be any, is not content."""
-    if isinstance(data, str) and encoding == "latin-1":
-        return data.encode("latin-1")
-    if not isinstance(data, bytes):
-        raise ValueError("bytes without content")
-    return data
-
-
-def _bytearray(data: object = b"", encoding: str = "latin-1") -> bytearray:
-    return bytearray(_bytes(data, encoding))
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{
-        f"{module}.{kind}": build
-        for module in ("builtins", "__builtin__")  # protocols below 3 use Python 2's name
-        for kind, build in (
-            ("set", set),
-            ("frozenset", frozenset),
-            ("bytes", _bytes),
-            ("bytearray", _bytearray),
-            ("complex", complex),
-        )
-    },
-    "collections.OrderedDict": OrderedDict,
-    "_codecs.encode": _latin1,
-    "numpy.dtype": _Dtype,
-    "numpy.ndarray": _Array,
-    # NumPy 2 moved its internals, and pickles name them.
-    "numpy.core.multiarray._reconstruct": _Array,
-    "numpy._core.multiarray._reconstruct": _Array,
-    "numpy.core.multiarray.scalar": _scalar,
-    "numpy._core.multiarray.scalar": _scalar,
-    "numpy.core.numeric._frombuffer": _array,
-    "numpy._core.numeric._frombuffer": _array,
+_PUSHED = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Resolves the names of plain data and no others."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        name = f"{module_name}.{global_name}"
-        if name not in _FUNCTIONS:
-            raise _Refused(name)
-        return _Function(_FUNCTIONS[name])
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused(f"persistent id {pid!r}")
+_MADE: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+}
+_OF_ARGUMENT: dict[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), _Machine.push_ascii),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
+    "GLOBAL": _Machine.push_global,
+    "PERSID": _Machine.refuse_id,
+}
+_OF_STACK: dict[str, Callable[[_Machine], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine: None),
+    "MEMOIZE": _Machine.memoize,
+    "MARK": _Machine.mark,
+    "POP": _Machine.pop,
+    "POP_MARK": _Machine.pop_items,
+    "DUP": _Machine.duplicate,
+    "LIST": lambda machine: machine.collect(list),
+    "TUPLE": lambda machine: machine.collect(tuple),
+    "DICT": lambda machine: machine.collect(_pairs),
+    "FROZENSET": lambda machine: machine.collect(as_frozenset),
+    "TUPLE1": lambda machine: machine.pack(1),
+    "TUPLE2": lambda machine: machine.pack(2),
+    "TUPLE3": lambda machine: machine.pack(3),
+    "APPEND": _Machine.append,
+    "APPENDS": _Machine.append_items,
+    "ADDITEMS": _Machine.add_items,
+    "SETITEM": _Machine.set_item,
+    "SETITEMS": _Machine.set_items,
+    "STACK_GLOBAL": _Machine.push_stacked_global,
+    "BINPERSID": _Machine.refuse_stacked_id,
+    "REDUCE": _Machine.call,
+    "BUILD": _Machine.set_state,
+}
 
 
 def _resolved(value: Any, known: dict[int, Any]) -> Any:
@@ -204,13 +303,13 @@ def _resolved(value: Any, known: dict[int, Any]) -> Any:
 
 def _resolved_once(value: Any, known: dict[int, Any]) -> Any:
     match value:
-        case _Array():
+        case ArrayMade():
             return value.value
         case dict():
             return {_resolved(k, known): _resolved(item, known) for k, item in value.items()}
         case list() | tuple() | set() | frozenset():
             return type(value)(_resolved(item, known) for item in value)
-        case _Dtype():
+        case DtypeMade():
             return value.build()
         case _Function():
             raise ValueError("a function where data belongs")
@@ -221,10 +320,13 @@ def _resolved_once(value: Any, known: dict[int, Any]) -> Any:
 def _explain(data: bytes, error: Exception) -> str:
     if not data:
         return "the file is empty; download it again"
-    is_cut = isinstance(error, EOFError) or "truncated" in str(error)
     if data[:1] != b"\x80":
         return "not a pickle; give the authors' .pkl file"
-    if is_cut or not data.endswith(b"."):
-        return "the pickle is cut short; download it again"
     reason = one_line(error)
-    return f"a damaged pickle ({reason}); download it again"
+    if not data.endswith(b".") or any(words in reason for words in _CUT_SHORT):
+        return "the pickle is cut short; download it again"
+    return f"a damaged pickle ({_cut(reason)}); download it again"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

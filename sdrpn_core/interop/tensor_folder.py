@@ -1,6 +1,5 @@
 """Tensors of a safetensors checkpoint folder, read one by one."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data_contracts.errors import SdrpnError
+from data_contracts.json_lines import json_value
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -109,7 +109,7 @@ class TensorFolder:
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json_value(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ForeignCheckpointError(f"{path}: missing; download it") from None
         except (ValueError, OSError) as error:

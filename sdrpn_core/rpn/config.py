@@ -7,6 +7,7 @@ from pydantic import Field, field_serializer, model_validator
 
 from data_contracts.base import Settings
 from data_contracts.interop import ImportedFrom
+from data_contracts.json_lines import json_value
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.settings_files import ConfigError, parse_settings
@@ -124,7 +125,7 @@ def read_config(data: bytes, origin: str) -> RpnConfig:
         CheckpointError: naming the key and the remedy.
     """
     try:
-        plain = json.loads(data)
+        plain = json_value(data)
     except ValueError as error:
         raise CheckpointError(f"{origin}: {CONFIG} is not JSON ({error}); copy it anew") from None
     version = plain.get("format_version") if isinstance(plain, dict) else None

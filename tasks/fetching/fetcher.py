@@ -5,7 +5,9 @@ published digest is as right as its size and entity tag can say: both must be th
 first byte and after the last.
 """
 
+import errno
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -39,6 +41,8 @@ from tasks.storage.digests import digest_file
 logger = logging.getLogger(__name__)
 
 _MAX_RESTARTS = 3
+_BYTES_BETWEEN_LOOKS = 1 << 26
+"""Of one connection, between looks at the free space of the disk."""
 OpenRemote = Callable[[str], Remote]
 """URI -> its remote; may raise ``Hiccup`` and ``Unavailable``."""
 OnBytes = Callable[[int, int | None], None]
@@ -285,6 +289,12 @@ class _Fetch:
         publish(partial, self._path, Note(info.version, num_bytes, sha256))
         return FetchedFile(self._path, num_bytes, sha256)
 
+    def _require_room(self) -> None:
+        """A server that tells no length must not fill the disk, nor one that sends more than it
+        told."""
+        if shutil.disk_usage(self._path.parent).free < self._settings.free_gib * (1 << 30):
+            raise OSError(errno.ENOSPC, "downloads.free_gib would not be left")
+
     def _verified(self, partial: Path, remote: Remote, info: RemoteInfo) -> str:
         """Digest of the bytes that came, once they are known to be the right ones."""
         sha256 = digest_file(partial)
@@ -299,7 +309,13 @@ class _Fetch:
         return sha256
 
     def _counted(self, chunks: Iterator[bytes], info: RemoteInfo) -> Iterator[bytes]:
+        num_checked = 0
         for chunk in chunks:
+            if self._num_here >= num_checked:
+                self._require_room()
+                num_checked += _BYTES_BETWEEN_LOOKS
             self._num_here += len(chunk)
+            if info.num_bytes is not None and self._num_here > info.num_bytes:
+                raise Hiccup(f"more bytes came than the {info.num_bytes} that it has")
             self._on_bytes(self._num_here, info.num_bytes)
             yield chunk

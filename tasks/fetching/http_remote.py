@@ -1,20 +1,24 @@
 """Files on HTTP servers: ranges tied to the entity tag, and every answer put to its meaning."""
 
+import netrc
+import os
 import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import httpx
 
 from data_contracts.errors import one_line
 from data_contracts.runtime import DownloadSettings
-from sdrpn_core.transport_errors import may_pass, retry_after
+from sdrpn_core.transport_errors import is_transport_error, may_pass, retry_after
 from tasks.fetching.remote import FileChanged, Hiccup, RangesIgnored, RemoteInfo, Unavailable
 
 _IN_THE_MAKING = 202
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_OFFSET = "([0-9]{1,18})"  # larger numbers are no sizes of files
+_CONTENT_RANGE = re.compile(rf"bytes {_OFFSET}-{_OFFSET}/(?:{_OFFSET}|\*)")
 _PACKED = (".gz", ".tgz")
 """Some servers call these encoded, and mean the file itself."""
 _REASONS = {
@@ -29,6 +33,14 @@ _REASONS = {
 def _certificates() -> ssl.SSLContext:
     """Loading them takes longer than a small file."""
     return httpx.create_ssl_context()
+
+
+def _logins() -> httpx.Auth | None:
+    """Passwords by host, as ``curl -n`` knows them; addresses hold none."""
+    try:
+        return httpx.NetRCAuth(os.environ.get("NETRC") or str(Path.home() / ".netrc"))
+    except (OSError, netrc.NetrcParseError):
+        return None
 
 
 class HttpRemote:
@@ -46,9 +58,10 @@ class HttpRemote:
         """Prepare; nothing is asked yet.
 
         Args:
-            url: ``http://`` or ``https://``; redirects are followed.
+            url: ``http://`` or ``https://``; redirects are followed, without credentials where
+                they lead to another host.
             settings: time-outs and number of connections.
-            headers: credentials and the like.
+            headers: credentials and the like; without, ``~/.netrc`` is looked into.
             sha256: digest that is known beforehand.
             licence: that is known beforehand.
         """
@@ -58,6 +71,7 @@ class HttpRemote:
         timeout = httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout)
         self._client = httpx.Client(
             verify=_certificates(),
+            auth=_logins() if headers is None else None,
             follow_redirects=True,
             timeout=timeout,
             limits=httpx.Limits(max_connections=settings.num_connections + 1),
@@ -146,10 +160,15 @@ class HttpRemote:
                 _require_success(response)
                 yield response
         except httpx.TransportError as error:
-            detail = one_line(error)
-            raise Hiccup(detail) from error
+            if is_transport_error(error):
+                raise Hiccup(one_line(error)) from error
+            raise _unusable(error) from error  # say, a redirect to file://
         except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
-            raise Unavailable(f"cannot be asked for ({error}); check the address") from error
+            raise _unusable(error) from error
+
+
+def _unusable(error: Exception) -> Unavailable:
+    return Unavailable(f"cannot be asked for ({one_line(error)}); check the address")
 
 
 def _require_success(response: httpx.Response) -> None:
@@ -185,7 +204,7 @@ def _content_range(response: httpx.Response) -> tuple[int, int, int | None]:
     if match is None:
         raise RangesIgnored
     first, last, total = match.groups()
-    return int(first), int(last), None if total == "*" else int(total)
+    return int(first), int(last), None if total is None else int(total)
 
 
 def _version(response: httpx.Response) -> str:

@@ -119,15 +119,22 @@ class PartialFile:
 
 
 def write_from_start(path: Path, chunks: Iterable[bytes]) -> tuple[Path, int]:
-    """Write a file of unknown size; returns where it is until it is published, and its size."""
+    """Write a file of unknown size; returns where it is until it is published, and its size.
+
+    Nothing of it stays if it fails, as nothing can go on from there.
+    """
     partial = path.with_name(f"{path.name}.partial")
     num_bytes = 0
-    with partial.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-            num_bytes += len(chunk)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                num_bytes += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink()
+        raise
     return partial, num_bytes
 
 

@@ -7,6 +7,7 @@ odd but not unsafe: whether it matters depends on whether the member is wanted.
 """
 
 import gzip
+import io
 import stat
 import tarfile
 import zipfile
@@ -17,13 +18,13 @@ from typing import IO, BinaryIO, Self
 
 from data_contracts.errors import SdrpnError
 from sdrpn_core.source_paths import leaves_folder
-from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, ByteRange
+from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, RATIO_FROM_BYTES, ByteRange, max_unpacked
 
-MAX_RATIO = 200
-"""A member that unpacks to more times its size is a bomb; photographs stay near 1."""
-_RATIO_FROM_BYTES = 1 << 20
 _MAX_GZIP_RATIO = 50
 """Of a whole gzipped tar."""
+_MAX_HEADER_BYTES = 1 << 20
+"""From one member of a tar to the next: long names and the like are read whole, however long they
+say they are."""
 _ENCRYPTED = 1
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _DAMAGED = (
@@ -139,17 +140,43 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
     if entry.compress_type not in _METHODS:
         raise _Refused(f"member {entry.filename!r} is neither stored nor deflated")
     _check_size(entry.filename, entry.file_size)
-    limit = max(_RATIO_FROM_BYTES, MAX_RATIO * entry.compress_size)
-    if entry.file_size > limit:
+    if entry.file_size > max_unpacked(entry.compress_size):
         raise _Refused(
             f"member {entry.filename!r} unpacks from {entry.compress_size} to {entry.file_size} "
             "bytes (a bomb)"
         )
 
 
+class _Metered(io.RawIOBase):
+    """Bytes of a tar, of which only so many are read in search of its next member."""
+
+    def __init__(self, file: IO[bytes] | gzip.GzipFile) -> None:
+        self._file = file
+        self._num_left = _MAX_HEADER_BYTES
+
+    def allow(self, num_bytes: int) -> None:
+        """A member is found, of which so many bytes may be read too."""
+        self._num_left = _MAX_HEADER_BYTES + num_bytes
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= self._num_left:
+            raise _Refused(f"holds headers of more than {_MAX_HEADER_BYTES} bytes (a bomb)")
+        data = self._file.read(size)
+        self._num_left -= len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 def _tar_members(file: BinaryIO) -> Iterator[Member]:
-    with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
+    metered = _Metered(file)
+    with tarfile.open(fileobj=metered, mode="r:", tarinfo=_Header) as archive:
         for info in archive:
+            metered.allow(0)
             if _is_wanted(info):
                 where = ByteRange(info.offset_data, info.offset_data + info.size)
                 yield Member(_plain(info.name), where, info.size)
@@ -187,29 +214,29 @@ def gunzip_tar(packed: BinaryIO, num_packed: int, plain: IO[bytes], uri: str) ->
         UnsafeArchive: if it is damaged, or a member is not safe.
         NotRewritten: if the disk is full, or fails.
     """
-    limit = max(_RATIO_FROM_BYTES, _MAX_GZIP_RATIO * num_packed)
-    num_bytes = 0
+    limit = max(RATIO_FROM_BYTES, _MAX_GZIP_RATIO * num_packed)
     seen: set[str] = set()
     try:
         with (
             gzip.GzipFile(fileobj=packed) as unpacked,
-            tarfile.open(fileobj=unpacked, mode="r|", tarinfo=_Header) as source,
+            _Metered(unpacked) as metered,
+            tarfile.open(fileobj=metered, mode="r|", tarinfo=_Header) as source,
             tarfile.open(fileobj=plain, mode="w", format=tarfile.GNU_FORMAT) as target,
         ):
             for info in source:
                 _forget(source)
+                _check_ratio(unpacked.tell() + info.size, limit)
                 if not _is_wanted(info):
+                    metered.allow(0)
                     continue
-                num_bytes += info.size
-                _check_ratio(num_bytes, limit)
+                metered.allow(info.size)
                 name = _plain(info.name)
                 if name in seen:
                     raise _Refused(f"holds two members named {name!r}")
                 seen.add(name)
                 add_member(target, name, info.size, source.extractfile(info))
-            while rest := unpacked.read(_RATIO_FROM_BYTES):  # the CRC is at the very end
-                num_bytes += len(rest)
-                _check_ratio(num_bytes, limit)
+            while unpacked.read(RATIO_FROM_BYTES):  # the CRC is at the very end
+                _check_ratio(unpacked.tell(), limit)
     except _Refused as error:
         raise UnsafeArchive(f"{uri}: {error}; refused, get it again from its publisher") from error
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:

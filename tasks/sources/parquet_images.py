@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def _convert(files: Sequence[Path], source: ParquetSource, folder: Path) -> None
     ):
         for row in _rows(files, source):
             try:
+                _require_values(row)
                 data = _image_bytes(row[source.image_column])
                 path = None
                 if data is not None:
@@ -61,6 +63,12 @@ def _convert(files: Sequence[Path], source: ParquetSource, folder: Path) -> None
 
 class _Unusable(Exception):
     """Why a row cannot be used."""
+
+
+def _require_values(row: Mapping[str, Any]) -> None:
+    for name, value in row.items():
+        if isinstance(value, _NoValue):
+            raise _Unusable(f"column {name!r} cannot be read ({value.reason})")
 
 
 def _record(row: Mapping[str, Any], path: str | None, source: ParquetSource) -> dict[str, Any]:
@@ -88,12 +96,35 @@ def _rows(files: Sequence[Path], source: ParquetSource) -> Iterator[dict[str, An
             with pq.ParquetFile(path) as file:
                 columns = _columns(file.schema_arrow.names, path, source)
                 for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
-                    yield from batch.to_pylist()
+                    yield from _plain_rows(batch)
         except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
             reason = one_line(error)
             raise SourceError(
                 f"{path}: is no whole Parquet file ({reason}); get it again"
             ) from error
+
+
+@dataclass(frozen=True)
+class _NoValue:
+    """A cell that Arrow cannot give: text that is not UTF-8, a date beyond all calendars."""
+
+    reason: str
+
+
+def _plain_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        for index in range(batch.num_rows):
+            yield {name: _cell(column[index]) for name, column in columns.items()}
+
+
+def _cell(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError) as error:
+        return _NoValue(one_line(error))
 
 
 def _columns(names: Sequence[str], path: Path, source: ParquetSource) -> list[str]:

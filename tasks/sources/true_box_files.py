@@ -1,14 +1,13 @@
 """Files of true boxes, as they are published: JSON Lines, JSON, Parquet, or V*'s folder."""
 
 import io
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from data_contracts.errors import SdrpnError
-from data_contracts.json_lines import json_lines
+from data_contracts.json_lines import json_lines, json_value
 from sdrpn_core.benchmarks.true_boxes import TrueBoxes, parse_true_boxes
 from tasks.artifacts.store import ArtifactStore
 from tasks.storage.addresses import absolute_uri, folder_and_name
@@ -46,7 +45,7 @@ def _rows(store: ArtifactStore, uri: str) -> Iterator[dict[str, Any]]:
     elif uri.endswith(".jsonl"):
         yield from json_lines(store.read_uri(uri))
     elif uri.endswith(".json"):
-        yield from json.loads(store.read_uri(uri))
+        yield from json_value(store.read_uri(uri))
     else:
         yield from _annotations(store, uri)
 
@@ -63,6 +62,6 @@ def _annotations(store: ArtifactStore, folder: str) -> Iterator[dict[str, Any]]:
     if not annotations:
         raise ValueError("the folder holds no JSON files")
     for key in annotations:
-        row = json.loads(storage.read(keys[key]))
+        row = json_value(storage.read(keys[key]))
         own_id = ids.get(key.removesuffix(".json"))
         yield row if own_id is None else {**row, "question_id": own_id}

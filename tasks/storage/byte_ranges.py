@@ -15,6 +15,10 @@ from data_contracts.errors import SdrpnError
 
 MAX_MEMBER_BYTES = 1 << 29
 """Larger members are refused: no image is that large, but a bomb is."""
+MAX_RATIO = 200
+"""A member that unpacks to more times its size is a bomb; photographs stay near 1."""
+RATIO_FROM_BYTES = 1 << 20
+"""Smaller ones are not."""
 
 _FRAGMENT = re.compile(r"#(?:bytes=(\d+)-(\d+)|zip=(\d+)-(\d+),(\d+))$")
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -53,6 +57,11 @@ def split_address(address: str) -> tuple[str, ByteRange | None]:
     return where, ByteRange(int(zip_start), int(zip_stop), int(packed))
 
 
+def max_unpacked(num_packed: int) -> int:
+    """Bytes that so many may unpack to."""
+    return min(MAX_MEMBER_BYTES, max(RATIO_FROM_BYTES, MAX_RATIO * num_packed))
+
+
 def member_bytes(data: bytes, wanted: ByteRange) -> bytes:
     """The member itself, from the bytes of its range.
 
@@ -87,11 +96,12 @@ def _crcs(in_header: int, after: bytes) -> set[int]:
 def _inflate(packed: bytes, method: int) -> bytes:
     if method != _DEFLATED:
         raise DamagedArchive(f"is a zip entry of method {method}; only stored and deflated ones")
+    limit = max_unpacked(len(packed))  # whatever the archive's directory says
     try:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        plain = inflater.decompress(packed, MAX_MEMBER_BYTES)
+        plain = inflater.decompress(packed, limit)
     except zlib.error as error:
         raise DamagedArchive(f"cannot be inflated ({error})") from error
     if not inflater.eof:
-        raise DamagedArchive(f"is cut off, or inflates to more than {MAX_MEMBER_BYTES} bytes")
+        raise DamagedArchive(f"is cut off, or inflates to more than {limit} bytes")
     return plain

@@ -28,8 +28,12 @@ class PatientHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has
     """
 
     def __init__(self, *args: Any, client_kwargs: Any = None, **options: Any) -> None:
-        patience = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)}
-        super().__init__(*args, client_kwargs={**patience, **(client_kwargs or {})}, **options)
+        # Proxies and passwords by host are looked up as for files that are fetched.
+        own = {
+            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60),
+            "trust_env": True,
+        }
+        super().__init__(*args, client_kwargs={**own, **(client_kwargs or {})}, **options)
 
     async def _info(self, url: str, **options: Any) -> dict[str, Any]:
         look = super()._info

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from data_contracts.base import Settings
 from data_contracts.configs import PipelineConfig
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.settings_files import ConfigError, load_settings
+from data_contracts.settings_files import ConfigError, load_settings, parse_lines, parse_settings
+from data_contracts.sources import LlavaMixSource
 from flows.config_files import load_config
 from tests.config_samples import MINIMAL, write
 
@@ -77,6 +79,72 @@ def test_a_key_given_twice_in_json_is_refused(tmp_path: Path, section: str, mess
     path.write_text(json.dumps(MINIMAL)[:-1] + f", {section}}}")
     with pytest.raises(ConfigError, match=rf"config.json: {message}"):
         PipelineConfig.load(path)
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_what_is_nested_without_end_is_one_line(tmp_path: Path, suffix: str):
+    path = tmp_path / f"config.{suffix}"
+    path.write_text("[" * 3000 + "]" * 3000)
+    with pytest.raises(ConfigError, match=r"config\..*: it is nested too deeply$"):
+        load_settings(RuntimeConfig, path)
+    with pytest.raises(ConfigError, match=r"asked line 1: .*nested too deeply"):
+        parse_lines(RuntimeConfig, path.read_bytes(), "asked")
+
+
+def test_a_value_is_shown_by_its_beginning(tmp_path: Path):
+    """Each alias stands for nine of the one before: as text, the last has four billion letters."""
+    levels = [f"  - &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(10)]
+    path = tmp_path / "runtime.yaml"
+    path.write_text("\n".join(["storage_options: {}", "ray:", "  - &a0 [x]", *levels]))
+    with pytest.raises(
+        ConfigError, match=r"key 'ray': a section .* is needed, not \[\['x'\], \["
+    ) as caught:
+        load_settings(RuntimeConfig, path)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"records": "https://user:secret@host/a.json"}, "records"),
+        ({"records": "HTTPS://secret@host/a.json"}, "records"),
+        ({"records": {"uri": "a.json", "mirrors": ["ftp://user:secret@host/a"]}}, r"records\..*0"),
+        ({"images": "s3://key:secret@bucket/images"}, "images"),
+        ({"images": [{"type": "folder", "uri": "http://user:secret@host"}]}, r"images\..*uri"),
+        ({"images": [{"type": "archive", "file": "http://u:secret@host/a"}]}, r"images\..*file"),
+    ],
+)
+def test_no_address_holds_a_password(changes: dict[str, object], key: str):
+    """They stood in recipes, logs, reports and Prefect's pages."""
+    source = {"name": "a", "records": "a.json", "images": "images", **changes}
+    with pytest.raises(
+        ConfigError, match=rf"key '{key}': the address holds .* ~/\.netrc"
+    ) as caught:
+        parse_settings(LlavaMixSource, source, "mix")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(PipelineConfig, {"name": "a", "sources": str(changes)}, "config")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [["secret"], "secret", {"storage_option": "secret"}])
+def test_an_error_that_prefect_logs_shows_no_value(options: object):
+    changes = options if isinstance(options, dict) else {"storage_options": options}
+    with pytest.raises(ValidationError) as caught:
+        RuntimeConfig.model_validate(changes)
+    assert "storage_option" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_at_sign_is_no_password():
+    for address in (
+        "hf://datasets/owner/name@refs/convert/parquet/a.parquet",
+        "abfs://container@account.dfs.core.windows.net/a.json",
+        "https://host/a@b:c/@.json",
+        "/data/a:b@c.json",
+    ):
+        source = {"name": "a", "records": address, "images": "images"}
+        assert parse_settings(LlavaMixSource, source, "mix").records == address
 
 
 def test_what_is_merged_gives_way_to_keys_beside_it(tmp_path: Path):

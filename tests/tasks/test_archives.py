@@ -6,6 +6,7 @@ import os
 import stat
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from tasks.artifacts.store import ArtifactStore
 from tasks.sources.archives import NotRewritten, UnsafeArchive, add_member, gunzip_tar, members
-from tasks.storage.byte_ranges import DamagedArchive, member_bytes
+from tasks.storage.byte_ranges import ByteRange, DamagedArchive, member_bytes
 
 FILES = {
     "images/1.jpg": np.random.default_rng(0).bytes(5000),
@@ -151,6 +152,21 @@ def ended(data: bytes) -> bytes:
 BOMB = {"a.jpg": bytes(50_000_000)}
 
 
+def long_header(kind: bytes, num_bytes: int = 3 << 20) -> bytes:
+    """A tar whose first member has a name, or the like, of so many bytes."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = kind, num_bytes
+    return info.tobuf(tarfile.GNU_FORMAT) + b"x" * num_bytes + tarred()
+
+
+LONG_HEADERS = [
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+]
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     ("make", "message"),
@@ -209,6 +225,21 @@ def test_gzipped_tar_keeps_the_same_rules(make, message: str):
         gunzipped(make())
 
 
+@pytest.mark.parametrize("kind", LONG_HEADERS)
+@pytest.mark.parametrize("read", [gunzipped, lambda data: list(members(io.BytesIO(data), "a"))])
+def test_no_header_of_a_tar_fills_the_memory(kind: bytes, read: Callable[[bytes], object]):
+    """600 kB of a gzipped tar filled three gigabytes with one name."""
+    data = long_header(kind)
+    with pytest.raises(UnsafeArchive, match=r"headers of more than 1048576 bytes \(a bomb\)"):
+        read(gzip.compress(data) if read is gunzipped else data)
+
+
+def test_folders_count_as_what_a_gzipped_tar_unpacks_to():
+    folder = special("folder", tarfile.DIRTYPE).tobuf()
+    with pytest.raises(UnsafeArchive, match=r"more than 50 times its size \(a bomb\)"):
+        gunzipped(gzip.compress(folder * 20_000 + tarred()))
+
+
 LATIN_1 = "caf\udce9"
 """How a name in bytes that are no UTF-8 is read."""
 
@@ -237,6 +268,15 @@ def test_a_name_that_is_no_unicode_is_a_name(format: int, is_packed: bool):
         names(tarfile.TarInfo(f"{LATIN_1}.txt"))
     with pytest.raises(UnsafeArchive, match=r"'caf\\udce9.jpg' is a link or a device"):
         names(special(f"{LATIN_1}.jpg", tarfile.SYMTYPE))
+
+
+def test_a_member_inflates_to_no_more_than_a_picture_would():
+    """Whatever the archive's directory says it does."""
+    data = zipped(BOMB)
+    num_packed = zipfile.ZipFile(io.BytesIO(data)).infolist()[0].compress_size
+    entry = data[: data.index(b"PK\x01\x02")]
+    with pytest.raises(DamagedArchive, match=r"inflates to more than \d{7} bytes"):
+        member_bytes(entry, ByteRange(0, len(entry), num_packed))
 
 
 def test_member_that_was_replaced_is_damaged(file_store: ArtifactStore, tmp_path: Path):

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_contracts.configs import RecordsConfig
@@ -158,6 +160,14 @@ def test_a_file_that_is_damaged_in_its_middle_is_named(memory_store: ArtifactSto
         file.write_bytes(data)
     source = BenchmarkSource(task=BenchmarkTask.VSTAR, files=str(folder))
     with pytest.raises(BenchmarkFilesError, match=r"\.parquet: cannot be read as Parquet"):
+        download(stage_run(memory_store), source)
+
+
+def test_a_file_with_text_that_is_not_utf_8_is_named(memory_store: ArtifactStore, tmp_path: Path):
+    question = pa.array([b"what \xff ?"]).view(pa.string())
+    pq.write_table(pa.table({"question": question}), tmp_path / "test-00000-of-00001.parquet")
+    source = BenchmarkSource(task=BenchmarkTask.POPE, files=str(tmp_path))
+    with pytest.raises(BenchmarkFilesError, match=r"cannot be read as Parquet \('utf-8' codec"):
         download(stage_run(memory_store), source)
 
 

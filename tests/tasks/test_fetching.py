@@ -20,6 +20,7 @@ from data_contracts.sources import RemoteFile
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, opener, require_space
 from tasks.fetching.fetcher import describe, fetch
+from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.kept_files import kept_file, local_path
 from tasks.fetching.remote import DownloadError
 from tasks.storage.storage import Storage
@@ -353,7 +354,13 @@ def test_file_that_is_not_ready_yet_is_waited_for(server: FileServer, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("status", "headers"), [(416, {}), (206, {"Content-Range": "items 0-0/700000"})]
+    ("status", "headers"),
+    [
+        (416, {}),
+        (206, {"Content-Range": "items 0-0/700000"}),
+        (206, {"Content-Range": f"bytes 0-0/{'9' * 25}"}),
+        (206, {"Content-Range": f"bytes 0-0/{'9' * 4800}"}),
+    ],
 )
 def test_odd_answers_to_ranges_mean_that_there_are_none(
     server: FileServer, tmp_path: Path, status: int, headers: dict[str, str]
@@ -431,6 +438,60 @@ def test_every_mirror_that_failed_is_named(server: FileServer, tmp_path: Path):
     file = at(server, "/none.zip", sha256=digest(DATA), mirrors=(server.url("/bad.zip"),))
     with pytest.raises(DownloadError, match=r"none.zip: does not exist.*bad.zip: sends other"):
         get(tmp_path, file)
+
+
+@pytest.fixture
+def password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``Authorization`` by the login that a netrc file has for this machine."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    return "Basic dXNlcjpzZWNyZXQ="
+
+
+def test_passwords_are_those_of_netrc_and_stay_with_their_host(
+    server: FileServer, tmp_path: Path, password: str
+):
+    with file_server() as other:
+        there = Answer(status=302, headers={"Location": other.url("/a.zip")})
+        here = server.add("/moved.zip", b"", login=password, behave=lambda number, wanted: there)
+        elsewhere = other.add("/a.zip", DATA)
+        assert_right(get(tmp_path / "moved", at(server, "/moved.zip")))
+        assert set(here.logins) == {password}
+        HttpRemote(server.url("/moved.zip"), QUICK, headers={"Authorization": password}).describe()
+        assert set(elsewhere.logins) == {None}
+    server.add("/folder/a.png", DATA, login=password)
+    assert Storage(server.url("/folder")).read("a.png") == DATA
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a.zip"])
+def test_a_redirect_to_what_is_no_web_server_is_not_followed(
+    server: FileServer, tmp_path: Path, target: str
+):
+    away = Answer(status=302, headers={"Location": target})
+    served = server.add("/a.zip", DATA, behave=lambda number, wanted: away)
+    with pytest.raises(DownloadError, match=r"a.zip: cannot be asked for .*; check the address"):
+        get(tmp_path, at(server, "/a.zip"))
+    assert len(served.requests) == 1
+
+
+def test_more_bytes_than_were_told_are_not_kept(server: FileServer, tmp_path: Path):
+    def behave(number: int, wanted: str) -> Answer:
+        served.has_length, served.data = number % 2 == 0, DATA * (1 + number % 2)
+        return Answer()
+
+    served = server.add("/a.zip", DATA, takes_ranges=False, has_etag=False, behave=behave)
+    with pytest.raises(DownloadError, match=r"a.zip: more bytes came than the 700000 that it has"):
+        get(tmp_path, at(server, "/a.zip"), max_attempts=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_tells_no_length_leaves_room_on_the_disk(server: FileServer, tmp_path: Path):
+    server.add("/a.zip", DATA, has_length=False, takes_ranges=False)
+    with pytest.raises(DownloadError, match=r"a.zip: cannot be .*free_gib would not be left"):
+        get(tmp_path, at(server, "/a.zip"), free_gib=1e9)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_listens(tmp_path: Path):

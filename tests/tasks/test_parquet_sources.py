@@ -72,6 +72,14 @@ def test_parquet_with_bad_rows(file_store: ArtifactStore, tmp_path: Path):
         ),
         ({"image": ["0.jpg"] * 5}, "image bytes are not in the file"),
         ({"question": [b"what ?"] * 5}, "column 'question' holds bytes, not text"),
+        (
+            {"question": pa.array([*[b"what \xff"] * 4, b"what ?"]).view(pa.string())},
+            "column 'question' cannot be read ('utf-8' codec can't decode byte 0xff",
+        ),
+        (
+            {"answer": pa.array([*[1 << 60] * 4, 0], pa.timestamp("us"))},
+            "column 'answer' cannot be read (date value out of range",
+        ),
     ],
 )
 def test_a_parquet_row_that_cannot_be_converted_is_a_reject(

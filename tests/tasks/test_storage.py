@@ -25,7 +25,7 @@ from tasks.artifacts.stage import run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.transient import is_transient
 from tasks.storage.addresses import absolute_uri
-from tasks.storage.errors import StoreError, StoreUnreachable
+from tasks.storage.errors import BadAddress, StoreError, StoreUnreachable
 from tasks.storage.storage import Storage
 from tests.artifacts import (
     make_source_shard,
@@ -221,6 +221,11 @@ class TestAddresses:
         assert absolute_uri(f"{tmp_path}/link/a") == str(tmp_path / "link/a")
         assert absolute_uri(f"{tmp_path}/a..b/c") == str(tmp_path / "a..b/c")
         assert absolute_uri("s3://bucket/a/../b") == "s3://bucket/a/../b"
+
+    def test_a_root_holds_no_password(self) -> None:
+        with pytest.raises(BadAddress, match=r"^s3://\.\.\.@bucket/a: the address holds") as caught:
+            Storage("s3://key:secret@bucket/a")
+        assert "secret" not in str(caught.value)
 
     def test_a_writable_root_is_made_and_left_clean(self, store: ArtifactStore) -> None:
         store.check_writable()

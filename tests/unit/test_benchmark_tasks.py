@@ -117,6 +117,8 @@ def test_base64_images_are_lmms_evals():
         ({"image": None}, "image"),
         ({"image": {"bytes": None, "path": "x.png"}}, "image"),
         ({"answers": None}, "answer"),
+        ({"answers": 7}, "answers.*holds 7"),
+        ({"answers": {"x": "a"}}, "answers.*holds {'x': 'a'}"),
         ({"question": None}, "question"),
     ],
 )

@@ -1,6 +1,7 @@
 """What a log file sees of a run's progress."""
 
 import io
+import logging
 import re
 import signal
 import time
@@ -10,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from data_contracts.enums import Stage
-from flows.cli_base import say
-from flows.console import ProgressDisplay, _Work
+from flows.cli_base import PrintableFormatter, say
+from flows.console import ProgressDisplay, _Work, print_table
 from flows.interrupts import interrupts_heard
 
 
@@ -192,3 +193,22 @@ def test_a_line_is_printed_as_it_is():
     console = Console(file=io.StringIO(), width=10)
     say("run[1]/a.png :x: A:B:C", console)
     assert text(console) == "run[1]/a.png :x: A:B:C\n"
+
+
+def test_a_cell_of_a_table_is_text():
+    """``[/]`` in the path of an image ended the command with a traceback, ``[b]`` was left out."""
+    console = log()
+    print_table(console, "Rejected rows", [{"reason": "no image 'a[/]b[b].png' :x:", "rows": 1}])
+    assert "no image 'a[/]b[b].png' :x: " in text(console)
+
+
+def test_what_others_wrote_gives_a_terminal_no_orders():
+    """Names of files, questions and answers could set its title, clear it and hide lines."""
+    console, orders = log(), "a\x1b]0;title\x07\x1b[2J\x9b8m\rb\u202ec"
+    shown = r"a\x1b]0;title\x07\x1b[2J\x9b8m\rb\u202ec"
+    say(orders, console)
+    assert text(console) == f"{shown}\n"
+    print_table(console, "Files", [{"name": orders}])
+    assert text(console).count(shown) == 2
+    record = logging.LogRecord("sdrpn", logging.WARNING, "", 0, "%s: bad", (orders,), None)
+    assert PrintableFormatter("%(message)s").format(record) == f"{shown}: bad"

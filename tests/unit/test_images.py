@@ -1,9 +1,12 @@
 """Decoding: whatever the file, upright RGB with the right pixels, or a reason."""
 
 import io
+import os
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -199,11 +202,11 @@ def test_a_host_that_turns_the_switch_on_meanwhile_keeps_it(monkeypatch: pytest.
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
     original, calls = Image.open, []
 
-    def interfere_once(file: io.BytesIO) -> Image.Image:
+    def interfere_once(file: io.BytesIO, **options: Any) -> Image.Image:
         calls.append(file)
         if len(calls) == 1:
             ImageFile.LOAD_TRUNCATED_IMAGES = True
-        return original(file)
+        return original(file, **options)
 
     monkeypatch.setattr(Image, "open", interfere_once)
     with pytest.raises(UnreadableImage, match="damaged JPEG"):
@@ -235,6 +238,23 @@ def test_flipped_bytes_give_an_image_or_a_reason_nothing_else():
 def test_not_an_image(data: bytes, reason: str):
     with pytest.raises(UnreadableImage, match=reason):
         decode_image(data)
+
+
+def test_no_image_is_run_as_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/run\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it is looked for once
+    with pytest.raises(UnreadableImage, match="not an image in a known format"):
+        decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"])
+def test_formats_that_data_sets_have(format: str):
+    assert pixels(encoded(gradient(), format)).shape == (24, 40, 3)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,46 @@ def test_a_list_that_holds_itself_is_no_data() -> None:
     endless.append(endless)
     with pytest.raises(UnreadablePickle, match="damaged"):
         load_plain(pickle.dumps(endless), "labels.pkl")
+
+
+def copies_of(content: bytes, count: int) -> bytes:
+    """A list of byte arrays, each made of the same content by six bytes."""
+    head = b"\x80\x02cbuiltins\nbytearray\nq\x00B" + struct.pack("<I", len(content)) + content
+    return head + b"q\x01](" + b"h\x00h\x01\x85R" * count + b"e."
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x80\x02})" + b"\x85" * 10_000 + b"Ns.", "key"),  # a million end the process
+        (b"\x80\x02}N" + b"q\x00h\x00\x86" * 60 + b"Ns.", "key"),  # its hash had no end
+        (b"\x80\x02cbuiltins\nset\n](KJ)\x85\x85e\x85R.", "key"),
+        (b"\x80\x02}L" + b"9" * 4000 + b"L\nNs.", "key"),
+        (copies_of(b"x" * 10_000, 1_000), "a few bytes"),
+        (b"\x80\x02]q\x00" + b"(h\x00h\x00lq\x00" * 60 + b"Q.", "persistent id a list"),
+        (b"\x80\x02c" + b"m" * 100_000 + b"\nname\n.", r"names m{200}\.\.\.,"),
+        (b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".", "cut short"),
+        (b"\x80\x02cnumpy\ndtype\nVf8\n\x85R(KJ]NNNt" + b"b.", "byte order"),
+        (b"\x80\x02cos\nsystem\n)\x81.", r"os\.system"),
+        (b"\x80\x02\x82\x01.", "instruction EXT1"),
+    ],
+)
+def test_time_and_memory_are_in_proportion_to_the_file(data: bytes, reason: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadablePickle, match=reason) as error:
+            load_plain(data, "labels.pkl")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20 | 200 * len(data)
+    finally:
+        tracemalloc.stop()
+    assert len(str(error.value)) < 500
+
+
+def test_a_number_to_remember_by_takes_no_memory() -> None:
+    """The standard library's reader made a table of that length, of two gigabytes."""
+    tracemalloc.start()
+    try:
+        assert load_plain(b"\x80\x02Nr" + struct.pack("<I", (1 << 27) - 1) + b".", "a") is None
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

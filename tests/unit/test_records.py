@@ -67,6 +67,14 @@ def test_a_mix_record_becomes_a_question():
     assert (row["status"], row["reason"]) == ("ok", "")
 
 
+@pytest.mark.parametrize("image", [{"bytes": "x" * 1_000_000}, "x" * 1_000_000])
+def test_a_reason_does_not_hold_the_image(image: object):
+    """Each row had all of it, and so did the warning about the first."""
+    (row,) = build(record("1", image))
+    assert row["reason"].endswith("xxx...")
+    assert len(row["reason"]) < 6000
+
+
 @pytest.mark.parametrize(
     ("path", "dataset", "kind"),
     [

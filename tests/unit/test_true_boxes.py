@@ -89,6 +89,8 @@ def test_files_of_every_kind(memory_store: ArtifactStore, tmp_path: Path):
         ('{"question_id": 1}', "row 0.*bbox"),
         ('{"question_id": 1, "bbox": [[]]}', "row 0"),
         ("nonsense", "no true boxes can be read"),
+        ("[1, 2]", "row 0: a list, not an object"),
+        (f'{{"question_id": 1, "box": [0, 0, {10**400}, 1]}}', "too large"),
     ],
 )
 def test_what_is_wrong_is_said(memory_store: ArtifactStore, tmp_path: Path, text: str, reason: str):
