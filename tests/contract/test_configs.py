@@ -166,6 +166,15 @@ def test_wrong_benchmark_or_method_is_found_when_the_config_is_read(
         PipelineConfig.load(write(tmp_path, data))
 
 
+@pytest.mark.parametrize("name", [".", "..", "..."])
+def test_a_name_of_dots_alone_is_refused(tmp_path: Path, name: str):
+    """All stages were made before its labels could not be promoted: below which folder?"""
+    with pytest.raises(ConfigError, match="key 'name': String should match pattern"):
+        PipelineConfig.load(write(tmp_path, MINIMAL | {"name": name}))
+    assert PipelineConfig.load(write(tmp_path, MINIMAL | {"name": f"{name}x"})).name == f"{name}x"
+    assert pipeline_config(data=f"{name}.json", images="images").name == "data"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
