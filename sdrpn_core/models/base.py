@@ -31,7 +31,7 @@ from sdrpn_core.decoding.decoder import Decoder
 from sdrpn_core.decoding.step_pool import StepPool
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.decoder_check import unknown_layers_explained
-from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.errors import ModelError, UnfitSetting
 from sdrpn_core.models.generation_settings import suppressed_tokens
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.profile_checks import check_profile
@@ -252,32 +252,34 @@ class ModelAdapter(ABC):
         """Refuse a budget for crops that holds no cell.
 
         Raises:
-            ModelError: saying what would do.
+            UnfitSetting: saying what would do.
         """
         least = cls.num_tokens(GridShape(1, 1))
         if max_tokens is not None and max_tokens < least:
-            raise ModelError(f"crop_tokens is {max_tokens}: give at least {least}, or leave it out")
+            raise UnfitSetting(
+                f"crop_tokens is {max_tokens}: give at least {least}, or leave it out"
+            )
 
     @classmethod
     def check_regions(cls, regions: RegionSettings) -> None:
         """Refuse region settings that models of the family cannot follow.
 
         Raises:
-            ModelError: saying what would do.
+            UnfitSetting: saying what would do.
         """
         cls.check_crop_tokens(regions.crop_tokens)
         if regions.mask_tower and not cls.masks_tower:
-            raise ModelError(_NO_MASKED_TOWER)
+            raise UnfitSetting(_NO_MASKED_TOWER)
 
     @classmethod
     def check_methods(cls, methods: Collection[Method]) -> None:
         """Refuse ways of answering that models of the family cannot follow.
 
         Raises:
-            ModelError: saying what would do.
+            UnfitSetting: saying what would do.
         """
         if not cls.gives_gradients and _OF_GRADIENTS.intersection(methods):
-            raise ModelError(_NO_GRADIENTS)
+            raise UnfitSetting(_NO_GRADIENTS)
 
     def pixels_seen(self, image: ImageFeatures) -> tuple[int, int]:
         """(width, height) in pixels at which the vision tower got this image's canvas.

@@ -9,11 +9,12 @@ from data_contracts.configs import EvaluationConfig, ModelConfig, PipelineConfig
 from data_contracts.enums import Method, QuestionKind, Stage
 from data_contracts.profiles import UncalibratedProfile
 from data_contracts.runtime import RuntimeConfig
+from data_contracts.settings_files import ConfigError
 from data_contracts.sources import LlavaMixSource, Selection
 from flows.dry_run import plan_run
 from flows.execution import LocalExecution
 from flows.run import run_pipeline
-from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.errors import UnfitSetting
 from tasks.models import profile_of
 from tasks.unanswered import NoAnswers
 from tests.families.deepseek import tiny_deepseek_vl
@@ -95,8 +96,8 @@ def test_gradients_that_a_family_has_not_stop_a_run_before_anything_is_fetched(
     )
     config = config.model_copy(update={"model": model, "evaluation": evaluation})
     runtime = RuntimeConfig(store=str(tmp_path / "store"), device="cpu")
-    with pytest.raises(ModelError, match="vicrop_pure_grad_high are for families"):
+    with pytest.raises(UnfitSetting, match="vicrop_pure_grad_high are for families"):
         run_pipeline(config, LocalExecution(runtime))
-    with pytest.raises(ModelError, match="leave these methods out"):
+    with pytest.raises(ConfigError, match="leave these methods out"):
         plan_run(config, runtime)
     assert not (tmp_path / "store" / Stage.DOWNLOAD.value).exists()
