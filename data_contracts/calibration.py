@@ -1,11 +1,16 @@
 """Settings of calibration: how a new model's heads, sinks, thresholds and branch are looked for."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from data_contracts.base import Settings
 from data_contracts.training import TrainingConfig
+
+_Positive = Annotated[float, Field(gt=0)]
+_PositiveShare = Annotated[float, Field(gt=0, le=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Side = Annotated[int, Field(ge=64)]
 
 
 class BranchTraining(TrainingConfig):
@@ -29,7 +34,7 @@ class CalibrationSettings(Settings):
     print_scale: float = Field(1.0, gt=0)
     """Size of the print in the scenes, as of ``make_scene``: 1 is too small for the model's input,
     as in the pictures that zooming is for."""
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[_Side, _Side] | None = None
     """(width, height) of every scene, for models whose grid follows the image; None varies it."""
     seed: int = Field(700_000, ge=0)
     """Seed of the first scene; the others follow."""
@@ -52,13 +57,13 @@ class CalibrationSettings(Settings):
 
     num_sink_candidates: int = Field(16, ge=0)
     """Single heads tried as sink heads, besides the mean of every layer."""
-    sink_levels: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    sink_levels: tuple[_Positive, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
     """Sink thresholds tried, as multiples of attention spread evenly over the image."""
-    sink_norms: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 10.0)
+    sink_norms: tuple[_Positive, ...] = (1.5, 2.0, 3.0, 5.0, 10.0)
     """Thresholds tried for hidden-state norms, as multiples of the median."""
     num_sink_dimensions: int = Field(2, ge=0)
     """Dimensions of the hidden state that are watched, those with the largest outliers."""
-    sink_values: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)
+    sink_values: tuple[_Positive, ...] = (5.0, 10.0, 20.0, 40.0)
     """Thresholds tried for the RMS-normalised value at these; VisAttnSink's is 20."""
     planted_sinks: bool = False
     """Also measure every kind of sink rule on attention with sinks planted into it; for models that
@@ -67,8 +72,8 @@ class CalibrationSettings(Settings):
     max_question_dependence: float = Field(0.3, ge=0)
     """A signal that changes more than this with the question is no sink; see ``SinkScore``."""
 
-    foreground_thresholds: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
-    background_thresholds: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2)
+    foreground_thresholds: tuple[_PositiveShare, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
+    background_thresholds: tuple[_Share, ...] = (0.02, 0.05, 0.1, 0.15, 0.2)
     min_precision: float = Field(0.8, ge=0, le=1)
     """Least ``overlap_precision`` of labels: the share of foreground cells that are inside the true
     box or that it covers noticeably. Foreground thresholds that fall short are not considered if

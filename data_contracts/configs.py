@@ -204,7 +204,8 @@ class ReportConfig(Settings):
 class PipelineConfig(Settings):
     """Everything that determines a run's results."""
 
-    name: str = Field(pattern=r"^[a-z0-9._-]+$")
+    name: str = Field(pattern=r"^[a-z0-9._-]*[a-z0-9_-][a-z0-9._-]*$")
+    """Small letters, digits and ``._-``; not dots alone, as it names a folder of promotions."""
     sources: tuple[Source, ...] = Field(min_length=1)
     model: ModelConfig = ModelConfig()
     calibration: CalibrationSettings = CalibrationSettings()

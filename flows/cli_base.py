@@ -274,7 +274,7 @@ def _own_data(data: str | None, images: str | None) -> dict[str, object]:
     given = {"name": "data", "records": data, "images": images}
     source = parse_settings(LlavaMixSource, given, "--data, --images")
     # The config's benchmark says nothing about the user's pictures.
-    name = re.sub(r"[^a-z0-9._-]+", "-", PurePosixPath(data).stem.lower()).strip("-") or "data"
+    name = re.sub(r"[^a-z0-9._-]+", "-", PurePosixPath(data).stem.lower()).strip("-.") or "data"
     return {"name": name, "sources": [source.model_dump(mode="json")], "evaluation": None}
 
 

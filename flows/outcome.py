@@ -34,6 +34,8 @@ class RunOutcome(BaseModel):
     stages: tuple[StageOutcome, ...]
     results: Results | None = None
     """The results table, if the run got as far."""
+    evaluated: str = ""
+    """Name of the source that it is of."""
     benchmarks: dict[str, Results] = {}
     """The results tables of the public benchmarks, by task."""
     comparison: Comparison | None = None
@@ -143,7 +145,7 @@ class RunOutcome(BaseModel):
 
     def _tables(self) -> dict[str, Results]:
         """Every table, the held-out questions' first."""
-        own = {self.results.benchmark: self.results} if self.results else {}
+        own = {self.evaluated: self.results} if self.results else {}
         return {**own, **self.benchmarks}
 
     def comparison_table(self) -> list[dict[str, str]]:

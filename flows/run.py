@@ -68,6 +68,7 @@ def run_pipeline(
     return RunOutcome(
         stages=tuple(execution.outcomes),
         results=tables.pop(evaluations[0].source.name) if evaluations else None,
+        evaluated=evaluations[0].source.name if evaluations else "",
         benchmarks=tables,
         comparison=None if table is None else read_table(store, table),
         table_uris=() if table is None else table_uris(store, table),

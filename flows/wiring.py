@@ -16,20 +16,21 @@ from data_contracts.settings_files import ConfigError
 from data_contracts.sources import EvaluationSource, Source
 from flows.execution import Execution
 from tasks.anywhere import config_anywhere
+from tasks.asked_kinds import require_heads
 from tasks.benchmark_table import TableInputs, write_table
 from tasks.build_jsonl import build_jsonl
 from tasks.calibrate import calibrate_profile, calibrated
 from tasks.download import download
 from tasks.evaluate import (
     make_prediction_shard,
-    num_left_out,
     predictions_recipe,
+    require_askable,
     summarize_predictions,
 )
 from tasks.extract_attention import attention_recipe, make_attention_shard
 from tasks.make_labels import make_labels
 from tasks.merge_labels import merge_labels
-from tasks.models import pinned, profile_of, require_usable_regions
+from tasks.models import pinned, profile_of, require_usable_settings
 from tasks.report import ReportInputs, write_report
 from tasks.sources.benchmark_files import TABLE_LABEL, evaluation_label, settings_for
 from tasks.train_rpn import train_rpn
@@ -102,7 +103,7 @@ class Pipeline:
         """
         if needs_model(stage):
             # Hours of downloads would delay what is wrong with the model or the settings.
-            require_usable_regions(self._config)
+            require_usable_settings(self._config)
             _ = self._label_settings
         sources = self._config.sources
         is_evaluated = self._config.evaluation is not None
@@ -129,7 +130,8 @@ class Pipeline:
             case Stage.EVALUATE | Stage.REPORT:
                 # The benchmark's data comes first: a wrong address shows before hours of training.
                 _each(self.questions, self.sources(stage))
-                _each(self._require_answers, self.evaluations() if is_evaluated else ())
+                _each(self._require_heads, sources)
+                _each(self._require_askable, self.evaluations() if is_evaluated else ())
                 _each(self.results, self.evaluations() if is_evaluated else ())
                 self.table()
                 if stage is Stage.REPORT:
@@ -138,13 +140,14 @@ class Pipeline:
     def artifacts(self) -> Iterator[Callable[[], object]]:
         """What makes each artifact of a whole run, or stops it, in the order of the run."""
         sources = self._config.sources
-        yield partial(require_usable_regions, self._config)
+        yield partial(require_usable_settings, self._config)
         yield self.calibration
         for source in self.sources(Stage.REPORT):
             yield partial(self.files, source)
             yield partial(self.questions, source)
+        yield from (partial(self._require_heads, source) for source in sources)
         for benchmark in self.evaluations() if self._config.evaluation is not None else ():
-            yield partial(self._require_answers, benchmark)
+            yield partial(self._require_askable, benchmark)
         for trained_on in sources:
             yield partial(self.attention, trained_on)
             yield partial(self.labels, trained_on)
@@ -259,10 +262,15 @@ class Pipeline:
         sources = (evaluation.source, *evaluation.benchmarks)
         return tuple(settings_for(evaluation, source) for source in sources)
 
-    def _require_answers(self, benchmark: EvaluationConfig) -> None:
-        """That nothing says what is right shows before training, too."""
-        store, source = self._execution.store, benchmark.source
-        num_left_out(store, self.questions(source), source)
+    def _require_heads(self, source: Source) -> None:
+        """That a later source cannot be extracted shows before the first one is."""
+        questions = self.questions(source)
+        require_heads(self._execution.store, questions, profile_of(self._model))
+
+    def _require_askable(self, benchmark: EvaluationConfig) -> None:
+        """That nothing says what is right, or where to look, shows before training, too."""
+        questions = self.questions(benchmark.source)
+        require_askable(self._execution.store, questions, profile_of(self._model), benchmark)
 
     def predictions(self, benchmark: EvaluationConfig) -> ArtifactRef:
         """Every way's answers to a benchmark."""

@@ -51,12 +51,16 @@ def difference_p_value(scores: Scores, baseline: Scores, *, num_resamples: int, 
     """Two-sided p-value of the mean of ``scores - baseline``, by the paired bootstrap.
 
     Twice the share of resamples on the rarer side of 0, resamples at 0 counting for both sides and
-    the data themselves as one more of each; never 0, since so many resamples cannot tell.
+    the data themselves as one more of each; never 0, since so many resamples cannot tell. Nor can
+    few documents, whose resamples all look alike: where either side wins K of them by chance, one
+    of the two wins all with a probability of 2 ** (1 - K).
     Arguments as of ``difference_interval``.
     """
-    means = _resampled_means(_gain(scores, baseline), num_resamples, seed)
+    gain = _gain(scores, baseline)
+    means = _resampled_means(gain, num_resamples, seed)
     rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return min(1.0, 2 * (rarer + 1) / (len(means) + 1))
+    p_value = max(2 * (rarer + 1) / (len(means) + 1), 2.0 ** (1 - np.count_nonzero(gain)))
+    return float(min(1.0, p_value))
 
 
 def recovered_share_interval(

@@ -17,12 +17,14 @@ from data_contracts.base import Settings
 from data_contracts.configs import EvaluationConfig, ModelConfig
 from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import LabelSettings
+from data_contracts.profiles import ModelProfile
 from data_contracts.registry import frame_of
 from data_contracts.results import Results, Speed
 from data_contracts.sources import BenchmarkSource, EvaluationSource
 from sdrpn_core.benchmarks import Document, aggregate
 from sdrpn_core.evaluation.benchmark_figures import benchmark_figures, mean_score
 from sdrpn_core.evaluation.harness import Evaluator
+from sdrpn_core.evaluation.methods import READ_ATTENTION
 from sdrpn_core.evaluation.results import summarize
 from sdrpn_core.evaluation.speed import Timings
 from sdrpn_core.images import UnreadableImage
@@ -32,6 +34,7 @@ from tasks import recipes
 from tasks.artifacts.device_memory import batch_size_of
 from tasks.artifacts.stage import FileShard, FrameShard, StageRun, run_stage
 from tasks.artifacts.store import ArtifactStore
+from tasks.asked_kinds import require_heads
 from tasks.document_table import document_table
 from tasks.extract_attention import usable_questions
 from tasks.models import adapter_for, model_identity, placement
@@ -76,6 +79,21 @@ def predictions_recipe(
         boxes_as_written=mix_boxes(run.store, files).are_as_written,
         all_answered=num_left_out(run.store, records, settings.source) == 0,
     )
+
+
+def require_askable(
+    store: ArtifactStore, records: ArtifactRef, profile: ModelProfile, settings: EvaluationConfig
+) -> None:
+    """See to it, before anything is trained, that a benchmark can be asked and judged.
+
+    Raises:
+        NoAnswers: if nothing says what answers are right.
+        UncalibratedProfile: if a method reads attention, and the profile has no heads for a kind of
+            question.
+    """
+    num_left_out(store, records, settings.source)
+    if READ_ATTENTION.intersection(settings.methods):
+        require_heads(store, records, profile)
 
 
 def num_left_out(store: ArtifactStore, records: ArtifactRef, source: EvaluationSource) -> int:

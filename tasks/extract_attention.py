@@ -28,6 +28,7 @@ from tasks.artifacts.device_memory import BatchSize, batch_size_of
 from tasks.artifacts.row_ranges import overlapping, shard_range
 from tasks.artifacts.stage import FrameShard, StageRun
 from tasks.artifacts.store import ArtifactStore
+from tasks.asked_kinds import require_heads
 from tasks.attention_reuse import earlier_rows
 from tasks.attention_rows import attention_rows
 from tasks.given_responses import given_rows, has_mixed_turns
@@ -48,10 +49,11 @@ def attention_recipe(
 
     Raises:
         NoAnswers: if answers are to be the data set's own, and it has none.
-        UncalibratedProfile: before any model is loaded, if its profile names no heads.
+        UncalibratedProfile: before any model is loaded, if its profile names no heads for a kind
+            of question that is asked.
     """
     profile = profile_of(model)
-    profile.require_calibrated()
+    require_heads(run.store, records, profile)
     manifest, identity = run.store.manifest(records), model_identity(model)
     if settings.responses == "dataset":
         require_answers(

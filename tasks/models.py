@@ -13,7 +13,8 @@ from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import named_device, resolve_device
-from sdrpn_core.models.families import FAMILIES, check_family
+from sdrpn_core.models.dimensions import model_dimensions
+from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.rpn.copied_layers import check_copyable
@@ -104,18 +105,20 @@ def adapter_for_labels(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapt
     return adapter
 
 
-def require_usable_regions(config: PipelineConfig) -> None:
-    """Refuse region settings that the model cannot follow, without loading it.
+def require_usable_settings(config: PipelineConfig) -> None:
+    """Refuse a profile that is not its model's, and settings that the model cannot follow, without
+    loading it; a model that the hub has not given yet is looked at when it is pinned.
 
     Raises:
         ModelError: saying what would do.
     """
     profile = profile_of(config.model)
-    check_family(profile)
+    model_dimensions(profile)
     family = FAMILIES[profile.family]
     family.check_regions(config.region_settings(profile))
     if config.evaluation is not None:
         family.check_crop_tokens(config.evaluation.crop_tokens)
+        family.check_methods(config.evaluation.methods)
 
 
 def require_device(device: str) -> None:

@@ -11,6 +11,7 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import LabelStatus
 from data_contracts.label_settings import LabelSettings
+from data_contracts.results import Results
 from sdrpn_core.evaluation.prediction_rows import regions_of
 from sdrpn_core.report import ArtifactLine, Example, ReportData, render_report
 from sdrpn_core.report.gallery import answered_examples, label_example
@@ -88,7 +89,7 @@ def _gather(
     return ReportData(
         title=config.name,
         facts=_facts(store, inputs, config, checkpoint.config),
-        results=[] if inputs.results is None else [read_results(store, inputs.results)],
+        results=_results(store, inputs, config),
         label_counts={
             status.value: int(counts[name])
             for status in LabelStatus
@@ -104,6 +105,17 @@ def _gather(
         config=_shown(config, inputs),
         artifacts=[_line(store, ref) for ref in inputs.refs],
     )
+
+
+def _results(
+    store: ArtifactStore, inputs: ReportInputs, config: PipelineConfig
+) -> Sequence[Results]:
+    """What was found, called as the configuration calls its source: by their rule alone, anybody's
+    pictures would be the ``scenes`` that it was made for."""
+    if inputs.results is None or config.evaluation is None:
+        return ()
+    found = read_results(store, inputs.results)
+    return [found.model_copy(update={"benchmark": config.evaluation.source.name})]
 
 
 def _shown(config: PipelineConfig, inputs: ReportInputs) -> dict[str, Any]:

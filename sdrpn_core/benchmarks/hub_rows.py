@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from data_contracts.enums import QuestionKind
+from data_contracts.enums import QuestionKind, ScoringMode
 from sdrpn_core.benchmarks.document import UnusableDocument, texts_field
+from sdrpn_core.benchmarks.scoring import score
 from sdrpn_core.benchmarks.tasks import TaskSpec
 
 _ANSWER_COLUMNS = ("answers", "answer", "label")
@@ -54,9 +55,11 @@ def hub_documents(spec: TaskSpec, rows: Iterable[Mapping[str, Any]]) -> Iterator
 
 
 def _document(spec: TaskSpec, row: Mapping[str, Any], number: int) -> HubDocument:
-    column = next((name for name in _ANSWER_COLUMNS if row.get(name) is not None), "answer")
+    there = [name for name in _ANSWER_COLUMNS if name in row]
+    filled = [name for name in there if row[name] is not None]
+    column = (filled or there or ["answer"])[0]
     own_id = None if spec.id_column is None else row.get(spec.id_column)
-    return HubDocument(
+    document = HubDocument(
         question_id=str(number if own_id is None else own_id),
         image=image_bytes(row),
         question=spec.prompt(row),
@@ -67,6 +70,14 @@ def _document(spec: TaskSpec, row: Mapping[str, Any], number: int) -> HubDocumen
         kind=spec.kind,
         fields={name: row[name] for name in spec.columns if name in row},
     )
+    _require_scorable(spec, document)
+    return document
+
+
+def _require_scorable(spec: TaskSpec, document: HubDocument) -> None:
+    """Whatever is answered to it; else it would show only when it is asked, after training."""
+    for mode in ScoringMode:
+        score(spec.rule, "", {"answers": list(document.answers), **document.fields}, mode)
 
 
 def _category(spec: TaskSpec, row: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ def find_sink_dimensions(
     Args:
         adapter: the frozen model.
         requests: a few questions; one forward pass with all of them.
-        count: how many dimensions to name.
+        count: how many dimensions to name; of a smaller model, all.
     """
     if not count:
         return ()
@@ -39,7 +39,8 @@ def find_sink_dimensions(
     excess = _Excess(image_columns(prompts, batch.offsets))
     prefill(adapter, batch, observer=excess)
     assert excess.largest is not None, "a decoder has layers"
-    return tuple(sorted(excess.largest.topk(count).indices.tolist()))
+    found = excess.largest.topk(min(count, len(excess.largest)))
+    return tuple(sorted(found.indices.tolist()))
 
 
 class _Excess:

@@ -54,6 +54,9 @@ profile asks for is longer than the answers of many benchmarks."""
 ZOOMS = (Method.SDRPN, Method.SDRPN_WITHDRAWN)
 """Methods that crop where the RPN says."""
 
+READ_ATTENTION = frozenset(Method) - {Method.BASE, Method.RANDOM_CROP, Method.ORACLE, *ZOOMS}
+"""Methods that need to know the model's grounding heads."""
+
 FloatMap = NDArray[np.float32]
 
 

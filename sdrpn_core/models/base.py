@@ -7,7 +7,7 @@ Shape legend: N batch, L sequence, d hidden size, T tokens of an image, K deepst
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import ClassVar, Self
 
@@ -24,13 +24,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from data_contracts.enums import Method
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import FamilyDefaults, ModelProfile
 from sdrpn_core.decoding.decoder import Decoder
 from sdrpn_core.decoding.step_pool import StepPool
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.decoder_check import unknown_layers_explained
-from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.errors import ModelError, UnfitSetting
 from sdrpn_core.models.generation_settings import suppressed_tokens
 from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.models.profile_checks import check_profile
@@ -42,6 +43,11 @@ _NO_MASKED_TOWER = (
     "mask_tower is for families with one fixed grid and a token for each patch (LLaVA, "
     "LLaVA-OneVision, DeepSeek-VL 1.3B): leave it out"
 )
+_OF_GRADIENTS = frozenset({Method.VICROP_PURE_GRAD, Method.VICROP_PURE_GRAD_HIGH})
+_NO_GRADIENTS = (
+    "vicrop_pure_grad and vicrop_pure_grad_high are for families whose vision tower takes plain "
+    "pixels (LLaVA, LLaVA-OneVision, InternVL, Gemma 3, SmolVLM): leave these methods out"
+)
 
 
 class ModelAdapter(ABC):
@@ -51,6 +57,8 @@ class ModelAdapter(ABC):
     """For models of the family that have no profile yet."""
     masks_tower: ClassVar[bool] = False
     """Its vision tower can leave out what masked crops hide (``mask_tower`` of region settings)."""
+    gives_gradients: ClassVar[bool] = False
+    """Its vision tower takes plain pixels, which ``encode_with_gradient`` needs."""
     shows_images_whole: ClassVar[bool] = False
     """The multimodal model lets the tokens of an image see each other where its text model may."""
     input_side: int
@@ -132,6 +140,12 @@ class ModelAdapter(ABC):
     @property
     def num_deepstack_layers(self) -> int:
         """K: the first decoder layers, after which image features are added once more."""
+        return self.count_deepstack_layers(self.model.config)
+
+    @staticmethod
+    def count_deepstack_layers(config: PreTrainedConfig) -> int:
+        """K of a model with this configuration."""
+        del config
         return 0
 
     @staticmethod
@@ -226,10 +240,7 @@ class ModelAdapter(ABC):
             ModelError: for families whose tower does not take plain pixels.
         """
         del image
-        raise ModelError(
-            f"family {self.profile.family!r} gives no gradients of pixels: leave out the methods "
-            "vicrop_pure_grad and vicrop_pure_grad_high"
-        )
+        raise ModelError(_NO_GRADIENTS)
 
     @classmethod
     def num_tokens(cls, grid: GridShape) -> int:
@@ -241,22 +252,34 @@ class ModelAdapter(ABC):
         """Refuse a budget for crops that holds no cell.
 
         Raises:
-            ModelError: saying what would do.
+            UnfitSetting: saying what would do.
         """
         least = cls.num_tokens(GridShape(1, 1))
         if max_tokens is not None and max_tokens < least:
-            raise ModelError(f"crop_tokens is {max_tokens}: give at least {least}, or leave it out")
+            raise UnfitSetting(
+                f"crop_tokens is {max_tokens}: give at least {least}, or leave it out"
+            )
 
     @classmethod
     def check_regions(cls, regions: RegionSettings) -> None:
         """Refuse region settings that models of the family cannot follow.
 
         Raises:
-            ModelError: saying what would do.
+            UnfitSetting: saying what would do.
         """
         cls.check_crop_tokens(regions.crop_tokens)
         if regions.mask_tower and not cls.masks_tower:
-            raise ModelError(_NO_MASKED_TOWER)
+            raise UnfitSetting(_NO_MASKED_TOWER)
+
+    @classmethod
+    def check_methods(cls, methods: Collection[Method]) -> None:
+        """Refuse ways of answering that models of the family cannot follow.
+
+        Raises:
+            UnfitSetting: saying what would do.
+        """
+        if not cls.gives_gradients and _OF_GRADIENTS.intersection(methods):
+            raise UnfitSetting(_NO_GRADIENTS)
 
     def pixels_seen(self, image: ImageFeatures) -> tuple[int, int]:
         """(width, height) in pixels at which the vision tower got this image's canvas.

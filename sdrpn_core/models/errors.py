@@ -10,3 +10,7 @@ class ModelError(SdrpnError):
 
 class UnknownChoice(ModelError, ConfigError):
     """A setting names what no machine has, so that it has to be changed first."""
+
+
+class UnfitSetting(ModelError, ConfigError):
+    """A setting asks for what models of a family cannot do, so that it has to be changed first."""

@@ -16,7 +16,7 @@ from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
 from sdrpn_core.models.mistral3 import Mistral3Adapter
-from sdrpn_core.models.profile_checks import size_mismatch
+from sdrpn_core.models.profile_checks import check_profile
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
 from sdrpn_core.models.qwen3_5_moe import Qwen3_5MoeAdapter
@@ -80,9 +80,10 @@ def check_model(profile: ModelProfile, config: PreTrainedConfig, source: str) ->
             f"profile {profile.name!r} is for models of family {profile.family!r}, {source!r} is "
             f"of family {config.model_type!r}: choose its own profile"
         )
-    if mismatch := size_mismatch(profile, config.get_text_config(decoder=True)):
-        raise ModelError(f"profile {profile.name!r} {mismatch}: choose its own profile")
-    FAMILIES[profile.family].check_config(config, source)
+    family = FAMILIES[profile.family]
+    num_deepstack_layers = family.count_deepstack_layers(config)
+    check_profile(profile, config.get_text_config(decoder=True), num_deepstack_layers)
+    family.check_config(config, source)
 
 
 def not_driven(model_id: str, family: str) -> str:

@@ -25,6 +25,7 @@ class LlavaAdapter(SquareAdapter):
 
     defaults = FamilyDefaults(prompt="USER: {images}\n{question} ASSISTANT:")
     masks_tower = True
+    gives_gradients = True
 
     def default_fill(self) -> tuple[int, int, int]:
         """The processor's mean colour."""

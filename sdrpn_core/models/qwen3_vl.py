@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 
@@ -22,10 +23,10 @@ class Qwen3VlAdapter(Qwen2_5VlAdapter):
         }
     )
 
-    @property
-    def num_deepstack_layers(self) -> int:
+    @staticmethod
+    def count_deepstack_layers(config: PreTrainedConfig) -> int:
         """One decoder layer for every tower layer that is tapped."""
-        return len(self.model.config.vision_config.deepstack_visual_indexes)
+        return len(config.vision_config.deepstack_visual_indexes)
 
     def _deepstack(self, output: Any, num_images: int) -> list[tuple[Tensor, ...]]:
         """One (C, d) tensor per tapped tower layer, for each image."""

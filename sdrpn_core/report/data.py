@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     WIN = "win"
     LOSS = "loss"
     WRONG_REGION = "wrong_region"
+    RIGHT_REGION = "right_region"
     BOTH_WRONG = "both_wrong"
     BOTH_RIGHT = "both_right"
 

@@ -56,7 +56,9 @@ def outcome_of(base: Row, zoomed: Row) -> Outcome:
         return Outcome.BOTH_RIGHT if base_right else Outcome.WIN
     if base_right:
         return Outcome.LOSS
-    return Outcome.BOTH_WRONG if covers_true_box(zoomed) else Outcome.WRONG_REGION
+    if not true_boxes_of(zoomed):
+        return Outcome.BOTH_WRONG
+    return Outcome.RIGHT_REGION if covers_true_box(zoomed) else Outcome.WRONG_REGION
 
 
 def answered_examples(

@@ -117,7 +117,8 @@ def _crop_picture(example: Example, region: Region) -> Picture:
 
 def _picture(caption: str, alt: str, image: Image.Image) -> Picture:
     buffer = io.BytesIO()
-    # Without chroma subsampling: thin coloured outlines would smear.
-    image.save(buffer, format="JPEG", quality=80, subsampling=0, optimize=True)
+    # Without chroma subsampling: thin coloured outlines would smear. Without `optimize`: Pillow has
+    # a byte a pixel for it, and grain takes more.
+    image.save(buffer, format="JPEG", quality=80, subsampling=0)
     data = base64.b64encode(buffer.getvalue()).decode()
     return Picture(caption, alt, f"data:image/jpeg;base64,{data}", image.width, image.height)

@@ -18,8 +18,9 @@ from sdrpn_core.report.pictures import Picture, pictures_of
 OUTCOME_NAMES: Mapping[Outcome, str] = {
     Outcome.WIN: "Base wrong, SD-RPN right",
     Outcome.LOSS: "Base right, SD-RPN wrong",
-    Outcome.WRONG_REGION: "Both wrong, and the crop misses the true box",
-    Outcome.BOTH_WRONG: "Both wrong, although the crop is in the right place",
+    Outcome.WRONG_REGION: "Both wrong, and no crop shows the true box",
+    Outcome.RIGHT_REGION: "Both wrong, although the crop is in the right place",
+    Outcome.BOTH_WRONG: "Both wrong",
     Outcome.BOTH_RIGHT: "Both right",
 }
 STEP_NAMES = {

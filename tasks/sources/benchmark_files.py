@@ -150,6 +150,11 @@ def write_benchmark(
         documents.append(_document_row(source_id, document, found.boxes))
         if (key := _box_key(document, found.boxes)) is not None:
             matched.add(key)
+    if not any(answer.strip() for row in documents for answer in row["answers"]):
+        raise BenchmarkFilesError(
+            f"benchmark {source.task.value}: not one of its {len(documents)} rows has an answer: "
+            f"give `files` split {spec.split!r}, not one for submissions"
+        )
     _warn_of_unmatched(source, found.boxes, matched)
     written.put("mix.json", json.dumps(records).encode())
     lines = "".join(f"{json.dumps(row)}\n" for row in documents)

@@ -144,6 +144,7 @@ STAGES: dict[str, StageCode] = {
 
 KEEPS_BYTES = (
     "tasks.artifacts.",
+    "tasks.asked_kinds",
     "tasks.fetching.",
     "tasks.loaded_model",
     "tasks.models",

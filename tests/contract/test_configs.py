@@ -148,6 +148,34 @@ def test_unknown_key_lists_the_valid_keys_of_its_section(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"image_size": [640, 10]}, r"image_size.1': .*equal to 64"),
+        ({"sink_levels": [1.0, 0.0]}, r"sink_levels.1': .*greater than 0"),
+        ({"sink_norms": [-1.0]}, r"sink_norms.0': .*greater than 0"),
+        ({"sink_values": [0.0]}, r"sink_values.0': .*greater than 0"),
+        ({"foreground_thresholds": [0.2, 0.0]}, r"foreground_thresholds.1': .*greater than 0"),
+        ({"background_thresholds": [1.5]}, r"background_thresholds.0': .*equal to 1"),
+    ],
+)
+def test_what_calibration_cannot_try_is_found_when_the_config_is_read(
+    tmp_path: Path, change: dict, message: str
+):
+    """A traceback, after all scenes were answered."""
+    with pytest.raises(ConfigError, match=rf"key 'calibration\.{message}"):
+        PipelineConfig.load(write(tmp_path, MINIMAL | {"calibration": change}))
+
+
+@pytest.mark.parametrize("name", [".", "..", "..."])
+def test_a_name_of_dots_alone_is_refused(tmp_path: Path, name: str):
+    """All stages were made before its labels could not be promoted: below which folder?"""
+    with pytest.raises(ConfigError, match="key 'name': String should match pattern"):
+        PipelineConfig.load(write(tmp_path, MINIMAL | {"name": name}))
+    assert PipelineConfig.load(write(tmp_path, MINIMAL | {"name": f"{name}x"})).name == f"{name}x"
+    assert pipeline_config(data=f"{name}.json", images="images").name == "data"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"benchmark": "textvqua"}, r"key 'evaluation.benchmark': .*'scenes', 'textvqa'"),
         ({"methods": ["base", "sd_rpm"]}, r"key 'evaluation.methods.1': .*'sdrpn'"),
         (

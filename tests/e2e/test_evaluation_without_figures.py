@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.configs import EvaluationConfig, PipelineConfig
-from data_contracts.enums import Method, Stage
+from data_contracts.configs import EvaluationConfig, ModelConfig, PipelineConfig
+from data_contracts.enums import Method, QuestionKind, Stage
+from data_contracts.profiles import UncalibratedProfile
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.sources import LlavaMixSource
+from data_contracts.settings_files import ConfigError
+from data_contracts.sources import LlavaMixSource, Selection
 from flows.dry_run import plan_run
 from flows.execution import LocalExecution
 from flows.run import run_pipeline
+from sdrpn_core.models.errors import UnfitSetting
+from tasks.models import profile_of
 from tasks.unanswered import NoAnswers
+from tests.families.deepseek import tiny_deepseek_vl
 from tests.pipelines import write_tiny_pipeline
 
 
@@ -56,3 +61,43 @@ def test_an_oracle_without_true_boxes_is_told(
         assert outcome.results is not None
         assert not outcome.results.methods
         assert [line.startswith(told) for line in caplog.messages].count(True) == 1
+
+
+@pytest.mark.parametrize("folders", [None, ("gqa",)])
+def test_questions_of_a_kind_without_heads_stop_a_run_before_anything_is_extracted(
+    tmp_path: Path, folders: tuple[str, ...] | None
+) -> None:
+    """Those trained on stopped it at their first shard; held-out ones alone, after training."""
+    config = write_tiny_pipeline(tmp_path)
+    profile = profile_of(config.model)
+    natural = {QuestionKind.NATURAL: profile.heads[QuestionKind.NATURAL]}
+    model = ModelConfig(profile=profile.model_copy(update={"heads": natural}))
+    (source,) = config.sources
+    assert isinstance(source, LlavaMixSource)
+    selected = source.model_copy(update={"selection": Selection(folders=folders)})
+    config = config.model_copy(update={"model": model, "sources": (selected,)})
+    runtime = RuntimeConfig(store=str(tmp_path / "store"), device="cpu")
+    told = "'tiny-llava' has no heads for textual questions"
+    with pytest.raises(UncalibratedProfile, match=told):
+        run_pipeline(config, LocalExecution(runtime))
+    with pytest.raises(UncalibratedProfile, match=told):
+        plan_run(config, runtime)
+    assert not (tmp_path / "store" / Stage.EXTRACT_ATTENTION.value).exists()
+
+
+def test_gradients_that_a_family_has_not_stop_a_run_before_anything_is_fetched(
+    tmp_path: Path,
+) -> None:
+    """They stopped it after training, at the first question."""
+    config = write_tiny_pipeline(tmp_path)
+    model = ModelConfig(profile=tiny_deepseek_vl(tmp_path / "deepseek"))
+    evaluation = evaluation_of(config)[0].model_copy(
+        update={"methods": (Method.BASE, Method.VICROP_PURE_GRAD)}
+    )
+    config = config.model_copy(update={"model": model, "evaluation": evaluation})
+    runtime = RuntimeConfig(store=str(tmp_path / "store"), device="cpu")
+    with pytest.raises(UnfitSetting, match="vicrop_pure_grad_high are for families"):
+        run_pipeline(config, LocalExecution(runtime))
+    with pytest.raises(ConfigError, match="leave these methods out"):
+        plan_run(config, runtime)
+    assert not (tmp_path / "store" / Stage.DOWNLOAD.value).exists()

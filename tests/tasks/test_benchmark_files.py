@@ -9,6 +9,7 @@ import pytest
 
 from data_contracts.configs import RecordsConfig
 from data_contracts.enums import BenchmarkTask
+from data_contracts.errors import SdrpnError
 from data_contracts.sources import BenchmarkSource, LlavaMixSource
 from sdrpn_core.benchmarks.tasks import TASKS
 from tasks.artifacts.store import ArtifactStore
@@ -54,6 +55,32 @@ def test_committed_files_are_not_read_again(
     first = source.model_copy(update={"max_documents": 3})
     with pytest.raises(TypeError):
         download(stage_run(file_store), first)
+
+
+@pytest.mark.parametrize(
+    ("task", "answers", "message"),
+    [
+        (BenchmarkTask.POPE, ["yes", "no", ""], "pope row 2: column 'answer' holds ''"),
+        (BenchmarkTask.HRBENCH_4K, ["A", "B", None], "hrbench4k row 2: column 'answer' holds None"),
+        (
+            BenchmarkTask.DOCVQA,
+            [["red"], ["red"], None],
+            "row 2: column 'answers' holds None; .*a test",
+        ),
+        (BenchmarkTask.TEXTVQA, [[""] * 10] * 3, "textvqa_val: not one of its 3 rows has an ans"),
+        (BenchmarkTask.CHARTQA, [" ", "", ""], "chartqa: not one of its 3 rows has an answer"),
+    ],
+)
+def test_answers_that_nothing_can_be_judged_by_show_when_a_benchmark_is_fetched(
+    file_store: ArtifactStore, tmp_path: Path, task: BenchmarkTask, answers: list, message: str
+):
+    """After training and other evaluations, a row stopped the run; or all answers were wrong."""
+    made = rows(task, 3)
+    for row, answer in zip(made, answers, strict=True):
+        row["answers" if "answers" in row else "answer"] = answer
+    source = BenchmarkSource(task=task, files=str(write_rows(tmp_path, task, made, 1)))
+    with pytest.raises(SdrpnError, match=message):
+        download(stage_run(file_store), source)
 
 
 def test_a_benchmark_with_an_image_that_cannot_be_read_is_refused(

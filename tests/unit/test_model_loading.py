@@ -30,6 +30,7 @@ from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.stock_model import load_stock_model
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from tests.tiny_models import tiny_llava, with_text_model
+from tests.tiny_qwen import tiny_qwen3_vl
 from tests.zoom_checks import check_batched_equals_alone, random_images, random_pipeline
 
 QUERY = "layers.3.self_attn.q_proj.weight"
@@ -126,6 +127,14 @@ def test_a_model_of_another_size_is_not_planned_for(profile: ModelProfile) -> No
     larger = profile.model_copy(update={"num_layers": profile.num_layers + 2})
     with pytest.raises(ModelError, match=r"is for 8 layers x 4 heads, the model has 6 x 4: choose"):
         model_dimensions(larger)
+
+
+def test_an_rpn_that_cannot_branch_off_is_not_planned_for(tmp_path: Path) -> None:
+    """A run with a plan ended when the model was loaded, once all data was fetched."""
+    deep = tiny_qwen3_vl(tmp_path)
+    early = deep.model_copy(update={"rpn": RpnShape(branch_layer=1, depth=3)})
+    with pytest.raises(ModelError, match=r"branches off at layer 1.*branch_layer to at least 2"):
+        model_dimensions(early)
 
 
 @pytest.mark.parametrize("model_id", ["/no/such/directory", "./models/none", "a/b/c"])

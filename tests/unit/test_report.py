@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -30,6 +31,7 @@ from sdrpn_core.report.overlay import (
     relative_to_peak,
 )
 from sdrpn_core.report.pictures import pictures_of
+from sdrpn_core.report.render import OUTCOME_NAMES
 from tests.report_samples import LABELS, full_report, scene_predictions
 
 SECTIONS = [
@@ -232,7 +234,8 @@ def test_page_without_an_evaluation_has_no_empty_sections(report: ReportData) ->
 def test_page_without_documents() -> None:
     results = Results(benchmark="scenes", num_documents=0, methods={}, categories=(), labels=())
     html = render_report(ReportData(title="empty", results=[results]))
-    assert "The evaluation had no documents." in html
+    assert "The evaluation had no documents that its methods could answer." in html
+    assert html.count("There are no answers.") == 2  # by category, and how fast
 
 
 def test_page_of_labels_only(report: ReportData) -> None:
@@ -250,6 +253,23 @@ def test_page_without_true_boxes() -> None:
     )
     html = render_report(ReportData(title="own pictures", examples=[example]))
     assert html.count("<img ") == 1
+
+
+def test_questions_without_categories_had_a_table_of_none(report: ReportData) -> None:
+    (results,) = report.results
+    alike = results.categories[0].model_copy(update={"category": ""})
+    plain = results.model_copy(update={"categories": (alike,)})
+    told = "The questions are of no categories."
+    assert told in render_report(replace(report, results=[plain]))
+    assert told not in render_report(report)
+
+
+def test_a_picture_of_much_grain_ended_the_page() -> None:
+    """ "Broken data stream when writing image file"."""
+    grain = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    image = Image.fromarray(grain)
+    example = Example(image=image, letterbox=Letterbox.square(image.size), question="what?")
+    assert [picture.width for picture in pictures_of(example)] == [400]
 
 
 def test_texts_are_escaped(report: ReportData) -> None:
@@ -280,6 +300,16 @@ def test_gallery_shows_failures_beside_wins() -> None:
     assert choose_questions(predictions, 0) == []
     assert len(choose_questions(predictions, 1000)) == 18
     assert choose_questions(registry.empty_frame("prediction.v4"), 5) == []
+
+
+def test_a_crop_was_in_the_right_place_where_nobody_knows_the_place() -> None:
+    predictions, _ = scene_predictions(18)
+    right_place = "Both wrong, although the crop is in the right place"
+    assert OUTCOME_NAMES[Outcome.RIGHT_REGION] == right_place
+    unknown = predictions.with_columns(true_box=pl.lit(None, predictions.schema["true_box"]))
+    outcomes = {outcome for _, outcome in choose_questions(unknown, 18)}
+    assert Outcome.BOTH_WRONG in outcomes
+    assert not outcomes & {Outcome.WRONG_REGION, Outcome.RIGHT_REGION}
 
 
 def test_label_example_of_a_sample_that_was_not_extracted() -> None:

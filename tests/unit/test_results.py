@@ -12,6 +12,7 @@ from data_contracts import registry
 from data_contracts.enums import Method
 from data_contracts.label_settings import LabelSettings
 from data_contracts.results import MethodSpeed, Results
+from flows.outcome import RunOutcome
 from sdrpn_core.evaluation.results import label_quality, summarize
 
 # A 100 x 50 picture on a 4 x 4 grid of a 100 x 100 canvas: cells of 25 pixels, the picture in
@@ -293,3 +294,15 @@ def test_significance_of_a_gain() -> None:
     assert values[0] == pytest.approx(2 / 401)
     assert values[1] is not None
     assert values[1] > 0.3
+
+
+def test_own_questions_judged_by_a_benchmarks_rule_vanished_beside_that_benchmark() -> None:
+    """Tables were told apart by the rule's name, which for some is the benchmark's too."""
+    rows = [row(method, 0, score=1.0) | {"benchmark": "chartqa"} for method in PAIR]
+    own = summarize(frame(rows), SETTINGS, num_bootstrap=10, seed=0)
+    theirs = own.model_copy(update={"methods": {Method.BASE: own.methods[Method.BASE]}})
+    outcome = RunOutcome(
+        stages=(), results=own, evaluated="held_out", benchmarks={"chartqa": theirs}
+    )
+    (told,) = outcome.tables()["Regions against true boxes"]
+    assert (told["benchmark"], told["method"]) == ("held_out", "sdrpn")

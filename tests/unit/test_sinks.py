@@ -172,6 +172,9 @@ def test_sink_dimensions_are_found(profile: ModelProfile, request_: Request) -> 
     adapter.__class__ = Planted
     assert DIMENSION in find_sink_dimensions(adapter, [request_], 2)
     assert find_sink_dimensions(adapter, [request_], 0) == ()
+    width = adapter.model.config.get_text_config().hidden_size
+    every = find_sink_dimensions(adapter, [request_], width + 1)  # was a traceback
+    assert every == tuple(range(width))
 
 
 def test_visattnsink_rule_is_a_profile_of_data_only(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from scipy import stats
 from sdrpn_core import statistics
 from sdrpn_core.statistics import (
     difference_interval,
+    difference_p_value,
     mean_interval,
     recovered_share_interval,
 )
@@ -89,6 +90,14 @@ def test_constant_scores_have_no_width() -> None:
 def test_single_document() -> None:
     found = mean_interval(np.array([1.0]), **OPTIONS)
     assert (found.low, found.value, found.high) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("won", "p_value"), [(1, 1.0), (2, 0.5), (6, 2**-5)])
+def test_few_documents_were_proof(won: int, p_value: float) -> None:
+    """All resamples of a single document that is won are won: p was 2 / 1001 of any 1,000."""
+    scores = np.concatenate([np.ones(won), np.zeros(3)])
+    assert difference_p_value(scores, np.zeros(won + 3), **OPTIONS) >= p_value
+    assert difference_p_value(scores[:won], np.zeros(won), **OPTIONS) == p_value
 
 
 def test_no_document_is_an_error() -> None:
