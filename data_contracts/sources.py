@@ -179,10 +179,10 @@ class BenchmarkSource(Settings):
 
     type: Literal["benchmark"] = "benchmark"
     task: BenchmarkTask
-    files: str | None = None
+    files: Address | None = None
     """URI of the Parquet file, or of the folder that holds the split's files; None looks on the
     hub, under the data set's present id and its former one."""
-    boxes: str | None = None
+    boxes: Address | None = None
     """URI of true boxes: a JSONL of ``{"question_id": ..., "box": [x0, y0, x1, y1]}``, or a file as
     published with TextVQA's, V*'s (a folder) or Visual-CoT's boxes."""
     max_documents: int | None = Field(None, gt=0)

@@ -71,7 +71,8 @@ def main(
         sys.stdout.reconfigure(errors="surrogateescape")  # paths in another encoding, as they are
     to_terminal = logging.StreamHandler()
     to_terminal.setFormatter(PrintableFormatter("%(name)s: %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[to_terminal])
+    # Nothing below INFO: there S3's client logs its requests' headers, the session token included.
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[to_terminal])
     logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
 
 

@@ -22,6 +22,9 @@ from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, RATIO_FROM_BYTES, ByteRa
 
 _MAX_GZIP_RATIO = 50
 """Of a whole gzipped tar."""
+_MAX_ZIP_HEADERS = 30 + 2 * 0xFFFF + 24
+"""Of an entry: what stands before its data, name and extra fields included, and what stands after
+it. The next may begin gigabytes later."""
 _MAX_HEADER_BYTES = 1 << 20
 """From one member of a tar to the next: long names and the like are read whole, however long they
 say they are."""
@@ -127,6 +130,7 @@ def _zip_members(file: BinaryIO) -> Iterator[Member]:
             _check_entry(entry)
             if entry.header_offset + entry.compress_size > stop:
                 raise _Refused(f"member {entry.filename!r} overlaps the next")
+            stop = min(stop, entry.header_offset + _MAX_ZIP_HEADERS + entry.compress_size)
             where = ByteRange(entry.header_offset, stop, entry.compress_size)
             yield Member(entry.filename, where, entry.file_size)
 

@@ -11,7 +11,7 @@ from data_contracts.base import Settings
 from data_contracts.configs import PipelineConfig
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError, load_settings, parse_lines, parse_settings
-from data_contracts.sources import LlavaMixSource
+from data_contracts.sources import BenchmarkSource, LlavaMixSource
 from flows.config_files import load_config
 from tests.config_samples import MINIMAL, write
 
@@ -122,6 +122,9 @@ def test_no_address_holds_a_password(changes: dict[str, object], key: str):
     ) as caught:
         parse_settings(LlavaMixSource, source, "mix")
     assert "secret" not in str(caught.value)
+    benchmark = {"task": "pope", "boxes": "s3://key:secret@bucket/boxes.jsonl"}
+    with pytest.raises(ConfigError, match="key 'boxes': the address holds"):
+        parse_settings(BenchmarkSource, benchmark, "config")
     with pytest.raises(ConfigError) as caught:
         parse_settings(PipelineConfig, {"name": "a", "sources": str(changes)}, "config")
     assert "secret" not in str(caught.value)

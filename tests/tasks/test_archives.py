@@ -270,6 +270,21 @@ def test_a_name_that_is_no_unicode_is_a_name(format: int, is_packed: bool):
         names(special(f"{LATIN_1}.jpg", tarfile.SYMTYPE))
 
 
+def test_a_gap_behind_a_member_is_not_read_with_it():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.jpg", b"first")
+        buffer.seek(0, io.SEEK_END)
+        buffer.write(bytes(1 << 20))
+        archive.start_dir = buffer.tell()
+        archive.writestr("b.jpg", b"second")
+    data = buffer.getvalue()
+    found = [member.where for member in members(io.BytesIO(data), "a.zip")]
+    assert found[0].stop - found[0].start < 1 << 18
+    read = [member_bytes(data[where.start : where.stop], where) for where in found]
+    assert read == [b"first", b"second"]
+
+
 def test_a_member_inflates_to_no_more_than_a_picture_would():
     """Whatever the archive's directory says it does."""
     data = zipped(BOMB)

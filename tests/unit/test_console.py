@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from data_contracts.enums import Stage
+from flows.cli import main
 from flows.cli_base import PrintableFormatter, say
 from flows.console import ProgressDisplay, _Work, print_table
 from flows.interrupts import interrupts_heard
@@ -193,6 +194,15 @@ def test_a_line_is_printed_as_it_is():
     console = Console(file=io.StringIO(), width=10)
     say("run[1]/a.png :x: A:B:C", console)
     assert text(console) == "run[1]/a.png :x: A:B:C\n"
+
+
+def test_debug_tells_what_we_log_and_no_credentials(monkeypatch: pytest.MonkeyPatch):
+    """With ``--debug``, S3's client logged the session token with the headers of each request."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    main(debug=True)
+    assert logging.getLogger("tasks.fetching.fetcher").getEffectiveLevel() == logging.INFO
+    assert logging.getLogger("botocore.endpoint").getEffectiveLevel() > logging.DEBUG
 
 
 def test_a_cell_of_a_table_is_text():
