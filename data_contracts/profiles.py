@@ -54,6 +54,7 @@ class DynamicGrid(Settings):
         return self
 
 
+_Level = Annotated[int, Field(ge=0, le=255)]
 GridRule = Annotated[SquareGrid | DynamicGrid, Field(discriminator="rule")]
 
 
@@ -64,7 +65,7 @@ class ImageSettings(Settings):
     vision tower knows one square only (LLaVA) take no grid rules.
     """
 
-    fill: tuple[int, int, int] | None = None
+    fill: tuple[_Level, _Level, _Level] | None = None
     """Colour of the letterbox padding; None takes the image processor's mean colour."""
     labels: GridRule | None = None
     """Grid of extraction and training; None where the vision tower leaves no choice."""

@@ -53,6 +53,7 @@ def attention_recipe(
             of question that is asked.
     """
     profile = profile_of(model)
+    profile.require_calibrated()
     require_heads(run.store, records, profile)
     manifest, identity = run.store.manifest(records), model_identity(model)
     if settings.responses == "dataset":

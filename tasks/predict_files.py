@@ -76,7 +76,7 @@ def check_picture_name(path: Path, image: str) -> None:
     if source is not None and path.resolve() == source.resolve():
         raise ConfigError(f"--overlay {path}: is the image itself; name another file")
     try:
-        picture_bytes(Image.new("RGB", (8, 8)), path.suffix)
+        _encoded(Image.new("RGB", (8, 8)), path.suffix)
     except (KeyError, OSError, ValueError):  # no format; one that is only read; none for RGB
         raise ConfigError(
             f"{path}: no picture can be written in a format of this ending; use .png or .jpg (a "
@@ -85,7 +85,21 @@ def check_picture_name(path: Path, image: str) -> None:
 
 
 def picture_bytes(picture: Image.Image, suffix: str) -> bytes:
-    """A file whose name ends in ``suffix``."""
+    """A file whose name ends in ``suffix``.
+
+    Raises:
+        ConfigError: if pictures of its format cannot be as large.
+    """
+    try:
+        return _encoded(picture, suffix)
+    except (OSError, OverflowError, ValueError):
+        raise ConfigError(
+            f"{picture.width} x {picture.height} pixels are too many for a picture in {suffix}: "
+            "name a .png"
+        ) from None
+
+
+def _encoded(picture: Image.Image, suffix: str) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, Image.registered_extensions()[suffix.lower()])
     return buffer.getvalue()

@@ -16,7 +16,7 @@ from torch import Tensor
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.sink_rules import HiddenSignal, SinkHiddenNorm
 from sdrpn_core.attention.sinks import sink_map
-from sdrpn_core.calibration.examples import AttentionMaps, Head
+from sdrpn_core.calibration.examples import AttentionMaps, CalibrationError, Head
 from sdrpn_core.calibration.label_search import LabelChoice
 from sdrpn_core.calibration.scoring import LabelScorer, head_set
 from sdrpn_core.calibration.sink_search import SinkScore, search_sinks
@@ -60,12 +60,22 @@ def planted_sink_scores(
 
 
 def sink_cells(maps: AttentionMaps, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """(N, h, w) a few cells per image, the same for all its questions, none of them true."""
+    """(N, h, w) a few cells per image, the same for all its questions, none of them true.
+
+    Raises:
+        CalibrationError: if an image has not as many others.
+    """
     cells = np.zeros_like(maps.inside)
     for image in np.unique(maps.image_indices):
         rows = maps.image_indices == image
         is_true = (maps.inside | maps.overlapping)[rows].any(axis=0).ravel()
-        chosen = rng.choice(np.flatnonzero(~is_true), size=_SINKS_PER_IMAGE, replace=False)
+        others = np.flatnonzero(~is_true)
+        if len(others) < _SINKS_PER_IMAGE:
+            raise CalibrationError(
+                f"true boxes leave {len(others)} of {maps.grid.num_cells} cells for planted sinks: "
+                "lower print_scale or questions_per_scene, or set planted_sinks to false"
+            )
+        chosen = rng.choice(others, size=_SINKS_PER_IMAGE, replace=False)
         at = np.zeros(maps.grid.num_cells, dtype=np.bool_)
         at[chosen] = True
         cells[rows] = at.reshape(maps.grid)

@@ -393,6 +393,11 @@ class ModelAdapter(ABC):
                 f"prompt of profile {self.profile.name!r} gave {found} image tokens for "
                 f"{num_images} images; check its {{images}} field and the tokenizer"
             )
+        if ids[-1] == self.image_token_id:  # regions are asked for by the last token
+            raise ModelError(
+                f"prompt of profile {self.profile.name!r} ends with the image: let text follow "
+                "{images}, such as the question or what an answer begins with"
+            )
 
     def decode_tokens(self, tokens: Sequence[int]) -> str:
         """Text of generated tokens, special tokens dropped."""

@@ -50,6 +50,8 @@ class DynamicAdapter(ModelAdapter):
         self.answer_grid: GridRule = profile.images.answers
         self.input_side = self._side(self.answer_grid) * self.cell_side
         self.fill = profile.images.fill or mean_colour(image_processor)
+        for rule in (self.label_grid, self.answer_grid):
+            self._check_side(rule)
 
     @abstractmethod
     def draw(
@@ -84,20 +86,11 @@ class DynamicAdapter(ModelAdapter):
     def prepare_images(
         self, images: Sequence[Image.Image], *, for_labels: bool = False
     ) -> PreparedImages:
-        """On a grid of the rule's side, or of the image's shape and as many cells as allowed.
-
-        Raises:
-            ModelError: if the rule's side is longer than the tower takes.
-        """
+        """On a grid of the rule's side, or of the image's shape and as many cells as allowed."""
         rule = self._rule(for_labels)
         letterboxes = [self.letterbox(image.size, for_labels=for_labels) for image in images]
         if isinstance(rule, DynamicGrid):
             return self.prepare_free(images, letterboxes, rule)
-        if rule.side > self.max_side:
-            raise ModelError(
-                f"profile {self.profile.name!r} gives a square grid of {rule.side} cells a side, "
-                f"and the model's tower takes {self.max_side}: lower side in images"
-            )
         return self.draw(images, letterboxes, [GridShape(rule.side, rule.side)] * len(images))
 
     def prepare_free(
@@ -187,6 +180,18 @@ class DynamicAdapter(ModelAdapter):
                 f"the image processor of {self.profile.model_id!r} cuts patches of {found[0]} "
                 f"pixels merged {found[1]} x {found[1]}, the model wants {wanted[0]} merged "
                 f"{wanted[1]} x {wanted[1]}: load both from the same repository"
+            )
+
+    def _check_side(self, rule: GridRule) -> None:
+        """Refuse a square grid that is larger than the tower takes: answers' after training, else.
+
+        Raises:
+            ModelError: naming both sides.
+        """
+        if isinstance(rule, SquareGrid) and rule.side > self.max_side:
+            raise ModelError(
+                f"profile {self.profile.name!r} gives a square grid of {rule.side} cells a side, "
+                f"and the model's tower takes {self.max_side}: lower side in images"
             )
 
     def _rule(self, for_labels: bool) -> GridRule:

@@ -24,6 +24,7 @@ from sdrpn_core.pipeline import ZoomPipeline
 from tasks.artifacts.device_memory import DeviceMemoryFull
 from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
+from tasks.predict_files import picture_bytes
 from tasks.predict_many import ManyAnswers, answer_many
 from tests.file_server import Answer, file_server
 from tests.mixes import write_image
@@ -513,3 +514,11 @@ def test_nothing_is_written_beside_the_folder_of_pictures(
     shutil.rmtree(pictures)
     answer(pipeline, asked[:1], tmp_path / "two.jsonl", overlays=str(pictures))
     assert drawn_in(pictures) == ["000000-0.png"]
+
+
+@pytest.mark.parametrize(("suffix", "side"), [(".webp", 16384), (".jpg", 65501), (".GIF", 65536)])
+def test_a_picture_too_long_for_its_format_was_a_traceback(suffix: str, side: int) -> None:
+    """After the question was answered: formats end at different lengths."""
+    with pytest.raises(ConfigError, match=rf"^{side} x 1 .* in \{suffix}: name a \.png$"):
+        picture_bytes(Image.new("RGB", (side, 1)), suffix)
+    assert picture_bytes(Image.new("RGB", (side, 1)), ".png")

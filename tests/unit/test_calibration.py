@@ -34,6 +34,7 @@ from sdrpn_core.calibration.heads import select_heads
 from sdrpn_core.calibration.label_search import LabelSearch
 from sdrpn_core.calibration.label_search import search_labels as search_scorer
 from sdrpn_core.calibration.page import render_markdown, render_page
+from sdrpn_core.calibration.planted import sink_cells
 from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.calibration.scoring import (
     LabelQuality,
@@ -384,3 +385,12 @@ def test_scene_examples_depend_on_settings_only() -> None:
 def test_a_model_without_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot be loaded: .*check the id, the revision"):
         draft_profile(str(tmp_path))
+
+
+def test_sinks_that_no_cell_is_left_for_are_refused() -> None:
+    """NumPy said what it cannot take a sample of."""
+    maps = planted_maps()
+    crowded = replace(maps, inside=np.ones_like(maps.inside))
+    told = f"true boxes leave 0 of {maps.grid.num_cells} cells for planted sinks: lower print_scale"
+    with pytest.raises(CalibrationError, match=told):
+        sink_cells(crowded, np.random.default_rng(0))

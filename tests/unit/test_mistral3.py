@@ -111,18 +111,18 @@ def test_small_pictures_are_enlarged_to_the_least_number_of_cells(
 
 @pytest.mark.parametrize("use", ["labels", "answers"])
 def test_a_square_larger_than_the_tower_takes_is_refused(small: Mistral3Adapter, use: str) -> None:
-    """It was drawn at positions that the tower has never seen; free grids are kept within."""
+    """It was drawn at positions that the tower has never seen, and then refused once a picture was
+    to be drawn on it: for answers, after training. Free grids are kept within."""
 
-    def grid_of(side: int) -> GridShape:
+    def with_grid(side: int) -> Mistral3Adapter:
         images = small.profile.images.model_copy(update={use: SquareGrid(side=side)})
-        other = small.with_profile(small.profile.model_copy(update={"images": images}))
-        return other.prepare_images([Image.new("RGB", (60, 40))], for_labels=use == "labels").grids[
-            0
-        ]
+        return small.with_profile(small.profile.model_copy(update={"images": images}))
 
-    assert grid_of(MOST) == (MOST, MOST)
+    picture = Image.new("RGB", (60, 40))
+    (grid,) = with_grid(MOST).prepare_images([picture], for_labels=use == "labels").grids
+    assert grid == (MOST, MOST)
     with pytest.raises(ModelError, match=r"11 cells a side, and the model's tower takes 10"):
-        grid_of(MOST + 1)
+        with_grid(MOST + 1)
 
 
 @given(SIZES, st.integers(2, 150))

@@ -129,6 +129,17 @@ def test_a_model_of_another_size_is_not_planned_for(profile: ModelProfile) -> No
         model_dimensions(larger)
 
 
+def test_a_prompt_that_ends_with_its_image_is_refused_when_questions_are_extracted(
+    profile: ModelProfile,
+) -> None:
+    """Nothing was left to ask the RPN with: a traceback, after training."""
+    ending = profile.model_copy(update={"prompt": "USER: {question} {images}"})
+    adapter = load_adapter(ending, device="cpu")
+    request = Request(Image.new("RGB", (40, 40)), "what is it ?", QuestionKind.NATURAL)
+    with pytest.raises(ModelError, match=r"'tiny-llava' ends with the image: let text follow"):
+        capture_attention(adapter, [request], {}, max_new_tokens=1)
+
+
 def test_an_rpn_that_cannot_branch_off_is_not_planned_for(tmp_path: Path) -> None:
     """A run with a plan ended when the model was loaded, once all data was fetched."""
     deep = tiny_qwen3_vl(tmp_path)

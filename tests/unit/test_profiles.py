@@ -10,6 +10,7 @@ from data_contracts.enums import QuestionKind
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import (
     DynamicGrid,
+    ImageSettings,
     ModelProfile,
     SinkHeads,
     SquareGrid,
@@ -211,6 +212,13 @@ def test_missing_kind_names_the_kind() -> None:
     natural_only = profile.model_copy(update={"heads": {NATURAL: profile.heads[NATURAL]}})
     with pytest.raises(UncalibratedProfile, match="no heads for textual questions: run"):
         natural_only.heads_for(TEXTUAL)
+
+
+@pytest.mark.parametrize("level", [-1, 256])
+def test_a_fill_that_is_no_colour_is_refused(level: int) -> None:
+    """Pillow painted another one."""
+    with pytest.raises(ValidationError, match=r"Input should be (less|greater) than or equal"):
+        ImageSettings(fill=(0, level, 0))
 
 
 def test_bounds_of_a_dynamic_grid_are_ordered() -> None:
