@@ -29,7 +29,7 @@ from tasks.evaluate import (
 from tasks.extract_attention import attention_recipe, make_attention_shard
 from tasks.make_labels import make_labels
 from tasks.merge_labels import merge_labels
-from tasks.models import pinned, profile_of, require_usable_regions
+from tasks.models import pinned, profile_of, require_fitting_model
 from tasks.report import ReportInputs, write_report
 from tasks.sources.benchmark_files import TABLE_LABEL, evaluation_label, settings_for
 from tasks.train_rpn import train_rpn
@@ -102,7 +102,7 @@ class Pipeline:
         """
         if needs_model(stage):
             # Hours of downloads would delay what is wrong with the model or the settings.
-            require_usable_regions(self._config)
+            require_fitting_model(self._config)
             _ = self._label_settings
         sources = self._config.sources
         is_evaluated = self._config.evaluation is not None
@@ -138,7 +138,7 @@ class Pipeline:
     def artifacts(self) -> Iterator[Callable[[], object]]:
         """What makes each artifact of a whole run, or stops it, in the order of the run."""
         sources = self._config.sources
-        yield partial(require_usable_regions, self._config)
+        yield partial(require_fitting_model, self._config)
         yield self.calibration
         for source in self.sources(Stage.REPORT):
             yield partial(self.files, source)

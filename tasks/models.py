@@ -16,7 +16,7 @@ from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import named_device, resolve_device
 from sdrpn_core.models.families import FAMILIES, check_family
-from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
+from sdrpn_core.models.loading import known_config, load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.rpn.copied_layers import check_copyable
 from tasks.storage.addresses import absolute_path
@@ -144,14 +144,16 @@ def adapter_for_labels(model: ModelConfig, runtime: RuntimeConfig) -> ModelAdapt
     return adapter
 
 
-def require_usable_regions(config: PipelineConfig) -> None:
-    """Refuse region settings that the model cannot follow, without loading it.
+def require_fitting_model(config: PipelineConfig) -> None:
+    """Refuse a model that its profile is not for, as far as this machine knows the model, and
+    region settings that it cannot follow; nothing is loaded or fetched.
 
     Raises:
         ModelError: saying what would do.
     """
     profile = profile_of(config.model)
     check_family(profile)
+    known_config(profile)
     family = FAMILIES[profile.family]
     family.check_regions(config.region_settings(profile))
     if config.evaluation is not None:
