@@ -13,7 +13,7 @@ import typer
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.settings_files import ConfigError, parse_settings
+from data_contracts.settings_files import ConfigError
 from data_contracts.sources import SceneSource
 from flows.cli_artifacts import artifacts
 from flows.cli_attention import attention
@@ -181,7 +181,9 @@ def scenes(
     print_scale: Annotated[
         float,
         typer.Option(
-            help="Size of the print: 1 is too small for the model's input, 4 is readable."
+            min=0.1,
+            max=100,
+            help="Size of the print: 1 is too small for the model's input, 4 is readable.",
         ),
     ] = 1.0,
 ) -> None:
@@ -191,8 +193,7 @@ def scenes(
     """
     from tasks.sources.scene_files import write_scenes
 
-    given = {"num_images": num_images, "seed": seed, "print_scale": print_scale}
-    source = parse_settings(SceneSource, {"name": "scenes", **given}, "options")
+    source = SceneSource(name="scenes", num_images=num_images, seed=seed, print_scale=print_scale)
     written = write_scenes(folder, source)
     say(f"{counted(num_images, 'image')} in {written.images}")
     data = ("--data", str(written.records), "--images", str(written.images))
