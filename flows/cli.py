@@ -15,6 +15,7 @@ from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from data_contracts.sources import SceneSource
+from data_contracts.wording import counted
 from flows.cli_artifacts import artifacts
 from flows.cli_attention import attention
 from flows.cli_base import (
@@ -30,7 +31,6 @@ from flows.cli_base import (
     RuntimeOption,
     StoreOption,
     WorkersOption,
-    counted,
     err,
     interruptible,
     kept_in,

@@ -108,11 +108,6 @@ def say(line: str, console: Console = out, *, style: str | None = None) -> None:
     console.print(line, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def counted(number: int, noun: str) -> str:
-    """1 question, 2 questions."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 class OneLineErrors(TyperGroup):
     """Command group that shows errors a user can act on as one line."""
 
