@@ -7,6 +7,8 @@ from pydantic import Field
 from data_contracts.base import Settings
 from data_contracts.training import TrainingConfig
 
+LEAST_SCENES = 12
+CalibrationMethod = Literal["boxes", "unsupervised"]
 _Positive = Annotated[float, Field(gt=0)]
 _PositiveShare = Annotated[float, Field(gt=0, le=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,7 +28,7 @@ class BranchTraining(TrainingConfig):
 class CalibrationSettings(Settings):
     """How many scenes are shown, and what it takes for a choice to count as an improvement."""
 
-    num_scenes: int = Field(300, ge=12)
+    num_scenes: int = Field(300, ge=LEAST_SCENES)
     """Generated scenes: two thirds choose, in two halves that must agree; quality is reported on
     the rest."""
     questions_per_scene: int = Field(2, ge=1)
@@ -40,7 +42,7 @@ class CalibrationSettings(Settings):
     """Seed of the first scene; the others follow."""
     max_new_tokens: int = Field(32, gt=0)
 
-    method: Literal["boxes", "unsupervised"] = "boxes"
+    method: CalibrationMethod = "boxes"
     """What chooses heads, sinks and thresholds: label quality against the true boxes, or attention
     alone (see ``calibration.unsupervised``). Quality is reported for both."""
 

@@ -13,8 +13,9 @@ import typer
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
-from data_contracts.settings_files import ConfigError, parse_settings
+from data_contracts.settings_files import ConfigError
 from data_contracts.sources import SceneSource
+from data_contracts.wording import counted
 from flows.cli_artifacts import artifacts
 from flows.cli_attention import attention
 from flows.cli_base import (
@@ -31,7 +32,6 @@ from flows.cli_base import (
     RuntimeOption,
     StoreOption,
     WorkersOption,
-    counted,
     err,
     interruptible,
     kept_in,
@@ -185,7 +185,9 @@ def scenes(
     print_scale: Annotated[
         float,
         typer.Option(
-            help="Size of the print: 1 is too small for the model's input, 4 is readable."
+            min=0.1,
+            max=100,
+            help="Size of the print: 1 is too small for the model's input, 4 is readable.",
         ),
     ] = 1.0,
 ) -> None:
@@ -196,8 +198,7 @@ def scenes(
     with loading():
         from tasks.sources.scene_files import write_scenes
 
-    given = {"num_images": num_images, "seed": seed, "print_scale": print_scale}
-    source = parse_settings(SceneSource, {"name": "scenes", **given}, "options")
+    source = SceneSource(name="scenes", num_images=num_images, seed=seed, print_scale=print_scale)
     written = write_scenes(folder, source)
     say(f"{counted(num_images, 'image')} in {written.images}")
     data = ("--data", str(written.records), "--images", str(written.images))

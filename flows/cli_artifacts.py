@@ -10,7 +10,8 @@ import typer
 from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import Stage
 from data_contracts.settings_files import ConfigError
-from flows.cli_base import RuntimeOption, StoreOption, counted, err, out, runtime_settings, say
+from data_contracts.wording import counted
+from flows.cli_base import RuntimeOption, StoreOption, err, out, runtime_settings, say
 
 if TYPE_CHECKING:
     from tasks.artifacts.admin import ArtifactSummary, Garbage
@@ -153,7 +154,9 @@ def _verdict(garbage: "list[Garbage]", older_than_days: float, *, is_deleted: bo
         age = f" that is older than {older_than_days:g} days" if older_than_days else ""
         return f"nothing to delete{age}"
     num_files = sum(len(item.keys) for item in garbage)
-    total = f"{counted(num_files, 'file')}, {sum(item.num_bytes for item in garbage):,} bytes"
+    total = (
+        f"{counted(num_files, 'file')}, {counted(sum(item.num_bytes for item in garbage), 'byte')}"
+    )
     if is_deleted:
         return f"deleted: {total}"
     return f"nothing was deleted; the same command with --delete frees {total}"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_contracts.configs import ModelConfig
+from data_contracts.configs import ModelConfig, Precision
 from data_contracts.enums import QuestionKind
 from data_contracts.profiles import UncalibratedProfile
-from data_contracts.settings_files import ConfigError, parse_settings
+from data_contracts.settings_files import ConfigError
 from flows.cli_base import (
     DeviceOption,
     RuntimeOption,
@@ -52,9 +52,7 @@ def attention(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the map.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
-    dtype: Annotated[
-        str, typer.Option(help="Precision of the model: float32, bfloat16 or float16.")
-    ] = "float32",
+    dtype: Annotated[Precision, typer.Option(help="Precision of the model.")] = "float32",
     store: StoreOption = None,
     runtime: RuntimeOption = None,
     device: DeviceOption = None,
@@ -89,12 +87,14 @@ def attention(
         say(f"picture: {overlay}", err)
 
 
-def _model(profile: str, dtype: str, kind: QuestionKind, heads: list[str] | None) -> ModelConfig:
+def _model(
+    profile: str, dtype: Precision, kind: QuestionKind, heads: list[str] | None
+) -> ModelConfig:
     """The model with a profile that has heads for the kind; nothing is fetched yet."""
     from tasks.attention_view import with_heads
     from tasks.models import profile_of
 
-    model = parse_settings(ModelConfig, {"profile": profile, "dtype": dtype}, "options")
+    model = ModelConfig(profile=profile, dtype=dtype)
     chosen = profile_of(model)
     if heads:
         chosen = with_heads(chosen, kind, heads)

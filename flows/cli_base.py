@@ -135,11 +135,6 @@ def loading() -> Iterator[None]:
         yield
 
 
-def counted(number: int, noun: str) -> str:
-    """1 question, 2 questions."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 class OneLineErrors(TyperGroup):
     """Command group that shows errors a user can act on as one line."""
 

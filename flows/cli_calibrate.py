@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from data_contracts.calibration import CalibrationSettings
-from data_contracts.settings_files import load_settings, parse_settings
+from data_contracts.calibration import LEAST_SCENES, CalibrationMethod, CalibrationSettings
+from data_contracts.settings_files import load_settings
 from flows.cli_base import DeviceOption, err, interruptible, loading, out, say
 from flows.output_files import new_folder_option
 
@@ -14,7 +14,7 @@ _BATCH_SIZE = 16
 _STUDY = {"exhaustive_heads": 3, "planted_sinks": True}
 
 MethodOption = Annotated[
-    str | None,
+    CalibrationMethod | None,
     typer.Option(
         help="How heads are chosen: by the scenes' boxes, or unsupervised, by attention alone.",
         show_default="boxes",
@@ -43,7 +43,12 @@ def calibrate(
     ],
     num_scenes: Annotated[
         int | None,
-        typer.Option("--scenes", help="How many scenes to show the model.", show_default="300"),
+        typer.Option(
+            "--scenes",
+            min=LEAST_SCENES,
+            help="How many scenes to show the model.",
+            show_default="300",
+        ),
     ] = None,
     method: MethodOption = None,
     study: StudyOption = False,
@@ -97,4 +102,4 @@ def _settings(file: Path | None, options: dict[str, Any]) -> CalibrationSettings
     """Settings of the file, then what options say."""
     known = CalibrationSettings() if file is None else load_settings(CalibrationSettings, file)
     given = {name: value for name, value in options.items() if value is not None}
-    return parse_settings(CalibrationSettings, known.model_dump() | given, "options")
+    return known.with_changes(**given)

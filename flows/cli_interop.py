@@ -9,6 +9,7 @@ import typer
 from data_contracts.enums import Stage
 from data_contracts.interop import PublishedLabels
 from data_contracts.settings_files import parse_settings
+from data_contracts.wording import counted
 from flows.cli_base import (
     DeviceOption,
     ForceOption,
@@ -83,7 +84,7 @@ def import_labels(
         [{"reason": reason, "rows": count} for reason, count in summary.reasons.items()],
     )
     say(
-        f"{summary.num_imported:,} rows imported, {summary.num_rejected:,} rejected "
+        f"{counted(summary.num_imported, 'row')} imported, {summary.num_rejected:,} rejected "
         f"({summary.rejects})"
     )
     if json_file is not None:

@@ -36,6 +36,8 @@ _NUM_NAMED = 3
 _LEAST_HOURS = 0.1
 """What is shown of the sum of all hours; of one stage's, a tenth of it."""
 _LEAST_COST = 0.01
+_CARD_BYTES = 48 << 30
+"""Memory of the card that hours are counted for."""
 _NO_CENTS = 10
 
 
@@ -115,10 +117,11 @@ def _time_lines(plan: RunPlan, runtime: RuntimeConfig) -> list[str]:
     if is_whole and 0 < hours * runtime.gpu_hour_price < _LEAST_COST:
         cost = "less than 0.01"
     lines = [
-        f"GPU time: {time} for what is left, on one A6000-class card: a rough estimate, scaled "
-        "from the paper's time for LLaVA-1.5-7B (expect a factor of two)",
+        f"GPU time: {time} for what is left, in hours of an A6000-class card: a rough estimate, "
+        "scaled from the paper's time for LLaVA-1.5-7B (expect a factor of two)",
         f"GPU cost: {cost} at {runtime.gpu_hour_price:g} an hour, in your currency (gpu_hour_price "
         "in the runtime settings)",
+        *_memory_lines(plan),
     ]
     if plan.is_on_cpu:
         lines.append(
@@ -126,6 +129,17 @@ def _time_lines(plan: RunPlan, runtime: RuntimeConfig) -> list[str]:
             "There the reference run takes minutes; a model of billions of parameters wants a GPU"
         )
     return lines
+
+
+def _memory_lines(plan: RunPlan) -> list[str]:
+    """That the hours are no single card's, where they cannot be."""
+    num_bytes = 0 if plan.model is None else plan.model.num_bytes
+    if num_bytes < _CARD_BYTES:
+        return []
+    return [
+        f"GPU memory: the weights take {size_text(num_bytes)}, more than one such card holds "
+        f"({size_text(_CARD_BYTES)}): a larger one, or several (device_map in the runtime settings)"
+    ]
 
 
 def _amount(money: float) -> str:

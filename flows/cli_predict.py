@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_contracts.settings_files import ConfigError
+from data_contracts.wording import counted
 from flows.cli_base import (
     BatchSizeOption,
     DeviceOption,
@@ -15,7 +16,6 @@ from flows.cli_base import (
     RpnOption,
     RuntimeOption,
     StoreOption,
-    counted,
     err,
     interruptible,
     loading,

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_contracts.enums import Stage
+from data_contracts.wording import counted
 from flows.cli_base import printable, say
 from flows.interrupts import raise_lost_interrupt
 
@@ -237,7 +238,7 @@ def _duration(seconds: float) -> str:
 def size_text(num_bytes: int) -> str:
     """A size for people."""
     if 0 < num_bytes < 1 << 10:
-        return f"{num_bytes} bytes"
+        return counted(num_bytes, "byte")
     if 0 < num_bytes < _MIB // 10:
         return f"{num_bytes / (1 << 10):.1f} KiB"
     if num_bytes < _GIB:

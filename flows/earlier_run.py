@@ -23,8 +23,8 @@ def parameters_of(run: str) -> tuple[PipelineConfig, RuntimeConfig]:
         run: id or name; of several runs with one name the latest counts, never the current run.
 
     Raises:
-        ConfigError: if there is no such run, runs name each other, or its parameters are not of
-            this release.
+        ConfigError: if there is no such run, it has not begun, runs name each other, or its
+            parameters are not of this release.
     """
     current = flow_run.id
     return _parameters_of(run, frozenset({UUID(current)} if current else ()))
@@ -36,6 +36,11 @@ def _parameters_of(run: str, seen: frozenset[UUID]) -> tuple[PipelineConfig, Run
         raise ConfigError(
             f"run {run!r}: leads back to itself, so that it has no configuration; name a run that "
             "was started with one"
+        )
+    if found.start_time is None and found.state is not None and found.state.is_scheduled():
+        raise ConfigError(
+            f"run {run!r}: is scheduled and has not begun, so that nothing of it can be made "
+            "again; name one that has begun (`prefect flow-run ls` lists both), or give a config"
         )
     given = found.parameters
     if given.get("run") is not None:  # it was a rerun itself

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.label_settings import RegionSettings
+from data_contracts.wording import counted
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import DeviceMap, answering_dtype, dtype_name, resolve_device
 from sdrpn_core.models.errors import ModelError
@@ -412,7 +413,9 @@ def _checked(
     if isinstance(images, Image.Image):
         raise ValueError("images is one picture: give a list, with one image for each question")
     if len(images) != len(questions):
-        raise ValueError(f"{len(images)} images for {len(questions)} questions")
+        raise ValueError(
+            f"{counted(len(images), 'image')} for {counted(len(questions), 'question')}"
+        )
     taken = list(images)
     for index, (image, question) in enumerate(zip(taken, questions, strict=True)):
         if not isinstance(image, Image.Image):

@@ -13,6 +13,7 @@ from typing import Any
 from data_contracts.artifact import canonical_json
 from data_contracts.json_lines import text_lines
 from data_contracts.settings_files import ConfigError
+from data_contracts.wording import counted
 from tasks.storage.addresses import absolute_uri, folder_and_name
 from tasks.storage.storage import Storage
 
@@ -164,8 +165,9 @@ def _finished_lines(storage: Storage, name: str, num_asked: int, output: str) ->
     lines = text_lines(storage.read(name))
     if len(lines) != num_asked or not all(map(_is_answer, lines)):
         raise ConfigError(
-            f"{output} has {len(lines)} rows for {num_asked} questions, or rows that are no "
-            "answers, so it was changed after it was written: name another --output, or delete it"
+            f"{output} has {counted(len(lines), 'row')} for {counted(num_asked, 'question')}, or "
+            "rows that are no answers, so it was changed after it was written: name another "
+            "--output, or delete it"
         )
     return lines
 

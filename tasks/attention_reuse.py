@@ -49,14 +49,15 @@ def earlier_rows(
         recipe: of the artifact that is being made.
         questions: rows of ``qa_record.v1``; kind, answers and place may have changed since.
     """
-    manifests, places = _places(_Search(store.root, recipe.ref, store, recipe))
+    earlier = _earlier(_Search(store.root, recipe.ref, store, recipe))
     by_shard: dict[tuple[int, int], dict[str, Row]] = defaultdict(dict)
     for question in questions:
-        if place := places.execute(_FIND, (question["question_id"], question["kind"])).fetchone():
+        key = (question["question_id"], question["kind"])
+        if place := earlier.places.execute(_FIND, key).fetchone():
             by_shard[place][question["question_id"]] = question
     found: dict[str, Row] = {}
     for (number, shard), wanted in by_shard.items():
-        frame = _readable(store, manifests[number], shard)
+        frame = earlier.frame(number, shard)
         if frame is None:
             continue
         for row in frame.filter(pl.col("question_id").is_in(list(wanted))).iter_rows(named=True):
@@ -76,35 +77,52 @@ class _Search:
     recipe: Recipe = field(compare=False)
 
 
+@dataclass
+class _Earlier:
+    """Artifacts with such rows, which others may delete at any time."""
+
+    store: ArtifactStore
+    manifests: list[Manifest]
+    places: TemporaryDatabase = field(default_factory=lambda: TemporaryDatabase(_TABLES))
+    """Which of them, and which shard, holds a question of a kind."""
+    _deleted: set[int] = field(default_factory=set)
+
+    def frame(
+        self, number: int, shard: int, columns: Sequence[str] | None = None
+    ) -> pl.DataFrame | None:
+        """Rows of a shard; None if it cannot be read, or the artifact is gone with all of them."""
+        if number in self._deleted:
+            return None
+        made = self.manifests[number]
+        try:
+            return self.store.read_shard_frame(made, shard, columns)
+        except CorruptArtifact as error:
+            what = error.what
+            if not self.store.is_committed(made.recipe.ref):
+                self._deleted.add(number)
+                what = f"{made.recipe.ref} was deleted meanwhile"
+            log.warning("%s: its rows are made again", what)
+            return None
+
+
 @lru_cache(maxsize=2)
-def _places(search: _Search) -> tuple[list[Manifest], TemporaryDatabase]:
-    """Artifacts with such rows; and of each question which of them, and which shard, holds it."""
+def _earlier(search: _Search) -> _Earlier:
     manifests = [
         made
         for made in committed_artifacts(search.store, search.recipe.stage)
         if made.recipe.ref != search.ref and _makes_equal_rows(made.recipe, search.recipe)
     ]
-    places = TemporaryDatabase(_TABLES)
+    earlier = _Earlier(search.store, manifests)
     for number, made in enumerate(manifests):
         for shard in made.shards:
-            frame = _readable(search.store, made, shard.index, _KEYS)
+            frame = earlier.frame(number, shard.index, _KEYS)
             if frame is None:
                 continue
             # An image that could not be read may be readable by now.
             read = frame.filter(pl.col("status") != ExtractionStatus.UNREADABLE_IMAGE.value)
             rows = read.select("question_id", "kind", pl.lit(number), shard=pl.lit(shard.index))
-            places.executemany(_ADD, rows.iter_rows())
-    return manifests, places
-
-
-def _readable(
-    store: ArtifactStore, made: Manifest, shard: int, columns: Sequence[str] | None = None
-) -> pl.DataFrame | None:
-    try:
-        return store.read_shard_frame(made, shard, columns)
-    except CorruptArtifact as error:
-        log.warning("%s: its rows are made again", error.what)
-        return None
+            earlier.places.executemany(_ADD, rows.iter_rows())
+    return earlier
 
 
 def _makes_equal_rows(one: Recipe, other: Recipe) -> bool:

@@ -18,6 +18,7 @@ from data_contracts.configs import RecordsConfig
 from data_contracts.enums import RecordStatus
 from data_contracts.errors import SdrpnError
 from data_contracts.sources import BenchmarkSource, EvaluationSource
+from data_contracts.wording import counted
 from sdrpn_core.records import LATER_TURN, build_records, image_path, skipped
 from tasks import recipes
 from tasks.artifacts.row_ranges import shard_range
@@ -105,8 +106,8 @@ def _build(
         skips = _add_records(rows, read_mix(file, mix["uri"]), images, source, settings)
     if num_later := skips[LATER_TURN]:
         logger.warning(
-            f"source {source.name!r}: {num_later} questions are later turns and not asked; "
-            "`records: {turns: all}` asks them too"
+            f"source {source.name!r}: {counted(num_later, 'question')} of later turns left "
+            "unasked; `records: {turns: all}` asks them too"
         )
     num_rows = rows.settle(settings.max_records, keep_repeats=source.selection.repeats)
     _require_usable(ref, rows.counts, lambda one: rows.examples[one.value], source, settings)
@@ -163,8 +164,8 @@ def _require_usable(
 ) -> None:
     of = {status: counts.get(status.value, 0) for status in RecordStatus}
     histogram = sorted(of.items(), key=lambda item: (-item[1], item[0].value))
-    counted = ", ".join(f"{count} {status.value}" for status, count in histogram if count)
-    found = f"of all rows: {counted or 'none'}"
+    told = ", ".join(f"{count} {status.value}" for status, count in histogram if count)
+    found = f"of all rows: {told or 'none'}"
     if not of[RecordStatus.OK]:
         raise NoUsableRecords(
             f"source {source.name!r}: not one of its records can be asked "
@@ -175,8 +176,8 @@ def _require_usable(
     if not num_failed:
         return
     problem = (
-        f"source {source.name!r}: {num_failed} of {num_asked} questions cannot be asked "
-        f"({found}){_example(of, reason_of)}"
+        f"source {source.name!r}: {num_failed:,} of {counted(num_asked, 'question')} cannot be "
+        f"asked ({found}){_example(of, reason_of)}"
     )
     if isinstance(source, BenchmarkSource):
         raise TooManyRejects(

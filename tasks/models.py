@@ -13,9 +13,8 @@ from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import named_device, resolve_device
-from sdrpn_core.models.dimensions import model_dimensions
-from sdrpn_core.models.families import FAMILIES
-from sdrpn_core.models.loading import load_adapter, model_source, pinned_profile
+from sdrpn_core.models.families import FAMILIES, check_family
+from sdrpn_core.models.loading import known_config, load_adapter, model_source, pinned_profile
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.rpn.copied_layers import check_copyable
 from tasks.loaded_model import loaded
@@ -113,7 +112,8 @@ def require_usable_settings(config: PipelineConfig) -> None:
         ModelError: saying what would do.
     """
     profile = profile_of(config.model)
-    model_dimensions(profile)
+    check_family(profile)
+    known_config(profile)
     family = FAMILIES[profile.family]
     family.check_regions(config.region_settings(profile))
     if config.evaluation is not None:

@@ -3,6 +3,7 @@
 from data_contracts.artifact import Manifest
 from data_contracts.enums import LabelStatus
 from data_contracts.training import TrainingConfig
+from data_contracts.wording import counted
 from sdrpn_core.rpn.config import ValidationSummary
 from tasks.shard_statistics import status_statistic
 
@@ -34,9 +35,10 @@ def training_warnings(label_set: Manifest, settings: TrainingConfig) -> list[str
     if num_labelled == 0:
         return found
     if num_labelled < FEW_LABELS:
+        asked = counted(label_set.num_rows, "question")
         found.append(
-            f"only {num_labelled} labels to train on (of {label_set.num_rows} questions): an RPN "
-            f"trained on fewer than {FEW_LABELS} misses many regions; add questions"
+            f"only {counted(num_labelled, 'label')} to train on (of {asked}): an RPN trained on "
+            f"fewer than {FEW_LABELS} misses many regions; add questions"
         )
     if num_steps < FEW_STEPS:
         found.append(

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from data_contracts.profiles import DynamicGrid, ModelProfile, SquareGrid
-from sdrpn_core.models.families import FAMILIES, check_family, check_model
-from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
-from sdrpn_core.models.loading import model_source
+from sdrpn_core.models.families import FAMILIES, check_family
+from sdrpn_core.models.loading import known_config
 from sdrpn_core.models.square import square_canvas
-from sdrpn_core.models.stock_model import stock_config
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,9 @@ def model_dimensions(profile: ModelProfile) -> ModelDimensions:
             one that the family does not drive.
     """
     check_family(profile)
-    source = model_source(profile.model_id)
-    folder = local_folder(source, profile.revision)
-    if folder is None or not (folder / "config.json").is_file():
+    config = known_config(profile)
+    if config is None:
         return ModelDimensions(_usual(profile), _num_cells(profile, None), are_read=False)
-    with quiet_transformers(), explained(source, profile.revision):
-        config = stock_config(str(folder))
-    check_model(profile, config, source)
     text = config.get_text_config(decoder=True)
     return ModelDimensions(text, _num_cells(profile, config), are_read=True)
 

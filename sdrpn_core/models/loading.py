@@ -4,6 +4,7 @@ import logging
 import re
 from pathlib import Path
 
+from transformers import PreTrainedConfig
 from transformers.utils import is_accelerate_available
 
 from data_contracts.profiles import ModelProfile
@@ -99,6 +100,22 @@ def pinned_profile(profile: ModelProfile) -> ModelProfile:
         return profile
     with quiet_transformers(), explained(source, profile.revision):
         return _pinned(profile, source)
+
+
+def known_config(profile: ModelProfile) -> PreTrainedConfig | None:
+    """The configuration of a profile's model, without asking the hub; None if it is not here yet.
+
+    Raises:
+        ModelError: if it cannot be read, or is of a model that the profile is not for.
+    """
+    source = model_source(profile.model_id)
+    folder = local_folder(source, profile.revision)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    with quiet_transformers(), explained(source, profile.revision):
+        config = stock_config(str(folder))
+    check_model(profile, config, source)
+    return config
 
 
 def _pinned(profile: ModelProfile, source: str) -> ModelProfile:

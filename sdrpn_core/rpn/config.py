@@ -12,6 +12,7 @@ from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.settings_files import ConfigError, parse_settings
 from data_contracts.training import TrainingConfig
+from data_contracts.wording import counted
 from sdrpn_core.rpn.checkpoint_files import CONFIG, CheckpointError
 from sdrpn_core.rpn.data import DatasetSizes
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
@@ -101,7 +102,7 @@ class RpnConfig(Settings):
         if self.data is None or self.validation is None:
             return f"{beside}, trained elsewhere"
         return (
-            f"{beside}, trained on {self.data.num_train} questions, "
+            f"{beside}, trained on {counted(self.data.num_train, 'question')}, "
             f"F1 {self.validation.chosen.f1:.2f} on held-out labels{self._own_regions}"
         )
 

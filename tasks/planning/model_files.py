@@ -43,6 +43,11 @@ class PlannedModel:
     """The hub answers that it does not have the model, or not for this user."""
 
     @property
+    def num_bytes(self) -> int:
+        """Of all weights, as far as the hub lists them."""
+        return sum(file.num_bytes or 0 for file in self.files)
+
+    @property
     def missing_bytes(self) -> int | None:
         """Still to be fetched; None if that is not known."""
         if self.problem is not None:

@@ -61,7 +61,7 @@ class RunPlan:
 
     @property
     def gpu_hours(self) -> float:
-        """Of what is left of all stages that can be estimated, on one A6000-class card."""
+        """Of what is left of all stages that can be estimated, of an A6000-class card."""
         return sum(stage.gpu_hours or 0.0 for stage in self.stages)
 
     @property

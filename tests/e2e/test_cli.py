@@ -296,6 +296,18 @@ def test_absent_weights(first: FirstRun, tmp_path: Path):
     assert_one_line(result, f"model '{tmp_path}/nowhere' is neither a directory nor a hub id", 1)
 
 
+def test_a_model_that_its_profile_is_not_for(first: FirstRun, tmp_path: Path):
+    """A plan refused it; a run fetched its data first, and refused it when it came to load it."""
+    profile = yaml.safe_load(Path(first.config.model.profile).read_text())
+    profile["num_layers"] += 2
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile))
+    path = changed_config(first, tmp_path, model={"profile": f"{tmp_path}/profile.yaml"})
+    for dry in ((), ("--dry-run",)):
+        result = sdrpn("run", "-c", path, "--store", tmp_path / "store", *dry)
+        assert_one_line(result, "is for 8 layers x 4 heads, the model has 6 x 4: choose its own", 1)
+    assert not list((tmp_path / "store").glob("*/*"))
+
+
 def test_unknown_profile(first: FirstRun, tmp_path: Path):
     path = changed_config(first, tmp_path, model={"profile": "llava-9"})
     result = sdrpn("run", "-c", path, "--store", tmp_path / "store")

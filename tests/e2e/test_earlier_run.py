@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.states import Scheduled
 
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
@@ -51,3 +52,12 @@ def test_a_run_that_only_names_itself_is_refused():
         client.create_flow_run(asking, name="two", parameters={"run": str(one.id)})
     with pytest.raises(ConfigError, match=f"run '{one.id}': leads back to itself"):
         parameters_of("one")
+
+
+def test_a_run_that_has_not_begun_is_refused():
+    """The whole default pipeline was run, as if that one had been: the list of runs begins with
+    those that a schedule is still to start."""
+    with get_client(sync_client=True) as client:
+        tomorrows = client.create_flow_run(first, state=Scheduled(), parameters={})
+    with pytest.raises(ConfigError, match=f"run '{tomorrows.id}': is scheduled and has not begun"):
+        parameters_of(str(tomorrows.id))

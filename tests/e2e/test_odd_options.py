@@ -76,6 +76,26 @@ def test_what_no_machine_has_was_taken_for_what_fails_at_work(
     assert told in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("calibrate", "--model", "reference", "--out", "out", "--scenes", 11), "--scenes"),
+        (("calibrate", "--model", "reference", "--out", "out", "--method", "box"), "--method"),
+        (("attention", "a.png", "it", "--dtype", "bf16"), "--dtype"),
+        (("scenes", "out", "--print-scale", "0"), "--print-scale"),
+        (("scenes", "out", "--print-scale", "inf"), "--print-scale"),
+    ],
+)
+def test_a_key_of_settings_was_named_and_not_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], option: str
+):
+    monkeypatch.chdir(tmp_path)
+    result = sdrpn(*arguments)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}': " in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("command", [("ls",), ("gc",), ("show", f"download/{'0' * 20}")])
 def test_a_store_that_is_not_there_was_an_empty_one(tmp_path: Path, command: tuple[str, ...]):
     """Nothing told a mistyped name from a store that nothing was made in."""

@@ -256,6 +256,16 @@ def test_cost_is_said_in_the_currency_of_the_price(server: FileServer, tmp_path:
     assert "GPU cost: about 47 at 2.5 an hour, in your currency" in printed
 
 
+def test_the_plan_says_that_one_card_is_not_enough(server: FileServer, tmp_path: Path):
+    """Its hours were said to be those of one card that cannot hold the model."""
+    settings = {"model": {"profile": "llava-1.5-7b"}}
+    assert "GPU memory" not in plan_of(tmp_path, **settings)
+    (weights,) = server.json["/api/models/llava-hf/llava-1.5-7b-hf"]["siblings"]
+    weights["size"] = 200 << 30
+    told = "GPU memory: the weights take 200.0 GiB, more than one such card holds (48.0 GiB): "
+    assert told in plan_of(tmp_path, **settings)
+
+
 def test_the_plan_says_that_it_knows_nothing_of_a_cpu(server: FileServer, tmp_path: Path):
     runtime = tmp_path / "runtime.yaml"
     for device, is_said in (("cpu", True), ("cuda:7", False)):

@@ -55,8 +55,7 @@ def test_later_turns_that_are_left_out_are_told(
     ref = build(memory_store, source)
     assert memory_store.manifest(ref).statistics["skipped.later_turn"] == 2
     told = (
-        "source 'm': 2 questions are later turns and not asked; "
-        "`records: {turns: all}` asks them too"
+        "source 'm': 2 questions of later turns left unasked; `records: {turns: all}` asks them too"
     )
     assert caplog.messages.count(told) == 1
     every = build(memory_store, source, turns="all")

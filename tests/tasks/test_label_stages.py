@@ -204,12 +204,14 @@ def test_damaged_earlier_attention_is_not_reused_and_stops_nothing(
 
 
 def test_earlier_attention_that_is_deleted_meanwhile_is_made_again(
-    tiny, file_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny, file_store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ):
-    """Somebody's forced run, or a clearing up of the store, stopped everybody else's extraction."""
+    """Somebody's forced run, or a clearing up of the store, stopped everybody else's extraction,
+    and later was warned about once for every shard."""
     _, config = tiny
-    source = write_mix(tmp_path, "a.png", "b.png")
+    source = write_mix(tmp_path, *(f"{number}.png" for number in range(4)))
     first = pipeline(config, file_store, source).attention(source)
+    assert len(file_store.manifest(first).shards) == 2
 
     def found_and_deleted(*asked: object) -> list[Manifest]:
         found = committed_artifacts(*asked)
@@ -217,10 +219,12 @@ def test_earlier_attention_that_is_deleted_meanwhile_is_made_again(
         return found
 
     monkeypatch.setattr("tasks.attention_reuse.committed_artifacts", found_and_deleted)
-    source = write_mix(tmp_path, "a.png", "b.png", "c.png")
+    source = write_mix(tmp_path, "0.png", "1.png", "b.png")
     second = pipeline(config, file_store, source).attention(source)
     assert file_store.manifest(second).num_rows == 3
     assert file_store.manifest(second).statistics["reused_rows"] == 0
+    told = f"{first} was deleted meanwhile: its rows are made again"
+    assert [message for message in caplog.messages if str(first) in message] == [told]
 
 
 def test_looking_for_earlier_attention_decodes_no_map(

@@ -104,6 +104,14 @@ def test_an_rpn_says_for_which_regions_its_threshold_is(checkpoint: RpnCheckpoin
     assert origin.endswith(", regions with margin_cells 1.0, mask_threshold_ratio null")
 
 
+def test_one_question_is_no_questions(checkpoint: RpnCheckpoint) -> None:
+    data = checkpoint.config.data
+    assert data is not None
+    of_one = data.model_copy(update={"num_train": 1})
+    origin = checkpoint.config.model_copy(update={"data": of_one}).origin
+    assert ", trained on 1 question, " in origin
+
+
 def test_the_card_says_what_answering_does_otherwise_than_the_paper(
     checkpoint: RpnCheckpoint,
 ) -> None:
