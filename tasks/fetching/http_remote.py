@@ -39,7 +39,7 @@ def _logins() -> httpx.Auth | None:
     """Passwords by host, as ``curl -n`` knows them; addresses hold none."""
     try:
         return httpx.NetRCAuth(os.environ.get("NETRC") or str(Path.home() / ".netrc"))
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, RuntimeError, UnicodeDecodeError, netrc.NetrcParseError):
         return None
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -133,7 +133,8 @@ def write_from_start(path: Path, chunks: Iterable[bytes]) -> tuple[Path, int]:
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        partial.unlink()
+        with suppress(OSError):  # what went wrong first is the reason
+            partial.unlink()
         raise
     return partial, num_bytes
 

@@ -22,6 +22,8 @@ from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, RATIO_FROM_BYTES, ByteRa
 
 _MAX_GZIP_RATIO = 50
 """Of a whole gzipped tar."""
+_GZIP_RATIO_FROM_BYTES = 16 << 20
+"""The headers of thousands of little files beside the pictures pack better than any picture."""
 _MAX_ZIP_HEADERS = 30 + 2 * 0xFFFF + 24
 """Of an entry: what stands before its data, name and extra fields included, and what stands after
 it. The next may begin gigabytes later."""
@@ -218,7 +220,7 @@ def gunzip_tar(packed: BinaryIO, num_packed: int, plain: IO[bytes], uri: str) ->
         UnsafeArchive: if it is damaged, or a member is not safe.
         NotRewritten: if the disk is full, or fails.
     """
-    limit = max(RATIO_FROM_BYTES, _MAX_GZIP_RATIO * num_packed)
+    limit = max(_GZIP_RATIO_FROM_BYTES, _MAX_GZIP_RATIO * num_packed)
     seen: set[str] = set()
     try:
         with (

@@ -1,5 +1,6 @@
 """Downloads against a real server that fails in every way: a right file, or one clear line."""
 
+import errno
 import os
 import resource
 import signal
@@ -22,6 +23,7 @@ from tasks.fetching.addresses import downloads_folder, opener, require_space
 from tasks.fetching.fetcher import describe, fetch
 from tasks.fetching.http_remote import HttpRemote
 from tasks.fetching.kept_files import kept_file, local_path
+from tasks.fetching.partial_file import write_from_start
 from tasks.fetching.remote import DownloadError
 from tasks.storage.storage import Storage
 from tests.architecture.source_tree import CHECKOUT
@@ -519,3 +521,26 @@ def test_files_are_kept_beside_a_local_store_else_in_the_cache(
     is_local = "://" not in store.root
     expected = Path(store.root) / ".downloads" if is_local else Path("cache/sdrpn/downloads")
     assert folder == expected
+
+
+def test_what_stops_a_file_of_unknown_size_is_told_though_nothing_is_left_to_remove(
+    tmp_path: Path,
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"x"
+        (tmp_path / "a.partial").unlink()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left on device"):
+        write_from_start(tmp_path / "a", chunks())
+
+
+def test_a_netrc_that_cannot_be_read_holds_no_passwords(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every plain download ended in a traceback."""
+    netrc = tmp_path / "netrc"
+    netrc.write_bytes("machine a login caf\u00e9 password x\n".encode("latin-1"))
+    monkeypatch.setenv("NETRC", str(netrc))
+    server.add("/netrc.zip", DATA)
+    assert_right(get(tmp_path, at(server, "/netrc.zip")))
