@@ -20,16 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.label_settings import RegionSettings
-from data_contracts.wording import counted
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.devices import DeviceMap, answering_dtype, dtype_name, resolve_device
+from sdrpn_core.models.devices import DeviceMap, answering_dtype, resolve_device
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
-from sdrpn_core.source_paths import is_unicode
 from sdrpn_core.zoom.answers import (
     PhaseClock,
     StartedBatch,
@@ -42,6 +40,7 @@ from sdrpn_core.zoom.crop_masks import masked_crops
 from sdrpn_core.zoom.encoded_images import EncodedImage, batches_by_image, encoded_batches
 from sdrpn_core.zoom.first_stage import first_stage
 from sdrpn_core.zoom.gate import Zoom, decide_zoom
+from sdrpn_core.zoom.refusals import checked_images, require_finite
 from sdrpn_core.zoom.second_stage import second_stage_prefill
 
 
@@ -238,7 +237,7 @@ class ZoomPipeline:
         The pieces of one question, put together, are its answer's text. Questions of a batch take
         turns; the last piece of each carries the whole answer. Arguments as of ``answer``.
         """
-        images = _checked(self.adapter, images, questions, max_new_tokens, batch_size)
+        images = checked_images(self.adapter, images, questions, max_new_tokens, batch_size)
         return self._stream(self._batches(images, questions, batch_size), max_new_tokens)
 
     async def aanswer(
@@ -295,7 +294,7 @@ class ZoomPipeline:
         has_left: Event,
     ) -> list[ZoomAnswer]:
         """``answer``, while its caller waits for it."""
-        images = _checked(self.adapter, images, questions, max_new_tokens, batch_size)
+        images = checked_images(self.adapter, images, questions, max_new_tokens, batch_size)
         answers: dict[int, ZoomAnswer] = {}
         for batch in self._batches(images, questions, batch_size):
             answers |= whole_answers(self.adapter, batch, max_new_tokens, has_left)
@@ -334,7 +333,7 @@ class ZoomPipeline:
         own = [questions[index] for index in indices]
         first = first_stage(self.adapter, self.rpn, [item.features for item in encoded], own)
         are_finite = [bool(logits.isfinite().all()) for logits in first.roi_logits]
-        self._require_finite("RoI map", are_finite, indices, questions)
+        require_finite("RoI map", are_finite, self.adapter.dtype, indices, questions)
         roi_maps = tuple(self.score_calibration.probability(m).numpy() for m in first.roi_logits)
         zooms = tuple(
             self.zoom(roi_map, item.features)
@@ -351,7 +350,7 @@ class ZoomPipeline:
         start = second_stage_prefill(
             self.adapter, first, crops, withdraw_image=self.regions.withdraw_image
         )
-        self._require_finite("answer", start.rows_finite(), indices, questions)
+        require_finite("answer", start.rows_finite(), self.adapter.dtype, indices, questions)
         clock.lap("prefill")
         return StartedBatch(
             indices=tuple(indices),
@@ -361,73 +360,3 @@ class ZoomPipeline:
             start=start,
             clock=clock,
         )
-
-    def _require_finite(
-        self,
-        what: str,
-        are_finite: Sequence[bool],
-        indices: Sequence[int],
-        questions: Sequence[str],
-    ) -> None:
-        """Refuse numbers of a batch, naming the first of its questions that has others."""
-        if not all(are_finite):
-            which = f"question {indices[are_finite.index(False)]}: " if len(questions) > 1 else ""
-            raise ModelError(f"{which}{_not_finite(what, self.adapter.dtype)}")
-
-
-def _not_finite(what: str, dtype: torch.dtype) -> str:
-    told = f"the {what} is not finite in {dtype_name(dtype)}"
-    if dtype == torch.float16:
-        return f"{told}, whose range is small: load the model in bfloat16 or float32"
-    return (
-        f"{told}: weights of the model or of the RPN are damaged; fetch the model anew, or train "
-        "the RPN again (`sdrpn stage train-rpn --force`)"
-    )
-
-
-def question_refusal(adapter: ModelAdapter, question: str) -> str | None:
-    """Why a model cannot be asked a question, said after what it is called; None if it can."""
-    if adapter.holds_placeholder(question):
-        return f"contains the image placeholder: {question!r}"
-    return None
-
-
-def _checked(
-    adapter: ModelAdapter,
-    images: Sequence[Image.Image],
-    questions: Sequence[str],
-    max_new_tokens: int,
-    batch_size: int,
-) -> list[Image.Image]:
-    """The images, each taken out of its sequence once: ``id`` tells them apart from here on.
-
-    Raises:
-        ModelError: if a question contains the model's image placeholder.
-        ValueError: saying what to give instead, and at which index.
-    """
-    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if number < 1:
-            raise ValueError(f"{name} is {number}: give at least 1")
-    if isinstance(questions, str):
-        raise ValueError("questions is one text: give a list, with one question for each image")
-    if isinstance(images, Image.Image):
-        raise ValueError("images is one picture: give a list, with one image for each question")
-    if len(images) != len(questions):
-        raise ValueError(
-            f"{counted(len(images), 'image')} for {counted(len(questions), 'question')}"
-        )
-    taken = list(images)
-    for index, (image, question) in enumerate(zip(taken, questions, strict=True)):
-        if not isinstance(image, Image.Image):
-            raise ValueError(
-                f"image {index} is a {type(image).__name__}: give PIL images, as Image.open(path) "
-                "or Image.fromarray(pixels) return them"
-            )
-        if not isinstance(question, str) or not question.strip():
-            raise ValueError(f"question {index} is {question!r}: give a text that asks something")
-        if not is_unicode(question):
-            raise ValueError(f"question {index} is {question!r}, which is not valid Unicode")
-        if refusal := question_refusal(adapter, question):
-            which = f"question {index}" if len(questions) > 1 else "the question"
-            raise ModelError(f"{which} {refusal}")
-    return taken

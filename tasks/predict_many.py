@@ -15,11 +15,12 @@ from data_contracts.artifact import canonical_json
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.devices import dtype_name
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.pipeline import ZoomPipeline, question_refusal
+from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.checkpoint_files import CONFIG, WEIGHTS
 from sdrpn_core.threads import in_parallel, made_ahead
 from sdrpn_core.zoom.answers import ZoomAnswer
+from sdrpn_core.zoom.refusals import question_refusal
 from tasks import recipes
 from tasks.answer_files import AnswerFiles, claim_pictures, is_refused, num_refused
 from tasks.artifacts.device_memory import DeviceMemoryFull, smaller_if_full
