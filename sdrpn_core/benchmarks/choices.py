@@ -77,10 +77,10 @@ def vstar_choice(prediction: str) -> str | None:
 
 def hrbench_accuracy(prediction: str, document: Mapping[str, Any], mode: ScoringMode) -> float:
     """1 if the answer means the option named by ``answer``, else 0; undecided answers are wrong."""
-    options = hrbench_options(document)
+    right = text_field(document, "answer").lower()
     choose = hrbench_choice if mode is ScoringMode.PUBLISHED else strict_choice
-    choice = choose(prediction.strip(), options)
-    return float(choice is not None and choice.lower() == text_field(document, "answer").lower())
+    choice = choose(prediction.strip(), hrbench_options(document))
+    return float(choice is not None and choice.lower() == right)
 
 
 def hrbench_options(document: Mapping[str, Any]) -> dict[str, str]:

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from data_contracts.enums import QuestionKind, ScoringMode
+from sdrpn_core.benchmarks.aggregates import aggregate
 from sdrpn_core.benchmarks.document import UnusableDocument, texts_field
-from sdrpn_core.benchmarks.scoring import score
 from sdrpn_core.benchmarks.tasks import TaskSpec
 
 _ANSWER_COLUMNS = ("answers", "answer", "label")
@@ -75,9 +75,10 @@ def _document(spec: TaskSpec, row: Mapping[str, Any], number: int) -> HubDocumen
 
 
 def _require_scorable(spec: TaskSpec, document: HubDocument) -> None:
-    """Whatever is answered to it; else it would show only when it is asked, after training."""
+    """And counted, whatever is answered to it; else it would show only after training."""
+    row = {"answers": list(document.answers), **document.fields}
     for mode in ScoringMode:
-        score(spec.rule, "", {"answers": list(document.answers), **document.fields}, mode)
+        aggregate(spec.rule, [("", row)], mode)
 
 
 def _category(spec: TaskSpec, row: Mapping[str, Any]) -> str:

@@ -58,26 +58,38 @@ def test_committed_files_are_not_read_again(
 
 
 @pytest.mark.parametrize(
-    ("task", "answers", "message"),
+    ("task", "column", "values", "message"),
     [
-        (BenchmarkTask.POPE, ["yes", "no", ""], "pope row 2: column 'answer' holds ''"),
-        (BenchmarkTask.HRBENCH_4K, ["A", "B", None], "hrbench4k row 2: column 'answer' holds None"),
+        (BenchmarkTask.POPE, "answer", ["yes", "no", ""], "pope row 2: column 'answer' holds ''"),
+        (BenchmarkTask.HRBENCH_4K, "answer", ["A", None, "B"], "4k row 1: column 'answer' holds N"),
+        (BenchmarkTask.VSTAR, "category", ["x", None, "y"], "row 1: column 'category' holds None"),
         (
             BenchmarkTask.DOCVQA,
+            "answers",
             [["red"], ["red"], None],
             "row 2: column 'answers' holds None; .*a test",
         ),
-        (BenchmarkTask.TEXTVQA, [[""] * 10] * 3, "textvqa_val: not one of its 3 rows has an ans"),
-        (BenchmarkTask.CHARTQA, [" ", "", ""], "chartqa: not one of its 3 rows has an answer"),
+        (
+            BenchmarkTask.TEXTVQA,
+            "answers",
+            [[""] * 10] * 3,
+            "textvqa_val: not one of its 3 rows has an ans",
+        ),
+        (BenchmarkTask.CHARTQA, "answer", [" ", "", ""], "not one of its 3 rows has an answer"),
     ],
 )
-def test_answers_that_nothing_can_be_judged_by_show_when_a_benchmark_is_fetched(
-    file_store: ArtifactStore, tmp_path: Path, task: BenchmarkTask, answers: list, message: str
+def test_rows_that_nothing_can_be_judged_by_show_when_a_benchmark_is_fetched(
+    file_store: ArtifactStore,
+    tmp_path: Path,
+    task: BenchmarkTask,
+    column: str,
+    values: list,
+    message: str,
 ):
     """After training and other evaluations, a row stopped the run; or all answers were wrong."""
     made = rows(task, 3)
-    for row, answer in zip(made, answers, strict=True):
-        row["answers" if "answers" in row else "answer"] = answer
+    for row, value in zip(made, values, strict=True):
+        row[column] = value
     source = BenchmarkSource(task=task, files=str(write_rows(tmp_path, task, made, 1)))
     with pytest.raises(SdrpnError, match=message):
         download(stage_run(file_store), source)

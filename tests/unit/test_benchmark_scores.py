@@ -239,6 +239,7 @@ def test_levenshtein_is_a_distance(first: str, second: str):
         ("vstar_bench", {"label": 3}, "label"),
         ("pope", {"answer": "maybe"}, "maybe"),
         ("hrbench", {"answer": "A"}, "option"),
+        ("hrbench", {"answer": ["A"], "A": "red", "B": "blue"}, "answer"),
     ],
 )
 def test_a_row_that_cannot_be_scored_says_what_it_lacks(benchmark, document, named):
