@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from data_contracts.configs import RecordsConfig
 from data_contracts.enums import RecordStatus
 from data_contracts.sources import (
+    BenchmarkSource,
     FileSource,
     LlavaMixSource,
     ParquetSource,
@@ -45,7 +46,10 @@ class Counted:
 
 
 def counted_questions(
-    source: FileSource, settings: RecordsConfig, files: Sequence[PlannedFile], downloads: Path
+    source: FileSource | BenchmarkSource,
+    settings: RecordsConfig,
+    files: Sequence[PlannedFile],
+    downloads: Path,
 ) -> Counted | None:
     """Count what asks something of an image; whether there is such an image is not looked up.
 
@@ -63,7 +67,7 @@ def counted_questions(
         SourceError: if what is read of the records is not what a run could read.
     """
     try:
-        if isinstance(source, ParquetSource):
+        if isinstance(source, ParquetSource | BenchmarkSource):
             return _rows_of(_here(RemoteFile(uri=file.uri), file, downloads) for file in files)
         path = _here(remote_file(source.records), files[0], downloads)
         return None if path is None else _asked(path, source, settings)

@@ -142,13 +142,13 @@ def _num_published(
     match source:
         case SceneSource():
             return NumQuestions(source.num_images * (2 if all_turns else 1), Certainty.ABOUT)
-        case BenchmarkSource():
-            published = TASKS[source.task].num_documents
-            number = min(published, source.max_documents or published)
-            return NumQuestions(number, Certainty.ABOUT)
         case LlavaMixSource(expected_records=int(expected)):
             return NumQuestions(expected, Certainty.AT_LEAST if all_turns else Certainty.ABOUT)
     counted = counted_questions(source, config.records, files, downloads)
+    if isinstance(source, BenchmarkSource):
+        published = TASKS[source.task].num_documents if counted is None else counted.number
+        certainty = Certainty.ABOUT if counted is None else Certainty.AT_MOST
+        return NumQuestions(min(published, source.max_documents or published), certainty)
     if counted is not None:
         certainty = Certainty.AT_MOST if counted.is_whole else Certainty.ABOUT
         return NumQuestions(counted.number, certainty, counted.num_records, counted.num_images)

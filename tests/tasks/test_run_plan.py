@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from data_contracts.configs import EvaluationConfig, PipelineConfig
-from data_contracts.enums import BenchmarkTask, Method
+from data_contracts.enums import BenchmarkTask, Method, Stage
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import (
     BenchmarkSource,
@@ -29,6 +29,7 @@ from tasks.fetching.remote import DownloadError, Hiccup, NoAnswer
 from tasks.fetching.transient import is_transient
 from tasks.planning.files import PlannedFile, planned_files, require_room, waiting_files
 from tasks.planning.model_files import PlannedModel
+from tasks.planning.questions import Certainty
 from tasks.planning.run_plan import RunPlan
 from tasks.sources.benchmark_files import TABLE_LABEL
 from tasks.sources.record_stream import SourceError
@@ -242,6 +243,14 @@ def test_every_stage_is_planned_in_the_order_of_the_run(tmp_path: Path):
         ("evaluate", TABLE_LABEL),
         ("report", ""),
     ]
+
+
+def test_documents_of_a_benchmark_on_this_machine_are_counted(tmp_path: Path):
+    """A folder of few was planned as the whole published split."""
+    stages = plan_run(scenes(tmp_path), runtime_at(tmp_path)).stages
+    known = {(s.stage, s.num_units, s.certainty) for s in stages if s.source == "pope"}
+    kinds = (Stage.DOWNLOAD, Stage.BUILD_JSONL, Stage.EVALUATE)
+    assert known == {(kind, 6, Certainty.AT_MOST) for kind in kinds}
 
 
 def test_every_threshold_of_a_sweep_is_one_more_evaluation_by_one_method(tmp_path: Path):
