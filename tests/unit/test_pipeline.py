@@ -328,7 +328,7 @@ def test_an_image_that_the_model_saw_whole_is_not_zoomed_into(adapter: ModelAdap
 
 
 def test_lengths_must_match(adapter: ModelAdapter, images: list[Image.Image]):
-    with pytest.raises(ValueError, match="6 images for 1 question$"):
+    with pytest.raises(ValueError, match=r"6 images for 1 question$"):
         random_pipeline(adapter).answer(images, QUESTIONS[:1])
     with pytest.raises(ValueError, match="give a list"):
         random_pipeline(adapter).answer(images[:1], "what is it ?")
