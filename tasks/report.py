@@ -119,9 +119,10 @@ def _results(
 
 
 def _shown(config: PipelineConfig, inputs: ReportInputs) -> dict[str, Any]:
-    """The configuration as plain data, without settings that had no effect."""
+    """The configuration as plain data, without settings that had no effect, and signatures."""
     unused = {"calibration"} if inputs.calibration is None else set()
-    return config.model_dump(mode="json", exclude=unused)
+    shown: dict[str, Any] = json.loads(concealed(config.model_dump_json(exclude=unused)))
+    return shown
 
 
 def _facts(
