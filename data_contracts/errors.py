@@ -1,6 +1,5 @@
 """Errors that a user can act on: one line, the culprit and the remedy."""
 
-
 from data_contracts.addresses import concealed
 
 

@@ -58,8 +58,6 @@ NEVER_ANSWERED_AT_ONCE = {"idefics3", "llava", "smolvlm"}
 """Families whose given answers never lacked the space that chat templates have after a colon:
 LLaVA's tokenizer begins every text with one, the others came later."""
 
-ONCE_OTHERWISE_STRICT = {"chartqa", "ocrbench", "vstar_bench", "hrbench"}
-"""Scoring rules that took separators or the letter A otherwise in mode ``strict``."""
 
 _LIMITS = {"rows_per_shard", "max_failure_rate", "tolerated_failures"}
 """Of ``RecordsConfig``: what decides whether rows are made, not which."""
@@ -340,11 +338,6 @@ def results_recipe(
     predictions: ArtifactRef, settings: EvaluationConfig, labels: LabelSettings
 ) -> Recipe:
     """The results table and, apart from it, the speed: the files of ``RESULTS_FILES``."""
-    changes = {}
-    if settings.benchmark in ONCE_OTHERWISE_STRICT:
-        changes["strict"] = "whole numbers, any letter"
-    if settings.benchmark != "scenes" and not isinstance(settings.source, BenchmarkSource):
-        changes["figures"] = "of both modes"  # once, the published one stood for both
     return Recipe(
         stage=Stage.EVALUATE,
         stage_version=RESULTS_VERSION,
@@ -353,7 +346,6 @@ def results_recipe(
             "num_bootstrap": settings.num_bootstrap,
             "seed": settings.seed,
             "labels": labels.model_dump(mode="json"),
-            **changes,
         },
         inputs=(str(predictions),),
         num_shards=len(RESULTS_FILES),

@@ -4,13 +4,11 @@ import pytest
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.calibration import CalibrationSettings
-from data_contracts.configs import EvaluationConfig
-from data_contracts.enums import BenchmarkTask, QuestionKind, Stage
+from data_contracts.enums import QuestionKind, Stage
 from data_contracts.interop import PublishedLabels
-from data_contracts.label_settings import LabelSettings, RegionSettings
-from data_contracts.sources import BenchmarkSource, SceneSource
+from data_contracts.label_settings import RegionSettings
+from data_contracts.sources import SceneSource
 from data_contracts.training import TrainingConfig
-from sdrpn_core.benchmarks import known_benchmarks
 from sdrpn_core.models.profiles import load_profile
 from tasks import recipes
 from tasks.artifacts.row_ranges import overlapping, shard_range
@@ -59,21 +57,6 @@ def test_an_import_has_the_identity_that_it_always_had():
     assert attention.num_shards == 3
     assert attention.ref.artifact_id == "943660b7a6c28f9f2657"
     assert recipes.import_rejects_recipe(attention).ref.artifact_id == "10b15438e76999609335"
-
-
-def test_results_are_made_again_only_where_strict_scores_came_out_otherwise():
-    """The strict rules of four benchmarks changed; other tables would be the same again."""
-    predictions = ArtifactRef(stage=Stage.EVALUATE, artifact_id="0" * 20)
-
-    def address(rule: str) -> str:
-        own = SceneSource(name="a", num_images=3)
-        source = own if rule == "scenes" else BenchmarkSource(task=BenchmarkTask.POPE)
-        settings = EvaluationConfig(source=source, benchmark=rule)
-        return recipes.results_recipe(predictions, settings, LabelSettings()).ref.artifact_id
-
-    before = "725c0b23e3225d01403a"
-    kept = {rule for rule in known_benchmarks() if address(rule) == before}
-    assert kept == {"scenes", "textvqa", "docvqa", "infovqa", "pope"}
 
 
 @pytest.mark.parametrize(
