@@ -1,19 +1,13 @@
 """Errors that a user can act on: one line, the culprit and the remedy."""
 
-from data_contracts.addresses import concealed
-
 
 class SdrpnError(Exception):
     """Base of errors shown to users as one line, without a traceback."""
 
-    def __str__(self) -> str:
-        """Without secrets of the addresses in it: logs, rows and Prefect's pages keep it."""
-        return concealed(super().__str__())
-
 
 def one_line(error: BaseException) -> str:
     """What an error says, in one line; of what kind it is if it says nothing."""
-    return concealed(" ".join(str(error).split())) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def root_cause(error: BaseException) -> str:

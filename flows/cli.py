@@ -74,7 +74,6 @@ def main(
     # Nothing below INFO: there S3's client logs its requests' headers, the session token included.
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[to_terminal])
     logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
-    logging.getLogger("botocore").setLevel(logging.INFO)  # below, it shows the session's token
 
 
 @app.command()

@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from data_contracts.addresses import concealed
 from data_contracts.configs import PipelineConfig
 from data_contracts.errors import SdrpnError, one_line
 from data_contracts.runtime import RuntimeConfig
@@ -122,11 +121,11 @@ def say(line: str, console: Console = out, *, style: str | None = None) -> None:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Log records as a terminal, and whoever is sent its text, may be given them."""
+    """Log records as a terminal may be given them."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's line, and its traceback if it has one."""
-        return printable(concealed(super().format(record)))
+        return printable(super().format(record))
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data_contracts.addresses import concealed
 from data_contracts.enums import Stage
 from data_contracts.sources import EvaluationSource
 from flows.console import size_text
@@ -48,7 +47,7 @@ def file_row(file: PlannedFile, *, whole_digest: bool = False) -> dict[str, Any]
     here = "here" if is_asked else "read in place"
     return {
         "source": file.source,
-        "file": concealed(file.uri),
+        "file": file.uri,
         "size": size,
         "SHA-256": digest,
         "licence": file.licence or ("not stated" if is_asked else "unknown"),

@@ -119,10 +119,9 @@ def _results(
 
 
 def _shown(config: PipelineConfig, inputs: ReportInputs) -> dict[str, Any]:
-    """The configuration as plain data, without settings that had no effect, and signatures."""
+    """The configuration as plain data, without settings that had no effect."""
     unused = {"calibration"} if inputs.calibration is None else set()
-    shown: dict[str, Any] = json.loads(concealed(config.model_dump_json(exclude=unused)))
-    return shown
+    return config.model_dump(mode="json", exclude=unused)
 
 
 def _facts(
