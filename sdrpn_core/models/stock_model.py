@@ -54,12 +54,23 @@ _LOADING = Lock()
 """Transformers sets torch's precision for the whole process while it makes a model: of two at once,
 one may have holes, and the process be left with the precision of the other."""
 _OWN_CODE = {"trust_remote_code": False}
-"""Code that lies beside a model's files is never run: transformers would ask, and wait."""
+"""Code that comes with a model's files is never run: transformers would ask, and wait."""
 
 
 def stock_config(source: str, revision: str | None = None) -> PreTrainedConfig:
-    """A model's configuration; see ``load_stock_model``."""
-    return AutoConfig.from_pretrained(source, revision=revision, **_OWN_CODE)
+    """A model's configuration; see ``load_stock_model``.
+
+    Raises:
+        ModelError: if it names code of the hub for its attention.
+    """
+    config = AutoConfig.from_pretrained(source, revision=revision, **_OWN_CODE)
+    kernel = config._attn_implementation  # of the whole model: transformers reads it nowhere else
+    if kernel is not None and "/" in kernel:
+        raise ModelError(
+            f"model {source!r} asks for attention code from the hub ({kernel}), which is not run: "
+            "take attn_implementation out of its config.json"
+        )
+    return config
 
 
 def load_stock_model(

@@ -125,7 +125,7 @@ def _zip_members(file: BinaryIO) -> Iterator[Member]:
     with zipfile.ZipFile(file) as archive:
         entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
         starts = [entry.header_offset for entry in entries]
-        for entry, stop in zip(entries, [*starts[1:], archive.start_dir], strict=True):
+        for entry, stop in zip(entries, [*starts, archive.start_dir][1:], strict=True):
             _check_name(entry.filename.rstrip("/") if entry.is_dir() else entry.orig_filename)
             if entry.is_dir():
                 continue
@@ -209,6 +209,8 @@ def _check_name(name: str) -> None:
 
 
 def _check_size(name: str, num_bytes: int) -> None:
+    if num_bytes < 0:
+        raise _Refused(f"member {name!r} has a size below zero")
     if num_bytes > MAX_MEMBER_BYTES:
         raise _Refused(f"member {name!r} has {num_bytes} bytes, more than any image")
 

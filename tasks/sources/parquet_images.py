@@ -19,7 +19,8 @@ from tasks.sources.archives import add_member
 from tasks.sources.record_stream import SourceError
 from tasks.storage.digests import digest
 
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE = 8
+"""Few: one image of 30 megabytes in a dictionary is as many times that as rows name it."""
 
 
 def convert_parquet(files: Sequence[Path], source: ParquetSource, folder: Path) -> None:

@@ -240,6 +240,20 @@ def test_folders_count_as_what_a_gzipped_tar_unpacks_to():
         gunzipped(gzip.compress(folder * 40_000 + tarred()))
 
 
+def test_an_empty_zip_has_no_members():
+    assert list(members(io.BytesIO(zipped({})), "a.zip")) == []
+
+
+@pytest.mark.parametrize("read", [gunzipped, lambda data: list(members(io.BytesIO(data), "a"))])
+def test_a_size_below_zero_is_refused(read: Callable[[bytes], object]):
+    """Its bytes were those before it."""
+    info = tarfile.TarInfo("a.jpg")
+    info.size = -5
+    data = info.tobuf(tarfile.GNU_FORMAT) + bytes(10_240)
+    with pytest.raises(UnsafeArchive, match=r"'a.jpg' has a size below zero"):
+        read(gzip.compress(data) if read is gunzipped else data)
+
+
 def test_thousands_of_little_files_beside_a_picture_are_no_bomb():
     """Their headers pack a hundred to one."""
     files = {f"{number}.txt": b"1" for number in range(3000)} | {

@@ -22,6 +22,7 @@ from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.runtime import RuntimeConfig
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.stock_model import stock_config
 from sdrpn_core.rpn.copied_layers import check_copyable
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from tasks.models import adapter_for_labels
@@ -140,6 +141,16 @@ def test_device_maps_name_devices_that_are_there(
     """Torch's own words, with a traceback."""
     with pytest.raises(ModelError, match=told):
         load_adapter(profile, device_map=device_map)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_attention_from_the_hub_is_refused(profile: ModelProfile, tmp_path: Path, key: str) -> None:
+    """Only a package that was not installed kept transformers from fetching it."""
+    shutil.copytree(profile.model_id, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: "someone/kernel"}))
+    with pytest.raises(ModelError, match=r"asks for attention code from the hub \(someone/kernel"):
+        stock_config(str(tmp_path))
 
 
 @pytest.mark.parametrize("answer", ["", "y\n"])
