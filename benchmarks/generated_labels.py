@@ -15,22 +15,22 @@ ROWS_PER_SHARD = 2048
 GRID = 24
 
 
-def label_rows(first: int, last: int) -> pl.DataFrame:
+def label_rows(first: int, last: int, grid: int = GRID) -> pl.DataFrame:
     """Rows of ``pseudo_label.v2``: one square of foreground in the middle of background."""
     numbers = range(first, last)
-    square = np.zeros((GRID, GRID), np.int8)
-    low, high = GRID // 4, GRID // 2
+    square = np.zeros((grid, grid), np.int8)
+    low, high = grid // 4, grid // 2
     square[low:high, low:high] = 1
     num_foreground = int(square.sum())
-    labels = np.broadcast_to(square.ravel(), (len(numbers), GRID * GRID)).copy()
+    labels = np.broadcast_to(square.ravel(), (len(numbers), grid * grid)).copy()
     box = {"box_x0": low, "box_y0": low, "box_x1": high, "box_y1": high}
     constants = {
         "dataset": "gqa",
         "kind": "natural",
         "image_sha256": None,
         "question": "what is it?",
-        "grid_height": GRID,
-        "grid_width": GRID,
+        "grid_height": grid,
+        "grid_width": grid,
         "image_width": 640,
         "image_height": 480,
         "pad_left": 0,
@@ -39,7 +39,7 @@ def label_rows(first: int, last: int) -> pl.DataFrame:
         "canvas_height": 640,
         **box,
         "num_foreground": num_foreground,
-        "num_background": GRID * GRID - num_foreground,
+        "num_background": grid * grid - num_foreground,
         "num_ignore": 0,
         "max_attention": 0.1,
         "status": "ok",

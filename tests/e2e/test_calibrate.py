@@ -106,7 +106,7 @@ def test_reference_model_comes_close_to_the_exhaustive_best(tmp_path: Path) -> N
         (("--model", "empty"), "check the id, the revision and its files"),
         (("--model", "reference", "--dtype", "bf16"), "choose float32, bfloat16 or float16"),
         (("--model", "reference", "--device", "gpu"), "device 'gpu' cannot be used"),
-        (("--model", "reference", "--scenes", 3), "num_scenes"),
+        (("--model", "reference", "--scenes", 3), "'--scenes'"),
         (("--model", "reference", "--method", "guess"), "method"),
     ],
 )

@@ -10,9 +10,9 @@ from data_contracts.configs import PipelineConfig
 from data_contracts.label_settings import RegionChanges
 from tasks.artifacts.admin import list_artifacts
 from tasks.artifacts.store import ArtifactStore
-from tasks.models import profile_of
 from tasks.promote_labels import promotions
 from tests.e2e.command_line import sdrpn
+from tests.families.registry import FAMILY_MODELS
 from tests.pipelines import write_tiny_pipeline
 
 
@@ -79,13 +79,13 @@ def test_wrong_settings_stop_promotion_before_anything_is_made(
     config: PipelineConfig, tmp_path: Path
 ) -> None:
     """It extracted first. LLaVA-OneVision's newline takes one token of every crop."""
-    profile = profile_of(config.model).model_copy(update={"family": "llava_onevision"})
+    profile = FAMILY_MODELS["llava_onevision"].build(tmp_path / "model")
     model = config.model.model_copy(update={"profile": profile})
     regions = RegionChanges(crop_tokens=1)
     spoilt = config.model_copy(update={"model": model, "regions": regions})
     store = tmp_path / "store"
     refused = sdrpn("labels", "promote", "-c", written(spoilt, tmp_path, 0.8), "--store", store)
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "crop_tokens is 1: give at least 2" in refused.stderr
     assert not list_artifacts(ArtifactStore(str(store)))
 

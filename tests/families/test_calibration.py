@@ -11,6 +11,7 @@ from sdrpn_core.calibration import (
     scene_examples,
 )
 from sdrpn_core.extraction.generated_answers import capture_attention, extract_attention
+from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from tests.families.conftest import Loaded
 
@@ -68,4 +69,8 @@ def test_draft_knows_the_family_and_its_counts(loaded: Loaded) -> None:
     assert draft.family == known.family
     assert (draft.num_layers, draft.num_heads) == (known.num_layers, known.num_heads)
     assert not draft.is_calibrated
+    if loaded.name == "mistral3":  # a tower of 10 cells a side, less than half of any real one's
+        with pytest.raises(ModelError, match="24 cells a side, and the model's tower takes 10"):
+            load_adapter(draft, device="cpu")
+        draft = draft.model_copy(update={"images": known.images})
     load_adapter(draft, device="cpu")

@@ -543,4 +543,4 @@ def test_a_netrc_that_cannot_be_read_holds_no_passwords(
     netrc.write_bytes("machine a login caf\u00e9 password x\n".encode("latin-1"))
     monkeypatch.setenv("NETRC", str(netrc))
     server.add("/netrc.zip", DATA)
-    assert_right(get(tmp_path, at(server, "/netrc.zip")))
+    assert_right(get(tmp_path / "here", at(server, "/netrc.zip")))

@@ -4,8 +4,8 @@ from collections import Counter
 
 import polars as pl
 import pytest
-from benchmarks.merge_memory import label_rows
 
+from benchmarks.generated_labels import label_rows
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import Stage
 from data_contracts.label_drift import LabelCounts, LabelDrift, PromotionLimits
