@@ -5,17 +5,14 @@ letterbox pads first: on square images the two agree to the last bit, on others 
 where the letterbox says, not up to a pixel beside it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from data_contracts.profiles import FamilyDefaults
 from sdrpn_core.models.images import processed
-from sdrpn_core.models.masked_tower import tower_states
+from sdrpn_core.models.masked_tower import PatchTower
 from sdrpn_core.models.square import SquareAdapter
 
 DEEPSEEK_PROMPT = (
@@ -49,13 +46,8 @@ class DeepseekVlAdapter(SquareAdapter):
         tokens: Tensor = features.pooler_output
         return tokens
 
-    def encode_patches(
-        self, inputs: dict[str, Tensor], patches: Sequence[NDArray[np.bool_]]
-    ) -> Iterable[Tensor]:
-        """Run the tower on these, and what follows it."""
+    def patch_tower(self) -> PatchTower | None:
+        """The last layer, its norm, and the aligner."""
         model = self.model.model
-        pixels = inputs["pixel_values"].to(self.device)
-        states = tower_states(model.vision_model, pixels, patches, [-1])
-        joined = torch.cat([last for (last,) in states])
-        features = model.aligner(model.vision_model.post_layernorm(joined))
-        return torch.split(features, [len(last) for (last,) in states])
+        norm = model.vision_model.post_layernorm
+        return PatchTower(model.vision_model, [-1], lambda states: model.aligner(norm(states)))

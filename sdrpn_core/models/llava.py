@@ -7,15 +7,12 @@ and the processor only rescales and normalises.
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from data_contracts.profiles import FamilyDefaults
 from sdrpn_core.models.images import mean_colour, processed
-from sdrpn_core.models.masked_tower import tower_states
+from sdrpn_core.models.masked_tower import PatchTower
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.models.square import SquareAdapter
 
@@ -41,20 +38,11 @@ class LlavaAdapter(SquareAdapter):
         """Run the tower."""
         return self._encode_pixels(inputs["pixel_values"].to(self.device))
 
-    def encode_patches(
-        self, inputs: dict[str, Tensor], patches: Sequence[NDArray[np.bool_]]
-    ) -> Iterable[Tensor]:
-        """Run the tower on these, and what follows it."""
+    def patch_tower(self) -> PatchTower | None:
+        """The layers that the configuration names, then the projector."""
         model, wanted = self.model.model, self.model.config.vision_feature_layer
-        states = tower_states(
-            model.vision_tower,
-            inputs["pixel_values"].to(self.device),
-            patches,
-            [wanted] if isinstance(wanted, int) else wanted,
-        )
-        joined = torch.cat([torch.cat(own, dim=-1) for own in states])
-        features = model.multi_modal_projector(joined)
-        return torch.split(features, [len(own[0]) for own in states])
+        depths = [wanted] if isinstance(wanted, int) else wanted
+        return PatchTower(model.vision_tower, depths, model.multi_modal_projector)
 
     def encode_with_gradient(self, image: Image.Image) -> tuple[Tensor, ImageFeatures]:
         """As ``encode_images`` does, one image at a time."""

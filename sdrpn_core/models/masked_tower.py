@@ -6,7 +6,8 @@ others keep the places that they have on the canvas, and a class token stays.
 Shape legend: N canvases, P patches of a canvas, K kept ones, L columns, d width of the tower.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,23 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.row_groups import pass_cost_on, similar_lengths
+
+
+@dataclass(frozen=True)
+class PatchTower:
+    """A stock tower, and how the decoder's features are made of its states."""
+
+    tower: PreTrainedModel
+    depths: Sequence[int]
+    """As of ``tower_states``."""
+    project: Callable[[Tensor], Tensor]
+    """States of any number of patches, those of all depths side by side, to features."""
+
+    def features(self, pixels: Tensor, patches: Sequence[NDArray[np.bool_]]) -> Sequence[Tensor]:
+        """(K, d) features of the kept patches of each canvas; arguments as of ``tower_states``."""
+        states = tower_states(self.tower, pixels, patches, self.depths)
+        joined = torch.cat([torch.cat(own, dim=-1) for own in states])
+        return torch.split(self.project(joined), [len(own[0]) for own in states])
 
 
 def tower_states(

@@ -25,6 +25,7 @@ from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import PreparedImages, paste_all
+from sdrpn_core.models.masked_tower import PatchTower
 from sdrpn_core.models.prompts import ImageFeatures
 
 _TOWERS_OF_ROWS = {"pixtral"}
@@ -117,31 +118,22 @@ class SquareAdapter(ModelAdapter):
         self, prepared: PreparedImages, shown: Sequence[NDArray[np.bool_]]
     ) -> list[ImageFeatures]:
         """One pass of the tower over the patches that make a shown cell."""
-        if not self.masks_tower:
+        tower = self.patch_tower() if self.masks_tower else None
+        if tower is None:
             return super().encode_masked(prepared, shown)
         patches = [refined(cells, self.grid) for cells in shown]
-        found = []
-        for kept, seen, grid, letterbox in zip(
-            self.encode_patches(prepared.inputs, [seen.ravel() for seen in patches]),
-            patches,
-            prepared.grids,
-            prepared.letterboxes,
-            strict=True,
-        ):
-            cells = averaged_where(seen, kept, grid)
-            found.append(self.image_features(cells, grid, letterbox))
-        return found
+        pixels = prepared.inputs["pixel_values"].to(self.device)
+        features = tower.features(pixels, [seen.ravel() for seen in patches])
+        return [
+            self.image_features(averaged_where(seen, kept, grid), grid, letterbox)
+            for seen, kept, grid, letterbox in zip(
+                patches, features, prepared.grids, prepared.letterboxes, strict=True
+            )
+        ]
 
-    def encode_patches(
-        self, inputs: dict[str, Tensor], patches: Sequence[NDArray[np.bool_]]
-    ) -> Iterable[Tensor]:
-        """(K, d) features of the kept patches of each canvas; families that ``masks_tower`` can.
-
-        Args:
-            inputs: as made by ``canvas_inputs``.
-            patches: (C,) of each canvas, True for those to keep.
-        """
-        raise NotImplementedError(self.profile.family)
+    def patch_tower(self) -> PatchTower | None:
+        """What encodes patches of ``pixel_values``; None where a token is no patch."""
+        return None
 
     def image_features(self, cells: Tensor, grid: GridShape, letterbox: Letterbox) -> ImageFeatures:
         """(C, d) features of cells as the decoder gets them. Families with a break behind an image
