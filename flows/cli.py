@@ -261,7 +261,3 @@ def _finish(outcome: RunOutcome, json_file: Path | None) -> None:
         say(f"report: {outcome.report_uri}")
     if json_file is not None:
         write_json(json_file, outcome.summary())
-
-
-if __name__ == "__main__":
-    app()

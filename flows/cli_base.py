@@ -8,7 +8,6 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path, PurePosixPath
-from signal import SIGINT, SIGTERM
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +21,7 @@ from data_contracts.settings_files import ConfigError, load_settings, parse_sett
 from data_contracts.sources import LlavaMixSource
 from flows.config_files import DEFAULT, load_config
 from flows.imports import uncollected
-from flows.interrupts import Terminated, interrupts_heard
+from flows.interrupts import end_of, interrupts_heard
 from flows.output_files import file_option
 from tasks.storage.errors import DISK_FULL
 
@@ -33,8 +32,6 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 """Control characters but tabs and newlines, and those that change the direction of what follows."""
 _PLAIN = RuntimeConfig()
 _GIVEN = "sdrpn.given"
-_SIGNAL_STATUS = 128
-"""Exit status after a signal: this and the signal's number."""
 
 ConfigOption = Annotated[
     str,
@@ -232,9 +229,9 @@ def kept_in(store: str) -> str:
 
 
 def _ended(error: KeyboardInterrupt, kept: str = "") -> typer.Exit:
-    is_terminated = isinstance(error, Terminated)
-    say(f"{'terminated' if is_terminated else 'interrupted'}{kept}", err, style="yellow")
-    return typer.Exit(_SIGNAL_STATUS + (SIGTERM if is_terminated else SIGINT))
+    word, status = end_of(error)
+    say(f"{word}{kept}", err, style="yellow")
+    return typer.Exit(status)
 
 
 def runtime_settings(runtime_file: Path | None = None, **options: Any) -> RuntimeConfig:

@@ -18,6 +18,8 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which Python leaves to the system: the process would end without a word."""
 
 
+_STATUS = 128
+"""Exit status after a signal: this and the signal's number."""
 _heard: type[KeyboardInterrupt] | None = None
 """What came and has not ended its block yet."""
 _USUAL: dict[signal.Signals, Any] = {
@@ -80,6 +82,13 @@ def interrupts_held() -> Iterator[None]:
             signal.signal(one, handler)
         if held:
             signal.raise_signal(held[0])
+
+
+def end_of(error: KeyboardInterrupt) -> tuple[str, int]:
+    """What to say of a process that it ended, and the exit status that shells expect of it."""
+    if isinstance(error, Terminated):
+        return "terminated", _STATUS + signal.SIGTERM
+    return "interrupted", _STATUS + signal.SIGINT
 
 
 def _is_main() -> bool:

@@ -123,6 +123,7 @@ def test_core_and_contracts_know_no_environment():
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
+        ("flows.__main__", {"typer", "pydantic"}),
         ("flows.cli", {"torch", "transformers", "prefect", "fsspec", "pyarrow"}),
         ("flows.execution", {"prefect", "torch", "transformers"}),
         ("sdrpn_core.pipeline", {"prefect", "fsspec"}),

@@ -27,7 +27,7 @@ def start_run(prefect: PrefectServer, folder: Path, *options: str) -> subprocess
     begun = sdrpn("stage", Stage.BUILD_JSONL, *run_arguments(folder)[1:])
     assert begun.exit_code == 0, begun.output
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *run_arguments(folder), *options],
+        [sys.executable, "-m", "flows", *run_arguments(folder), *options],
         cwd=CHECKOUT,
         env=prefect.environment,
         stdout=subprocess.DEVNULL,

@@ -106,7 +106,7 @@ def receipts(store: Path) -> list[Path]:
 
 def kill_in_the_middle(folder: Path) -> None:
     """SIGKILL an evaluation in a process of its own when some of its shards are made."""
-    command = [sys.executable, "-m", "flows.cli", "stage", "evaluate", "--config"]
+    command = [sys.executable, "-m", "flows", "stage", "evaluate", "--config"]
     command += [str(folder / "config.yaml"), "--store", str(folder / "store")]
     command += ["--batch-size", str(BATCH_SIZE)]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}

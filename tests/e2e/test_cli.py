@@ -145,7 +145,7 @@ def test_killed_run_goes_on_where_it_stopped_and_ends_with_the_same_bytes(
     """Also with worker processes in place of one: who makes a shard does not matter."""
     store = ArtifactStore(str(tmp_path / "store"))
     options = (*first.options[:3], store.root)
-    command = [sys.executable, "-m", "flows.cli", "stage", "train-rpn", *options]
+    command = [sys.executable, "-m", "flows", "stage", "train-rpn", *options]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     receipts = Path(store.root) / "extract-attention"

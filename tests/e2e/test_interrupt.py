@@ -65,7 +65,7 @@ def test_during_extraction(
     config: Path, built: Path, tmp_path: Path, number: signal.Signals, workers: int, to_all: bool
 ):
     store = shutil.copytree(built, tmp_path / "store")
-    command = [sys.executable, "-m", "flows.cli", "run", "-c", config, "--store", store]
+    command = [sys.executable, "-m", "flows", "run", "-c", config, "--store", store]
     process = subprocess.Popen(
         [str(part) for part in (*command, "--workers", workers)],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},

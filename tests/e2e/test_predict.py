@@ -225,7 +225,7 @@ def test_ctrl_c_names_the_place_where_answers_are(folder: Path, tmp_path: Path) 
     lines = (f'{{"image": "0.png", "question": "what is {n} ?"}}\n' for n in range(20_000))
     (tmp_path / "many.jsonl").write_text("".join(lines))
     options = ("--store", folder / "store", "--output", tmp_path / "a.jsonl")
-    command = (sys.executable, "-m", "flows.cli", "predict", tmp_path / "many.jsonl", *options)
+    command = (sys.executable, "-m", "flows", "predict", tmp_path / "many.jsonl", *options)
     process = subprocess.Popen(
         [str(part) for part in (*command, "--max-new-tokens", 1)],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},

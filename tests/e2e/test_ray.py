@@ -48,7 +48,7 @@ def test_shards_made_on_ray_are_those_made_here(tmp_path: Path) -> None:
     there = ArtifactStore(f"{tmp_path}/there")
     on_ray = runtime.model_copy(update={"store": there.root, "ray": STARTED_HERE})
     (tmp_path / "runtime.yaml").write_text(yaml.safe_dump(on_ray.model_dump(mode="json")))
-    command = ("-m", "flows.cli", "stage", "extract-attention", "-c", f"{tmp_path}/config.yaml")
+    command = ("-m", "flows", "stage", "extract-attention", "-c", f"{tmp_path}/config.yaml")
     with prefect_server(tmp_path) as server:
         run = subprocess.run(
             [sys.executable, *command, "--runtime", f"{tmp_path}/runtime.yaml"],

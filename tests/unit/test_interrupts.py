@@ -1,4 +1,6 @@
+import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -10,6 +12,7 @@ import polars as pl
 import pytest
 
 from flows.interrupts import Terminated, interrupts_heard, interrupts_held, raise_lost_interrupt
+from tests.architecture.source_tree import CHECKOUT
 
 
 class Panic(BaseException):
@@ -117,6 +120,28 @@ def test_ctrl_c_that_nobody_could_be_told_of_is_not_printed(untold: list[type[Ba
     assert not untold
     InterruptedAtItsEnd()
     assert untold == [KeyboardInterrupt]
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
+def test_while_the_command_is_imported(number: signal.Signals, word: str):
+    """In its first half second, Ctrl-C was a traceback through some library's imports."""
+    code = f"""
+import signal, sys
+class Sender:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            signal.raise_signal({int(number)})
+sys.meta_path.insert(0, Sender())
+from flows.__main__ import main
+main()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", f"{word}\n")
 
 
 def test_what_another_thread_makes_is_whole():

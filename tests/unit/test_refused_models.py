@@ -168,7 +168,7 @@ def test_code_beside_a_model_is_never_run(
         "class Config(PretrainedConfig):\n    model_type = 'other'\n"
     )
     run = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "calibrate", "--model", str(tmp_path), "--out", "o"],
+        [sys.executable, "-m", "flows", "calibrate", "--model", str(tmp_path), "--out", "o"],
         input=answer,
         env=os.environ | {"HF_HOME": str(tmp_path / "hf")},
         capture_output=True,
