@@ -30,6 +30,7 @@ err = Console(stderr=True)
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters but tabs and newlines, and those that change the direction of what follows."""
+_BREAK_IN_PARAGRAPH = re.compile(r"(?<!\n)\n(?!\n)")
 _PLAIN = RuntimeConfig()
 _GIVEN = "sdrpn.given"
 
@@ -135,6 +136,11 @@ def loading() -> Iterator[None]:
 class OneLineErrors(TyperGroup):
     """Command group that shows errors a user can act on as one line."""
 
+    def __init__(self, **parameters: Any) -> None:
+        """The group, with help that is as wide as the terminal."""
+        super().__init__(**parameters)
+        _join_lines_of_help(self)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Remember what is given to the command too, as ``invoke`` explains errors."""
         ctx.meta[_GIVEN] = tuple(args)
@@ -159,6 +165,13 @@ class OneLineErrors(TyperGroup):
             raise typer.Exit(2 if error.errno == errno.ENAMETOOLONG else 1) from None
         except KeyboardInterrupt as error:
             raise _ended(error) from None
+
+
+def _join_lines_of_help(command: Any) -> None:
+    """Rich keeps the sources' line breaks; only those between paragraphs are meant."""
+    command.help = _BREAK_IN_PARAGRAPH.sub(" ", command.help or "")
+    for below in getattr(command, "commands", {}).values():
+        _join_lines_of_help(below)
 
 
 def _taking_values(command: Any) -> set[str]:

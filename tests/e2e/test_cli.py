@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,16 @@ def test_help_names_every_command():
     wrong = sdrpn("stage", "evalute")
     assert wrong.exit_code == 2
     assert "evaluate" in wrong.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "predict"])
+def test_help_breaks_a_line_only_where_the_next_word_does_not_fit(command: str):
+    """Line breaks of the sources were shown, and the terminal's beside them."""
+    prose = sdrpn(command, "--help").stdout.split("\u256d")[0].splitlines()[3:]
+    assert sum(bool(line.strip()) for line in prose) >= 3, prose
+    for line, following in pairwise(prose):
+        if line.strip() and following.strip():
+            assert len(line.rstrip()) + len(following.split()[0]) >= len(line) - 2, following
 
 
 def test_scenes_go_into_a_folder_of_their_own(tmp_path: Path):
