@@ -5,6 +5,7 @@ stock eager attention and ``output_attentions=True``, the way every fork does it
 """
 
 import argparse
+import time
 
 import numpy as np
 import torch
@@ -64,6 +65,7 @@ def main() -> None:
             "eager, output_attentions": eager,
         },
         options.rounds,
+        time.process_time,
     )
     print_ratios(seconds, "no read-out")
     length = embeds.shape[1]

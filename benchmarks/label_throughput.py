@@ -1,14 +1,15 @@
-"""Label making: the batched implementation against one cell at a time, in one process.
+"""Making labels, batched and one cell at a time: ``python -m benchmarks.label_throughput``.
 
-Run from the repository root: ``python -m benchmarks.label_throughput [--samples 2000]``. Both get
-the same 24 x 24 maps and must give the same labels; the ratio of samples per second is printed.
+Both get the same 24 x 24 maps and must give the same labels; labels per second of CPU time are
+printed.
 """
 
 import argparse
-import json
 import time
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_contracts.label_settings import LabelSettings
 from sdrpn_core.pseudo_labels import make_pseudo_labels
@@ -18,8 +19,10 @@ GRID = 24
 IMAGE_SIZE = (640, 480)
 REPEATS = 5
 
+Maps = NDArray[np.float32]
 
-def attention_maps(num_samples):
+
+def attention_maps(num_samples: int) -> tuple[Maps, Maps]:
     """Grounding and sink maps (N, 24, 24) with one object each and a few sinks."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:GRID, :GRID]
@@ -30,46 +33,37 @@ def attention_maps(num_samples):
     return grounding.astype(np.float32), sink.astype(np.float32)
 
 
-def best_seconds(function, repeats):
-    """Shortest of some runs, so that other work on the machine counts least."""
+def least_seconds(make: Callable[[], object]) -> float:
+    """CPU time of the quickest of some runs, which other work on the machine delayed least."""
     seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
+    for _ in range(REPEATS):
+        start = time.process_time()
+        make()
+        seconds.append(time.process_time() - start)
     return min(seconds)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=2000, help="batch size")
-    parser.add_argument("--loop-samples", type=int, default=50, help="samples for the loop")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=2000, help="labels made at once")
+    parser.add_argument("--loop-samples", type=int, default=50, help="labels made by the loop")
     options = parser.parse_args()
     settings = LabelSettings.preset("reference-qwen")
     grounding, sink = attention_maps(options.samples)
     sizes = np.tile(IMAGE_SIZE, (options.samples, 1))
     few = min(options.loop_samples, options.samples)
 
-    batched = make_pseudo_labels(grounding, sink, settings, sizes).labels[:few]
-    looped = [labels_qwen(grounding[i], sink[i], IMAGE_SIZE) for i in range(few)]
-    np.testing.assert_array_equal(batched, looped)
+    def loop() -> list[NDArray[np.int8]]:
+        return [labels_qwen(grounding[i], sink[i], IMAGE_SIZE) for i in range(few)]
 
-    batch_rate = options.samples / best_seconds(
-        lambda: make_pseudo_labels(grounding, sink, settings, sizes), REPEATS
+    batched = make_pseudo_labels(grounding, sink, settings, sizes).labels[:few]
+    np.testing.assert_array_equal(batched, loop())
+    batched_rate = options.samples / least_seconds(
+        lambda: make_pseudo_labels(grounding, sink, settings, sizes)
     )
-    loop_rate = few / best_seconds(
-        lambda: [labels_qwen(grounding[i], sink[i], IMAGE_SIZE) for i in range(few)], 2
-    )
-    print(
-        json.dumps(
-            {
-                "samples": options.samples,
-                "batched_samples_per_second": round(batch_rate),
-                "loop_samples_per_second": round(loop_rate, 1),
-                "ratio": round(batch_rate / loop_rate, 1),
-            }
-        )
-    )
+    loop_rate = few / least_seconds(loop)
+    print(f"batched, {options.samples:,} at once: {batched_rate:,.0f} labels/s")
+    print(f"cell by cell: {loop_rate:,.1f} labels/s")
 
 
 if __name__ == "__main__":

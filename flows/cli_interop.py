@@ -173,4 +173,4 @@ def export(
             max_shard_bytes=int(max_shard_gib * _GIB),
         )
     num_shards = sum(name.endswith(".safetensors") for name in names)
-    say(f"{num_shards} weight files in {output}")
+    say(f"{counted(num_shards, 'weight file')} in {output}")

@@ -63,7 +63,7 @@ class RunOutcome(BaseModel):
             "Raw attention against true boxes": self.purity_table() if self.comparison else [],
             "Benchmarks": self.figures_table(),
             "Side by side, in per cent": self.comparison_table(),
-            "Region thresholds": self.sweep_table(),
+            "Region thresholds, in per cent": self.sweep_table(),
         }
         return {title: rows for title, rows in found.items() if rows}
 

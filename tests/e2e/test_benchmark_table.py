@@ -111,7 +111,7 @@ def test_every_threshold_was_answered_with_and_changes_the_crops(folder: Path):
     sweep = [p for p in summary(folder)["comparison"]["sweep"] if p["benchmark"] == TASK.value]
     assert [point["threshold"] for point in sweep] == list(THRESHOLDS)
     assert sweep[0]["crop_ratio"] != sweep[1]["crop_ratio"]
-    assert "Region thresholds" in (folder / "output.txt").read_text()
+    assert "Region thresholds, in per cent" in (folder / "output.txt").read_text()
 
 
 def test_documents_with_times_and_the_full_configuration(folder: Path):

@@ -58,6 +58,8 @@ def test_from_label_pickles_to_an_rpn_that_answers(tmp_path: Path) -> None:
     result = sdrpn("export", "--store", store, "--out", exported, "--max-shard-gib", 0.001)
     assert result.exit_code == 0, result.output
     assert (exported / "tokenizer.json").is_file()
+    whole = sdrpn("export", "--store", store, "--out", tmp_path / "whole")
+    assert f"1 weight file in {tmp_path}/whole\n" in whole.output
     result = sdrpn("import-checkpoint", exported, "--out", imported)
     assert result.exit_code == 0, result.output
     ref = written["stages"][-1]["artifact"]
