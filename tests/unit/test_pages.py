@@ -43,6 +43,17 @@ def test_the_readme_names_every_page():
     assert {page.resolve() for page in PAGES} - {README.resolve()} <= named
 
 
+def test_every_measurement_is_named_by_a_page_and_every_named_command_is_there():
+    """Three measurements were made once and then known to nobody."""
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"python\s+-m\s+((?:benchmarks|tests)\.[\w.]*\w)", text))
+    runnable = {source.module for source in sources("benchmarks") if "__main__" in source.text}
+    assert runnable
+    assert runnable - named == set()
+    files = {module: CHECKOUT / f"{module.replace('.', '/')}.py" for module in named}
+    assert [module for module, file in files.items() if not file.is_file()] == []
+
+
 def test_pages_that_the_code_names_are_there():
     named = {
         (source.path, page)
