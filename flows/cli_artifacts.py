@@ -2,7 +2,6 @@
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,11 +10,10 @@ from data_contracts.artifact import ArtifactRef
 from data_contracts.enums import Stage
 from data_contracts.settings_files import ConfigError
 from data_contracts.wording import counted
-from flows.cli_base import RuntimeOption, StoreOption, err, out, runtime_settings, say
+from flows.cli_base import RuntimeOption, StoreOption, err, existing_store, out, say
 
 if TYPE_CHECKING:
     from tasks.artifacts.admin import ArtifactSummary, Garbage
-    from tasks.artifacts.store import ArtifactStore
 
 _MOST_DAYS = 36500
 """A century; so many that they lead to before the year 1 are an error."""
@@ -33,7 +31,7 @@ def list_(
     from flows.console import print_table, size_text
     from tasks.artifacts.admin import list_artifacts, stored_bytes
 
-    opened = _open(store, runtime)
+    opened = existing_store(store, runtime)
     found = list_artifacts(opened, stage)
     sizes = stored_bytes(opened, [item.ref for item in found])
     rows = [
@@ -82,7 +80,7 @@ def show(
         raise ConfigError(
             f"{artifact!r} names no artifact; `sdrpn artifacts ls` lists them as stage/id"
         ) from None
-    opened = _open(store, runtime)
+    opened = existing_store(store, runtime)
     if rejected:
         for row in rejected_rows(opened, ref):
             say(json.dumps(row))
@@ -122,7 +120,7 @@ def gc(
 
     young: list[ArtifactRef] = []
     garbage = collect_garbage(
-        _open(store, runtime),
+        existing_store(store, runtime),
         older_than=timedelta(days=older_than_days),
         dry_run=not delete,
         on_young=young.append,
@@ -166,12 +164,3 @@ def _state(item: "ArtifactSummary") -> str:
     if item.problem:
         return "damaged"
     return "committed" if item.is_committed else "unfinished"
-
-
-def _open(store: str | None, runtime: Path | None) -> "ArtifactStore":
-    from tasks.artifacts.admin import require_store
-    from tasks.artifacts.store import ArtifactStore
-
-    opened = ArtifactStore.of(runtime_settings(runtime, store=store))
-    require_store(opened)
-    return opened

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +24,9 @@ from flows.imports import uncollected
 from flows.interrupts import end_of, interrupts_heard
 from flows.output_files import file_option
 from tasks.storage.errors import DISK_FULL
+
+if TYPE_CHECKING:
+    from tasks.artifacts.store import ArtifactStore
 
 out = Console()
 err = Console(stderr=True)
@@ -254,6 +257,16 @@ def runtime_settings(runtime_file: Path | None = None, **options: Any) -> Runtim
     )
     given = {name: value for name, value in options.items() if value is not None}
     return runtime.model_copy(update=given)
+
+
+def existing_store(store: str | None, runtime_file: Path | None) -> "ArtifactStore":
+    """The store of a command that only looks into it: a mistyped name is no empty store."""
+    from tasks.artifacts.admin import require_store
+    from tasks.artifacts.store import ArtifactStore
+
+    opened = ArtifactStore.of(runtime_settings(runtime_file, store=store))
+    require_store(opened)
+    return opened
 
 
 def pipeline_config(

@@ -16,6 +16,7 @@ from flows.cli_base import (
     RuntimeOption,
     StoreOption,
     err,
+    existing_store,
     interruptible,
     kept_in,
     loading,
@@ -79,12 +80,10 @@ def history(
 ) -> None:
     """List the label sets promoted for a configuration; the last one stands."""
     from flows.console import print_table
-    from tasks.artifacts.store import ArtifactStore
     from tasks.promote_labels import promotions
 
-    how = runtime_settings(runtime, store=store)
     name = pipeline_config(config).name
-    found = promotions(ArtifactStore.of(how), name)
+    found = promotions(existing_store(store, runtime), name)
     print_table(
         out,
         f"Promoted labels of {name}",

@@ -96,10 +96,18 @@ def test_a_key_of_settings_was_named_and_not_the_option(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [("ls",), ("gc",), ("show", f"download/{'0' * 20}")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("artifacts", "ls"),
+        ("artifacts", "gc"),
+        ("artifacts", "show", f"download/{'0' * 20}"),
+        ("labels", "history"),
+    ],
+)
 def test_a_store_that_is_not_there_was_an_empty_one(tmp_path: Path, command: tuple[str, ...]):
     """Nothing told a mistyped name from a store that nothing was made in."""
-    result = sdrpn("artifacts", *command, "--store", tmp_path / "atrifacts")
+    result = sdrpn(*command, "--store", tmp_path / "atrifacts")
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}/atrifacts: no store is there; check --store")

@@ -41,6 +41,7 @@ def test_labels_are_promoted_within_limits_only(config: PipelineConfig, tmp_path
     store = ArtifactStore(str(tmp_path / "store"))
     same, other = written(config, tmp_path, 0.8), written(config, tmp_path, 0.3)
     options = ("--store", store.root)
+    Path(store.root).mkdir()
     assert "nothing promoted yet" in sdrpn("labels", "history", "-c", same, *options).stdout
 
     first = sdrpn("labels", "promote", "-c", same, *options)
