@@ -86,10 +86,16 @@ class Pipeline:
         return self._config.label_settings(profile_of(self._model))
 
     def sources(self, stage: Stage) -> tuple[EvaluationSource, ...]:
-        """The sources that a stage needs, itself or before it."""
+        """The sources that a stage needs, itself or before it.
+
+        Raises:
+            ConfigError: if the config does not have the stage.
+        """
         if stage is Stage.CALIBRATE:
             return ()
-        if stage in _OF_TRAINING or self._config.evaluation is None:
+        if stage is Stage.EVALUATE and self._config.evaluation is None:
+            raise ConfigError(f"config {self._config.name!r} has no 'evaluation': add the section")
+        if stage in _OF_TRAINING:
             return self._config.sources
         return (*self._config.sources, *(e.source for e in self.evaluations()))
 
@@ -106,7 +112,6 @@ class Pipeline:
             require_usable_settings(self._config)
             _ = self._label_settings
         sources = self._config.sources
-        is_evaluated = self._config.evaluation is not None
         match stage:
             case Stage.CALIBRATE:
                 if self.calibration() is None:
@@ -131,8 +136,8 @@ class Pipeline:
                 # The benchmark's data comes first: a wrong address shows before hours of training.
                 _each(self.questions, self.sources(stage))
                 _each(self._require_heads, sources)
-                _each(self._require_askable, self.evaluations() if is_evaluated else ())
-                _each(self.results, self.evaluations() if is_evaluated else ())
+                _each(self._require_askable, self.evaluations())
+                _each(self.results, self.evaluations())
                 self.table()
                 if stage is Stage.REPORT:
                     self.report()
@@ -146,17 +151,16 @@ class Pipeline:
             yield partial(self.files, source)
             yield partial(self.questions, source)
         yield from (partial(self._require_heads, source) for source in sources)
-        for benchmark in self.evaluations() if self._config.evaluation is not None else ():
+        for benchmark in self.evaluations():
             yield partial(self._require_askable, benchmark)
         for trained_on in sources:
             yield partial(self.attention, trained_on)
             yield partial(self.labels, trained_on)
         yield from (self.label_set, self.rpn)
-        if self._config.evaluation is not None:
-            swept = (benchmark for _, _, benchmark in self.sweep())
-            for benchmark in (*self.evaluations(), *swept):
-                yield partial(self.predictions, benchmark)
-                yield partial(self.results, benchmark)
+        swept = (benchmark for _, _, benchmark in self.sweep())
+        for benchmark in (*self.evaluations(), *swept):
+            yield partial(self.predictions, benchmark)
+            yield partial(self.results, benchmark)
         yield from (self.table, self.report)
 
     def is_made(self, stage: Stage) -> bool:
@@ -251,14 +255,11 @@ class Pipeline:
         )
 
     def evaluations(self) -> tuple[EvaluationConfig, ...]:
-        """The held-out questions, then every public benchmark, each with its own rules.
-
-        Raises:
-            ConfigError: if the config has no evaluation.
-        """
+        """The held-out questions, then every public benchmark, each with its own rules; none where
+        the config has no evaluation."""
         evaluation = self._config.evaluation
         if evaluation is None:
-            raise ConfigError(f"config {self._config.name!r} has no 'evaluation': add the section")
+            return ()
         sources = (evaluation.source, *evaluation.benchmarks)
         return tuple(settings_for(evaluation, source) for source in sources)
 
@@ -342,7 +343,7 @@ class Pipeline:
     def report(self) -> ArtifactRef:
         """The HTML page; without the benchmark's part where the config has none."""
         sources = self._config.sources
-        evaluations = self.evaluations() if self._config.evaluation is not None else ()
+        evaluations = self.evaluations()
         inputs = ReportInputs(
             files=tuple(self.files(source) for source in sources),
             questions=tuple(self.questions(source) for source in sources),

@@ -14,6 +14,7 @@ from data_contracts.label_settings import LabelSettings
 from data_contracts.results import Results
 from sdrpn_core.evaluation.prediction_rows import regions_of
 from sdrpn_core.report import ArtifactLine, Example, ReportData, render_report
+from sdrpn_core.report.data import zoom_that_answers
 from sdrpn_core.report.gallery import answered_examples, label_example
 from sdrpn_core.rpn.config import RpnConfig
 from tasks import recipes
@@ -85,7 +86,8 @@ def _gather(
             threshold=config.evaluation.threshold_beside(checkpoint.config.threshold),
             settings=checkpoint.config.regions,
         )
-        examples = answered_examples(predictions, open_image, find_regions, labels, count)
+        zoom = zoom_that_answers(checkpoint.config, set(predictions["method"]))
+        examples = answered_examples(predictions, open_image, find_regions, labels, zoom, count)
     return ReportData(
         title=config.name,
         facts=_facts(store, inputs, config, checkpoint.config),

@@ -213,6 +213,7 @@ def full_report(count: int = 40, num_examples: int = 10) -> ReportData:
             images.__getitem__,
             FIND_REGIONS,
             LABELS,
+            Method.SDRPN,
             num_examples,
         ),
         config={"name": "demo", "model": {"profile": "reference", "dtype": "float32"}},

@@ -88,13 +88,17 @@ def _with_tensors_of_lists(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     """Run an operation of the dispatcher on what the tensors hold."""
-    tensors = _tensors_of(args, kwargs)
-    _check_places(operation.overloadpacket, args, kwargs)
+    packet = operation.overloadpacket
+    # Indices may come from anywhere; torch moves them itself.
+    own = (args[0], *args[2:]) if packet in _TAKE_INDICES_FROM_ANYWHERE else args
+    tensors = _tensors_of((own, *kwargs.values()))
+    if packet not in _TAKE_FROM_ANYWHERE:
+        _check_places(packet, tensors)
     target = kwargs.get("device")
     if target is not None:
         kwargs["device"] = torch.device("cpu")
     held = {name: _held(value) for name, value in kwargs.items()}
-    run = _histogram if operation.overloadpacket is _aten.histc else operation
+    run = _histogram if packet is _aten.histc else operation
     result = run(*_held(args), **held)
     if target is not None and torch.device(target).type == "cpu":
         return result
@@ -126,9 +130,9 @@ def _mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
     return value
 
 
-def _tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+def _tensors_of(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    _mapped(found.append, [*args, *kwargs.values()])
+    _mapped(found.append, value)
     return found
 
 
@@ -136,13 +140,8 @@ def _held(value: Any) -> Any:
     return _mapped(lambda t: t.held if isinstance(t, StandInTensor) else t, value)
 
 
-def _check_places(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Numbers may come from the CPU, and indices into a tensor here; torch moves those itself."""
-    if operation in _TAKE_FROM_ANYWHERE:
-        return
-    if operation in _TAKE_INDICES_FROM_ANYWHERE:
-        args = (args[0], *args[2:])
-    tensors = _tensors_of(args, kwargs)
+def _check_places(operation: Any, tensors: list[Tensor]) -> None:
+    """Refuse tensors on the CPU, but for numbers, which torch moves itself."""
     elsewhere = [t for t in tensors if not isinstance(t, StandInTensor) and t.dim() > 0]
     if elsewhere:
         shape = tuple(elsewhere[0].shape)

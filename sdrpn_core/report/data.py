@@ -1,6 +1,6 @@
 """What a report shows. Every part may be missing: a run may stop after any stage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -26,6 +26,15 @@ class Outcome(StrEnum):
     RIGHT_REGION = "right_region"
     BOTH_WRONG = "both_wrong"
     BOTH_RIGHT = "both_right"
+
+
+def zoom_that_answers(rpn: RpnConfig | None, evaluated: Collection[str]) -> Method:
+    """The method that answering with the RPN amounts to, unless told otherwise; where that was not
+    evaluated and the other zoom was, the other."""
+    ours, other = Method.SDRPN, Method.SDRPN_WITHDRAWN
+    if rpn is not None and rpn.regions.withdraw_image:
+        ours, other = other, ours
+    return other if other in evaluated and ours not in evaluated else ours
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Example:
     """One more sentence for the caption."""
     true_box: BoxXYXY | None = None
     regions: tuple[Region, ...] = ()
-    """What SD-RPN zoomed into, in source pixels."""
+    """What was zoomed into, in source pixels."""
     attention: NDArray[np.float32] | None = None
     """(h, w) raw grounding attention of the model's response."""
     labels: NDArray[np.int8] | None = None

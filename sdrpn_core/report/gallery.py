@@ -21,11 +21,14 @@ LoadImage = Callable[[str], Image.Image]
 FindRegions = Callable[[Row], tuple[Region, ...]]
 
 
-def choose_questions(predictions: pl.DataFrame, count: int) -> list[tuple[str, Outcome]]:
+def choose_questions(
+    predictions: pl.DataFrame, zoom: Method, count: int
+) -> list[tuple[str, Outcome]]:
     """Questions to show, as evenly spread over the outcomes as there are questions.
 
     Args:
-        predictions: ``prediction.v4`` rows of one benchmark; needs base and sdrpn.
+        predictions: ``prediction.v4`` rows of one benchmark; needs base and the zoom.
+        zoom: method that is held against base.
         count: most questions.
 
     Returns:
@@ -37,7 +40,7 @@ def choose_questions(predictions: pl.DataFrame, count: int) -> list[tuple[str, O
         by_question.setdefault(row["question_id"], {})[row["method"]] = row
     pools: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
     for question_id in sorted(by_question, key=_shuffled):
-        base, zoomed = (by_question[question_id].get(m) for m in (Method.BASE, Method.SDRPN))
+        base, zoomed = (by_question[question_id].get(m) for m in (Method.BASE, zoom))
         if base is not None and zoomed is not None:
             pools[outcome_of(base, zoomed)].append(question_id)
     chosen: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
@@ -50,7 +53,7 @@ def choose_questions(predictions: pl.DataFrame, count: int) -> list[tuple[str, O
 
 
 def outcome_of(base: Row, zoomed: Row) -> Outcome:
-    """Classify one question by its base and SD-RPN predictions."""
+    """Classify one question by its predictions without the zoom and with it."""
     base_right, zoomed_right = is_right(base["score"]), is_right(zoomed["score"])
     if zoomed_right:
         return Outcome.BOTH_RIGHT if base_right else Outcome.WIN
@@ -66,6 +69,7 @@ def answered_examples(
     load_image: LoadImage,
     find_regions: FindRegions,
     settings: LabelSettings,
+    zoom: Method,
     count: int,
 ) -> list[Example]:
     """Examples for the gallery, with every map that the predictions hold.
@@ -73,17 +77,19 @@ def answered_examples(
     Args:
         predictions: ``prediction.v4`` rows of one benchmark.
         load_image: image URI -> upright RGB image.
-        find_regions: row of SD-RPN -> what it zoomed into.
+        find_regions: row of the zoom -> what it zoomed into.
         settings: of the label shown beside the raw attention.
+        zoom: as of ``choose_questions``.
         count: most examples.
     """
-    chosen = choose_questions(predictions, count)
+    chosen = choose_questions(predictions, zoom, count)
     wanted = predictions.filter(pl.col("question_id").is_in([key for key, _ in chosen]))
     rows: dict[str, dict[Method, Row]] = {}
     for row in wanted.iter_rows(named=True):
         rows.setdefault(row["question_id"], {})[Method(row["method"])] = row
     return [
-        _example(rows[key], outcome, load_image, find_regions, settings) for key, outcome in chosen
+        _example(rows[key], zoom, outcome, load_image, find_regions, settings)
+        for key, outcome in chosen
     ]
 
 
@@ -111,12 +117,13 @@ def label_example(label: Row, attention: Row, load_image: LoadImage) -> Example:
 
 def _example(
     by_method: Mapping[Method, Row],
+    zoom: Method,
     outcome: Outcome,
     load_image: LoadImage,
     find_regions: FindRegions,
     settings: LabelSettings,
 ) -> Example:
-    zoomed, raw = by_method[Method.SDRPN], by_method.get(Method.RAW_ATTENTION)
+    zoomed, raw = by_method[zoom], by_method.get(Method.RAW_ATTENTION)
     regions = find_regions(zoomed)
     has_map = raw is not None and raw["roi_map"] is not None
     return Example(

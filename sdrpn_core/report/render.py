@@ -11,7 +11,7 @@ from data_contracts.enums import Method
 from data_contracts.method_names import METHOD_NAMES
 from data_contracts.results import Interval, LabelStepResult, MethodResult, Results
 from sdrpn_core.report.charts import Bar, Series, bar_chart, line_chart
-from sdrpn_core.report.data import Example, Outcome, ReportData
+from sdrpn_core.report.data import Example, Outcome, ReportData, zoom_that_answers
 from sdrpn_core.report.pages import render_page
 from sdrpn_core.report.pictures import Picture, pictures_of
 
@@ -122,14 +122,8 @@ def _withdrawn_speed(results: Results) -> float | None:
 
 
 def _ours(data: ReportData) -> Method:
-    """The method that answering with the RPN amounts to, unless told otherwise; where that was not
-    evaluated and the other zoom was, the other."""
-    is_withdrawn = data.rpn is not None and data.rpn.regions.withdraw_image
-    ours, other = Method.SDRPN, Method.SDRPN_WITHDRAWN
-    if is_withdrawn:
-        ours, other = other, ours
-    evaluated = {method for results in data.results for method in results.methods}
-    return other if other in evaluated and ours not in evaluated else ours
+    """The zoom that the page stresses."""
+    return zoom_that_answers(data.rpn, {m for results in data.results for m in results.methods})
 
 
 def _sections(data: ReportData) -> list[tuple[str, str]]:

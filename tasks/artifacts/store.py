@@ -141,16 +141,14 @@ class ArtifactStore:
         """All rows of a tabular artifact, in shard order."""
         manifest = self.manifest(ref)
         empty = empty_frame(manifest.recipe.schema_id)
-        frames = self.frames(ref, columns)
+        frames = self._shard_frames(manifest, columns)
         return pl.concat([empty if columns is None else empty.select(columns), *frames])
 
     def frames(
         self, ref: ArtifactRef, columns: Sequence[str] | None = None
     ) -> Iterator[pl.DataFrame]:
         """The same rows shard by shard, one in memory at a time."""
-        manifest = self.manifest(ref)
-        for shard in manifest.shards:
-            yield self.read_shard_frame(manifest, shard.index, columns)
+        yield from self._shard_frames(self.manifest(ref), columns)
 
     def row_groups(self, ref: ArtifactRef, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """The same rows some at a time, however many a shard has; not for JSON Lines."""
@@ -241,6 +239,12 @@ class ArtifactStore:
             f"{self.storage.uri(f'{ref.prefix}/{name}')}: {problem}",
             f"make it again with `sdrpn stage {ref.stage.value} --force`",
         )
+
+    def _shard_frames(
+        self, manifest: Manifest, columns: Sequence[str] | None
+    ) -> Iterator[pl.DataFrame]:
+        for shard in manifest.shards:
+            yield self.read_shard_frame(manifest, shard.index, columns)
 
     def _not_committed(self, ref: ArtifactRef) -> ArtifactNotFound:
         return ArtifactNotFound(

@@ -93,8 +93,11 @@ class Storage:
 
     def elsewhere(self, root: str) -> "Storage":
         """Storage at another root; these options apply if it has the same scheme."""
-        options = self.storage_options if scheme_of(root) == scheme_of(self.root) else {}
-        return Storage(root, options)
+        return Storage(root, self._options_at(root))
+
+    def _options_at(self, uri: str) -> Mapping[str, Any]:
+        """Those of the root, if a URI has its scheme."""
+        return self.storage_options if scheme_of(uri) == scheme_of(self.root) else {}
 
     @property
     def is_shared(self) -> bool:
@@ -308,8 +311,7 @@ class Storage:
     def _read_part(self, uri: str, part: ByteRange | None) -> bytes:
         if "://" not in uri and not os.path.isabs(uri):
             return self.read(uri) if part is None else self.read_range(uri, part.start, part.stop)
-        options = self.storage_options if scheme_of(uri) == scheme_of(self.root) else {}
-        filesystem, path = connect(uri, options)
+        filesystem, path = connect(uri, self._options_at(uri))
         if part is None:
             return bytes(filesystem.cat_file(path))
         return _read_range(filesystem, path, part.start, part.stop)

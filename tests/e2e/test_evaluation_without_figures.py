@@ -27,6 +27,15 @@ def evaluation_of(config: PipelineConfig) -> tuple[EvaluationConfig, LlavaMixSou
     return config.evaluation, config.evaluation.source
 
 
+def test_a_configuration_without_evaluation_has_nothing_to_evaluate(tmp_path: Path) -> None:
+    """The run made questions, and ended well without a word."""
+    config = write_tiny_pipeline(tmp_path).model_copy(update={"evaluation": None})
+    runtime = RuntimeConfig(store=str(tmp_path / "store"), device="cpu")
+    with pytest.raises(ConfigError, match="config 'tiny' has no 'evaluation': add the section"):
+        run_pipeline(config, LocalExecution(runtime), Stage.EVALUATE)
+    assert not (tmp_path / "store" / Stage.DOWNLOAD.value).exists()
+
+
 @pytest.mark.parametrize("until", [Stage.EVALUATE, Stage.REPORT])
 def test_questions_that_nobody_answered_stop_a_run_before_anything_is_extracted(
     tmp_path: Path, until: Stage

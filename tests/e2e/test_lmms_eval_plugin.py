@@ -23,7 +23,7 @@ from sdrpn_core.benchmarks import aggregate
 from sdrpn_core.benchmarks.hub_rows import hub_documents
 from sdrpn_core.benchmarks.tasks import TASKS
 from sdrpn_core.images import decode_image
-from sdrpn_core.lmms_eval_plugin.model import SdrpnModel
+from sdrpn_core.lmms_eval_plugin.model import SdrpnModel, UnsupportedRequest
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.training import train_rpn
@@ -185,6 +185,13 @@ def test_an_image_is_seen_upright_with_the_zoom_and_without(folder: Path, zoom: 
     ]
     as_seen, with_orientation, as_stored = model.generate_until(asked)
     assert with_orientation == as_seen != as_stored
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 0, "0"])
+def test_a_batch_size_that_is_no_number_of_questions_is_refused(batch_size: int | str):
+    """Batches of none came to an IndexError at the first question."""
+    with pytest.raises(UnsupportedRequest, match=r"batch size '?(auto|0)'?: give a number"):
+        SdrpnModel("rpn", batch_size=batch_size)
 
 
 def test_a_missing_rpn_is_explained(folder: Path):

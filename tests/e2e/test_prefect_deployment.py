@@ -38,6 +38,8 @@ RUN_ID = re.compile(r"UUID: ([0-9a-f-]{36})")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     with prefect_server(tmp_path_factory.mktemp("prefect")) as server:
+        # A worker looks every ten seconds, and each run would wait for half of that.
+        server.environment["PREFECT_WORKER_QUERY_SECONDS"] = "1"
         server.prefect("work-pool", "create", POOL, "--type", "process")
         server.prefect("--no-prompt", "deploy", "--all")
         with server.in_this_process():

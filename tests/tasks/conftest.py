@@ -1,5 +1,6 @@
-"""A tiny model with a random RPN, and many questions to ask it."""
+"""A server of files; a tiny model with a random RPN, and many questions to ask it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,18 @@ from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
 from tasks.asked_questions import Asked
+from tests.file_server import FileServer, file_server
 from tests.mixes import write_image
 from tests.tasks.many_questions import NUM_QUESTIONS
 from tests.tiny_models import tiny_llava
 from tests.zoom_checks import random_pipeline
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FileServer]:
+    """Whose files are added test by test."""
+    with file_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Folders of images on HTTP servers: every name is found, every change is noticed."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -23,18 +22,12 @@ from tasks.storage import http_driver
 from tasks.storage.errors import StoreUnreachable
 from tasks.storage.storage import Storage
 from tests.artifacts import stage_run
-from tests.file_server import Answer, FileServer, Served, file_server
+from tests.file_server import Answer, FileServer, Served
 from tests.mixes import mix_record, write_image
 from tests.published import llava_row, write_pickle
 
 ODD_NAMES = ("a b.bmp", "50%.bmp", "x#1.bmp", "q?1.bmp", "p%20q.bmp", "\u00fc.bmp", "x#bytes=0-9")
 MONDAY, TUESDAY = "Mon, 05 Oct 2026 10:00:00 GMT", "Tue, 06 Oct 2026 10:00:00 GMT"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FileServer]:
-    with file_server() as running:
-        yield running
 
 
 def picture(folder: Path, seed: int) -> bytes:

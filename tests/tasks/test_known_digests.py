@@ -1,6 +1,5 @@
 """Files of known digests: found whatever their address was, however their server tags them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,7 @@ from data_contracts.sources import RemoteFile
 from tasks.fetching.kept_files import kept_file
 from tasks.fetching.remote import DownloadError
 from tests.fetched_files import DATA, OTHER, assert_right, at, digest, get
-from tests.file_server import Answer, FileServer, file_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FileServer]:
-    with file_server() as running:
-        yield running
+from tests.file_server import Answer, FileServer
 
 
 def by_many_nodes(number: int, wanted: str) -> Answer:

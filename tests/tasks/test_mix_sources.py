@@ -3,7 +3,6 @@
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,6 @@ from tests.file_server import FileServer, file_server
 from tests.mixes import mix_record
 from tests.source_files import mix_at, picture, published_mix, questions, runtime_of, statuses
 from tests.tasks.test_image_places import COMPOSED, DECOMPOSED
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FileServer]:
-    with file_server() as running:
-        yield running
 
 
 @pytest.mark.parametrize("copy", [False, True])

@@ -1,6 +1,5 @@
 """What a plan says of a source's files before they are fetched, copied or rewritten."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,8 @@ from tasks.artifacts.stage import StageRun
 from tasks.artifacts.store import ArtifactStore
 from tasks.download import download
 from tasks.planning.files import planned_files, waiting_files
-from tests.file_server import FileServer, file_server
+from tests.file_server import FileServer
 from tests.source_files import mix_at, published_mix, runtime_of, write_parquet
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FileServer]:
-    with file_server() as running:
-        yield running
 
 
 def test_size_digest_and_licence_are_known_before_a_download(
