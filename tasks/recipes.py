@@ -319,7 +319,8 @@ def predictions_recipe(
     if model.get("family") in ONCE_GATED_BY_AREA:
         changes["gate"] = "by side"
     if settings.benchmark == "scenes" and not isinstance(settings.source, SceneSource):
-        changes["exact_match"] = "signs kept"  # once, -5 and 5 were the same; no scene has any
+        # Once, -5, 5 and .5 were the same; no scene has any.
+        changes["exact_match"] = "signs and points kept"
     if not boxes_as_written:
         changes["true_boxes"] = "united by path"  # once, the last of several stood for all
     if not all_answered:

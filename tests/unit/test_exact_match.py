@@ -28,6 +28,7 @@ def test_scene_score_is_whole_answer_exact_match(prediction: str, expected: floa
     [
         ("5", ["-5", "\u22125", "5%", "5 %"]),
         ("-5", ["5", "-5%"]),
+        ("5", [".5", "-.5", "0.5"]),
         ("C", ["C#", "-"]),
         ("3-5", ["3 -5"]),
         ("-", ["?", "--", "minus", ""]),
@@ -35,7 +36,7 @@ def test_scene_score_is_whole_answer_exact_match(prediction: str, expected: floa
     ],
 )
 def test_signs_that_change_the_meaning_make_another_answer(answer: str, others: list[str]):
-    """-5, 5 and 5 % were the same answer, and so were C and C#; "-" and "?" were never right."""
+    """-5, 5, .5 and 5 % were the same answer, and so were C and C#; "-" and "?" were never right."""
     for other in others:
         assert score("scenes", other, {"answers": [answer]}) == 0.0, other
         assert score("scenes", answer, {"answers": [other]}) == 0.0, other
@@ -52,6 +53,11 @@ def test_signs_that_change_the_meaning_make_another_answer(answer: str, others: 
         ("(-5)", "-5"),
         ("- 5", "5"),
         ("1", "#1"),
+        (".5", "0.5"),
+        ("-.5 %", "(-0.5%)"),
+        ("No.5", "no 5"),
+        ("a).5", "a) 5"),
+        ("...5", "5"),
     ],
 )
 def test_signs_that_are_mere_punctuation_do_not(prediction: str, answer: str):
