@@ -9,6 +9,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from data_contracts.errors import SdrpnError, one_line
 from sdrpn_core.complete_files import complete_only
+from sdrpn_core.jpeg_scans import MAX_SCANS, has_too_many_scans
 from sdrpn_core.lazy_images import only_reader
 
 MAX_PIXELS = 89_000_000
@@ -41,10 +42,12 @@ def decode_image(data: bytes) -> Image.Image:
     and of animations the first frame is taken. Common formats are read, ``_FORMATS``.
 
     Raises:
-        UnreadableImage: if the image is truncated, damaged, too large or not an image.
+        UnreadableImage: if the image is truncated, damaged, too large, a bomb or not an image.
     """
     if not data:
         raise UnreadableImage("the file is empty")
+    if has_too_many_scans(data):
+        raise UnreadableImage(f"a JPEG of more than {MAX_SCANS} scans (a bomb)")
     try:
         return complete_only(lambda: _decode(data))
     except (UnreadableImage, MemoryError):
