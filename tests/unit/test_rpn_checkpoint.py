@@ -147,6 +147,16 @@ def test_folder_without_checkpoint_is_named(tmp_path: Path) -> None:
         RpnCheckpoint.load_directory(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(("kind", "num_bytes"), [("F4", 1), ("F8_E8M0", 2)])
+def test_weights_of_a_type_that_torch_cannot_read_are_refused(
+    files: dict[str, bytes], kind: str, num_bytes: int
+) -> None:
+    header = json.dumps({"a": {"dtype": kind, "shape": [2], "data_offsets": [0, num_bytes]}})
+    weights = len(header).to_bytes(8, "little") + header.encode() + bytes(num_bytes)
+    with pytest.raises(CheckpointError, match=r"rpn\.safetensors is damaged"):
+        RpnCheckpoint.from_files(files | {WEIGHTS: weights})
+
+
 def test_truncated_weights_are_refused(files: dict[str, bytes]) -> None:
     with pytest.raises(CheckpointError, match=r"rpn\.safetensors is damaged"):
         RpnCheckpoint.from_files(files | {WEIGHTS: files[WEIGHTS][:-10]})
