@@ -35,6 +35,7 @@ from tasks.fetching.remote import (
     RangesIgnored,
     Remote,
     RemoteInfo,
+    TooSlow,
     Unavailable,
 )
 from tasks.storage.digests import digest_file
@@ -257,7 +258,7 @@ class _Fetch:
         start: int,
         stop: int,
     ) -> None:
-        position, num_failures = start, 0
+        position, num_failures, num_slow = start, 0, 0
         while position < stop:
             pace.hold()
             try:
@@ -269,6 +270,9 @@ class _Fetch:
                     num_failures = 0
                     with self._lock:
                         self._num_here += len(chunk)
+            except TooSlow as error:  # by the bytes that came, it would be asked for ever
+                num_slow += 1
+                pace.pause(error, num_slow)
             except Hiccup as error:
                 num_failures += 1
                 pace.pause(error, num_failures)

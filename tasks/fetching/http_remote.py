@@ -14,7 +14,15 @@ import httpx
 from data_contracts.errors import one_line
 from data_contracts.runtime import DownloadSettings
 from sdrpn_core.transport_errors import is_transport_error, may_pass, retry_after
-from tasks.fetching.remote import FileChanged, Hiccup, RangesIgnored, RemoteInfo, Unavailable
+from tasks.fetching.remote import (
+    FileChanged,
+    Hiccup,
+    RangesIgnored,
+    RemoteInfo,
+    TooSlow,
+    Unavailable,
+)
+from tasks.storage.trickles import Flow, Trickle
 
 _IN_THE_MAKING = 202
 _OFFSET = "([0-9]{1,18})"  # larger numbers are no sizes of files
@@ -68,6 +76,7 @@ class HttpRemote:
         self._url = url
         self._sha256 = sha256
         self._licence = licence
+        self._read_timeout = settings.read_timeout
         timeout = httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout)
         self._client = httpx.Client(
             verify=_certificates(),
@@ -114,7 +123,7 @@ class HttpRemote:
         with self._get(headers) as response:
             self._require_same(response, start, stop, expected)
             num_left = None if stop is None else stop - start
-            for chunk in response.iter_raw():
+            for chunk in _flowing(response.iter_raw(), self._read_timeout):
                 if num_left is not None:
                     if len(chunk) > num_left:
                         raise Hiccup("more bytes came than were asked for")
@@ -165,6 +174,17 @@ class HttpRemote:
             raise _unusable(error) from error  # say, a redirect to file://
         except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
             raise _unusable(error) from error
+
+
+def _flowing(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
+    flow = Flow(seconds)
+    for chunk in chunks:
+        try:
+            flow.came(len(chunk))
+        except Trickle as error:
+            raise TooSlow(f"the server all but stands still ({error})") from error
+        yield chunk
+        flow.wait()
 
 
 def _unusable(error: Exception) -> Unavailable:

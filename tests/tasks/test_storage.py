@@ -25,7 +25,7 @@ from tasks.artifacts.stage import run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.transient import is_transient
 from tasks.storage.addresses import absolute_uri
-from tasks.storage.errors import BadAddress, StoreError, StoreUnreachable
+from tasks.storage.errors import BadAddress, StoreError, StoreUnreachable, TooLarge
 from tasks.storage.storage import Storage
 from tests.artifacts import (
     make_source_shard,
@@ -226,6 +226,20 @@ class TestAddresses:
         with pytest.raises(BadAddress, match=r"^s3://\.\.\.@bucket/a: the address holds") as caught:
             Storage("s3://key:secret@bucket/a")
         assert "secret" not in str(caught.value)
+
+    @pytest.mark.timeout(60)
+    def test_what_has_no_end_is_not_read(self, tmp_path: Path) -> None:
+        """``sdrpn predict /dev/zero`` took all memory, and a pipe was waited for."""
+        os.mkfifo(tmp_path / "pipe")
+        storage = Storage(str(tmp_path))
+        with pytest.raises(OSError, match="is a device or a pipe, not a file"):
+            storage.read_uri(f"{tmp_path}/pipe")
+        with pytest.raises(IsADirectoryError):
+            storage.read_uri(str(tmp_path))
+        (tmp_path / "file").write_bytes(b"12345")
+        assert storage.read_uri(f"{tmp_path}/file", 5) == b"12345"
+        with pytest.raises(TooLarge):
+            storage.read_uri(f"{tmp_path}/file", 4)
 
     def test_a_writable_root_is_made_and_left_clean(self, store: ArtifactStore) -> None:
         store.check_writable()
