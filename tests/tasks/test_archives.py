@@ -180,6 +180,7 @@ LONG_HEADERS = [
         (twice, r"two members named 'a.jpg'"),
         (lambda: zipped(BOMB), r"'a.jpg' unpacks from \d+ to 50000000 bytes \(a bomb\)"),
         (overlapping, r"overlaps"),
+        (lambda: zipped({"a": b""}).replace(b"a", b"\0"), r"'\\x00' would lie outside"),
         (lambda: flagged(zipped({"a.jpg": b"x"})), r"'a.jpg' is encrypted"),
         (lambda: zipped(method=zipfile.ZIP_LZMA), r"neither stored nor deflated"),
         (
@@ -251,6 +252,31 @@ def test_a_size_below_zero_is_refused(read: Callable[[bytes], object]):
     info.size = -5
     data = info.tobuf(tarfile.GNU_FORMAT) + bytes(10_240)
     with pytest.raises(UnsafeArchive, match=r"'a.jpg' has a size below zero"):
+        read(gzip.compress(data) if read is gunzipped else data)
+
+
+def sparse_header(**said: str) -> bytes:
+    """A tar whose header is that of a file with holes, or would be."""
+    info = tarfile.TarInfo("a.jpg")
+    info.pax_headers = said
+    return info.tobuf(tarfile.PAX_FORMAT) + bytes(10_240)
+
+
+@pytest.mark.parametrize("read", [gunzipped, lambda data: list(members(io.BytesIO(data), "a"))])
+@pytest.mark.parametrize(
+    "data",
+    [
+        sparse_header(**{"GNU.sparse.map": "1,x"}),
+        sparse_header(**{"GNU.sparse.size": "x"}),
+        sparse_header(**{"GNU.sparse.size": "1", "GNU.sparse.offset": "9" * 5000}),
+        sparse_header(**{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}),
+        special("x", tarfile.XHDTYPE).tobuf() * 1500 + bytes(10_240),
+    ],
+    ids=["map", "size", "offset", "version", "headers of headers"],
+)
+def test_headers_without_sense_are_damage(read: Callable[[bytes], object], data: bytes):
+    """They were tracebacks, and their numbers may fill pages."""
+    with pytest.raises(UnsafeArchive, match=r"is damaged .{1,125}; get it again$"):
         read(gzip.compress(data) if read is gunzipped else data)
 
 
