@@ -1,5 +1,6 @@
 """RPN checkpoints: round trip, refusals, model card."""
 
+import ast
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -240,6 +241,23 @@ def test_card_of_a_local_model_has_no_base(files: dict[str, bytes]) -> None:
     front = yaml.safe_load(files[CARD].decode().split("---")[1])
     assert "base_model" not in front
     assert front["license"] == "unknown"
+
+
+def test_a_model_called_anything_stays_a_name_in_the_card(checkpoint: RpnCheckpoint) -> None:
+    """A folder's name could end the code or the cell of the table, and go on as the card's text."""
+    odd = 'x"); import os  # \\\n---\n```\n# Title | `code` <script>'
+    changes = dict.fromkeys(("model_id", "name", "revision"), odd)
+    profile = checkpoint.config.profile.model_copy(update=changes)
+    card = render_model_card(checkpoint.config.model_copy(update={"profile": profile}))
+    assert len(card.splitlines()) == len(render_model_card(checkpoint.config).splitlines())
+    code = card.split("```python\n")[1].split("\n```\n")[0]
+    call = next(node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call))
+    assert ast.literal_eval(call.args[0]) == odd
+    title = r'x"); import os  # \\ --- \`\`\` # Title \| \`code\` \<script\>'
+    assert f"# Region proposal network for {title}" in card.splitlines()
+    name = r'````x"); import os  # \ --- ``` # Title \| `code` <script>````'
+    assert f"| Frozen model | {name} at {name} |" in card.splitlines()
+    assert yaml.safe_load(card.split("---")[1])["license"] == "unknown"
 
 
 def test_card_shows_the_threshold_in_use(checkpoint: RpnCheckpoint) -> None:
