@@ -107,9 +107,11 @@ class TensorFolder:
 
     def _open(self, file: str) -> Any:
         path = self.path / Path(file).name
-        if not path.is_file():
-            raise ForeignCheckpointError(f"{path}: missing, but the index names it; download it")
         with self._explained(file):
+            if not path.is_file():
+                raise ForeignCheckpointError(
+                    f"{path}: missing, but the index names it; download it"
+                )
             return safe_open(path, framework="pt")
 
     @contextmanager

@@ -237,6 +237,7 @@ VALUES = "model.twig_layers.2.self_attn.v_proj.weight"
         ({VALUES: "\ud800.safetensors"}, r"index\.json: names '\\ud800\.safetensors'"),
         ({VALUES: "a\0.safetensors"}, r"index\.json: names 'a\\x00\.safetensors'"),
         ({VALUES: "."}, "missing, but the index names it"),
+        ({VALUES: "9" * 5000}, "damaged .*File name too long"),
         ({f"model.twig_layers.{'9' * 5000}.{n}": LAST for n in "ab"}, None),
         ({"model.layers.x.self_attn.v_proj.weight": LAST}, None),
     ],

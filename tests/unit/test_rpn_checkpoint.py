@@ -228,6 +228,12 @@ def test_wrong_config_key_is_named(files: dict[str, bytes]) -> None:
         RpnCheckpoint.from_files(with_config(files, treshold=0.5))
 
 
+def test_a_config_that_no_file_can_hold_is_refused(files: dict[str, bytes]) -> None:
+    """It was read, and writing the RPN again was a traceback."""
+    with pytest.raises(CheckpointError, match=r"config\.json is not valid Unicode"):
+        RpnCheckpoint.from_files(with_config(files, label_set="\ud800"))
+
+
 def test_card_of_a_hub_model_names_its_base(checkpoint: RpnCheckpoint) -> None:
     profile = checkpoint.config.profile.model_copy(update={"model_id": "llava-hf/llava-1.5-7b-hf"})
     card = render_model_card(checkpoint.config.model_copy(update={"profile": profile}))
