@@ -13,9 +13,14 @@ class SdrpnError(Exception):
         super().__init__(*(concealed(arg) if isinstance(arg, str) else arg for arg in args))
 
 
+_MAX_SAID = 2000
+"""Characters; errors of drivers may repeat all that a server sent."""
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, in one line; of what kind it is if it says nothing."""
-    return concealed(" ".join(str(error).split())) or type(error).__name__
+    said = " ".join(str(error).split()) or type(error).__name__
+    return concealed(said if len(said) <= _MAX_SAID else f"{said[:_MAX_SAID]}...")
 
 
 def root_cause(error: BaseException) -> str:

@@ -27,6 +27,8 @@ from tasks.storage.trickles import Flow, Trickle
 _IN_THE_MAKING = 202
 _OFFSET = "([0-9]{1,18})"  # larger numbers are no sizes of files
 _CONTENT_RANGE = re.compile(rf"bytes {_OFFSET}-{_OFFSET}/(?:{_OFFSET}|\*)")
+_MAX_SAID = 80
+"""Characters of what a server says, in a message."""
 _PACKED = (".gz", ".tgz")
 """Some servers call these encoded, and mean the file itself."""
 _REASONS = {
@@ -117,8 +119,9 @@ class HttpRemote:
         headers = {}
         if stop is not None:
             headers["Range"] = f"bytes={start}-{stop - 1}"
-            # Weak tags are not allowed here.
-            if expected.sha256 is None and expected.version.startswith('"'):
+            # Weak tags are not allowed here, nor are signs beyond ASCII, which some servers send.
+            is_strong = expected.version.startswith('"') and expected.version.isascii()
+            if expected.sha256 is None and is_strong:
                 headers["If-Range"] = expected.version
         with self._get(headers) as response:
             self._require_same(response, start, stop, expected)
@@ -172,7 +175,7 @@ class HttpRemote:
             if is_transport_error(error):
                 raise Hiccup(one_line(error)) from error
             raise _unusable(error) from error  # say, a redirect to file://
-        except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
+        except (httpx.InvalidURL, httpx.TooManyRedirects, UnicodeError) as error:
             raise _unusable(error) from error
 
 
@@ -194,7 +197,7 @@ def _unusable(error: Exception) -> Unavailable:
 def _require_success(response: httpx.Response) -> None:
     status = response.status_code
     if status == _IN_THE_MAKING or may_pass(status):
-        reason = f"the server answers {status} {response.reason_phrase}"
+        reason = f"the server answers {status} {response.reason_phrase[:_MAX_SAID]}"
         raise Hiccup(reason, retry_after(response.headers))
     is_range = "Range" in response.request.headers
     if status == 416 and is_range:
@@ -206,7 +209,9 @@ def _require_success(response: httpx.Response) -> None:
         raise Unavailable(f"{known} (HTTP {status})")
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity" and not response.url.path.lower().endswith(_PACKED):
-        raise Unavailable(f"is sent as {encoding} though asked for as it is; add a mirror")
+        raise Unavailable(
+            f"is sent as {encoding[:_MAX_SAID]} though asked for as it is; add a mirror"
+        )
     if "html" in response.headers.get("Content-Type", "") and not _names_html(response):
         raise Unavailable("is a web page, not the file; check the address or log in")
 
