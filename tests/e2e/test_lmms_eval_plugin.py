@@ -23,7 +23,7 @@ from sdrpn_core.benchmarks import aggregate
 from sdrpn_core.benchmarks.hub_rows import hub_documents
 from sdrpn_core.benchmarks.tasks import TASKS
 from sdrpn_core.images import decode_image
-from sdrpn_core.lmms_eval_plugin.model import SdrpnModel
+from sdrpn_core.lmms_eval_plugin.model import SdrpnModel, UnsupportedRequest
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.training import train_rpn
@@ -185,6 +185,13 @@ def test_an_image_is_seen_upright_with_the_zoom_and_without(folder: Path, zoom: 
     ]
     as_seen, with_orientation, as_stored = model.generate_until(asked)
     assert with_orientation == as_seen != as_stored
+
+
+@pytest.mark.parametrize("size", [0, "0", "\u00b2", "auto"])
+def test_a_batch_of_nothing_is_refused(size: int | str):
+    """The first of no questions was a traceback, once all was loaded."""
+    with pytest.raises(UnsupportedRequest, match="give a number, 1 or more"):
+        SdrpnModel("no-such-rpn", batch_size=size)
 
 
 def test_a_missing_rpn_is_explained(folder: Path):

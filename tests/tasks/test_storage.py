@@ -27,6 +27,7 @@ from tasks.fetching.transient import is_transient
 from tasks.storage.addresses import absolute_uri
 from tasks.storage.errors import BadAddress, StoreError, StoreUnreachable, TooLarge
 from tasks.storage.storage import Storage
+from tasks.storage.stored_objects import described
 from tests.artifacts import (
     make_source_shard,
     source_recipe,
@@ -226,6 +227,18 @@ class TestAddresses:
         with pytest.raises(BadAddress, match=r"^s3://\.\.\.@bucket/a: the address holds") as caught:
             Storage("s3://key:secret@bucket/a")
         assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            {"size": 1, "mtime": 1e15},
+            {"size": 1, "Last-Modified": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"},
+        ],
+    )
+    def test_a_date_beyond_the_calendar_is_none(self, facts: dict[str, object]) -> None:
+        """One such file, or one such answer of a server, ended the command with a traceback."""
+        before = datetime.now(UTC)
+        assert described("a.png", facts).modified >= before
 
     @pytest.mark.timeout(60)
     def test_what_has_no_end_is_not_read(self, tmp_path: Path) -> None:
