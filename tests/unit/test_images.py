@@ -282,6 +282,8 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded():
     for num_scans in (MAX_SCANS + 1, 3000):
         with pytest.raises(UnreadableImage, match=r"a JPEG of more than 100 scans \(a bomb\)"):
             decode_image(scanned(num_scans))
+        with pytest.raises(UnreadableImage, match=r"a JPEG of more than 100 scans \(a bomb\)"):
+            upright_rgb(Image.open(io.BytesIO(scanned(num_scans))))
 
 
 def test_scans_of_thumbnails_do_not_count():
