@@ -14,7 +14,7 @@ import pytest
 
 from tasks.artifacts.store import ArtifactStore
 from tasks.sources.archives import NotRewritten, UnsafeArchive, add_member, gunzip_tar, members
-from tasks.storage.byte_ranges import ByteRange, DamagedArchive, member_bytes
+from tasks.storage.byte_ranges import ByteRange, DamagedArchive, member_bytes, split_address
 
 FILES = {
     "images/1.jpg": np.random.default_rng(0).bytes(5000),
@@ -316,6 +316,13 @@ def test_a_name_that_is_no_unicode_is_a_name(format: int, is_packed: bool):
         names(tarfile.TarInfo(f"{LATIN_1}.txt"))
     with pytest.raises(UnsafeArchive, match=r"'caf\\udce9.jpg' is a link or a device"):
         names(special(f"{LATIN_1}.jpg", tarfile.SYMTYPE))
+
+
+@pytest.mark.parametrize("end", ["#bytes=0-{}", "#zip=0-9,{}"])
+def test_a_range_beyond_all_files_is_part_of_a_name(end: str):
+    """One such image among many questions ended them all with a traceback."""
+    address = "a.png" + end.format("9" * 5000)
+    assert split_address(address) == (address, None)
 
 
 def test_a_gap_behind_a_member_is_not_read_with_it():
