@@ -1,13 +1,26 @@
 """Errors that a user can act on: one line, the culprit and the remedy."""
 
+from data_contracts.addresses import concealed
+
 
 class SdrpnError(Exception):
-    """Base of errors shown to users as one line, without a traceback."""
+    """Base of errors shown to users as one line, without a traceback.
+
+    They name addresses, and end in terminals, logs, rows and Prefect's pages.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(concealed(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+_MAX_SAID = 2000
+"""Characters; errors of drivers may repeat all that a server sent."""
 
 
 def one_line(error: BaseException) -> str:
     """What an error says, in one line; of what kind it is if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    said = " ".join(str(error).split()) or type(error).__name__
+    return concealed(said if len(said) <= _MAX_SAID else f"{said[:_MAX_SAID]}...")
 
 
 def root_cause(error: BaseException) -> str:

@@ -19,7 +19,8 @@ class DownloadSettings(Settings):
     """Size of a range; at most one per connection is lost when a download is stopped."""
     connect_timeout: float = Field(10.0, gt=0)
     read_timeout: float = Field(60.0, gt=0)
-    """Seconds without a byte after which a connection counts as lost."""
+    """Seconds without a byte, or with less than 1 KiB each on average, after which a connection
+    counts as lost."""
     max_attempts: int = Field(6, gt=0)
     """Failures in a row, without a byte gained, after which an address is given up."""
     first_wait: float = Field(1.0, ge=0)

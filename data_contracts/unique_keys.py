@@ -37,6 +37,12 @@ class _Loader(yaml.SafeLoader):
             lines[name] = line
         return node
 
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """A value that can be written to a file again."""
+        node = super().compose_scalar_node(anchor)
+        _require_unicode(node.value)
+        return node
+
 
 def parse_yaml(text: str) -> Any:
     """The value of a YAML document.
@@ -51,6 +57,8 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"a value is not what its tag (!!...) says: {error}") from error
 
 
 def parse_json(text: str) -> Any:
@@ -61,9 +69,20 @@ def parse_json(text: str) -> Any:
         ValueError: if it is not JSON, or is nested too deeply.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        value = json.loads(text, object_pairs_hook=_object)
+        _require_unicode(json.dumps(value, ensure_ascii=False))
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+    return value
+
+
+def _require_unicode(text: str) -> None:
+    """Refuse escapes (\\ud800) that spell halves of characters, which no file can hold.
+
+    Raises:
+        UnicodeEncodeError: which is a ``ValueError``.
+    """
+    text.encode()
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

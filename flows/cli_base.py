@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from data_contracts.addresses import concealed
 from data_contracts.configs import PipelineConfig
 from data_contracts.errors import SdrpnError, one_line
 from data_contracts.runtime import RuntimeConfig
@@ -122,11 +123,11 @@ def say(line: str, console: Console = out, *, style: str | None = None) -> None:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Log records as a terminal may be given them."""
+    """Log records as a terminal may be given them; some tell signed addresses, of redirects too."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's line, and its traceback if it has one."""
-        return printable(super().format(record))
+        return printable(concealed(super().format(record)))
 
 
 @contextlib.contextmanager
@@ -164,7 +165,7 @@ class OneLineErrors(TyperGroup):
             line = _line_of(error)
             if ctx.params.get("debug") or line is None:
                 raise
-            say(f"error: {line}", err, style="red")
+            say(f"error: {concealed(line)}", err, style="red")
             raise typer.Exit(2 if error.errno == errno.ENAMETOOLONG else 1) from None
         except KeyboardInterrupt as error:
             raise _ended(error) from None

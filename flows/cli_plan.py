@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from data_contracts.addresses import concealed, file_name
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.runtime import RuntimeConfig
@@ -88,7 +89,7 @@ def _about(plan: RunPlan) -> str:
 
 def _rewriting_lines(plan: RunPlan) -> list[str]:
     """Which files are kept a second time; none if none is, as in most runs."""
-    names = [file.uri.rpartition("/")[2] for file in plan.files if file.num_rewritten]
+    names = [file_name(file.uri) for file in plan.files if file.num_rewritten]
     if not names:
         return []
     more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
@@ -154,7 +155,7 @@ def _silence(plan: RunPlan) -> list[str]:
     return [
         f"not known: the servers of {len(unknown)} of {len(plan.files)} files do not answer; no "
         "size counts these, and a run would stop at them now:",
-        *(f"  {file.uri}: {file.problem}" for file in unknown),
+        *(f"  {concealed(file.uri)}: {file.problem}" for file in unknown),
     ]
 
 

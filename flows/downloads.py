@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data_contracts.addresses import concealed
 from data_contracts.enums import Stage
 from data_contracts.sources import EvaluationSource
 from flows.console import size_text
@@ -47,7 +48,7 @@ def file_row(file: PlannedFile, *, whole_digest: bool = False) -> dict[str, Any]
     here = "here" if is_asked else "read in place"
     return {
         "source": file.source,
-        "file": file.uri,
+        "file": concealed(file.uri),
         "size": size,
         "SHA-256": digest,
         "licence": file.licence or ("not stated" if is_asked else "unknown"),

@@ -9,6 +9,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from data_contracts.errors import SdrpnError, one_line
 from sdrpn_core.complete_files import complete_only
+from sdrpn_core.jpeg_scans import MAX_SCANS, has_too_many_scans
 from sdrpn_core.lazy_images import only_reader
 
 MAX_PIXELS = 89_000_000
@@ -18,6 +19,8 @@ _TOO_LARGE = f"more than the {MAX_PIXELS:,} pixels that are decoded"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """What is read of the dozens that Pillow knows. Nobody publishes pictures in the others, whose
 decoders are little used; that of EPS runs the file as a program, in Ghostscript."""
+_JPEGS = {"JPEG", "MPO"}
+"""The other has further pictures behind the first."""
 _WIDE_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,7 +44,7 @@ def decode_image(data: bytes) -> Image.Image:
     and of animations the first frame is taken. Common formats are read, ``_FORMATS``.
 
     Raises:
-        UnreadableImage: if the image is truncated, damaged, too large or not an image.
+        UnreadableImage: if the image is truncated, damaged, too large, a bomb or not an image.
     """
     if not data:
         raise UnreadableImage("the file is empty")
@@ -69,12 +72,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
     Raises:
         UnreadableImage: if there are no pixels, they have no known range, the image is closed, or
-            the file behind a lazily loaded one is damaged.
+            the file behind a lazily loaded one is damaged or a bomb.
     """
     if 0 in image.size:
         raise UnreadableImage(f"{image.width} x {image.height} has no pixels")
     try:
         with only_reader(image):
+            _check_scans(image)
             complete_only(image.load)
             turn = _turn(image)
         upright = _to_rgb(image if turn is None else image.transpose(turn))
@@ -109,6 +113,19 @@ def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"{width} x {height} is {_TOO_LARGE}")
+
+
+def _check_scans(image: Image.Image) -> None:
+    """Refuse a JPEG that is still to be decoded, and would be for minutes."""
+    file = getattr(image, "fp", None)
+    if file is None or image.format not in _JPEGS:
+        return
+    position = file.tell()
+    file.seek(0)
+    is_bomb = has_too_many_scans(file.read())
+    file.seek(position)
+    if is_bomb:
+        raise UnreadableImage(f"a JPEG of more than {MAX_SCANS} scans (a bomb)")
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

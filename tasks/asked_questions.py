@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ConfigDict, Field, field_validator
 
 from data_contracts.base import Settings
+from data_contracts.errors import one_line
 from data_contracts.settings_files import ConfigError, parse_lines
 from sdrpn_core.source_paths import is_unicode
 from tasks.artifacts.store import ArtifactStore
@@ -91,6 +92,8 @@ def read_asked(store: ArtifactStore, image: str, question: str | None) -> list[A
         data = store.read_uri(address)
     except FileNotFoundError:
         raise ConfigError(f"{image}: no such file; check the path") from None
+    except OSError as error:
+        raise ConfigError(f"{image}: cannot be read ({one_line(error)}); check the path") from error
     rows = parse_lines(Asked, data, image)
     if not rows:
         raise ConfigError(f"{image}: holds no questions")

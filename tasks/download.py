@@ -37,7 +37,8 @@ from tasks.sources.same_files import begin_note, with_same_files
 from tasks.sources.scene_files import write_scenes
 from tasks.sources.source_fetcher import Fetcher
 from tasks.sources.survey import SurveyedSource, files_beside_images, survey
-from tasks.storage.byte_ranges import DamagedArchive
+from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, DamagedArchive
+from tasks.storage.errors import TooLarge
 from tasks.storage.scratch_folders import scratch_folder
 
 
@@ -141,12 +142,12 @@ def _image_row(
 ) -> dict[str, Any] | None:
     path = f"{IMAGES_FOLDER}{name}"
     try:
-        data = read_source(image.uri, lambda: run.store.read_uri(image.uri))
+        data = read_source(image.uri, lambda: run.store.read_uri(image.uri, MAX_MEMBER_BYTES))
     except DamagedArchive as error:
         return {**row_in_place(path, image.uri, b""), "problem": f"the archive member {error}"}
     except Gone:
         return None  # deleted since it was listed; its questions will say that it is missing
-    except Forbidden as error:
+    except (Forbidden, TooLarge) as error:
         return {**row_in_place(path, image.uri, b""), "problem": str(error)}
     row = row_in_place(path, image.uri, data) if image.stays else kept_row(writer, path, data)
     with cores:  # a photograph of 8K takes 200 MB as it is decoded

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_contracts.artifact import ArtifactRef, Recipe
 from data_contracts.enums import ExtractionStatus, Stage
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from data_contracts.interop import PublishedLabels
 from data_contracts.registry import SchemaId, frame_of
 from data_contracts.sources import ImageFolder
@@ -157,6 +157,8 @@ def _read_file(store: ArtifactStore, uri: str) -> bytes:
         raise ImportFailed(f"{uri}: is a folder; give the paths of its label pickles") from None
     except FileNotFoundError:
         raise ImportFailed(f"{uri}: no such file; give the path of a label pickle") from None
+    except OSError as error:
+        raise ImportFailed(f"{uri}: cannot be read ({one_line(error)}); check the URI") from error
 
 
 def _entries(content: object, uri: str, settings: PublishedLabels) -> list[_Entry]:

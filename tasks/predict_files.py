@@ -14,6 +14,7 @@ from tasks.artifacts.store import ArtifactStore
 from tasks.asked_questions import Asked
 from tasks.fetching.addresses import local_file
 from tasks.storage.addresses import absolute_uri, folder_and_name
+from tasks.storage.byte_ranges import MAX_MEMBER_BYTES
 
 
 def read_image(store: ArtifactStore, path: str) -> Image.Image:
@@ -23,7 +24,7 @@ def read_image(store: ArtifactStore, path: str) -> Image.Image:
         ConfigError: if there is no such image, it cannot be had, or it is none.
     """
     try:
-        return decode_image(store.read_uri(absolute_uri(path)))
+        return decode_image(store.read_uri(absolute_uri(path), MAX_MEMBER_BYTES))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such image; check the path") from None
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from data_contracts.addresses import all_concealed
 from data_contracts.artifact import ArtifactRef
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import LabelStatus
@@ -63,7 +64,9 @@ def write_report(
         data = _gather(run.store, inputs, config, labels)
         return FileShard(REPORT_NAME, render_report(data).encode())
 
-    return run_stage(run, recipes.report_recipe(inputs.refs, _shown(config, inputs)), make_shard)
+    return run_stage(
+        run, recipes.report_recipe(inputs.refs, shown_config(config, inputs)), make_shard
+    )
 
 
 def report_uri(store: ArtifactStore, report: ArtifactRef) -> str:
@@ -104,7 +107,7 @@ def _gather(
         else config.evaluation.region_threshold,
         examples=examples,
         label_examples=_label_examples(store, inputs, count),
-        config=_shown(config, inputs),
+        config=shown_config(config, inputs),
         artifacts=[_line(store, ref) for ref in inputs.refs],
     )
 
@@ -120,10 +123,10 @@ def _results(
     return [found.model_copy(update={"benchmark": config.evaluation.source.name})]
 
 
-def _shown(config: PipelineConfig, inputs: ReportInputs) -> dict[str, Any]:
-    """The configuration as plain data, without settings that had no effect."""
+def shown_config(config: PipelineConfig, inputs: ReportInputs) -> dict[str, Any]:
+    """The configuration as plain data, without settings that had no effect and signatures."""
     unused = {"calibration"} if inputs.calibration is None else set()
-    return config.model_dump(mode="json", exclude=unused)
+    return dict(all_concealed(config.model_dump(mode="json", exclude=unused)))
 
 
 def _facts(

@@ -42,6 +42,8 @@ class Answer:
     stall: bool = False
     """Send half of the body, then nothing."""
     stall_seconds: float = 5.0
+    drip: bool = False
+    """Send a byte now and then, for as long as anybody listens."""
     corrupt: bool = False
     """Flip the bytes of the body."""
     wait: Callable[[], object] = lambda: None
@@ -213,6 +215,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body[: len(body) // 2])
                 self.wfile.flush()
                 self.files.released.wait(answer.stall_seconds)
+                self.close_connection = True
+            elif answer.drip:
+                for byte in body:
+                    self.wfile.write(bytes((byte,)))
+                    self.wfile.flush()
+                    if self.files.released.wait(0.02):
+                        break
                 self.close_connection = True
             elif answer.drop_after is not None:
                 self.wfile.write(body[: answer.drop_after])

@@ -147,9 +147,9 @@ def _hrbench(answers: Sequence[Answered], mode: ScoringMode) -> Figures:
 
 
 def _mean_over_cycles(answers: Sequence[Answered]) -> float:
-    cycles: dict[Any, list[Answered]] = {}
+    cycles: dict[str, list[Answered]] = {}
     for answer in answers:
-        cycles.setdefault(answer.document.get("cycle_category"), []).append(answer)
+        cycles.setdefault(text_field(answer.document, "cycle_category"), []).append(answer)
     return sum(_mean(group) for group in cycles.values()) / len(cycles)
 
 

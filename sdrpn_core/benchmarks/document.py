@@ -1,5 +1,6 @@
 """One benchmark question about one image."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,5 +66,6 @@ def texts_field(document: Mapping[str, Any], name: str) -> list[str]:
 
 def _wrong(document: Mapping[str, Any], name: str, wanted: str) -> str:
     if name in document:
-        return f"column {name!r} holds {document[name]!r}; {wanted} is needed (a test split?)"
+        held = reprlib.repr(document[name])
+        return f"column {name!r} holds {held}; {wanted} is needed (a test split?)"
     return f"there is no column {name!r}; the columns are {', '.join(map(str, document))}"

@@ -1,7 +1,6 @@
 """Rows of a benchmark's Parquet files -> questions with image bytes, answers and categories."""
 
 import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -106,7 +105,7 @@ def image_bytes(row: Mapping[str, Any]) -> bytes:
     if isinstance(image, str):
         try:
             image = base64.b64decode("".join(image.split()), validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii's own, or of signs beyond ASCII
             raise UnusableDocument(f"column 'image' is not base64 ({error})") from error
     if not isinstance(image, bytes) or not image:
         raise UnusableDocument("column 'image' holds no image bytes; was it exported without them?")

@@ -4,6 +4,7 @@ Source: Li et al. 2023 (arXiv 2305.10355); lmms-eval ``tasks/pope`` for ``publis
 """
 
 import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,5 +37,6 @@ def true_answer(document: Mapping[str, Any]) -> str:
     """
     answer = text_field(document, "answer").lower().strip()
     if answer not in {"yes", "no"}:
-        raise UnusableDocument(f"column 'answer' holds {answer!r}; POPE knows only yes and no")
+        held = reprlib.repr(answer)
+        raise UnusableDocument(f"column 'answer' holds {held}; POPE knows only yes and no")
     return answer

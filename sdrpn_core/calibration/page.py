@@ -2,6 +2,7 @@
 
 from markupsafe import Markup
 
+from data_contracts.wording import markdown
 from sdrpn_core.calibration.evidence import CalibrationResult
 from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.calibration.tables import MEASURES, tables
@@ -25,8 +26,8 @@ def render_page(result: CalibrationResult) -> str:
 
 def render_markdown(result: CalibrationResult) -> str:
     """The same facts and tables, to be kept beside a profile or in a repository."""
-    lines = [f"# Calibration of {result.profile.name}", ""]
-    lines += [f"- {name}: {value}" for name, value in _facts(result)]
+    lines = [f"# Calibration of {markdown(result.profile.name)}", ""]
+    lines += [f"- {name}: {markdown(value)}" for name, value in _facts(result)]
     lines += ["", MEASURES]
     for title, rows in tables(result).items():
         lines += ["", f"## {title}", "", pages.markdown_table(rows)]

@@ -8,7 +8,9 @@ in its ``config.json`` are B and R.
 import re
 from dataclasses import dataclass
 
-LAYER = re.compile(r"(?P<prefix>.*?)twig_layers\.(?P<index>\d+)\.(?P<rest>.+)")
+_NUMBER = "(?P<index>0|[1-9][0-9]{0,3})"
+LAYER = re.compile(rf"(?P<prefix>.*?)twig_layers\.{_NUMBER}\.(?P<rest>.+)")
+BASE_LAYER = re.compile(rf"(?P<prefix>.*?)layers\.{_NUMBER}\.(?P<rest>.+)")
 FINAL_NORM = "twig_norm.weight"
 TEXT_PREFIX = "model."
 """Before ``layers``, ``twig_layers`` and ``norm`` in published checkpoints of every family."""

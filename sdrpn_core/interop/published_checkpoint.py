@@ -19,6 +19,7 @@ from sdrpn_core.interop.tensor_folder import CONFIG, TensorFolder
 from sdrpn_core.models.devices import dtype_name
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.config import FORMAT_VERSION, RpnConfig, read_config
+from sdrpn_core.rpn.parameters import weights_problem
 
 _WEIGHTS = (
     *("input_layernorm.weight", "post_attention_layernorm.weight"),
@@ -154,7 +155,7 @@ def _read_state(found: PublishedRpn, shape: RpnShape) -> dict[str, Tensor]:
             raise refusal(found.folder, f"has no {norm}; download it again")
         wanted[norm] = "scoring.final_norm.weight"
     tensors = found.folder.read(wanted)
-    _check_shapes(found, tensors)
+    _check_weights(found, tensors)
     return {ours: tensors[name] for name, ours in wanted.items()}
 
 
@@ -166,8 +167,8 @@ def _check_layer(found: PublishedRpn, index: int, layer: Mapping[str, str]) -> N
         raise refusal(found.folder, f"has {where}.{unknown[0]}, which no known family has")
 
 
-def _check_shapes(found: PublishedRpn, tensors: Mapping[str, Tensor]) -> None:
-    """Every tensor must be of the size that the configuration says."""
+def _check_weights(found: PublishedRpn, tensors: Mapping[str, Tensor]) -> None:
+    """Every tensor must be of the size that the configuration says, and be weights."""
     width = found.size("hidden_size")
     inner = found.size("intermediate_size")
     num_heads = found.size("num_attention_heads")
@@ -191,3 +192,5 @@ def _check_shapes(found: PublishedRpn, tensors: Mapping[str, Tensor]) -> None:
                 found.folder,
                 f"{name} is {tuple(tensor.shape)}, {CONFIG} asks for {wanted}; download both again",
             )
+        if (problem := weights_problem(tensor)) is not None:
+            raise refusal(found.folder, f"{name} {problem}; give the checkpoint as published")

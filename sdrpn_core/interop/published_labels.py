@@ -31,6 +31,7 @@ KERNEL = "imported/sd-rpn"
 # What the attention contract allows: softmax rows sum to one, up to rounding in half precision.
 _MAX_ATTENTION = 1.0001
 _IMAGE_MARKER = "<image>"
+_MAX_ID_BITS = 128
 
 
 class BadRow(ValueError):
@@ -162,6 +163,8 @@ def _mode(row: dict[Any, Any]) -> QuestionKind | None:
 def _source_id(row: dict[Any, Any]) -> str:
     value = row.get("question_id")
     if isinstance(value, int) and not isinstance(value, bool):
+        if value.bit_length() > _MAX_ID_BITS:
+            raise BadRow(f"question_id is a number of {value.bit_length()} bits")
         return str(value)
     return _text(row, "question_id")
 
@@ -187,7 +190,8 @@ def _map(row: dict[Any, Any], key: str) -> NDArray[np.float32] | None:
         return None
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
         raise BadRow(f"{key} is {_kind(value)}, not an array of numbers")
-    values = value.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused
+        values = value.astype(np.float32)
     if values.ndim == 1:
         side = math.isqrt(values.size)
         if side * side != values.size:

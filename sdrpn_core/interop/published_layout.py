@@ -13,6 +13,7 @@ import torch
 from sdrpn_core.interop import naming
 from sdrpn_core.interop.naming import PublishedFamily
 from sdrpn_core.interop.tensor_folder import CONFIG, ForeignCheckpointError, TensorFolder
+from sdrpn_core.rpn.parameters import weights_problem
 
 _NUM_ROWS_COMPARED = 16
 _UNTRAINED = "self_attn.v_proj.weight"
@@ -139,9 +140,9 @@ def find_branch_layer(found: PublishedRpn, wanted: int | None) -> tuple[int, str
 
 def _base_layers(found: PublishedRpn) -> list[int]:
     """Decoder layers of the base model that the folder holds."""
-    start, end = f"{found.prefix}layers.", f".{_UNTRAINED}"
-    names = [n for n in found.folder.names if n.startswith(start) and n.endswith(end)]
-    return sorted(int(name.removeprefix(start).removesuffix(end)) for name in names)
+    matches = map(naming.BASE_LAYER.fullmatch, found.folder.names)
+    wanted = (found.prefix, _UNTRAINED)
+    return sorted(int(m["index"]) for m in matches if m and (m["prefix"], m["rest"]) == wanted)
 
 
 def _origins(found: PublishedRpn, layers: Sequence[int]) -> list[int]:
@@ -150,10 +151,13 @@ def _origins(found: PublishedRpn, layers: Sequence[int]) -> list[int]:
     if name is None:
         return []
     ours = found.folder.head(name, _NUM_ROWS_COMPARED)
+    if weights_problem(ours) is not None:
+        return []
 
     def is_equal(layer: int) -> bool:
         theirs = f"{found.prefix}layers.{layer}.{_UNTRAINED}"
-        return torch.equal(found.folder.head(theirs, _NUM_ROWS_COMPARED), ours)
+        rows = found.folder.head(theirs, _NUM_ROWS_COMPARED)
+        return weights_problem(rows) is None and torch.equal(rows, ours)
 
     return [layer for layer in layers if is_equal(layer)]
 

@@ -1,7 +1,8 @@
 """Tensors of a safetensors checkpoint folder, read one by one."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from data_contracts.errors import SdrpnError
 from data_contracts.json_lines import json_value
+from sdrpn_core.source_paths import stays_below
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -59,14 +61,16 @@ class TensorFolder:
             by_file[self._files[name]].append(name)
         found: dict[str, Tensor] = {}
         for file, wanted in by_file.items():
-            with self._open(file) as tensors:
+            with self._open(file) as tensors, self._explained(file):
                 found |= {name: tensors.get_tensor(name) for name in wanted}
         return found
 
     def head(self, name: str, num_rows: int) -> Tensor:
-        """First rows of a matrix."""
-        with self._open(self._files[name]) as tensors:
-            rows: Tensor = tensors.get_slice(name)[:num_rows]
+        """First rows of a matrix; all of what has no rows."""
+        file = self._files[name]
+        with self._open(file) as tensors, self._explained(file):
+            matrix = tensors.get_slice(name)
+            rows: Tensor = matrix[:num_rows] if matrix.get_shape() else tensors.get_tensor(name)
             return rows
 
     def _located(self) -> Mapping[str, str]:
@@ -77,7 +81,13 @@ class TensorFolder:
                 raise ForeignCheckpointError(
                     f"{self.path / INDEX}: has no weight_map; download it again"
                 )
-            return {str(name): str(file) for name, file in listed.items()}
+            named = {str(name): str(file) for name, file in listed.items()}
+            if odd := [text for pair in named.items() for text in pair if not stays_below(text)]:
+                raise ForeignCheckpointError(
+                    f"{self.path / INDEX}: names {odd[0]!r}, which no file or tensor is called; "
+                    "download it again"
+                )
+            return named
         files = sorted(file.name for file in self.path.glob("*.safetensors"))
         if not files:
             raise ForeignCheckpointError(f"{self.path}: {self._why_no_tensors()}")
@@ -97,13 +107,20 @@ class TensorFolder:
 
     def _open(self, file: str) -> Any:
         path = self.path / Path(file).name
-        try:
+        with self._explained(file):
+            if not path.is_file():
+                raise ForeignCheckpointError(
+                    f"{path}: missing, but the index names it; download it"
+                )
             return safe_open(path, framework="pt")
-        except FileNotFoundError:
-            raise ForeignCheckpointError(
-                f"{path}: missing, but the index names it; download it"
-            ) from None
-        except (SafetensorError, OSError) as error:
+
+    @contextmanager
+    def _explained(self, file: str) -> Iterator[None]:
+        """What cannot be read of a file of tensors, or is not in it, as what to do about it."""
+        try:
+            yield
+        except (SafetensorError, RuntimeError, TypeError, OSError) as error:  # torch's of types too
+            path = self.path / Path(file).name
             raise ForeignCheckpointError(f"{path}: damaged ({error}); download it again") from None
 
     def _json(self, name: str) -> dict[str, Any]:

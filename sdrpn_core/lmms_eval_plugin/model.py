@@ -67,7 +67,7 @@ class SdrpnModel(lmms):  # type: ignore[misc]  # lmms-eval has no types
         super().__init__()
         del max_batch_size
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
-            raise UnsupportedRequest(f"batch size {batch_size!r}: give a number from 1")
+            raise UnsupportedRequest(f"batch size {batch_size!r}: give a number, 1 or more")
         self.batch_size = int(batch_size)
         self._zoom = zoom
         self._max_new_tokens = max_new_tokens

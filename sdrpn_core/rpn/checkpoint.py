@@ -66,7 +66,7 @@ class RpnCheckpoint:
         config = read_config(files[CONFIG], origin)
         try:
             state = load_safetensors(files[WEIGHTS])
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, TypeError) as error:  # types and sizes torch lacks too
             raise CheckpointError(
                 f"{origin}: {WEIGHTS} is damaged ({error}); copy it anew"
             ) from None

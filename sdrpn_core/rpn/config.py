@@ -17,6 +17,7 @@ from sdrpn_core.rpn.checkpoint_files import CONFIG, CheckpointError
 from sdrpn_core.rpn.data import DatasetSizes
 from sdrpn_core.rpn.score_calibration import ScoreCalibration
 from sdrpn_core.rpn.threshold import Calibration, CellQuality
+from sdrpn_core.source_paths import is_unicode
 
 FORMAT_VERSION = 1
 
@@ -129,6 +130,8 @@ def read_config(data: bytes, origin: str) -> RpnConfig:
         plain = json_value(data)
     except ValueError as error:
         raise CheckpointError(f"{origin}: {CONFIG} is not JSON ({error}); copy it anew") from None
+    if not is_unicode(json.dumps(plain, ensure_ascii=False)):
+        raise CheckpointError(f"{origin}: {CONFIG} is not valid Unicode; copy it anew")
     version = plain.get("format_version") if isinstance(plain, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(

@@ -1,7 +1,9 @@
 """Model card of a trained RPN, in the hub's format."""
 
+import json
 import re
 
+from data_contracts.wording import markdown, markdown_code
 from sdrpn_core.rpn.config import RpnConfig
 
 _HERE = "with [sdrpn](https://arxiv.org/abs/2509.16944)"
@@ -27,7 +29,7 @@ itself is not part of it and stays unchanged.{experts}
 ```python
 from sdrpn_core.pipeline import ZoomPipeline
 
-pipeline = ZoomPipeline.from_pretrained("{model_id}", rpn="path/to/this/folder")
+pipeline = ZoomPipeline.from_pretrained({model_id}, rpn="path/to/this/folder")
 print(pipeline.answer([image], ["What does the sign say?"])[0].text)
 ```
 {cost}"""
@@ -40,8 +42,8 @@ _TRAINING = """
 
 | | |
 |---|---|
-| Frozen model | `{model_id}`{revision} |
-| Label set | `{label_set}` |
+| Frozen model | {model_id}{revision} |
+| Label set | {label_set} |
 | Examples | {num_examples} ({num_without_labels} without labels) |
 | Training | {num_train} questions about {num_train_images} images |
 | Validation | {num_validation} questions about {num_validation_images} other images |
@@ -65,7 +67,7 @@ the network helps to answer is not measured here: run `sdrpn stage evaluate` on 
 _IMPORT = """
 ## Origin
 
-The authors of SD-RPN trained it; it was taken out of their checkpoint `{checkpoint}`
+The authors of SD-RPN trained it; it was taken out of their checkpoint {checkpoint}
 ({architecture}; branch layer: {branch_layer_source}). The region threshold {threshold:g} is one of
 those that they chose per benchmark, unless another was given.
 """
@@ -93,8 +95,8 @@ def render_model_card(config: RpnConfig) -> str:
         cost=_cost(config),
         experts=_EXPERTS if config.shares_experts else "",
         front_matter="\n".join(_front_matter(profile.model_id)),
-        name=profile.name,
-        model_id=profile.model_id,
+        name=markdown(profile.name),
+        model_id=json.dumps(profile.model_id, ensure_ascii=False),  # Python's notation too
         how=_BY_AUTHORS if config.imported else _HERE,
         **config.shape.model_dump(include={"depth", "branch_layer"}),
     )
@@ -104,14 +106,19 @@ def render_model_card(config: RpnConfig) -> str:
 def _origin(config: RpnConfig) -> str:
     """How the network came about."""
     if config.imported is not None:
-        return _IMPORT.format(threshold=config.threshold, **config.imported.model_dump())
+        return _IMPORT.format(
+            threshold=config.threshold,
+            checkpoint=markdown_code(config.imported.checkpoint),
+            architecture=markdown(config.imported.architecture),
+            branch_layer_source=markdown(config.imported.branch_layer_source),
+        )
     if config.training is None or config.data is None:
         raise ValueError("a trained network has its training and data")
     profile, validation = config.profile, config.measured
     return _TRAINING.format(
-        model_id=profile.model_id,
-        revision=f" at `{profile.revision}`" if profile.revision else "",
-        label_set=config.label_set,
+        model_id=markdown_code(profile.model_id),
+        revision=f" at {markdown_code(profile.revision)}" if profile.revision else "",
+        label_set=markdown_code(config.label_set or ""),
         loss=config.training.loss.type,
         auc=validation.calibration.auc,
         calibration_error=validation.calibration.expected_calibration_error,

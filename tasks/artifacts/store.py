@@ -185,14 +185,9 @@ class ArtifactStore:
         """Absolute URI of one file, to show to people."""
         return self.storage.uri(f"{ref.prefix}/{self._file_entry(ref, name).key}")
 
-    def read_uri(self, uri: str) -> bytes:
-        """Bytes of an absolute URI or path, or of a path relative to the root.
-
-        Raises:
-            FileNotFoundError: if there is nothing at that address.
-            StoreError: if the scheme has no driver.
-        """
-        return self.storage.read_uri(uri)
+    def read_uri(self, uri: str, max_bytes: int | None = None) -> bytes:
+        """See ``Storage.read_uri``."""
+        return self.storage.read_uri(uri, max_bytes)
 
     def discard(self, ref: ArtifactRef) -> None:
         """Forget an artifact, so that its stage starts from nothing.

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_contracts.addresses import concealed
 from data_contracts.runtime import DownloadSettings
 from data_contracts.sources import RemoteFile
 from sdrpn_core.threads import in_parallel
@@ -34,6 +35,7 @@ from tasks.fetching.remote import (
     RangesIgnored,
     Remote,
     RemoteInfo,
+    TooSlow,
     Unavailable,
 )
 from tasks.storage.digests import digest_file
@@ -122,7 +124,7 @@ def _fetch_from_any(
             problems.append(f"{uri}: {error}")
             is_worth_retrying |= not isinstance(error, Unavailable)
             hiccup = error if isinstance(error, Hiccup) else hiccup
-            logger.warning("%s: %s", uri, error)
+            logger.warning("%s: %s", concealed(uri), error)
     hint = "" if file.mirrors else "; try again later, or add another address to `mirrors`"
     kind = DownloadError if hiccup is None else NoAnswer
     raise kind(f"{'; '.join(problems)}{hint if is_worth_retrying else ''}") from hiccup
@@ -168,7 +170,7 @@ class _Fetch:
                 num_wrong += 1
                 if num_wrong == 2:  # once may be parts of an earlier attempt; twice is the server
                     break
-            logger.info("%s: starting over", self._uri)
+            logger.info("%s: starting over", concealed(self._uri))
         raise failure
 
     def _open(self, open_remote: OpenRemote, pace: Pace) -> tuple[Remote, RemoteInfo]:
@@ -192,14 +194,15 @@ class _Fetch:
             try:
                 return self._fetch_parts(remote, info, pace)
             except RangesIgnored:
-                logger.info("%s: the server ignores ranges; one connection it is", self._uri)
+                shown = concealed(self._uri)
+                logger.info("%s: the server ignores ranges; one connection it is", shown)
         return self._fetch_whole(remote, info, Pace(self._settings))
 
     def _fetch_parts(self, remote: Remote, info: RemoteInfo, pace: Pace) -> FetchedFile:
         assert info.num_bytes is not None
         part_bytes = max(1, int(self._settings.part_mib * (1 << 20)))
         if info.sha256 is None:
-            origin = Origin(self._uri, info.version, info.num_bytes, part_bytes)
+            origin = Origin(concealed(self._uri), info.version, info.num_bytes, part_bytes)
         else:
             origin = Origin.of_digest(info.sha256, info.num_bytes, part_bytes)
         partial = PartialFile(self._path, origin)
@@ -255,7 +258,7 @@ class _Fetch:
         start: int,
         stop: int,
     ) -> None:
-        position, num_failures = start, 0
+        position, num_failures, num_slow = start, 0, 0
         while position < stop:
             pace.hold()
             try:
@@ -267,6 +270,9 @@ class _Fetch:
                     num_failures = 0
                     with self._lock:
                         self._num_here += len(chunk)
+            except TooSlow as error:  # by the bytes that came, it would be asked for ever
+                num_slow += 1
+                pace.pause(error, num_slow)
             except Hiccup as error:
                 num_failures += 1
                 pace.pause(error, num_failures)

@@ -14,11 +14,21 @@ import httpx
 from data_contracts.errors import one_line
 from data_contracts.runtime import DownloadSettings
 from sdrpn_core.transport_errors import is_transport_error, may_pass, retry_after
-from tasks.fetching.remote import FileChanged, Hiccup, RangesIgnored, RemoteInfo, Unavailable
+from tasks.fetching.remote import (
+    FileChanged,
+    Hiccup,
+    RangesIgnored,
+    RemoteInfo,
+    TooSlow,
+    Unavailable,
+)
+from tasks.storage.trickles import Flow, Trickle
 
 _IN_THE_MAKING = 202
 _OFFSET = "([0-9]{1,18})"  # larger numbers are no sizes of files
 _CONTENT_RANGE = re.compile(rf"bytes {_OFFSET}-{_OFFSET}/(?:{_OFFSET}|\*)")
+_MAX_SAID = 80
+"""Characters of what a server says, in a message."""
 _PACKED = (".gz", ".tgz")
 """Some servers call these encoded, and mean the file itself."""
 _REASONS = {
@@ -68,6 +78,7 @@ class HttpRemote:
         self._url = url
         self._sha256 = sha256
         self._licence = licence
+        self._read_timeout = settings.read_timeout
         timeout = httpx.Timeout(settings.read_timeout, connect=settings.connect_timeout)
         self._client = httpx.Client(
             verify=_certificates(),
@@ -108,13 +119,14 @@ class HttpRemote:
         headers = {}
         if stop is not None:
             headers["Range"] = f"bytes={start}-{stop - 1}"
-            # Weak tags are not allowed here.
-            if expected.sha256 is None and expected.version.startswith('"'):
+            # Weak tags are not allowed here, nor are signs beyond ASCII, which some servers send.
+            is_strong = expected.version.startswith('"') and expected.version.isascii()
+            if expected.sha256 is None and is_strong:
                 headers["If-Range"] = expected.version
         with self._get(headers) as response:
             self._require_same(response, start, stop, expected)
             num_left = None if stop is None else stop - start
-            for chunk in response.iter_raw():
+            for chunk in _flowing(response.iter_raw(), self._read_timeout):
                 if num_left is not None:
                     if len(chunk) > num_left:
                         raise Hiccup("more bytes came than were asked for")
@@ -163,8 +175,19 @@ class HttpRemote:
             if is_transport_error(error):
                 raise Hiccup(one_line(error)) from error
             raise _unusable(error) from error  # say, a redirect to file://
-        except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
+        except (httpx.InvalidURL, httpx.TooManyRedirects, UnicodeError) as error:
             raise _unusable(error) from error
+
+
+def _flowing(chunks: Iterator[bytes], seconds: float) -> Iterator[bytes]:
+    flow = Flow(seconds)
+    for chunk in chunks:
+        try:
+            flow.came(len(chunk))
+        except Trickle as error:
+            raise TooSlow(f"the server all but stands still ({error})") from error
+        yield chunk
+        flow.wait()
 
 
 def _unusable(error: Exception) -> Unavailable:
@@ -174,7 +197,7 @@ def _unusable(error: Exception) -> Unavailable:
 def _require_success(response: httpx.Response) -> None:
     status = response.status_code
     if status == _IN_THE_MAKING or may_pass(status):
-        reason = f"the server answers {status} {response.reason_phrase}"
+        reason = f"the server answers {status} {response.reason_phrase[:_MAX_SAID]}"
         raise Hiccup(reason, retry_after(response.headers))
     is_range = "Range" in response.request.headers
     if status == 416 and is_range:
@@ -186,7 +209,9 @@ def _require_success(response: httpx.Response) -> None:
         raise Unavailable(f"{known} (HTTP {status})")
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity" and not response.url.path.lower().endswith(_PACKED):
-        raise Unavailable(f"is sent as {encoding} though asked for as it is; add a mirror")
+        raise Unavailable(
+            f"is sent as {encoding[:_MAX_SAID]} though asked for as it is; add a mirror"
+        )
     if "html" in response.headers.get("Content-Type", "") and not _names_html(response):
         raise Unavailable("is a web page, not the file; check the address or log in")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_contracts.addresses import file_name
 from data_contracts.sources import RemoteFile
 from tasks.fetching.partial_file import begun_files, bytes_on_disk, note_of, whole_files
 from tasks.fetching.remote import RemoteInfo
@@ -32,7 +33,7 @@ def local_path(file: RemoteFile, folder: Path) -> Path:
 
 
 def _own_path(file: RemoteFile, folder: Path) -> Path:
-    name = file.uri.rstrip("/").rpartition("/")[2].partition("?")[0] or "file"
+    name = file_name(file.uri) or "file"
     plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[-80:]
     return folder / f"{digest(file.uri.encode())[:12]}-{plain}"
 

@@ -26,6 +26,10 @@ class Hiccup(Exception):
         self.retry_after = retry_after
 
 
+class TooSlow(Hiccup):
+    """So little comes that waiting for the rest makes no sense, though bytes are gained."""
+
+
 class Unavailable(Exception):
     """This address will not give the file, however often it is asked."""
 

@@ -3,6 +3,7 @@ files are not all here, or reading would take too long."""
 
 from collections.abc import Mapping, Sequence
 
+from data_contracts.addresses import concealed
 from data_contracts.configs import PipelineConfig
 from data_contracts.enums import Stage
 from data_contracts.errors import SdrpnError, root_cause
@@ -71,5 +72,5 @@ def _reason(source: EvaluationSource, files: Sequence[PlannedFile]) -> str | Non
     if not isinstance(source, ParquetSource):
         for place in source.image_places:
             if isinstance(place, ImageFolder) and must_be_fetched(place.uri):
-                return f"{place.uri} would have to be asked for each image"
+                return f"{concealed(place.uri)} would have to be asked for each image"
     return None

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_contracts.addresses import file_name
 from data_contracts.errors import SdrpnError, root_cause
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.sources import (
@@ -163,7 +164,7 @@ def _is_gzipped(file: RemoteFile, downloads: Path) -> bool:
     if path is None and (copy := earlier_copy(file, downloads)):
         path = copy.path
     if path is None:
-        return file.uri.endswith(_GZIPPED)
+        return file_name(file.uri).endswith(_GZIPPED)
     with Storage(str(path.parent)).reader(path.name) as archive:
         return archive_kind(archive, file.uri) == "tar.gz"
 

@@ -14,9 +14,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import IO, BinaryIO, Self
 
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, one_line
 from sdrpn_core.source_paths import leaves_folder
 from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, RATIO_FROM_BYTES, ByteRange, max_unpacked
 
@@ -30,6 +31,7 @@ it. The next may begin gigabytes later."""
 _MAX_HEADER_BYTES = 1 << 20
 """From one member of a tar to the next: long names and the like are read whole, however long they
 say they are."""
+_MAX_REASON = 120
 _ENCRYPTED = 1
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _DAMAGED = (
@@ -37,7 +39,8 @@ _DAMAGED = (
     tarfile.TarError,
     EOFError,
     NotImplementedError,
-    UnicodeDecodeError,  # a zip says that a name is UTF-8 which is not
+    RecursionError,  # each header of a tar's members may have another before it
+    ValueError,  # of headers that should hold numbers or UTF-8, and do not
 )
 
 
@@ -101,7 +104,12 @@ def members(file: BinaryIO, uri: str) -> Iterator[Member]:
     except _Refused as error:
         raise UnsafeArchive(f"{uri}: {error}; refused, get it again from its publisher") from error
     except _DAMAGED as error:
-        raise UnsafeArchive(f"{uri}: is damaged ({error}); get it again") from error
+        raise UnsafeArchive(f"{uri}: is damaged ({_brief(error)}); get it again") from error
+
+
+def _brief(error: Exception) -> str:
+    """What an error says; some say all that should have been a number."""
+    return shorten(one_line(error), _MAX_REASON)
 
 
 class _Refused(Exception):
@@ -126,8 +134,9 @@ def _zip_members(file: BinaryIO) -> Iterator[Member]:
         entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
         starts = [entry.header_offset for entry in entries]
         for entry, stop in zip(entries, [*starts, archive.start_dir][1:], strict=True):
-            _check_name(entry.filename.rstrip("/") if entry.is_dir() else entry.orig_filename)
-            if entry.is_dir():
+            is_folder = entry.filename.endswith("/")
+            _check_name(entry.filename.rstrip("/") if is_folder else entry.orig_filename)
+            if is_folder:
                 continue
             _check_entry(entry)
             if entry.header_offset + entry.compress_size > stop:
@@ -247,13 +256,13 @@ def gunzip_tar(packed: BinaryIO, num_packed: int, plain: IO[bytes], uri: str) ->
                 _check_ratio(unpacked.tell(), limit)
     except _Refused as error:
         raise UnsafeArchive(f"{uri}: {error}; refused, get it again from its publisher") from error
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (*_DAMAGED, OSError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of this machine's disk
             raise NotRewritten(
                 f"{uri}: cannot be rewritten as a plain tar ({error}); make room, or set "
                 "downloads.folder to another disk"
             ) from error
-        raise UnsafeArchive(f"{uri}: is damaged ({error}); get it again") from error
+        raise UnsafeArchive(f"{uri}: is damaged ({_brief(error)}); get it again") from error
 
 
 def _check_ratio(num_bytes: int, limit: int) -> None:

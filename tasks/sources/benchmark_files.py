@@ -178,7 +178,7 @@ def _rows(spec: TaskSpec, found: BenchmarkFiles, fetcher: Fetcher) -> Iterator[d
                     yield from batch.to_pylist()
             except (ConnectionError, TimeoutError):
                 raise
-            except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+            except (OSError, ValueError, OverflowError, KeyError, pa.ArrowException) as error:
                 uri = found.storage.uri(file.key)
                 raise BenchmarkFilesError(f"{uri}: cannot be read as Parquet ({error})") from error
 

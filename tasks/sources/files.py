@@ -10,8 +10,9 @@ from PIL import Image
 from data_contracts.errors import SdrpnError
 from sdrpn_core.images import UnreadableImage, decode_image
 from tasks.artifacts.store import ArtifactStore
-from tasks.storage.byte_ranges import DamagedArchive
+from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, DamagedArchive
 from tasks.storage.digests import digest
+from tasks.storage.errors import TooLarge
 from tasks.storage.scratch_folders import copied
 
 # Ids do not follow what a server does not tell of, nor what is damaged in the store.
@@ -26,19 +27,23 @@ class ChangedFile(SdrpnError):
     """A file that stayed in place is not what it was when it was downloaded."""
 
 
-def read_source_file(store: ArtifactStore, uri: str, sha256: str | None) -> bytes:
+def read_source_file(
+    store: ArtifactStore, uri: str, sha256: str | None, max_bytes: int | None = None
+) -> bytes:
     """Bytes of a downloaded file.
 
     Args:
         store: its storage options apply.
         uri: absolute, or relative to the store's root.
         sha256: digest at download; None skips the check.
+        max_bytes: see ``Storage.read_uri``.
 
     Raises:
         ChangedFile: if it has changed or gone since.
+        TooLarge: if it has more than ``max_bytes``.
     """
     try:
-        data = store.read_uri(uri)
+        data = store.read_uri(uri, max_bytes)
     except FileNotFoundError as error:
         raise ChangedFile(f"{uri}: gone since it was downloaded; {_GO_ON}") from error
     if sha256 is not None and digest(data) != sha256:
@@ -90,6 +95,6 @@ def image_bytes(store: ArtifactStore, uri: str, sha256: str | None) -> bytes:
         UnreadableImage: if it is gone or no longer the same.
     """
     try:
-        return read_source_file(store, uri, sha256)
-    except (ChangedFile, DamagedArchive) as error:
+        return read_source_file(store, uri, sha256, MAX_MEMBER_BYTES)
+    except (ChangedFile, DamagedArchive, TooLarge) as error:
         raise UnreadableImage(str(error)) from error

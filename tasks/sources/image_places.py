@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_contracts.addresses import concealed
 from data_contracts.artifact import canonical_json
 from data_contracts.sources import ImageArchive, ImageFolder, ImagePlace, remote_file
 from sdrpn_core.source_paths import is_unicode
@@ -140,7 +141,7 @@ def archive_addresses(
         logger.warning(
             "%s: the names of %d members are not UTF-8, so that no record can name them; if images "
             "are missing, pack the archive again; the first: %r",
-            archive.shown,
+            concealed(archive.shown),
             len(odd),
             odd[0],
         )

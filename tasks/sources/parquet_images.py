@@ -19,6 +19,7 @@ from tasks.sources.archives import add_member
 from tasks.sources.record_stream import SourceError
 from tasks.storage.digests import digest
 
+_NO_VALUE = (ValueError, OverflowError, KeyError)
 _ROWS_AT_ONCE = 8
 """Few: one image of 30 megabytes in a dictionary is as many times that as rows name it."""
 
@@ -98,7 +99,7 @@ def _rows(files: Sequence[Path], source: ParquetSource) -> Iterator[dict[str, An
                 columns = _columns(file.schema_arrow.names, path, source)
                 for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
                     yield from _plain_rows(batch)
-        except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+        except (ValueError, pa.ArrowException, OSError) as error:  # names of columns may be no text
             reason = one_line(error)
             raise SourceError(
                 f"{path}: is no whole Parquet file ({reason}); get it again"
@@ -107,7 +108,8 @@ def _rows(files: Sequence[Path], source: ParquetSource) -> Iterator[dict[str, An
 
 @dataclass(frozen=True)
 class _NoValue:
-    """A cell that Arrow cannot give: text that is not UTF-8, a date beyond all calendars."""
+    """A cell that Arrow cannot give: text that is not UTF-8, a date beyond all calendars or of a
+    time zone that there is not."""
 
     reason: str
 
@@ -115,7 +117,7 @@ class _NoValue:
 def _plain_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     try:
         yield from batch.to_pylist()
-    except (ValueError, OverflowError):
+    except _NO_VALUE:
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         for index in range(batch.num_rows):
             yield {name: _cell(column[index]) for name, column in columns.items()}
@@ -124,7 +126,7 @@ def _plain_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 def _cell(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()
-    except (ValueError, OverflowError) as error:
+    except _NO_VALUE as error:
         return _NoValue(one_line(error))
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from data_contracts.addresses import concealed
 from data_contracts.sources import FileAddress, RemoteFile, remote_file
 from tasks.artifacts.stage import NotMade, StageRun
 from tasks.fetching.addresses import (
@@ -68,7 +69,8 @@ class Fetcher:
         num_missing = missing_bytes(file, self.folder, info)
         if num_missing:
             require_space(self.folder, num_missing, self._settings)
-            logger.info("fetching %s: %s bytes, licence %s", file.uri, info.num_bytes, info.licence)
+            shown = concealed(file.uri)
+            logger.info("fetching %s: %s bytes, licence %s", shown, info.num_bytes, info.licence)
         with exclusive(self.folder):
             fetched = fetch(
                 file, self.folder, self._open_remote, self._settings, self._report(file.uri)
@@ -153,4 +155,4 @@ def file_on_disk(path: Path, uri: str | None = None, sha256: str | None = None) 
 
 def _part(uri: str) -> str:
     """What progress is told of while a file is fetched."""
-    return f"MiB of {uri}"
+    return f"MiB of {concealed(uri)}"

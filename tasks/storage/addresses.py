@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from data_contracts.addresses import REMEDY, concealed, holds_credentials
+from data_contracts.addresses import REMEDY, holds_credentials
 from sdrpn_core.source_paths import is_unicode
 from tasks.storage.errors import BadAddress, StoreError, scheme_of
 
@@ -55,7 +55,7 @@ def absolute_root(root: str) -> str:
         BadAddress: if it is empty, a URI without its slashes, or one with a password.
     """
     if holds_credentials(root):
-        raise BadAddress(f"{concealed(root)}: the address {REMEDY}")
+        raise BadAddress(f"{root}: the address {REMEDY}")
     if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+:(?!//)", root):
         raise BadAddress(f"{root}: looks like a URI but lacks '://'; write it as scheme://path")
     if scheme_of(root) != "file":

@@ -20,7 +20,8 @@ MAX_RATIO = 200
 RATIO_FROM_BYTES = 1 << 20
 """Smaller ones are not."""
 
-_FRAGMENT = re.compile(r"#(?:bytes=(\d+)-(\d+)|zip=(\d+)-(\d+),(\d+))$")
+_OFFSET = "([0-9]{1,18})"  # larger numbers are no sizes of files
+_FRAGMENT = re.compile(rf"#(?:bytes={_OFFSET}-{_OFFSET}|zip={_OFFSET}-{_OFFSET},{_OFFSET})$")
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _STORED, _DEFLATED = 0, 8
 

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from data_contracts.errors import SdrpnError, one_line
 from data_contracts.settings_files import ConfigError
@@ -33,6 +33,15 @@ _BROKEN_OFF = ("ServerDisconnectedError", "ClientPayloadError")
 
 class StoreError(SdrpnError):
     """The store cannot be used as asked; the message names the URI and the remedy."""
+
+
+class TooLarge(StoreError):
+    """A file is larger than whatever it is to be can be."""
+
+    @classmethod
+    def than(cls, max_bytes: int) -> Self:
+        """The error for a file that has more bytes."""
+        return cls(f"has more than {max_bytes >> 20} MiB, which no image has")
 
 
 class BadAddress(StoreError, ConfigError):

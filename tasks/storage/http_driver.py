@@ -8,6 +8,8 @@ import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
 
 from sdrpn_core.transport_errors import may_pass, retry_after
+from tasks.storage.errors import TooLarge
+from tasks.storage.trickles import Flow, Trickle
 
 T = TypeVar("T")
 
@@ -16,6 +18,8 @@ _WAITS = (0.5, 2.0, 5.0)
 _MAX_WAIT = 60.0
 """Of what a server asks for."""
 _FAILS_ITSELF = 500
+_SILENCE = 60.0
+"""Seconds that a server may be silent, or all but silent."""
 
 
 class PatientHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -30,7 +34,7 @@ class PatientHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has
     def __init__(self, *args: Any, client_kwargs: Any = None, **options: Any) -> None:
         # Proxies and passwords by host are looked up as for files that are fetched.
         own = {
-            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60),
+            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_SILENCE),
             "trust_env": True,
         }
         super().__init__(*args, client_kwargs={**own, **(client_kwargs or {})}, **options)
@@ -48,9 +52,26 @@ class PatientHTTPFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has
     async def _cat_file(
         self, url: str, start: int | None = None, end: int | None = None, **options: Any
     ) -> bytes:
+        if start is None and end is None:
+            return await _patiently(lambda: self._whole(url, **options))
         read = super()._cat_file
         data: bytes = await _patiently(lambda: read(url, start, end, **options))
         return data
+
+    async def _whole(self, url: str, max_bytes: int | None = None, **options: Any) -> bytes:
+        """All that a server sends, unless it has no end: the original waits for it."""
+        session = await self.set_session()
+        data = bytearray()
+        async with session.get(self.encode_url(url), **{**self.kwargs, **options}) as response:
+            self._raise_not_found_for_status(response, url)
+            flow = Flow(session.timeout.sock_read or _SILENCE)
+            async for chunk in response.content.iter_any():
+                flow.came(len(chunk))
+                data += chunk
+                if max_bytes is not None and len(data) > max_bytes:
+                    raise TooLarge.than(max_bytes)
+                flow.wait()
+        return bytes(data)
 
 
 async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
@@ -62,7 +83,7 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
             hiccup = _hiccup(error)
             if hiccup is None:
                 raise
-            num_silent += isinstance(hiccup, TimeoutError)
+            num_silent += isinstance(hiccup, TimeoutError | Trickle)
             if wait is None or num_silent > 1:
                 raise ConnectionError(str(hiccup) or type(hiccup).__name__) from hiccup
             asked_for = retry_after(getattr(hiccup, "headers", None) or {}) or 0.0
@@ -76,5 +97,5 @@ def _hiccup(error: BaseException) -> BaseException | None:
         return None if error.__cause__ is None else _hiccup(error.__cause__)
     if isinstance(error, aiohttp.ClientResponseError):
         return error if may_pass(error.status) else None
-    passing = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
+    passing = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError, Trickle)
     return error if isinstance(error, passing) else None

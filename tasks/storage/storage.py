@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,14 @@ from data_contracts.errors import SdrpnError, one_line
 from sdrpn_core.threads import in_parallel
 from tasks.storage import local_disk
 from tasks.storage.addresses import absolute_root, checked_key, quoted
-from tasks.storage.byte_ranges import ByteRange, member_bytes, split_address
+from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, ByteRange, member_bytes, split_address
 from tasks.storage.digests import digest
 from tasks.storage.drivers import HTTP, FileSystem, connect, is_local
 from tasks.storage.errors import (
     DISK_FULL,
     StoreError,
     StoreUnreachable,
+    TooLarge,
     explain,
     is_past_end,
     plain_errors,
@@ -259,9 +261,11 @@ class Storage:
     def _digested(self, stored: StoredObject) -> StoredObject | None:
         """The same with its digest for a version; None if it is gone."""
         try:
-            data = self.read(stored.key)
+            data = self.read_uri(self.uri(stored.key), MAX_MEMBER_BYTES)
         except FileNotFoundError:
             return None
+        except TooLarge as error:
+            raise StoreError(f"{self.uri(stored.key)}: {error}; take it out") from error
         return replace(stored, num_bytes=len(data), version=f"sha256:{digest(data)}")
 
     def folders(self, folder: str) -> list[str]:
@@ -287,20 +291,26 @@ class Storage:
                 with contextlib.suppress(OSError):  # rmdir refuses a folder that is not empty
                     os.rmdir(name)
 
-    def read_uri(self, uri: str) -> bytes:
+    def read_uri(self, uri: str, max_bytes: int | None = None) -> bytes:
         """Bytes of an absolute URI or path, or of a path relative to the root.
 
         An address may end in a range (``byte_ranges``): a member of an archive is read in place.
         The root's ``storage_options`` apply to URIs of the root's own scheme.
 
+        Args:
+            uri: the address.
+            max_bytes: of a file of this machine's disk, or on an HTTP server, that is read whole.
+
         Raises:
             FileNotFoundError: if there is nothing at that address.
+            OSError: if it is a device or a pipe, which may have no end.
+            TooLarge: if it has more than ``max_bytes``.
             StoreError: if the scheme has no driver, or the address cannot be read for good.
         """
         whole, part = split_address(uri)
         try:
             with plain_errors():
-                data = self._read_part(whole, part)
+                data = self._read_part(whole, part, max_bytes)
         except (OSError, SdrpnError):
             raise
         except Exception as error:
@@ -308,13 +318,16 @@ class Storage:
             raise StoreError(f"{uri}: cannot be read ({detail}); open it by other means") from error
         return data if part is None else member_bytes(data, part)
 
-    def _read_part(self, uri: str, part: ByteRange | None) -> bytes:
+    def _read_part(self, uri: str, part: ByteRange | None, max_bytes: int | None) -> bytes:
         if "://" not in uri and not os.path.isabs(uri):
             return self.read(uri) if part is None else self.read_range(uri, part.start, part.stop)
         filesystem, path = connect(uri, self._options_at(uri))
-        if part is None:
-            return bytes(filesystem.cat_file(path))
-        return _read_range(filesystem, path, part.start, part.stop)
+        if part is not None:
+            return _read_range(filesystem, path, part.start, part.stop)
+        if is_local(filesystem):
+            _require_file(path, max_bytes)
+        limit = {"max_bytes": max_bytes} if scheme_of(uri) in HTTP else {}
+        return bytes(filesystem.cat_file(path, **limit))
 
     def check_writable(self) -> None:
         """Write, read and remove a small object.
@@ -332,6 +345,18 @@ class Storage:
             raise
         except OSError as error:
             raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
+
+
+def _require_file(path: str, max_bytes: int | None) -> None:
+    """Refuse what has no end, or too late a one; whoever opens it says what else is wrong."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise OSError(errno.EINVAL, "is a device or a pipe, not a file", path)
+    if max_bytes is not None and found.st_size > max_bytes:
+        raise TooLarge.than(max_bytes)
 
 
 def _read_range(filesystem: FileSystem, path: str, start: int, stop: int) -> bytes:

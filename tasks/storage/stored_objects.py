@@ -1,6 +1,7 @@
 """What is known of objects without reading them: size, age and version, whatever the driver."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -10,6 +11,8 @@ from tasks.storage import local_disk
 from tasks.storage.drivers import FileSystem, is_local
 
 _HTTP_DATE = "Last-Modified"
+_NO_DATE = (ValueError, OverflowError, OSError)
+"""How numbers are refused that are beyond the calendar."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def _modified(info: Mapping[str, Any]) -> datetime:
         if isinstance(value, datetime):
             return value if value.tzinfo else value.replace(tzinfo=UTC)
         if value is not None:
-            return datetime.fromtimestamp(float(value), UTC)
+            with suppress(*_NO_DATE):
+                return datetime.fromtimestamp(float(value), UTC)
     # An unknown age counts as new, so that nothing is collected too early.
     return _http_date(info) or datetime.now(UTC)
 
@@ -73,6 +77,6 @@ def _http_date(info: Mapping[str, Any]) -> datetime | None:
     """When an HTTP server says that an object was changed; None if it does not, or says no date."""
     try:
         value = parsedate_to_datetime(str(info.get(_HTTP_DATE, "")))
-    except ValueError:
+    except _NO_DATE:
         return None
     return value if value.tzinfo else value.replace(tzinfo=UTC)

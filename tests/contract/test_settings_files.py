@@ -195,12 +195,16 @@ def test_json_may_be_indented_with_tabs(
         ("c.json", "{'name': 1}", r"cannot be read as JSON: Expecting property name .*line 1"),
         ("c.yaml", "name:\n\t- 1", r"cannot be read as YAML: while scanning .*line 2"),
         ("c.yaml", "name: 2024-13-01", r"cannot be read as YAML: month must be in 1..12"),
+        ("c.yaml", "name: !!timestamp x", r"cannot be read as YAML: a value is not what its tag"),
+        ("c.yaml", "name: !!int ''", r"cannot be read as YAML: a value is not what its tag"),
+        ("c.yaml", r'name: "\ud800"', r"cannot be read as YAML: .*surrogates not allowed"),
+        ("c.json", r'{"name": "\ud800"}', r"cannot be read as JSON: .*surrogates not allowed"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_line(
     tmp_path: Path, name: str, text: str, message: str
 ):
-    """A thirteenth month was a traceback."""
+    """A thirteenth month was a traceback, and so was what no artifact can hold, once it was to."""
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=rf"{name}: {message}") as caught:
         PipelineConfig.load(tmp_path / name)

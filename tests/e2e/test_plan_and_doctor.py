@@ -100,6 +100,22 @@ def test_dry_run_where_a_server_is_silent(server: FileServer, tmp_path: Path):
         assert text in result.output, text
 
 
+def test_signatures_of_addresses_are_used_and_not_shown(server: FileServer, tmp_path: Path):
+    config, signature = write_config(tmp_path, server), "?X-Amz-Signature=s3cret/s3cret"
+    for name in ("/mix.json", "/images.zip"):
+        config.write_text(config.read_text().replace(name, f"{name}{signature}"))
+    server.files["/images.zip"].behave = lambda number, wanted: Answer(status=503)
+    options = ("--config", config, "--runtime", write_runtime(tmp_path))
+    planned = sdrpn("run", "--dry-run", *options)
+    assert planned.exit_code == 0, planned.output
+    assert f"{server.url('/mix.json')}?X-Amz-Signature=... " in planned.output
+    assert f"{server.url('/images.zip')}?X-Amz-Signature=...: the server" in planned.output
+    del server.files["/images.zip"]
+    refused = sdrpn("run", *options)
+    assert "/images.zip?X-Amz-Signature=...: does not exist; check the address" in refused.output
+    assert "s3cret" not in planned.output + refused.output
+
+
 def test_dry_run_where_all_servers_are_silent(server: FileServer, tmp_path: Path):
     """At least 0.0 MiB were to be fetched."""
     config = write_config(tmp_path, server)

@@ -14,7 +14,7 @@ import pytest
 
 from tasks.artifacts.store import ArtifactStore
 from tasks.sources.archives import NotRewritten, UnsafeArchive, add_member, gunzip_tar, members
-from tasks.storage.byte_ranges import ByteRange, DamagedArchive, member_bytes
+from tasks.storage.byte_ranges import ByteRange, DamagedArchive, member_bytes, split_address
 
 FILES = {
     "images/1.jpg": np.random.default_rng(0).bytes(5000),
@@ -180,6 +180,7 @@ LONG_HEADERS = [
         (twice, r"two members named 'a.jpg'"),
         (lambda: zipped(BOMB), r"'a.jpg' unpacks from \d+ to 50000000 bytes \(a bomb\)"),
         (overlapping, r"overlaps"),
+        (lambda: zipped({"a": b""}).replace(b"a", b"\0"), r"'\\x00' would lie outside"),
         (lambda: flagged(zipped({"a.jpg": b"x"})), r"'a.jpg' is encrypted"),
         (lambda: zipped(method=zipfile.ZIP_LZMA), r"neither stored nor deflated"),
         (
@@ -254,6 +255,31 @@ def test_a_size_below_zero_is_refused(read: Callable[[bytes], object]):
         read(gzip.compress(data) if read is gunzipped else data)
 
 
+def sparse_header(**said: str) -> bytes:
+    """A tar whose header is that of a file with holes, or would be."""
+    info = tarfile.TarInfo("a.jpg")
+    info.pax_headers = said
+    return info.tobuf(tarfile.PAX_FORMAT) + bytes(10_240)
+
+
+@pytest.mark.parametrize("read", [gunzipped, lambda data: list(members(io.BytesIO(data), "a"))])
+@pytest.mark.parametrize(
+    "data",
+    [
+        sparse_header(**{"GNU.sparse.map": "1,x"}),
+        sparse_header(**{"GNU.sparse.size": "x"}),
+        sparse_header(**{"GNU.sparse.size": "1", "GNU.sparse.offset": "9" * 5000}),
+        sparse_header(**{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}),
+        special("x", tarfile.XHDTYPE).tobuf() * 1500 + bytes(10_240),
+    ],
+    ids=["map", "size", "offset", "version", "headers of headers"],
+)
+def test_headers_without_sense_are_damage(read: Callable[[bytes], object], data: bytes):
+    """They were tracebacks, and their numbers may fill pages."""
+    with pytest.raises(UnsafeArchive, match=r"is damaged .{1,125}; get it again$"):
+        read(gzip.compress(data) if read is gunzipped else data)
+
+
 def test_thousands_of_little_files_beside_a_picture_are_no_bomb():
     """Their headers pack a hundred to one."""
     files = {f"{number}.txt": b"1" for number in range(3000)} | {
@@ -290,6 +316,13 @@ def test_a_name_that_is_no_unicode_is_a_name(format: int, is_packed: bool):
         names(tarfile.TarInfo(f"{LATIN_1}.txt"))
     with pytest.raises(UnsafeArchive, match=r"'caf\\udce9.jpg' is a link or a device"):
         names(special(f"{LATIN_1}.jpg", tarfile.SYMTYPE))
+
+
+@pytest.mark.parametrize("end", ["#bytes=0-{}", "#zip=0-9,{}"])
+def test_a_range_beyond_all_files_is_part_of_a_name(end: str):
+    """One such image among many questions ended them all with a traceback."""
+    address = "a.png" + end.format("9" * 5000)
+    assert split_address(address) == (address, None)
 
 
 def test_a_gap_behind_a_member_is_not_read_with_it():

@@ -90,6 +90,14 @@ def test_an_image_that_no_row_can_name_was_a_traceback(
         read_asked(ArtifactStore(f"{tmp_path}/store"), f"{folder}/{asked}", question)
 
 
+@pytest.mark.timeout(60)
+def test_questions_that_cannot_be_read_are_named(tmp_path: Path):
+    """What is no file was waited for; a server that does not answer was a traceback."""
+    os.mkfifo(tmp_path / "q.jsonl")
+    with pytest.raises(ConfigError, match=r"q\.jsonl: cannot be read \(.*a pipe, not a file"):
+        read_asked(ArtifactStore(f"{tmp_path}/store"), f"{tmp_path}/q.jsonl", None)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -242,6 +242,17 @@ def test_image_that_may_not_be_read_is_a_reject_until_it_may():
         assert again["problem"].null_count() == again.height
 
 
+def test_a_file_larger_than_any_image_is_a_reject(file_store: ArtifactStore, tmp_path: Path):
+    write_image(tmp_path / "a.png", 0)
+    with (tmp_path / "b.png").open("wb") as file:
+        file.truncate(1 << 40)  # without taking room on the disk
+    (tmp_path / "mix.json").write_text(json.dumps([mix_record(n, f"{n}.png") for n in "ab"]))
+    source = LlavaMixSource(name="m", records=f"{tmp_path}/mix.json", images=str(tmp_path))
+    rows = table(file_store, download(stage_run(file_store), source))
+    assert rows["images/a.png"]["problem"] is None
+    assert rows["images/b.png"]["problem"] == "has more than 512 MiB, which no image has"
+
+
 def test_an_archive_that_may_not_be_read_is_named():
     """Its folder was: one was to choose a folder that one may read and write."""
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others

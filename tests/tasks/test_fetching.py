@@ -115,6 +115,36 @@ def test_silent_server_counts_as_a_lost_connection(server: FileServer, tmp_path:
     assert_right(get(tmp_path, at(server, "/a.zip")))
 
 
+def test_a_tag_beyond_ascii_is_a_tag(server: FileServer, tmp_path: Path):
+    """It was a traceback, as it cannot be sent back."""
+    served = server.add("/a.zip", DATA, has_etag=False)
+    served.behave = lambda number, wanted: Answer(headers={"ETag": '"\xe9"'})
+    assert_right(get(tmp_path, at(server, "/a.zip")))
+
+
+def test_a_cookie_beyond_ascii_is_explained(server: FileServer, tmp_path: Path):
+    server.add("/a.zip", DATA, behave=lambda n, wanted: Answer(headers={"Set-Cookie": "a=\xe9"}))
+    with pytest.raises(DownloadError, match=r"a\.zip: cannot be asked for .*check the address"):
+        get(tmp_path, at(server, "/a.zip"))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("takes_ranges", [True, False])
+def test_a_server_that_drips_is_given_up(server: FileServer, tmp_path: Path, takes_ranges: bool):
+    """A byte within each time-out kept a fetch going for years."""
+    served = server.add(
+        "/a.zip",
+        DATA,
+        takes_ranges=takes_ranges,
+        behave=lambda number, wanted: Answer(drip=wanted != "bytes=0-0"),
+    )
+    with pytest.raises(DownloadError, match=r"all but stands still \(\d+ bytes came in .*attempts"):
+        get(tmp_path, at(server, "/a.zip"), read_timeout=0.2)
+    served.behave = lambda number, wanted: Answer(drip=number in (1, 2))
+    served.requests.clear()
+    assert_right(get(tmp_path, at(server, "/a.zip"), read_timeout=0.2))
+
+
 @pytest.mark.timeout(60)
 def test_ctrl_c_does_not_wait_for_silent_connections(server: FileServer, tmp_path: Path):
     """It waited for each as long as the server may be silent."""

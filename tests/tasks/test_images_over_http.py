@@ -19,7 +19,7 @@ from tasks.import_labels import import_labels
 from tasks.sources.files import ChangedFile, load_image
 from tasks.sources.record_stream import SourceError
 from tasks.storage import http_driver
-from tasks.storage.errors import StoreUnreachable
+from tasks.storage.errors import StoreError, StoreUnreachable, TooLarge
 from tasks.storage.storage import Storage
 from tests.artifacts import stage_run
 from tests.file_server import Answer, FileServer, Served
@@ -275,6 +275,35 @@ def test_a_silent_server_is_asked_once_more(server: FileServer, tmp_path: Path):
     assert len(served.requests) == 2
     served.behave = lambda number, wanted: Answer(stall=number == 2)
     assert storage.read("a.bmp") == served.data
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.timeout(60)
+def test_a_server_that_drips_counts_as_silent(server: FileServer, tmp_path: Path):
+    served = server.add(
+        "/images/a.bmp", picture(tmp_path, 0), behave=lambda number, wanted: Answer(drip=True)
+    )
+    patience = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_read=0.2)}}
+    storage = Storage(f"{server.root}/images", patience)
+    with pytest.raises(StoreUnreachable, match=r"bytes came in 0 s\); check the network"):
+        storage.read("a.bmp")
+    assert len(served.requests) == 2
+
+
+def test_no_more_is_read_of_an_image_than_any_image_has(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A server could send until no memory was left."""
+    served = server.add("/images/a.bmp", picture(tmp_path, 0), has_length=False)
+    storage = Storage(f"{server.root}/images")
+    uri = storage.uri("a.bmp")
+    assert storage.read_uri(uri, len(served.data)) == served.data
+    with pytest.raises(TooLarge, match="which no image has"):
+        storage.read_uri(uri, len(served.data) - 1)
+    served.has_etag = False
+    monkeypatch.setattr("tasks.storage.storage.MAX_MEMBER_BYTES", 10)
+    with pytest.raises(StoreError, match=r"images/a\.bmp: has more than .*; take it out"):
+        storage.describe(["a.bmp"])
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])

@@ -157,6 +157,7 @@ def test_a_missing_file_and_two_of_one_name(file_store: ArtifactStore, tmp_path:
     for files, message in (
         ((f"{tmp_path}/no.pkl",), "no such file"),
         ((f"{tmp_path}",), "is a folder"),
+        (("/dev/null",), r"/dev/null: cannot be read \(.*not a file"),
         (settings.files * 2, "the same name"),
     ):
         with pytest.raises(ImportFailed, match=message):

@@ -80,6 +80,10 @@ def test_parquet_with_bad_rows(file_store: ArtifactStore, tmp_path: Path):
             {"answer": pa.array([*[1 << 60] * 4, 0], pa.timestamp("us"))},
             "column 'answer' cannot be read (date value out of range",
         ),
+        (
+            {"answer": pa.array([0] * 5, pa.timestamp("s", "Mars/Crater"))},
+            "column 'answer' cannot be read (",
+        ),
     ],
 )
 def test_a_parquet_row_that_cannot_be_converted_is_a_reject(
@@ -103,6 +107,7 @@ def test_a_parquet_row_that_cannot_be_converted_is_a_reject(
     [
         ({"image_column": "picture"}, r"has no column 'picture', only image, question"),
         ({"files": ("{folder}/torn.parquet",)}, r"is no whole Parquet file"),
+        ({"files": ("{folder}/odd.parquet",)}, r"is no whole Parquet file \('utf-8' codec"),
         ({"files": ("{folder}/gone.parquet",)}, r"gone.parquet: no such file"),
     ],
 )
@@ -110,7 +115,9 @@ def test_parquet_errors_are_one_line(
     file_store: ArtifactStore, tmp_path: Path, change: dict[str, Any], message: str
 ):
     write_parquet(tmp_path / "a.parquet")
-    (tmp_path / "torn.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "torn.parquet").write_bytes(whole[:-9])
+    (tmp_path / "odd.parquet").write_bytes(whole.replace(b"question", b"quest\xff\xffn"))
     change = {k: (v[0].format(folder=tmp_path),) if k == "files" else v for k, v in change.items()}
     given = {"files": (f"{tmp_path}/a.parquet",)} | change
     with pytest.raises(SourceError, match=message) as caught:

@@ -1,17 +1,21 @@
 """Recipes and shards: what is identity, and which rows a shard holds."""
 
+from typing import Any
+
 import pytest
 
 from data_contracts.artifact import ArtifactRef
 from data_contracts.calibration import CalibrationSettings
+from data_contracts.configs import ModelConfig, PipelineConfig
 from data_contracts.enums import QuestionKind, Stage
 from data_contracts.interop import PublishedLabels
 from data_contracts.label_settings import RegionSettings
-from data_contracts.sources import SceneSource
+from data_contracts.sources import LlavaMixSource, SceneSource
 from data_contracts.training import TrainingConfig
 from sdrpn_core.models.profiles import load_profile
 from tasks import recipes
 from tasks.artifacts.row_ranges import overlapping, shard_range
+from tasks.report import ReportInputs, shown_config
 
 
 def test_scene_identity_is_its_settings_not_its_name():
@@ -21,6 +25,21 @@ def test_scene_identity_is_its_settings_not_its_name():
     assert recipe.num_shards == 3
     for change in ({"seed": 4}, {"num_images": 301}, {"split": "test"}, {"print_scale": 2.0}):
         assert recipes.scenes_recipe(source.model_copy(update=change)).ref != recipe.ref
+
+
+def test_a_renewed_signature_makes_no_other_report():
+    """Reports showed whole addresses with the configuration."""
+    ref = ArtifactRef(stage=Stage.TRAIN_RPN, artifact_id="0" * 20)
+    inputs = ReportInputs((ref,), (ref,), (ref,), (ref,), label_set=ref, rpn=ref)
+
+    def shown(signature: str) -> dict[str, Any]:
+        records = f"https://host/mix.json?sig={signature}"
+        source = LlavaMixSource(name="a", records=records, images=f"{records}.zip")
+        config = PipelineConfig(name="x", sources=(source,), model=ModelConfig(profile="reference"))
+        return shown_config(config, inputs)
+
+    assert shown("s3cret") == shown("another")
+    assert shown("s3cret")["sources"][0]["records"] == "https://host/mix.json?sig=..."
 
 
 def test_how_a_profile_would_train_is_no_part_of_its_identity():

@@ -25,8 +25,9 @@ from tasks.artifacts.stage import run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.transient import is_transient
 from tasks.storage.addresses import absolute_uri
-from tasks.storage.errors import BadAddress, StoreError, StoreUnreachable
+from tasks.storage.errors import BadAddress, StoreError, StoreUnreachable, TooLarge
 from tasks.storage.storage import Storage
+from tasks.storage.stored_objects import described
 from tests.artifacts import (
     make_source_shard,
     source_recipe,
@@ -226,6 +227,32 @@ class TestAddresses:
         with pytest.raises(BadAddress, match=r"^s3://\.\.\.@bucket/a: the address holds") as caught:
             Storage("s3://key:secret@bucket/a")
         assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            {"size": 1, "mtime": 1e15},
+            {"size": 1, "Last-Modified": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"},
+        ],
+    )
+    def test_a_date_beyond_the_calendar_is_none(self, facts: dict[str, object]) -> None:
+        """One such file, or one such answer of a server, ended the command with a traceback."""
+        before = datetime.now(UTC)
+        assert described("a.png", facts).modified >= before
+
+    @pytest.mark.timeout(60)
+    def test_what_has_no_end_is_not_read(self, tmp_path: Path) -> None:
+        """``sdrpn predict /dev/zero`` took all memory, and a pipe was waited for."""
+        os.mkfifo(tmp_path / "pipe")
+        storage = Storage(str(tmp_path))
+        with pytest.raises(OSError, match="is a device or a pipe, not a file"):
+            storage.read_uri(f"{tmp_path}/pipe")
+        with pytest.raises(IsADirectoryError):
+            storage.read_uri(str(tmp_path))
+        (tmp_path / "file").write_bytes(b"12345")
+        assert storage.read_uri(f"{tmp_path}/file", 5) == b"12345"
+        with pytest.raises(TooLarge):
+            storage.read_uri(f"{tmp_path}/file", 4)
 
     def test_a_writable_root_is_made_and_left_clean(self, store: ArtifactStore) -> None:
         store.check_writable()

@@ -120,12 +120,30 @@ def test_base64_images_are_lmms_evals():
         ({"answers": 7}, "answers.*holds 7"),
         ({"answers": {"x": "a"}}, "answers.*holds {'x': 'a'}"),
         ({"question": None}, "question"),
+        ({"image": "\u00fc"}, "image.*not base64"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(change: dict, named: str):
     good, bad = rows(BenchmarkTask.DOCVQA, 2)
     with pytest.raises(UnusableDocument, match=f"docvqa_val row 1: .*{named}"):
         list(hub_documents(TASKS[BenchmarkTask.DOCVQA], [good, {**bad, **change}]))
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "value"),
+    [
+        (BenchmarkTask.HRBENCH_4K, "cycle_category", ["0"]),
+        (BenchmarkTask.POPE, "answer", "9" * 5000),
+        (BenchmarkTask.POPE, "answer", ["9" * 5000] * 2 + [None]),
+    ],
+)
+def test_a_column_that_cannot_be_scored_is_named_in_one_line(
+    task: BenchmarkTask, column: str, value: object
+):
+    """A list of cycles was a traceback; values were repeated whole, whatever their length."""
+    (row,) = rows(task, 1)
+    with pytest.raises(UnusableDocument, match=f"column '{column}' holds .{{,160}}$"):
+        list(hub_documents(TASKS[task], [row | {column: value}]))
 
 
 def test_files_of_other_splits_and_configurations_are_left_out():

@@ -222,3 +222,10 @@ def test_what_others_wrote_gives_a_terminal_no_orders():
     assert text(console).count(shown) == 2
     record = logging.LogRecord("sdrpn", logging.WARNING, "", 0, "%s: bad", (orders,), None)
     assert PrintableFormatter("%(message)s").format(record) == f"{shown}: bad"
+
+
+def test_debug_tells_where_it_is_redirected_to_but_not_the_signature():
+    message = 'HTTP Request: GET https://h/a?X-Amz-Signature=s3cret "HTTP/1.1 200 OK"'
+    record = logging.LogRecord("httpx", logging.INFO, "", 0, message, (), None)
+    shown = PrintableFormatter("%(message)s").format(record)
+    assert shown == message.replace("s3cret", "...")

@@ -15,6 +15,7 @@ from packaging.version import Version
 from PIL import Image, ImageFile
 
 from sdrpn_core.images import MAX_PIXELS, UnreadableImage, decode_image, upright_rgb
+from sdrpn_core.jpeg_scans import MAX_SCANS
 from tests.image_files import encoded
 
 
@@ -266,6 +267,29 @@ def test_decompression_bomb_is_refused_before_it_is_decoded(side: int):
     chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
     with pytest.raises(UnreadableImage, match="pixels that are decoded"):
         decode_image(b"\x89PNG\r\n\x1a\n" + chunk + encoded(gradient())[33:])
+
+
+def scanned(num_scans: int, **options: object) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    data = encoded(gradient(), "JPEG", progressive=True, **options)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (num_scans - 10) + data[-2:]
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded():
+    """A megabyte of them was decoded for minutes."""
+    assert pixels(scanned(MAX_SCANS)).shape == (24, 40, 3)
+    for num_scans in (MAX_SCANS + 1, 3000):
+        with pytest.raises(UnreadableImage, match=r"a JPEG of more than 100 scans \(a bomb\)"):
+            decode_image(scanned(num_scans))
+        with pytest.raises(UnreadableImage, match=r"a JPEG of more than 100 scans \(a bomb\)"):
+            upright_rgb(Image.open(io.BytesIO(scanned(num_scans))))
+
+
+def test_scans_of_thumbnails_do_not_count():
+    icc = scanned(MAX_SCANS)
+    assert icc.count(b"\xff\xda") == MAX_SCANS
+    assert pixels(scanned(10, icc_profile=icc)).shape == (24, 40, 3)
 
 
 def test_first_frame_of_an_animation():

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from data_contracts.label_settings import RegionSettings
 from data_contracts.profiles import ModelProfile
@@ -17,9 +18,9 @@ from sdrpn_core.interop.tensor_folder import ForeignCheckpointError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.pipeline import ZoomPipeline
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
-from sdrpn_core.rpn.checkpoint_files import CARD
+from sdrpn_core.rpn.checkpoint_files import CARD, CheckpointError
 from sdrpn_core.rpn.network import RegionProposalNetwork
-from sdrpn_core.rpn.parameters import network_state
+from sdrpn_core.rpn.parameters import load_parameters, network_state
 from sdrpn_core.zoom.first_stage import first_stage
 from tasks.foreign_checkpoints import import_checkpoint
 from tests.mixes import write_image
@@ -221,6 +222,93 @@ def test_a_missing_tensor_is_named(name: str, published: Published, tmp_path: Pa
     folder, profile, _ = published
     with pytest.raises(ForeignCheckpointError, match=f"has no {name}"):
         read(without(folder, tmp_path / "less", name), profile)
+
+
+INDEX = "model.safetensors.index.json"
+LAST = "model-00003-of-00003.safetensors"
+FLOAT8 = torch.ones(48, 48).to(torch.float8_e4m3fn)
+VALUES = "model.twig_layers.2.self_attn.v_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({VALUES: "model-00001-of-00003.safetensors"}, r"00001-of-00003\.safetensors: damaged"),
+        ({VALUES: "\ud800.safetensors"}, r"index\.json: names '\\ud800\.safetensors'"),
+        ({VALUES: "a\0.safetensors"}, r"index\.json: names 'a\\x00\.safetensors'"),
+        ({VALUES: "."}, "missing, but the index names it"),
+        ({VALUES: "9" * 5000}, "damaged .*File name too long"),
+        ({f"model.twig_layers.{'9' * 5000}.{n}": LAST for n in "ab"}, None),
+        ({"model.layers.x.self_attn.v_proj.weight": LAST}, None),
+    ],
+)
+def test_a_damaged_index_is_explained(
+    named: dict[str, str], message: str | None, published: Published, tmp_path: Path
+) -> None:
+    """Each of these was a traceback; the last two name what no part of the RPN is called."""
+    folder, profile, network = published
+    damaged = copy_of(folder, tmp_path / "damaged", drop=("twig_K",))
+    index = json.loads((damaged / INDEX).read_text())
+    index["weight_map"] |= named
+    (damaged / INDEX).write_text(json.dumps(index))
+    if message is None:
+        assert_same(read(damaged, profile).state, network)
+        return
+    with pytest.raises(ForeignCheckpointError, match=message):
+        read(damaged, profile)
+
+
+def with_tensor(folder: Path, to: Path, name: str, tensor: torch.Tensor) -> Path:
+    """The checkpoint with another tensor of this name, where the configuration tells no B."""
+    copy_of(folder, to, drop=("twig_K",))
+    tensors = load_file(to / LAST) | {name: tensor}
+    save_file(tensors, to / LAST, {"format": "pt"})
+    return to
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [*(torch.zeros(shape) for shape in ((), (0,), (48,), (1, 2, 3))), FLOAT8],
+    ids=lambda tensor: str(tuple(tensor.shape)),
+)
+def test_a_value_projection_that_is_no_matrix_of_weights_tells_no_b(
+    tensor: torch.Tensor, published: Published, tmp_path: Path
+) -> None:
+    folder, profile, _ = published
+    odd = with_tensor(folder, tmp_path / "odd", VALUES, tensor)
+    with pytest.raises(ForeignCheckpointError, match="give --branch-layer"):
+        read(odd, profile)
+
+
+def not_finite(dtype: torch.dtype, value: float) -> torch.Tensor:
+    tensor = torch.ones(48, 48, dtype=dtype)
+    tensor[3, 5] = value
+    return tensor
+
+
+NO_WEIGHTS = [
+    (torch.ones(48, 48, dtype=torch.int8), "holds int8, and weights are"),
+    (torch.ones(48, 48, dtype=torch.bool), "holds bool"),
+    (FLOAT8, "holds float8_e4m3fn"),
+    (torch.ones(48, 48, dtype=torch.complex64), "holds complex64"),
+    (torch.ones(48, 48, dtype=torch.float64), "holds float64"),
+    (not_finite(torch.bfloat16, torch.nan), "holds values that are not finite"),
+    (not_finite(torch.float32, -torch.inf), "holds values that are not finite"),
+]
+
+
+@pytest.mark.parametrize(("tensor", "message"), NO_WEIGHTS)
+def test_what_are_no_weights_is_refused(
+    tensor: torch.Tensor, message: str, published: Published, tmp_path: Path
+) -> None:
+    """They were imported, and every answer was made of them."""
+    folder, profile, network = published
+    name = "model.twig_layers.2.self_attn.q_proj.weight"
+    with pytest.raises(ForeignCheckpointError, match=rf"2\.self_attn\.q_proj\.weight {message}"):
+        read(with_tensor(folder, tmp_path / "odd", name, tensor), profile)
+    state = network_state(network) | {"scoring.q_proj.weight": tensor}
+    with pytest.raises(CheckpointError, match=rf"scoring\.q_proj\.weight {message}"):
+        load_parameters(network, state)
 
 
 def test_folders_of_something_else_are_explained(published: Published, tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_the_authors_own_folders_are_cut_off(given: str, path: str) -> None:
         ({"prompt": " <image>\n"}, "prompt is empty"),
         ({"text": "\ud800"}, "text is not valid Unicode"),
         ({"question_id": True}, "question_id is a bool"),
+        ({"question_id": 10**5000}, "question_id is a number of 16610 bits"),
+        ({"grounding_attn_o2i": np.full(576, 1e300)}, "not finite"),
         ({"mode": "spoken"}, "mode is 'spoken', not textual or natural"),
         ({"mode": 1}, "mode is a int, not text"),
     ],

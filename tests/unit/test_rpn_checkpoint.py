@@ -1,5 +1,6 @@
 """RPN checkpoints: round trip, refusals, model card."""
 
+import ast
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,16 @@ def test_folder_without_checkpoint_is_named(tmp_path: Path) -> None:
         RpnCheckpoint.load_directory(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(("kind", "num_bytes"), [("F4", 1), ("F8_E8M0", 2)])
+def test_weights_of_a_type_that_torch_cannot_read_are_refused(
+    files: dict[str, bytes], kind: str, num_bytes: int
+) -> None:
+    header = json.dumps({"a": {"dtype": kind, "shape": [2], "data_offsets": [0, num_bytes]}})
+    weights = len(header).to_bytes(8, "little") + header.encode() + bytes(num_bytes)
+    with pytest.raises(CheckpointError, match=r"rpn\.safetensors is damaged"):
+        RpnCheckpoint.from_files(files | {WEIGHTS: weights})
+
+
 def test_truncated_weights_are_refused(files: dict[str, bytes]) -> None:
     with pytest.raises(CheckpointError, match=r"rpn\.safetensors is damaged"):
         RpnCheckpoint.from_files(files | {WEIGHTS: files[WEIGHTS][:-10]})
@@ -217,6 +228,12 @@ def test_wrong_config_key_is_named(files: dict[str, bytes]) -> None:
         RpnCheckpoint.from_files(with_config(files, treshold=0.5))
 
 
+def test_a_config_that_no_file_can_hold_is_refused(files: dict[str, bytes]) -> None:
+    """It was read, and writing the RPN again was a traceback."""
+    with pytest.raises(CheckpointError, match=r"config\.json is not valid Unicode"):
+        RpnCheckpoint.from_files(with_config(files, label_set="\ud800"))
+
+
 def test_card_of_a_hub_model_names_its_base(checkpoint: RpnCheckpoint) -> None:
     profile = checkpoint.config.profile.model_copy(update={"model_id": "llava-hf/llava-1.5-7b-hf"})
     card = render_model_card(checkpoint.config.model_copy(update={"profile": profile}))
@@ -230,6 +247,23 @@ def test_card_of_a_local_model_has_no_base(files: dict[str, bytes]) -> None:
     front = yaml.safe_load(files[CARD].decode().split("---")[1])
     assert "base_model" not in front
     assert front["license"] == "unknown"
+
+
+def test_a_model_called_anything_stays_a_name_in_the_card(checkpoint: RpnCheckpoint) -> None:
+    """A folder's name could end the code or the cell of the table, and go on as the card's text."""
+    odd = 'x"); import os  # \\\n---\n```\n# Title | `code` <script>'
+    changes = dict.fromkeys(("model_id", "name", "revision"), odd)
+    profile = checkpoint.config.profile.model_copy(update=changes)
+    card = render_model_card(checkpoint.config.model_copy(update={"profile": profile}))
+    assert len(card.splitlines()) == len(render_model_card(checkpoint.config).splitlines())
+    code = card.split("```python\n")[1].split("\n```\n")[0]
+    call = next(node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call))
+    assert ast.literal_eval(call.args[0]) == odd
+    title = r'x"); import os  # \\ --- \`\`\` # Title \| \`code\` \<script\>'
+    assert f"# Region proposal network for {title}" in card.splitlines()
+    name = r'````x"); import os  # \ --- ``` # Title \| `code` <script>````'
+    assert f"| Frozen model | {name} at {name} |" in card.splitlines()
+    assert yaml.safe_load(card.split("---")[1])["license"] == "unknown"
 
 
 def test_card_shows_the_threshold_in_use(checkpoint: RpnCheckpoint) -> None:
