@@ -40,13 +40,14 @@ from sdrpn_core.models.prompts import ImageFeatures, Prompt, lay_out
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 """As tokenizers made by SentencePiece name them."""
 _NO_MASKED_TOWER = (
-    "mask_tower is for families with one fixed grid and a token for each patch (LLaVA, "
+    "mask_tower is for families with one fixed grid and a token for each patch (LLaVA, LLaVA-NeXT, "
     "LLaVA-OneVision, DeepSeek-VL 1.3B): leave it out"
 )
 _OF_GRADIENTS = frozenset({Method.VICROP_PURE_GRAD, Method.VICROP_PURE_GRAD_HIGH})
 _NO_GRADIENTS = (
     "vicrop_pure_grad and vicrop_pure_grad_high are for families whose vision tower takes plain "
-    "pixels (LLaVA, LLaVA-OneVision, InternVL, Gemma 3, SmolVLM): leave these methods out"
+    "pixels (LLaVA, LLaVA-NeXT, LLaVA-OneVision, InternVL, Gemma 3, SmolVLM): leave these methods "
+    "out"
 )
 
 

@@ -14,6 +14,7 @@ from sdrpn_core.models.glm4v import Glm4vAdapter
 from sdrpn_core.models.glm4v_moe import Glm4vMoeAdapter
 from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
+from sdrpn_core.models.llava_next import LlavaNextAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
 from sdrpn_core.models.mistral3 import Mistral3Adapter
 from sdrpn_core.models.profile_checks import check_profile
@@ -36,6 +37,7 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "idefics3": SmolVlmAdapter,
     "internvl": InternVlAdapter,
     "llava": LlavaAdapter,
+    "llava_next": LlavaNextAdapter,
     "llava_onevision": LlavaOnevisionAdapter,
     "mistral3": Mistral3Adapter,
     "qwen2_vl": Qwen2_5VlAdapter,

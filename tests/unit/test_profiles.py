@@ -37,6 +37,8 @@ UNCALIBRATED = [
     "internvl3.5-8b",
     "llava-onevision-0.5b",
     "llava-onevision-7b",
+    "llava-v1.6-mistral-7b",
+    "llava-v1.6-vicuna-7b",
     "ministral-3-8b",
     "mistral-small-3.1-24b",
     "qwen2-vl-7b",
@@ -78,7 +80,7 @@ LATER = {
     "gemma-4-12b": ((27, {29: (0, 1)}, None), ({17: (0, 15), 29: (3, 15)}, None)),
 }
 """B, natural heads and sinks, textual heads and sinks: of Q-Zoom and Vision-RL2."""
-ASKED_OTHERWISE = {"glm-4.1v-9b", "llava-1.5-7b", "llava-1.5-13b"}
+ASKED_OTHERWISE = {"glm-4.1v-9b", "llava-1.5-7b", "llava-1.5-13b", "llava-v1.6-vicuna-7b"}
 """Than models of their families whose prompt nobody gives."""
 
 
