@@ -295,6 +295,10 @@ class ModelAdapter(ABC):
         """Prompt text that stands for one image: its token, between markers in some families."""
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
+    def image_placeholders(self, num_images: int) -> str:
+        """Prompt text that stands for so many. Families that number images override this."""
+        return self.image_placeholder() * num_images
+
     def position_ids(self, input_ids: Tensor, grids: Sequence[GridShape]) -> Tensor:
         """Rotary positions of one unpadded prompt; runs on the host.
 
@@ -323,7 +327,7 @@ class ModelAdapter(ABC):
         Raises:
             ModelError: if the tokenizer does not turn placeholders into image tokens.
         """
-        text = self.profile.prompt.replace("{images}", self.image_placeholder() * len(images))
+        text = self.profile.prompt.replace("{images}", self.image_placeholders(len(images)))
         ids = self._tokens(text.replace("{question}", question))
         self._check_placeholders(ids, question, len(images))
         layout = lay_out(ids, self.image_token_id, images)

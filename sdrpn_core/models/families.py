@@ -16,6 +16,7 @@ from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.llava_next import LlavaNextAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
+from sdrpn_core.models.minicpmv import MiniCpmVAdapter
 from sdrpn_core.models.mistral3 import Mistral3Adapter
 from sdrpn_core.models.profile_checks import check_profile
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
@@ -39,6 +40,7 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "llava": LlavaAdapter,
     "llava_next": LlavaNextAdapter,
     "llava_onevision": LlavaOnevisionAdapter,
+    "minicpmv4_6": MiniCpmVAdapter,
     "mistral3": Mistral3Adapter,
     "qwen2_vl": Qwen2_5VlAdapter,
     "qwen2_5_vl": Qwen2_5VlAdapter,

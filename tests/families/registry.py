@@ -26,6 +26,12 @@ from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, g
 from tests.families.glm import glm_images, tiny_glm4v, tiny_glm4v_moe
 from tests.families.internvl import tiny_internvl
 from tests.families.llavanext import llava_next_encoder, llava_next_images, tiny_llava_next
+from tests.families.minicpm import (
+    minicpmv_cell_pixels,
+    minicpmv_grids,
+    minicpmv_images,
+    tiny_minicpmv4_6,
+)
 from tests.families.mistral import mistral_grids, mistral_ids, mistral_images, tiny_mistral3
 from tests.families.newline import newline_cells, newline_ids
 from tests.families.onevision import onevision_images, tiny_llava_onevision
@@ -111,7 +117,7 @@ def stock_inputs(
     grids = family.stock_grids(adapter, pixels)
     assert len(grids) == len(images)
     text = adapter.profile.prompt.format(
-        images=adapter.image_placeholder() * len(images), question=question
+        images=adapter.image_placeholders(len(images)), question=question
     )
     ids: list[int] = []
     for token in adapter.tokenizer(text).input_ids:
@@ -276,6 +282,9 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
         square_cell_pixels,
         image_ids=newline_ids,
         image_cells=newline_cells,
+    ),
+    "minicpmv4_6": FamilyModel(
+        tiny_minicpmv4_6, minicpmv_images, minicpmv_grids, minicpmv_cell_pixels, rounding=30.0
     ),
     "mistral3": FamilyModel(
         tiny_mistral3, mistral_images, mistral_grids, square_cell_pixels, image_ids=mistral_ids

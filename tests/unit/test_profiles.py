@@ -39,6 +39,7 @@ UNCALIBRATED = [
     "llava-onevision-7b",
     "llava-v1.6-mistral-7b",
     "llava-v1.6-vicuna-7b",
+    "minicpm-v-4.6",
     "ministral-3-8b",
     "mistral-small-3.1-24b",
     "qwen2-vl-7b",
@@ -152,7 +153,7 @@ def test_only_models_that_enlarge_small_pictures_zoom_into_those_they_saw_every_
     assert {name for name, limit in limits.items() if limit is None} == {
         name
         for name in limits
-        if name.startswith(("gemma-4", "glm", "qwen", "mistral", "ministral"))
+        if name.startswith(("gemma-4", "glm", "qwen", "minicpm", "mistral", "ministral"))
     }
 
 
