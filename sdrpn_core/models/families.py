@@ -18,6 +18,7 @@ from sdrpn_core.models.llava_next import LlavaNextAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
 from sdrpn_core.models.minicpmv import MiniCpmVAdapter
 from sdrpn_core.models.mistral3 import Mistral3Adapter
+from sdrpn_core.models.not_driven import REASONS
 from sdrpn_core.models.profile_checks import check_profile
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
@@ -61,8 +62,8 @@ def check_family(profile: ModelProfile) -> None:
     """
     if profile.family not in FAMILIES:
         raise ModelError(
-            f"profile {profile.name!r}: unknown family {profile.family!r}; "
-            f"known are {', '.join(FAMILIES)}"
+            f"profile {profile.name!r}: unknown family {profile.family!r}{_why_not(profile.family)}"
+            f"; known are {', '.join(FAMILIES)}"
         )
 
 
@@ -93,6 +94,11 @@ def check_model(profile: ModelProfile, config: PreTrainedConfig, source: str) ->
 def not_driven(model_id: str, family: str) -> str:
     """What to say of a model whose family no adapter serves."""
     return (
-        f"model {model_id!r} is of family {family!r}, which no adapter drives; known are "
-        f"{', '.join(FAMILIES)}: choose a model of one of them"
+        f"model {model_id!r} is of family {family!r}, which no adapter drives{_why_not(family)}; "
+        f"known are {', '.join(FAMILIES)}: choose a model of one of them"
     )
+
+
+def _why_not(family: str) -> str:
+    """What follows the name of a family that cannot be driven."""
+    return f" ({REASONS[family]})" if family in REASONS else ""
