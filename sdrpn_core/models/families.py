@@ -13,6 +13,7 @@ from sdrpn_core.models.gemma4_unified import Gemma4UnifiedAdapter
 from sdrpn_core.models.glm4v import Glm4vAdapter
 from sdrpn_core.models.glm4v_moe import Glm4vMoeAdapter
 from sdrpn_core.models.internvl import InternVlAdapter
+from sdrpn_core.models.janus import JanusAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.llava_next import LlavaNextAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
@@ -38,6 +39,7 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "glm4v_moe": Glm4vMoeAdapter,
     "idefics3": SmolVlmAdapter,
     "internvl": InternVlAdapter,
+    "janus": JanusAdapter,
     "llava": LlavaAdapter,
     "llava_next": LlavaNextAdapter,
     "llava_onevision": LlavaOnevisionAdapter,

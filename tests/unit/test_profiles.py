@@ -35,6 +35,7 @@ UNCALIBRATED = [
     "glm-4.6v-flash",
     "internvl3-8b",
     "internvl3.5-8b",
+    "janus-pro-7b",
     "llava-onevision-0.5b",
     "llava-onevision-7b",
     "llava-v1.6-mistral-7b",
