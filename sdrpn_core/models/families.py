@@ -3,6 +3,7 @@
 from transformers import PreTrainedConfig
 
 from data_contracts.profiles import ModelProfile
+from sdrpn_core.models.aya_vision import AyaVisionAdapter
 from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
 from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
 from sdrpn_core.models.dynamic import DynamicAdapter
@@ -30,6 +31,7 @@ from sdrpn_core.models.smolvlm import SmolVlmAdapter
 from sdrpn_core.models.square import SquareAdapter
 
 FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
+    "aya_vision": AyaVisionAdapter,
     "deepseek_vl": DeepseekVlAdapter,
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
     "gemma3": Gemma3Adapter,

@@ -357,6 +357,7 @@ def test_training_settings_are_the_profiles_unless_the_config_changes_keys():
     )
     for name, recipe in recipes.items():
         as_qwen = (
+            "aya",
             "gemma",
             "glm",
             "internvl",

@@ -21,6 +21,7 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.square import SquareAdapter
+from tests.families.aya import tiny_aya_vision
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, gemma_masks
 from tests.families.glm import glm_images, tiny_glm4v, tiny_glm4v_moe
@@ -145,6 +146,7 @@ def llava_grids(adapter: ModelAdapter, inputs: Inputs) -> list[GridShape]:
     config = adapter.model.config
     side = config.vision_config.image_size // config.vision_config.patch_size
     side = math.isqrt(getattr(config, "mm_tokens_per_image", side**2))
+    side //= getattr(config, "downsample_factor", 1)
     return [GridShape(side, side)] * len(inputs["pixel_values"])
 
 
@@ -235,6 +237,7 @@ def deepseek_images(
 
 
 FAMILY_MODELS: dict[str, FamilyModel] = {
+    "aya_vision": FamilyModel(tiny_aya_vision, internvl_images, llava_grids, square_cell_pixels),
     "deepseek_vl": FamilyModel(tiny_deepseek_vl, deepseek_images, llava_grids, square_cell_pixels),
     "deepseek_vl_hybrid": FamilyModel(
         tiny_deepseek_vl_hybrid, deepseek_images, llava_grids, square_cell_pixels

@@ -24,6 +24,7 @@ from tasks.extract_attention import attention_recipe
 
 NAMES = packaged_profiles()
 UNCALIBRATED = [
+    "aya-vision-8b",
     "deepseek-vl-1.3b",
     "deepseek-vl-7b",
     "gemma-3-12b",

@@ -206,7 +206,7 @@ def test_a_family_that_cannot_be_driven_is_told_why_before_weights_are_fetched(
 ) -> None:
     """It was told as one that only waits for an adapter. Transformers knows each by this name."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
-    told = re.escape(f"which no adapter drives ({REASONS[family]}); known are deepseek_vl, ")
+    told = re.escape(f"which no adapter drives ({REASONS[family]}); known are aya_vision, ")
     with pytest.raises(ModelError, match=told):
         load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
     with pytest.raises(CalibrationError, match=told):
@@ -259,12 +259,19 @@ def test_a_model_that_no_rpn_can_be_copied_from_is_refused_before_extraction(
         adapter_for_labels(model, RuntimeConfig(store=str(tmp_path), device="cpu"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "turns_heads"),
+    [
+        ("smollm3", lambda attention: bool(attention.use_rope)),
+        ("cohere2", lambda attention: attention.sliding_window is not None),
+    ],
+)
 def test_layers_that_turn_nothing_score_without_rotary(
-    profile: ModelProfile, tmp_path: Path
+    profile: ModelProfile, tmp_path: Path, kind: str, turns_heads: Callable[[Any], bool]
 ) -> None:
-    """Every fourth layer of SmolLM3 has no rotary embedding; its copy turned all the same."""
-    adapter = load_adapter(with_text_model(profile, tmp_path, "smollm3"), device="cpu")
-    turning = [bool(layer.self_attn.use_rope) for layer in adapter.decoder.layers]
+    """Every fourth layer of theirs has no rotary embedding; its copy turned all the same."""
+    adapter = load_adapter(with_text_model(profile, tmp_path, kind), device="cpu")
+    turning = [turns_heads(layer.self_attn) for layer in adapter.decoder.layers]
     assert set(turning) == {True, False}
     for last, turns in enumerate(turning):
         if last < 2:
