@@ -54,7 +54,7 @@ CHECKPOINT_FILES = (WEIGHTS, CONFIG, CARD, METRICS)
 ONCE_GATED_BY_AREA = {"internvl", "gemma3"}
 """Families whose canvases are stretched: squeezed ones were taken for seen whole."""
 
-NEVER_ANSWERED_AT_ONCE = {"idefics3", "llava", "smolvlm"}
+NEVER_ANSWERED_AT_ONCE = {"idefics3", "janus", "llava", "llava_next", "smolvlm"}
 """Families whose given answers never lacked the space that chat templates have after a colon:
 LLaVA's tokenizer begins every text with one, the others came later."""
 

@@ -61,15 +61,7 @@ def tiny_llava(
     """
     torch.manual_seed(seed)
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            image_size=side,
-            patch_size=8,
-            projection_dim=32,
-        ),
+        vision_config=tiny_clip(side),
         text_config=tiny_llama(num_key_value_heads),
         image_token_id=SPECIAL.index("<image>"),
         vision_feature_layer=-1,
@@ -81,6 +73,19 @@ def tiny_llava(
         size={"height": side, "width": side}, crop_size={"height": side, "width": side}
     ).save_pretrained(directory)
     return llama_profile("llava", directory)
+
+
+def tiny_clip(side: int) -> CLIPVisionConfig:
+    """Vision tower of LLaVA's; patches of 8 pixels."""
+    return CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=side,
+        patch_size=8,
+        projection_dim=32,
+    )
 
 
 def tiny_llama(num_key_value_heads: int, *, more_tokens: int = 0) -> LlamaConfig:

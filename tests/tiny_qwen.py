@@ -86,7 +86,7 @@ _PROCESSOR_3 = {
 """Of Qwen3-VL and Qwen3.5 alike."""
 _DEEPSTACK = {"deepstack_visual_indexes": [0, 1]}
 _TEXT_3 = {"rope_parameters": _rotary([4, 2, 2], interleaved=True), "head_dim": 16}
-_TEXT_3_5 = {
+TEXT_3_5 = {
     "rope_parameters": _rotary([2, 1, 1], interleaved=True) | {"partial_rotary_factor": 0.5},
     "head_dim": 16,
     "linear_key_head_dim": 16,
@@ -153,7 +153,7 @@ def tiny_qwen3_5(directory: Path) -> ModelProfile:
     """Two layers of three hand on a state; the others gate their output and turn half of a head."""
     torch.manual_seed(0)
     tokenizer = byte_pair_tokenizer()
-    text = _TEXT_3_5 | {"vocab_size": len(tokenizer)}
+    text = TEXT_3_5 | {"vocab_size": len(tokenizer)}
     model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**_sizes(text, _TOWER_3)))
     return _saved_qwen3_5("qwen3_5", model, directory, tokenizer)
 
@@ -162,7 +162,7 @@ def tiny_qwen3_5_moe(directory: Path) -> ModelProfile:
     """Experts in every layer, of either kind, beside one that every token meets."""
     torch.manual_seed(0)
     tokenizer = byte_pair_tokenizer()
-    text = _TEXT_3_5 | _EXPERTS | {"vocab_size": len(tokenizer)}
+    text = TEXT_3_5 | _EXPERTS | {"vocab_size": len(tokenizer)}
     text |= {"shared_expert_intermediate_size": 24}
     model = Qwen3_5MoeForConditionalGeneration(Qwen3_5MoeConfig(**_sizes(text, _TOWER_3)))
     return _saved_qwen3_5("qwen3_5_moe", model, directory, tokenizer)
@@ -171,11 +171,20 @@ def tiny_qwen3_5_moe(directory: Path) -> ModelProfile:
 def _saved_qwen3_5(
     family: str, model: PreTrainedModel, directory: Path, tokenizer: Qwen3_5Tokenizer
 ) -> ModelProfile:
-    for name, parameter in model.named_parameters():
-        if name.endswith("A_log"):  # states that last for tens of columns, not for one
-            nn.init.uniform_(parameter, -6.0, -3.0)
+    lengthen_states(model)
     _save(model, directory, _PROCESSOR_3, tokenizer)
-    profile = qwen_profile(family, directory, Qwen3_5Adapter.defaults.prompt)
+    return with_mixed_layers(qwen_profile(family, directory, Qwen3_5Adapter.defaults.prompt))
+
+
+def lengthen_states(model: PreTrainedModel) -> None:
+    """Of layers that hand on a state: they last for tens of columns, not for one."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("A_log"):
+            nn.init.uniform_(parameter, -6.0, -3.0)
+
+
+def with_mixed_layers(profile: ModelProfile) -> ModelProfile:
+    """A profile that names heads of the layers that have any in ``TEXT_3_5``."""
     heads = {
         QuestionKind.NATURAL: HeadSelection(
             grounding={1: (0, 3), 4: (1,)}, sink=SinkHeads(heads={1: (2,)})

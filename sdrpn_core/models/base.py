@@ -40,13 +40,14 @@ from sdrpn_core.models.prompts import ImageFeatures, Prompt, lay_out
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 """As tokenizers made by SentencePiece name them."""
 _NO_MASKED_TOWER = (
-    "mask_tower is for families with one fixed grid and a token for each patch (LLaVA, "
+    "mask_tower is for families with one fixed grid and a token for each patch (LLaVA, LLaVA-NeXT, "
     "LLaVA-OneVision, DeepSeek-VL 1.3B): leave it out"
 )
 _OF_GRADIENTS = frozenset({Method.VICROP_PURE_GRAD, Method.VICROP_PURE_GRAD_HIGH})
 _NO_GRADIENTS = (
     "vicrop_pure_grad and vicrop_pure_grad_high are for families whose vision tower takes plain "
-    "pixels (LLaVA, LLaVA-OneVision, InternVL, Gemma 3, SmolVLM): leave these methods out"
+    "pixels (LLaVA, LLaVA-NeXT, LLaVA-OneVision, InternVL, Gemma 3, SmolVLM, Aya Vision): leave "
+    "these methods out"
 )
 
 
@@ -294,6 +295,10 @@ class ModelAdapter(ABC):
         """Prompt text that stands for one image: its token, between markers in some families."""
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
+    def image_placeholders(self, num_images: int) -> str:
+        """Prompt text that stands for so many. Families that number images override this."""
+        return self.image_placeholder() * num_images
+
     def position_ids(self, input_ids: Tensor, grids: Sequence[GridShape]) -> Tensor:
         """Rotary positions of one unpadded prompt; runs on the host.
 
@@ -322,7 +327,7 @@ class ModelAdapter(ABC):
         Raises:
             ModelError: if the tokenizer does not turn placeholders into image tokens.
         """
-        text = self.profile.prompt.replace("{images}", self.image_placeholder() * len(images))
+        text = self.profile.prompt.replace("{images}", self.image_placeholders(len(images)))
         ids = self._tokens(text.replace("{question}", question))
         self._check_placeholders(ids, question, len(images))
         layout = lay_out(ids, self.image_token_id, images)

@@ -15,11 +15,12 @@ from sdrpn_core.models.images import processed
 from sdrpn_core.models.masked_tower import PatchTower
 from sdrpn_core.models.square import SquareAdapter
 
-DEEPSEEK_PROMPT = (
+SYSTEM = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
     "content that the user provides, and assist the user with a variety of tasks using natural "
-    "language.\n\nUser: {images}{question}\n\nAssistant:"
+    "language.\n\n"
 )
+DEEPSEEK_PROMPT = SYSTEM + "User: {images}{question}\n\nAssistant:"
 """As the chat template of the hub's models puts it; the tokenizer adds the start token."""
 
 

@@ -3,6 +3,7 @@
 from transformers import PreTrainedConfig
 
 from data_contracts.profiles import ModelProfile
+from sdrpn_core.models.aya_vision import AyaVisionAdapter
 from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
 from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
 from sdrpn_core.models.dynamic import DynamicAdapter
@@ -13,9 +14,13 @@ from sdrpn_core.models.gemma4_unified import Gemma4UnifiedAdapter
 from sdrpn_core.models.glm4v import Glm4vAdapter
 from sdrpn_core.models.glm4v_moe import Glm4vMoeAdapter
 from sdrpn_core.models.internvl import InternVlAdapter
+from sdrpn_core.models.janus import JanusAdapter
 from sdrpn_core.models.llava import LlavaAdapter
+from sdrpn_core.models.llava_next import LlavaNextAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
+from sdrpn_core.models.minicpmv import MiniCpmVAdapter
 from sdrpn_core.models.mistral3 import Mistral3Adapter
+from sdrpn_core.models.not_driven import REASONS
 from sdrpn_core.models.profile_checks import check_profile
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
@@ -26,6 +31,7 @@ from sdrpn_core.models.smolvlm import SmolVlmAdapter
 from sdrpn_core.models.square import SquareAdapter
 
 FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
+    "aya_vision": AyaVisionAdapter,
     "deepseek_vl": DeepseekVlAdapter,
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
     "gemma3": Gemma3Adapter,
@@ -35,8 +41,11 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "glm4v_moe": Glm4vMoeAdapter,
     "idefics3": SmolVlmAdapter,
     "internvl": InternVlAdapter,
+    "janus": JanusAdapter,
     "llava": LlavaAdapter,
+    "llava_next": LlavaNextAdapter,
     "llava_onevision": LlavaOnevisionAdapter,
+    "minicpmv4_6": MiniCpmVAdapter,
     "mistral3": Mistral3Adapter,
     "qwen2_vl": Qwen2_5VlAdapter,
     "qwen2_5_vl": Qwen2_5VlAdapter,
@@ -57,8 +66,8 @@ def check_family(profile: ModelProfile) -> None:
     """
     if profile.family not in FAMILIES:
         raise ModelError(
-            f"profile {profile.name!r}: unknown family {profile.family!r}; "
-            f"known are {', '.join(FAMILIES)}"
+            f"profile {profile.name!r}: unknown family {profile.family!r}{_why_not(profile.family)}"
+            f"; known are {', '.join(FAMILIES)}"
         )
 
 
@@ -89,6 +98,11 @@ def check_model(profile: ModelProfile, config: PreTrainedConfig, source: str) ->
 def not_driven(model_id: str, family: str) -> str:
     """What to say of a model whose family no adapter serves."""
     return (
-        f"model {model_id!r} is of family {family!r}, which no adapter drives; known are "
-        f"{', '.join(FAMILIES)}: choose a model of one of them"
+        f"model {model_id!r} is of family {family!r}, which no adapter drives{_why_not(family)}; "
+        f"known are {', '.join(FAMILIES)}: choose a model of one of them"
     )
+
+
+def _why_not(family: str) -> str:
+    """What follows the name of a family that cannot be driven."""
+    return f" ({REASONS[family]})" if family in REASONS else ""

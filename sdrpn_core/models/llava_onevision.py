@@ -7,20 +7,17 @@ a crop beside it changes nothing about it.
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from data_contracts.profiles import FamilyDefaults
 from data_contracts.training import QWEN_TRAINING
-from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.images import processed
-from sdrpn_core.models.llava import LlavaAdapter
-from sdrpn_core.models.prompts import ImageFeatures
+from sdrpn_core.models.newline import NewlineAdapter
 
 
-class LlavaOnevisionAdapter(LlavaAdapter):
+class LlavaOnevisionAdapter(NewlineAdapter):
     """Adapter of ``LlavaOnevisionForConditionalGeneration``."""
 
     # The decoder is Qwen's, so its RPN is made and trained as Qwen2.5-VL's.
@@ -42,21 +39,6 @@ class LlavaOnevisionAdapter(LlavaAdapter):
         pairs = [[canvas, canvas] for canvas in canvases]
         inputs = processed(self.image_processor, pairs, self.dtype, do_resize=False)
         return {"pixel_values": inputs["pixel_values"][::2].flatten(0, 1)}
-
-    @classmethod
-    def num_tokens(cls, grid: GridShape) -> int:
-        """Its cells and the newline."""
-        return grid.num_cells + 1
-
-    def image_features(self, cells: Tensor, grid: GridShape, letterbox: Letterbox) -> ImageFeatures:
-        """With the newline that the model has learnt."""
-        newline: Tensor = self.model.model.image_newline
-        return ImageFeatures(
-            tokens=torch.cat([cells, newline[None].to(cells)]),
-            grid=grid,
-            letterbox=letterbox,
-            breaks=np.arange(grid.num_cells + 1) == grid.num_cells,
-        )
 
     def _encode_pixels(self, pixels: Tensor) -> Iterable[Tensor]:
         """Cells of each; the stock model puts a newline behind them, whatever their number."""

@@ -177,6 +177,7 @@ def square_canvas(config: PreTrainedConfig) -> tuple[int, GridShape]:
     side, patch_side = _side(vision.image_size), _side(vision.patch_size)
     num_cells = round(side // patch_side * getattr(config, "downsample_ratio", 1.0))  # InternVL's
     num_cells //= getattr(config, "scale_factor", 1)  # SmolVLM's
+    num_cells //= getattr(config, "downsample_factor", 1)  # Aya Vision's
     pooled = getattr(config, "mm_tokens_per_image", None)  # Gemma's
     if pooled is not None:
         num_cells = math.isqrt(pooled)

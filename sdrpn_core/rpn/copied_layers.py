@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from transformers.models.cohere2.modeling_cohere2 import Cohere2Attention
 
 from data_contracts.profiles import RpnShape
 from sdrpn_core.models.base import ModelAdapter
@@ -99,7 +100,7 @@ def rotary_of(attention: object) -> Rotary | None:
     Raises:
         ModelError: if the family has none of the usual name.
     """
-    if not getattr(attention, "use_rope", True):
+    if not _turns_heads(attention):
         return None
     module = sys.modules[type(attention).__module__]
     rotary = getattr(module, "apply_rotary_pos_emb", None)
@@ -111,6 +112,13 @@ def rotary_of(attention: object) -> Rotary | None:
     # Where the package ``kernels`` is installed, transformers puts a module in its place.
     takes_pairs = "k" in inspect.signature(getattr(rotary, "forward", rotary)).parameters
     return partial(_turned_of_pair, rotary) if takes_pairs else rotary
+
+
+def _turns_heads(attention: object) -> bool:
+    """Whether a layer turns its heads: Cohere's do where they see a window, others say so."""
+    if isinstance(attention, Cohere2Attention):
+        return attention.sliding_window is not None
+    return bool(getattr(attention, "use_rope", True))
 
 
 def _turned_of_pair(rotary: Callable[..., Any], heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

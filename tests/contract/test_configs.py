@@ -356,7 +356,17 @@ def test_training_settings_are_the_profiles_unless_the_config_changes_keys():
         num_epochs=4, batch_size=16, learning_rate=3e-3
     )
     for name, recipe in recipes.items():
-        as_qwen = ("gemma", "glm", "internvl", "llava-onevision", "ministral", "mistral", "qwen")
+        as_qwen = (
+            "aya",
+            "gemma",
+            "glm",
+            "internvl",
+            "llava-onevision",
+            "minicpm",
+            "ministral",
+            "mistral",
+            "qwen",
+        )
         rate, size = (1e-4, 128) if name.startswith(as_qwen) else (5e-5, 512)
         assert (recipe.learning_rate, recipe.batch_size, recipe.num_epochs) == (rate, size, 1), name
     config = PipelineConfig.model_validate(MINIMAL | {"training": {"num_epochs": 9}})

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -19,7 +18,6 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 
 from data_contracts.profiles import ImageSettings, ModelProfile
-from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
 from tests.tiny_qwen import decoder_sizes, qwen_profile, qwen_tokenizer, save_answering
@@ -70,14 +68,3 @@ def onevision_images(
         "image_sizes": inputs["image_sizes"][:-1],
         "batch_num_images": torch.tensor([len(several)]),
     }
-
-
-def onevision_ids(adapter: ModelAdapter, grid: GridShape) -> list[int]:
-    """As the stock processor counts: one more, for the newline."""
-    return [adapter.image_token_id] * (grid.num_cells + 1)
-
-
-def onevision_cells(adapter: ModelAdapter, ids: Tensor) -> Tensor:
-    """All image tokens but every last one of an image."""
-    is_image = ids == adapter.image_token_id
-    return is_image & (is_image.cumsum(0) % (NUM_CELLS + 1) != 0)

@@ -21,17 +21,22 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.square import SquareAdapter
+from tests.families.aya import tiny_aya_vision
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, gemma_masks
 from tests.families.glm import glm_images, tiny_glm4v, tiny_glm4v_moe
 from tests.families.internvl import tiny_internvl
-from tests.families.mistral import mistral_grids, mistral_ids, mistral_images, tiny_mistral3
-from tests.families.onevision import (
-    onevision_cells,
-    onevision_ids,
-    onevision_images,
-    tiny_llava_onevision,
+from tests.families.janus import tiny_janus
+from tests.families.llavanext import llava_next_encoder, llava_next_images, tiny_llava_next
+from tests.families.minicpm import (
+    minicpmv_cell_pixels,
+    minicpmv_grids,
+    minicpmv_images,
+    tiny_minicpmv4_6,
 )
+from tests.families.mistral import mistral_grids, mistral_ids, mistral_images, tiny_mistral3
+from tests.families.newline import newline_cells, newline_ids
+from tests.families.onevision import onevision_images, tiny_llava_onevision
 from tests.families.smolvlm import tiny_idefics3, tiny_smolvlm
 from tests.families.squares import padded_to_square
 from tests.tiny_gemma import MERGED, tiny_gemma3, tiny_gemma4, tiny_gemma4_unified
@@ -58,6 +63,11 @@ def image_cells(adapter: ModelAdapter, ids: Tensor) -> Tensor:
     return ids == adapter.image_token_id
 
 
+def image_encoder(model: Any) -> tuple[Any, str]:
+    """The method that nearly every class has; DeepSeek-VL's have it in their inner model only."""
+    return model if "get_image_features" in dir(model) else model.base_model, "get_image_features"
+
+
 @dataclass(frozen=True)
 class FamilyModel:
     """One family's tiny model and its oracles, which use stock code only."""
@@ -69,11 +79,13 @@ class FamilyModel:
     stock_grids: Callable[[ModelAdapter, Inputs], list[GridShape]]
     """Grid of each image, by the stock model's own rules."""
     cell_pixels: Callable[[Inputs, GridShape], Tensor]
-    """(h, w) mean pixel of each cell of the only image in ``stock_images``' form."""
+    """(h, w) mean pixel of each cell of the only image in the form that ``encoder`` gets it in."""
     image_ids: Callable[[ModelAdapter, GridShape], list[int]] = image_ids
     """Tokens that the stock processor writes for an image."""
     image_cells: Callable[[ModelAdapter, Tensor], Tensor] = image_cells
     """(adapter, (L,) tokens) -> (L,) bool: those that stand for cells."""
+    encoder: Callable[[Any], tuple[Any, str]] = image_encoder
+    """Stock model -> an object and its method that an adapter has images encoded by."""
     image_marks: str | None = None
     """Where the stock forward wants to be told which tokens are an image's."""
     stock_masks: Callable[[Any, Inputs], Any] | None = None
@@ -107,7 +119,7 @@ def stock_inputs(
     grids = family.stock_grids(adapter, pixels)
     assert len(grids) == len(images)
     text = adapter.profile.prompt.format(
-        images=adapter.image_placeholder() * len(images), question=question
+        images=adapter.image_placeholders(len(images)), question=question
     )
     ids: list[int] = []
     for token in adapter.tokenizer(text).input_ids:
@@ -134,6 +146,7 @@ def llava_grids(adapter: ModelAdapter, inputs: Inputs) -> list[GridShape]:
     config = adapter.model.config
     side = config.vision_config.image_size // config.vision_config.patch_size
     side = math.isqrt(getattr(config, "mm_tokens_per_image", side**2))
+    side //= getattr(config, "downsample_factor", 1)
     return [GridShape(side, side)] * len(inputs["pixel_values"])
 
 
@@ -224,6 +237,7 @@ def deepseek_images(
 
 
 FAMILY_MODELS: dict[str, FamilyModel] = {
+    "aya_vision": FamilyModel(tiny_aya_vision, internvl_images, llava_grids, square_cell_pixels),
     "deepseek_vl": FamilyModel(tiny_deepseek_vl, deepseek_images, llava_grids, square_cell_pixels),
     "deepseek_vl_hybrid": FamilyModel(
         tiny_deepseek_vl_hybrid, deepseek_images, llava_grids, square_cell_pixels
@@ -255,14 +269,27 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     ),
     "idefics3": FamilyModel(tiny_idefics3, smolvlm_images, smolvlm_grids, smolvlm_cell_pixels),
     "internvl": FamilyModel(tiny_internvl, internvl_images, internvl_grids, square_cell_pixels),
+    "janus": FamilyModel(tiny_janus, deepseek_images, llava_grids, square_cell_pixels),
     "llava": FamilyModel(tiny_llava, llava_images, llava_grids, square_cell_pixels),
+    "llava_next": FamilyModel(
+        tiny_llava_next,
+        llava_next_images,
+        llava_grids,
+        square_cell_pixels,
+        image_ids=newline_ids,
+        image_cells=newline_cells,
+        encoder=llava_next_encoder,
+    ),
     "llava_onevision": FamilyModel(
         tiny_llava_onevision,
         onevision_images,
         llava_grids,
         square_cell_pixels,
-        image_ids=onevision_ids,
-        image_cells=onevision_cells,
+        image_ids=newline_ids,
+        image_cells=newline_cells,
+    ),
+    "minicpmv4_6": FamilyModel(
+        tiny_minicpmv4_6, minicpmv_images, minicpmv_grids, minicpmv_cell_pixels, rounding=30.0
     ),
     "mistral3": FamilyModel(
         tiny_mistral3, mistral_images, mistral_grids, square_cell_pixels, image_ids=mistral_ids

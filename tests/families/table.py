@@ -14,6 +14,7 @@ import transformers
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.families import FAMILIES
+from sdrpn_core.models.not_driven import REASONS
 from sdrpn_core.models.profiles import load_profile, packaged_profiles
 from tests.families.registry import FAMILY_MODELS
 
@@ -94,7 +95,20 @@ def _profile_lines() -> list[str]:
 
 def _family_lines() -> list[str]:
     families = (f"* `{name}`: {_in_a_line(name)}" for name in FAMILY_MODELS)
-    return ["## Families", "", *families, "", *_EXPERTS]
+    return ["## Families", "", *families, "", *_EXPERTS, "", *_not_driven_lines()]
+
+
+def _not_driven_lines() -> list[str]:
+    """Families of a reason together."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, reason in REASONS.items():
+        names[reason].append(f"`{name}`")
+    return [
+        "Families that cannot be driven, and why. Others that are not listed may only wait for an",
+        "adapter.",
+        "",
+        *(f"* {', '.join(found)}: {reason}." for reason, found in names.items()),
+    ]
 
 
 def _contract_lines(outcomes: Outcomes) -> list[str]:

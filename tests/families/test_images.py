@@ -123,17 +123,15 @@ def seen_cells(
 ) -> tuple[Any, GridShape]:
     """(h, w) mean pixel of each cell as the vision tower gets it."""
     seen: list[Inputs] = []
-    model = loaded.adapter.model
-    # DeepSeek-VL's outer classes have no such method; others have one around the inner model's.
-    owner = model if "get_image_features" in dir(model) else model.base_model
-    stock = owner.get_image_features
+    owner, name = loaded.family.encoder(loaded.adapter.model)
+    stock = getattr(owner, name)
 
     def spy(**kwargs: Any) -> Any:
         seen.append(kwargs)
         return stock(**kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, "get_image_features", spy)
+        patch.setattr(owner, name, spy)
         (features,) = loaded.adapter.encode_images([image], for_labels=for_labels)
     (inputs,) = seen
     return loaded.family.cell_pixels(inputs, features.grid).numpy(), features.grid

@@ -267,5 +267,5 @@ def test_a_prompt_that_no_profile_can_have_was_a_traceback(tmp_path: Path) -> No
 
 
 def test_a_model_that_no_adapter_drives_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"of family 'llama', .* known are deepseek_vl, "):
+    with pytest.raises(CalibrationError, match=r"of family 'llama', .* known are aya_vision, "):
         draft_profile(write_config(tmp_path, LlamaConfig()))

@@ -24,6 +24,7 @@ from tasks.extract_attention import attention_recipe
 
 NAMES = packaged_profiles()
 UNCALIBRATED = [
+    "aya-vision-8b",
     "deepseek-vl-1.3b",
     "deepseek-vl-7b",
     "gemma-3-12b",
@@ -35,8 +36,12 @@ UNCALIBRATED = [
     "glm-4.6v-flash",
     "internvl3-8b",
     "internvl3.5-8b",
+    "janus-pro-7b",
     "llava-onevision-0.5b",
     "llava-onevision-7b",
+    "llava-v1.6-mistral-7b",
+    "llava-v1.6-vicuna-7b",
+    "minicpm-v-4.6",
     "ministral-3-8b",
     "mistral-small-3.1-24b",
     "qwen2-vl-7b",
@@ -78,7 +83,7 @@ LATER = {
     "gemma-4-12b": ((27, {29: (0, 1)}, None), ({17: (0, 15), 29: (3, 15)}, None)),
 }
 """B, natural heads and sinks, textual heads and sinks: of Q-Zoom and Vision-RL2."""
-ASKED_OTHERWISE = {"glm-4.1v-9b", "llava-1.5-7b", "llava-1.5-13b"}
+ASKED_OTHERWISE = {"glm-4.1v-9b", "llava-1.5-7b", "llava-1.5-13b", "llava-v1.6-vicuna-7b"}
 """Than models of their families whose prompt nobody gives."""
 
 
@@ -150,7 +155,7 @@ def test_only_models_that_enlarge_small_pictures_zoom_into_those_they_saw_every_
     assert {name for name, limit in limits.items() if limit is None} == {
         name
         for name in limits
-        if name.startswith(("gemma-4", "glm", "qwen", "mistral", "ministral"))
+        if name.startswith(("gemma-4", "glm", "qwen", "minicpm", "mistral", "ministral"))
     }
 
 

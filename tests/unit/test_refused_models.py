@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,12 @@ from transformers import (
 from data_contracts.configs import ModelConfig
 from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.runtime import RuntimeConfig
+from sdrpn_core.calibration.draft import draft_profile
+from sdrpn_core.calibration.examples import CalibrationError
 from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.not_driven import REASONS
 from sdrpn_core.models.stock_model import stock_config
 from sdrpn_core.rpn.copied_layers import check_copyable
 from sdrpn_core.rpn.network import RegionProposalNetwork
@@ -189,10 +194,32 @@ def test_a_family_without_an_adapter_is_not_sent_to_a_profile(
     """It said to choose the model's own profile, which there cannot be."""
     shutil.copytree(profile.model_id, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llava_next"}))
-    told = r"is of family 'llava_next', which no adapter drives; known are .*: choose a model of"
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "vipllava"}))
+    told = r"is of family 'vipllava', which no adapter drives; known are .*: choose a model of"
     with pytest.raises(ModelError, match=told):
         load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
+
+
+@pytest.mark.parametrize("family", sorted(REASONS))
+def test_a_family_that_cannot_be_driven_is_told_why_before_weights_are_fetched(
+    profile: ModelProfile, family: str, tmp_path: Path
+) -> None:
+    """It was told as one that only waits for an adapter. Transformers knows each by this name."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    told = re.escape(f"which no adapter drives ({REASONS[family]}); known are aya_vision, ")
+    with pytest.raises(ModelError, match=told):
+        load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
+    with pytest.raises(CalibrationError, match=told):
+        draft_profile(str(tmp_path))
+    named = profile.model_copy(update={"family": family})
+    with pytest.raises(
+        ModelError, match=re.escape(f"unknown family '{family}' ({REASONS[family]}")
+    ):
+        load_adapter(named, device="cpu")
+
+
+def test_no_family_is_both_driven_and_not() -> None:
+    assert not FAMILIES.keys() & REASONS.keys()
 
 
 def test_towers_that_show_rows_of_any_number_are_refused(
@@ -232,12 +259,19 @@ def test_a_model_that_no_rpn_can_be_copied_from_is_refused_before_extraction(
         adapter_for_labels(model, RuntimeConfig(store=str(tmp_path), device="cpu"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "turns_heads"),
+    [
+        ("smollm3", lambda attention: bool(attention.use_rope)),
+        ("cohere2", lambda attention: attention.sliding_window is not None),
+    ],
+)
 def test_layers_that_turn_nothing_score_without_rotary(
-    profile: ModelProfile, tmp_path: Path
+    profile: ModelProfile, tmp_path: Path, kind: str, turns_heads: Callable[[Any], bool]
 ) -> None:
-    """Every fourth layer of SmolLM3 has no rotary embedding; its copy turned all the same."""
-    adapter = load_adapter(with_text_model(profile, tmp_path, "smollm3"), device="cpu")
-    turning = [bool(layer.self_attn.use_rope) for layer in adapter.decoder.layers]
+    """Every fourth layer of theirs has no rotary embedding; its copy turned all the same."""
+    adapter = load_adapter(with_text_model(profile, tmp_path, kind), device="cpu")
+    turning = [turns_heads(layer.self_attn) for layer in adapter.decoder.layers]
     assert set(turning) == {True, False}
     for last, turns in enumerate(turning):
         if last < 2:

@@ -74,7 +74,7 @@ def test_pixel_gradient_is_that_of_the_stock_model(adapter: ModelAdapter):
         with torch.inference_mode(False):
             pixels, features = adapter.encode_with_gradient(image)
         found = pixel_gradient(adapter, QUESTIONS[1], pixels, features)
-    ids = adapter.profile.prompt.replace("{images}", adapter.image_placeholder() * 1)
+    ids = adapter.profile.prompt.replace("{images}", adapter.image_placeholders(1))
     tokens = adapter.tokenizer(ids.replace("{question}", QUESTIONS[1])).input_ids
     expanded = [
         token
