@@ -36,7 +36,7 @@ def test_scene_score_is_whole_answer_exact_match(prediction: str, expected: floa
     ],
 )
 def test_signs_that_change_the_meaning_make_another_answer(answer: str, others: list[str]):
-    """-5, 5, .5 and 5 % were the same answer, and so were C and C#; "-" and "?" were never right."""
+    """-5, 5, .5 and 5 % were the same answer, as C and C# were; "-" and "?" were never right."""
     for other in others:
         assert score("scenes", other, {"answers": [answer]}) == 0.0, other
         assert score("scenes", answer, {"answers": [other]}) == 0.0, other
