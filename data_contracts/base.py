@@ -13,14 +13,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-UNKNOWN_KEY = "extra_forbidden"
-"""Type of the error that pydantic reports for a key which a model does not have."""
-VALID_KEYS = "valid_keys"
-"""What such an error has in its context: the keys of that very model, in their order."""
-SECTIONS = "sections"
-"""And those of them that have the unknown key among their own."""
-BESIDE = "beside"
-"""And the sections beside the model's own that have it."""
+from data_contracts.wrong_settings import (
+    BESIDE,
+    SECTIONS,
+    UNKNOWN_KEY,
+    VALID_KEYS,
+    WrongSetting,
+    problems_of,
+)
 
 
 class Settings(BaseModel):
@@ -38,9 +38,12 @@ class Settings(BaseModel):
         """The same settings with some changed.
 
         Raises:
-            ValidationError: for a key that is not known, or a value that is not allowed.
+            WrongSetting: for a key that is not known, or a value that is not allowed.
         """
-        return type(self).model_validate({**self.model_dump(), **changes})
+        try:
+            return type(self).model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            raise WrongSetting(problems_of(error)) from None
 
     @model_validator(mode="wrap")
     @classmethod
@@ -87,7 +90,7 @@ class Changes(Settings):
         """The settings with these changes.
 
         Raises:
-            ValidationError: if the two do not go together.
+            WrongSetting: if the two do not go together.
         """
         return settings.with_changes(**self.model_dump())
 
