@@ -14,7 +14,13 @@ from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import named_device, resolve_device
 from sdrpn_core.models.families import FAMILIES, check_family
-from sdrpn_core.models.loading import known_config, load_adapter, model_source, pinned_profile
+from sdrpn_core.models.loading import (
+    known_config,
+    load_adapter,
+    model_source,
+    pinned_profile,
+    require_commit,
+)
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.rpn.copied_layers import check_copyable
 from tasks.loaded_model import loaded
@@ -119,6 +125,16 @@ def require_usable_settings(config: PipelineConfig) -> None:
     if config.evaluation is not None:
         family.check_crop_tokens(config.evaluation.crop_tokens)
         family.check_methods(config.evaluation.methods)
+
+
+def require_model(model: ModelConfig) -> None:
+    """Check that a model that is named by its commit is to be had; others are asked for as they are
+    pinned.
+
+    Raises:
+        ModelError: if it is not, or is one that the profile is not for.
+    """
+    require_commit(profile_of(model))
 
 
 def require_device(device: str) -> None:

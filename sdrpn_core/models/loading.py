@@ -102,6 +102,20 @@ def pinned_profile(profile: ModelProfile) -> ModelProfile:
         return _pinned(profile, source)
 
 
+def require_commit(profile: ModelProfile) -> None:
+    """Check that the model of a commit is to be had: pinning takes a commit at its word, as what is
+    made with it already needs no hub.
+
+    Raises:
+        ModelError: if it cannot be had or driven, or is one that the profile is not for.
+    """
+    if not is_commit(profile.revision) or known_config(profile) is not None:
+        return
+    source = model_source(profile.model_id)
+    with quiet_transformers(), explained(source, profile.revision):
+        _pinned(profile, source)
+
+
 def known_config(profile: ModelProfile) -> PreTrainedConfig | None:
     """The configuration of a profile's model, without asking the hub; None if it is not here yet.
 

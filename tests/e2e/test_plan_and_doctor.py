@@ -125,6 +125,22 @@ def test_a_device_that_is_not_there_is_missed_before_anything_is_fetched(
     assert "cannot be used" not in result.stderr
 
 
+def test_a_commit_that_cannot_be_had_is_missed_before_anything_is_fetched(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A branch was asked for, a commit taken at its word until the model was loaded."""
+    config, runtime = write_config(tmp_path, server), write_runtime(tmp_path)
+    plain = yaml.safe_load(config.read_text())
+    plain["model"]["revision"] = "e" * 40
+    config.write_text(yaml.safe_dump(plain))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    result = sdrpn("stage", "merge-labels", "--config", config, "--runtime", runtime)
+    assert result.exit_code == 1
+    assert "'llava-hf/llava-1.5-7b-hf' is not in the cache" in result.stderr
+    assert f"--revision {'e' * 40}` with a network first" in result.stderr
+    assert {w for file in server.files.values() for w in file.requests} == {"bytes=0-0"}
+
+
 def test_long_reasons_stood_in_the_column_of_sizes(server: FileServer, tmp_path: Path):
     config = write_config(tmp_path, server)
     server.files["/images.zip"].behave = lambda number, wanted: Answer(status=503)
