@@ -247,6 +247,13 @@ def test_a_row_that_cannot_be_scored_says_what_it_lacks(benchmark, document, nam
         score(benchmark, "x", document)
 
 
+def test_a_list_in_place_of_an_order_of_options_is_no_order():
+    """It was a TypeError of dictionaries."""
+    row = {"answer": "A", "A": "red", "B": "blue", "category": "single", "cycle_category": ["0"]}
+    with pytest.raises(UnusableDocument, match=r"'cycle_category' holds \['0'\]; one text or n"):
+        aggregate("hrbench", [("A", row)])
+
+
 def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(UnknownBenchmark, match="textvqa"):
         score("textvqa_val", "x", {})

@@ -16,7 +16,7 @@ from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from data_contracts.enums import QuestionKind
-from data_contracts.profiles import ModelProfile, RpnShape
+from data_contracts.profiles import ExtractionInstruction, ModelProfile, RpnShape
 from sdrpn_core.extraction.generated_answers import Request, capture_attention
 from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.geometry import GridBox
@@ -138,6 +138,26 @@ def test_a_prompt_that_ends_with_its_image_is_refused_when_questions_are_extract
     request = Request(Image.new("RGB", (40, 40)), "what is it ?", QuestionKind.NATURAL)
     with pytest.raises(ModelError, match=r"'tiny-llava' ends with the image: let text follow"):
         capture_attention(adapter, [request], {}, max_new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prompt", "<image>{images}{question}"),
+        ("next_turn", "<image>{question}"),
+        (
+            "extraction_instructions.natural",
+            {QuestionKind.NATURAL: ExtractionInstruction(replaces="x", instruction="<image> ?")},
+        ),
+    ],
+)
+def test_a_profile_whose_words_hold_the_image_is_refused_when_the_model_is_loaded(
+    profile: ModelProfile, key: str, value: object
+) -> None:
+    """Each question was said to hold it, after half of the work."""
+    worded = profile.model_copy(update={key.partition(".")[0]: value})
+    with pytest.raises(ModelError, match=rf"'tiny-llava': {key} holds .*: take '<image>' out"):
+        load_adapter(worded, device="cpu")
 
 
 def test_an_rpn_that_cannot_branch_off_is_not_planned_for(tmp_path: Path) -> None:
@@ -311,6 +331,21 @@ def test_a_text_model_that_sees_images_whole_is_refused_where_they_are_not_shown
     other = with_text_model(profile, tmp_path, "gemma3_text", head_dim=12)
     with pytest.raises(ModelError, match=r"a llava model does not show them so"):
         load_adapter(other, device="cpu")
+
+
+def test_a_prompt_that_is_longer_than_the_model_was_made_for_is_told_once(
+    profile: ModelProfile, caplog: pytest.LogCaptureFixture
+):
+    """It was answered without a word."""
+    adapter = load_adapter(profile, device="cpu")
+    most = adapter.model.config.get_text_config().max_position_embeddings
+    (image,) = adapter.encode_images([Image.new("RGB", (40, 40))])
+    room = most - len(adapter.embed_prompt("", [image]).embeds)
+    for question in ("it " * room, "it " * (room + 1), "is " * (room + 1)):
+        adapter.embed_prompt(question.strip(), [image])
+    (told,) = [record.getMessage() for record in caplog.records if "positions" in record.message]
+    assert told.startswith("the prompt of 'it it it ")
+    assert f"takes {most + 1} positions, and {profile.model_id} was made for {most}: " in told
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "phi"])
