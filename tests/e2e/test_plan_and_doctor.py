@@ -120,6 +120,11 @@ def test_a_device_that_is_not_there_is_missed_before_anything_is_fetched(
     assert result.exit_code == 1
     assert "error: device 'cuda:7' cannot be used" in result.stderr
     assert {w for file in server.files.values() for w in file.requests} == {"bytes=0-0"}
+    spread = yaml.safe_load(runtime.read_text()) | {"device_map": {"": "cuda:7"}}
+    (tmp_path / "spread.yaml").write_text(yaml.safe_dump(spread))
+    result = sdrpn("stage", "merge-labels", *arguments[:2], "--runtime", tmp_path / "spread.yaml")
+    assert result.exit_code == 1
+    assert "error: device 'cuda:7' cannot be used" in result.stderr
     # A machine that only fetches, for others with GPUs, needs none.
     result = sdrpn("stage", "download", *arguments)
     assert "cannot be used" not in result.stderr

@@ -20,7 +20,7 @@ from data_contracts.profiles import ExtractionInstruction, ModelProfile, RpnShap
 from sdrpn_core.extraction.generated_answers import Request, capture_attention
 from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.geometry import GridBox
-from sdrpn_core.models import loading
+from sdrpn_core.models import devices
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import DTYPES, dtype_name, resolve_dtype
 from sdrpn_core.models.dimensions import model_dimensions
@@ -224,7 +224,7 @@ def test_a_stock_model_with_holes_is_refused(profile: ModelProfile, tmp_path: Pa
 def test_a_device_map_needs_accelerate(
     profile: ModelProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "is_accelerate_available", lambda: False)
+    monkeypatch.setattr(devices, "is_accelerate_available", lambda: False)
     with pytest.raises(ModelError, match=r"accelerate: run `pip install 'sdrpn\[multi-gpu\]'`"):
         load_adapter(profile, device_map="auto")
 
