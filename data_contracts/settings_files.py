@@ -45,6 +45,8 @@ def load_settings(
         raise ConfigError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as {language}: {one_line(error)}") from error
+    if data is None:  # an empty file, or all of its keys are commented out
+        data = {}
     if isinstance(data, dict):
         data = {**data, **(replaced or {})}
     return parse_settings(kind, data, str(path))

@@ -350,6 +350,15 @@ def test_labels_that_do_not_go_with_the_profile_are_refused():
         config.label_settings(load_profile("reference"))
 
 
+def test_regions_of_no_possible_size_are_refused():
+    """Every component was dropped, and nothing ever zoomed into."""
+    regions = {"min_component_cells": 9, "max_component_cells": 8}
+    config = PipelineConfig.model_validate(MINIMAL | {"regions": regions})
+    message = "regions over those of profile 'reference': min_component_cells must not exceed max_c"
+    with pytest.raises(ConfigError, match=message):
+        config.region_settings(load_profile("reference"))
+
+
 def test_training_settings_are_the_profiles_unless_the_config_changes_keys():
     """Every model that a configuration of a user's own named was trained by one recipe."""
     bare = PipelineConfig.model_validate(MINIMAL)
