@@ -47,9 +47,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _unknown_keys_name_the_valid(
+    def _empty_sections_are_none_and_unknown_keys_name_the_valid(
         cls, data: Any, handler: ModelWrapValidatorHandler[Self]
     ) -> Self:
+        if isinstance(data, dict):  # a section may have all of its keys commented out
+            data = {k: v for k, v in data.items() if v is not None or not _is_left_out(cls, k)}
         try:
             return handler(data)
         except ValidationError as error:
@@ -117,6 +119,14 @@ def _sections_with(model: type[Settings], key: str) -> list[str]:
         for name, field in model.model_fields.items()
         if (section := _section(field.annotation)) is not None and key in section.model_fields
     ]
+
+
+def _is_left_out(model: type[Settings], key: str) -> bool:
+    """Whether a key without a value may as well be left out: a section that needs no keys."""
+    field = model.model_fields.get(key)
+    if field is None or field.is_required():
+        return False
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

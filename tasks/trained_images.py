@@ -32,7 +32,7 @@ def warn_of_trained_images(
             log.warning(
                 "%d of the %d images of source %r, which is evaluated, are also those of source "
                 "%r, which is trained on: its figures are not of new images alone; keep the two "
-                "apart (`selection`: part, folders)",
+                "apart, by `selection` or, of scenes, by `split`",
                 len(both[name]),
                 len(asked[name]),
                 name,

@@ -35,6 +35,13 @@ def test_a_file_without_keys_leaves_all_as_it_is(tmp_path: Path, text: str):
     assert load_settings(RuntimeConfig, write(tmp_path, text)) == RuntimeConfig()
 
 
+@pytest.mark.parametrize("section", ["model", "records", "labels", "evaluation", "report"])
+def test_a_section_without_keys_is_left_out(tmp_path: Path, section: str):
+    """With its last key commented out, a section was of the wrong type."""
+    file = write(tmp_path, f"{yaml.safe_dump(MINIMAL)}{section}:\n")
+    assert PipelineConfig.load(file) == PipelineConfig.model_validate(MINIMAL)
+
+
 MINIMAL_TEXT = yaml.safe_dump(MINIMAL, sort_keys=False)
 
 
