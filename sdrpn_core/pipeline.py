@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from threading import Event
 from typing import Self
@@ -90,7 +91,8 @@ class ZoomPipeline:
 
     @threshold.setter
     def threshold(self, threshold: float) -> None:
-        if not 0 <= threshold <= 1:
+        given: object = threshold
+        if not isinstance(given, Real) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold!r}: give a number from 0 to 1")
         self._threshold: float = threshold
 
@@ -101,6 +103,12 @@ class ZoomPipeline:
 
     @regions.setter
     def regions(self, regions: RegionSettings) -> None:
+        given: object = regions
+        if not isinstance(given, RegionSettings):
+            raise ValueError(
+                f"regions is a {type(regions).__name__}: give settings, as "
+                "regions.with_changes(max_regions=3) returns them"
+            )
         self.adapter.check_regions(regions)
         self._regions: RegionSettings = regions
 
