@@ -13,14 +13,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-UNKNOWN_KEY = "extra_forbidden"
-"""Type of the error that pydantic reports for a key which a model does not have."""
-VALID_KEYS = "valid_keys"
-"""What such an error has in its context: the keys of that very model, in their order."""
-SECTIONS = "sections"
-"""And those of them that have the unknown key among their own."""
-BESIDE = "beside"
-"""And the sections beside the model's own that have it."""
+from data_contracts.wrong_settings import (
+    BESIDE,
+    SECTIONS,
+    UNKNOWN_KEY,
+    VALID_KEYS,
+    WrongSetting,
+    problems_of,
+)
 
 
 class Settings(BaseModel):
@@ -38,15 +38,20 @@ class Settings(BaseModel):
         """The same settings with some changed.
 
         Raises:
-            ValidationError: for a key that is not known, or a value that is not allowed.
+            WrongSetting: for a key that is not known, or a value that is not allowed.
         """
-        return type(self).model_validate({**self.model_dump(), **changes})
+        try:
+            return type(self).model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            raise WrongSetting(problems_of(error)) from None
 
     @model_validator(mode="wrap")
     @classmethod
-    def _unknown_keys_name_the_valid(
+    def _empty_sections_are_none_and_unknown_keys_name_the_valid(
         cls, data: Any, handler: ModelWrapValidatorHandler[Self]
     ) -> Self:
+        if isinstance(data, dict):  # a section may have all of its keys commented out
+            data = {k: v for k, v in data.items() if v is not None or not _is_left_out(cls, k)}
         try:
             return handler(data)
         except ValidationError as error:
@@ -87,7 +92,7 @@ class Changes(Settings):
         """The settings with these changes.
 
         Raises:
-            ValidationError: if the two do not go together.
+            WrongSetting: if the two do not go together.
         """
         return settings.with_changes(**self.model_dump())
 
@@ -114,6 +119,14 @@ def _sections_with(model: type[Settings], key: str) -> list[str]:
         for name, field in model.model_fields.items()
         if (section := _section(field.annotation)) is not None and key in section.model_fields
     ]
+
+
+def _is_left_out(model: type[Settings], key: str) -> bool:
+    """Whether a key without a value may as well be left out: a section that needs no keys."""
+    field = model.model_fields.get(key)
+    if field is None or field.is_required():
+        return False
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -12,7 +12,6 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -28,9 +27,10 @@ from data_contracts.label_settings import (
     RegionSettings,
 )
 from data_contracts.profiles import ModelProfile
-from data_contracts.settings_files import ConfigError, load_settings, reason_of
+from data_contracts.settings_files import ConfigError, load_settings
 from data_contracts.sources import BenchmarkSource, EvaluationSource, Source
 from data_contracts.training import TrainingChanges, TrainingConfig
+from data_contracts.wrong_settings import WrongSetting
 
 Precision = Literal["float32", "bfloat16", "float16"]
 """What models run in; names of torch dtypes."""
@@ -165,7 +165,8 @@ class EvaluationConfig(Settings):
     """Further region thresholds to answer everything with, to see how much the choice matters."""
     paper_model: PaperModel | None = None
     """Profile of the model whose published figures stand beside ours; None takes this model's."""
-    num_bootstrap: int = Field(1000, gt=0)
+    num_bootstrap: int = Field(1000, ge=20)
+    """Resamples behind the intervals; of fewer than 20, 95 % are all."""
     rows_per_shard: int = Field(128, gt=0)
     seed: int = Field(0, ge=0)
     """Of the resampling behind the intervals."""
@@ -282,11 +283,9 @@ class PipelineConfig(Settings):
             return settings
         try:
             return changes.applied_to(settings)
-        except ValidationError as error:
-            problems = "; ".join(reason_of(dict(problem)) for problem in error.errors())
+        except WrongSetting as error:
             raise ConfigError(
-                f"config {self.name!r}: {section} over those of profile {profile.name!r}: "
-                f"{problems}"
+                f"config {self.name!r}: {section} over those of profile {profile.name!r}: {error}"
             ) from None
 
     @classmethod

@@ -122,6 +122,16 @@ class RegionSettings(_RegionFields):
     """How a RoI probability map becomes crop boxes, when no crop is worth its cost, and what of
     image and crops the second stage reads."""
 
+    @model_validator(mode="after")
+    def _some_component_may_be_kept(self) -> Self:
+        most = self.max_component_cells
+        if most is not None and self.min_component_cells > most:
+            raise ValueError(
+                "min_component_cells must not exceed max_component_cells: every component would be "
+                "dropped"
+            )
+        return self
+
     @classmethod
     def preset(cls, name: str) -> "RegionSettings":
         """Named settings: ``reference-boxes``, ``reference-mask`` or ``default``.

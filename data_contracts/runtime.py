@@ -55,8 +55,8 @@ class RuntimeConfig(Settings):
     """Spread one model over several devices: ``auto``, ``balanced``, ``sequential``, or module ->
     device. Needs the ``multi-gpu`` extra (accelerate); ``device`` is then not used."""
     batch_size: int = Field(32, gt=0)
-    """Questions that pass through the model together; lower it if memory runs out. Artifacts
-    do not depend on it."""
+    """Questions that pass through the model together; lower it if memory runs out. Ids of artifacts
+    do not depend on it, numbers in them do in their last digits."""
     feature_cache_gib: float = Field(4.0, ge=0)
     """Host memory for frozen hidden states kept between training epochs; 0 computes them anew."""
     num_threads: int | None = Field(None, gt=0)

@@ -180,7 +180,12 @@ class LocalExecution(Execution):
         Raises:
             ModelError: if this machine does not have it.
         """
-        if self.runtime.device_map is None and self.runtime.device not in ALWAYS_THERE:
+        device_map = self.runtime.device_map
+        if device_map is not None:
+            from tasks.models import require_device_map
+
+            require_device_map(device_map)
+        elif self.runtime.device not in ALWAYS_THERE:
             from tasks.models import require_device
 
             require_device(self.runtime.device)

@@ -10,7 +10,7 @@ from flows.execution import Execution
 from tasks.import_labels import import_labels
 from tasks.make_labels import make_labels
 from tasks.merge_labels import merge_labels
-from tasks.models import pinned, profile_of
+from tasks.models import pinned, profile_of, require_usable_settings
 from tasks.train_rpn import train_rpn
 
 STAGES = (Stage.EXTRACT_ATTENTION, Stage.MAKE_LABELS, Stage.MERGE_LABELS, Stage.TRAIN_RPN)
@@ -29,6 +29,7 @@ def run_import(
 
     Raises:
         ConfigError: if the stage cannot follow an import, or needs a configuration.
+        ModelError: before anything is imported, if the model cannot be had or follow the settings.
         UncalibratedProfile: if nobody knows where the configuration's model would branch off.
     """
     if until not in STAGES:
@@ -40,12 +41,24 @@ def run_import(
             "training and regions apply (its sources are not read)"
         )
     if config is not None:
-        profile_of(config.model).require_calibrated()
+        config = _checked(config, until)
     execution.store.check_writable()
     attention = execution.whole(Stage.EXTRACT_ATTENTION, import_labels, labels, label="imported")
     if until is not Stage.EXTRACT_ATTENTION and config is not None:
         _go_on(config, execution, attention, until)
     return attention
+
+
+def _checked(config: PipelineConfig, until: Stage) -> PipelineConfig:
+    """The configuration, whose model and settings will do for the stages after an import."""
+    profile = profile_of(config.model)
+    profile.require_calibrated()
+    require_usable_settings(config)
+    config.label_settings(profile)
+    if until is not Stage.TRAIN_RPN:
+        return config
+    config.training_settings(profile)
+    return config.model_copy(update={"model": pinned(config.model)})
 
 
 def _go_on(
@@ -67,7 +80,7 @@ def _go_on(
             Stage.TRAIN_RPN,
             train_rpn,
             label_set,
-            pinned(config.model),
+            config.model,
             config.training_settings(profile),
             config.region_settings(profile),
         )

@@ -13,6 +13,7 @@ from flows.wiring import Pipeline, needs_model
 from tasks.benchmark_table import read_table, table_uris
 from tasks.calibrate import page_uri
 from tasks.evaluate import read_results
+from tasks.models import require_model
 from tasks.report import report_uri
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,9 @@ def run_pipeline(
     execution.store.check_writable()
     pipeline = Pipeline(config, execution)
     if announce_downloads(pipeline.sources(until), execution, on_downloads) and needs_model(until):
-        execution.require_device()  # hours of downloads would delay it
+        # Hours of downloads would delay it.
+        execution.require_device()
+        require_model(config.model)
     promotion = None
     if gate is not None:
         pipeline.make(Stage.MERGE_LABELS)  # not the set alone: settings are checked first

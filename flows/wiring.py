@@ -34,6 +34,7 @@ from tasks.models import pinned, profile_of, require_usable_settings
 from tasks.report import ReportInputs, write_report
 from tasks.sources.benchmark_files import TABLE_LABEL, evaluation_label, settings_for
 from tasks.train_rpn import train_rpn
+from tasks.trained_images import warn_of_trained_images
 
 S = TypeVar("S")
 
@@ -137,6 +138,7 @@ class Pipeline:
                 _each(self.questions, self.sources(stage))
                 _each(self._require_heads, sources)
                 _each(self._require_askable, self.evaluations())
+                self._warn_of_trained_images()
                 _each(self.results, self.evaluations())
                 self.table()
                 if stage is Stage.REPORT:
@@ -153,6 +155,7 @@ class Pipeline:
         yield from (partial(self._require_heads, source) for source in sources)
         for benchmark in self.evaluations():
             yield partial(self._require_askable, benchmark)
+        yield self._warn_of_trained_images
         for trained_on in sources:
             yield partial(self.attention, trained_on)
             yield partial(self.labels, trained_on)
@@ -272,6 +275,15 @@ class Pipeline:
         """That nothing says what is right, or where to look, shows before training, too."""
         questions = self.questions(benchmark.source)
         require_askable(self._execution.store, questions, profile_of(self._model), benchmark)
+
+    def _warn_of_trained_images(self) -> None:
+        """That figures would not be of new images shows before training, too."""
+        if evaluations := self.evaluations():
+            warn_of_trained_images(
+                self._execution.store,
+                {one.source.name: self.questions(one.source) for one in evaluations},
+                {source.name: self.questions(source) for source in self._config.sources},
+            )
 
     def predictions(self, benchmark: EvaluationConfig) -> ArtifactRef:
         """Every way's answers to a benchmark."""

@@ -82,6 +82,10 @@ class BoxXYXY(NamedTuple):
         """The same box on a picture of another size."""
         return BoxXYXY(self.x0 * scale_x, self.y0 * scale_y, self.x1 * scale_x, self.y1 * scale_y)
 
+    def shows_part_of(self, image_size: tuple[int, int]) -> bool:
+        """Whether any of it lies in an image of this (width, height)."""
+        return self.intersection(BoxXYXY.whole(image_size)).area > 0
+
     def coverage_of(self, target: "BoxXYXY") -> float:
         """Share of ``target``'s area that lies inside this box, in [0, 1]."""
         return self.intersection(target).area / target.area if target.area > 0 else 0.0

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from threading import Event
 from typing import Self
@@ -23,6 +24,7 @@ from data_contracts.label_settings import RegionSettings
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import DeviceMap, answering_dtype, resolve_device
 from sdrpn_core.models.errors import ModelError
+from sdrpn_core.models.families import FAMILIES, check_family
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
@@ -70,7 +72,6 @@ class ZoomPipeline:
             ModelError: if the RPN branches off elsewhere than the adapter's profile says, or the
                 family cannot follow ``regions``.
         """
-        adapter.check_regions(regions)
         if rpn.branch_layer != (branch_layer := adapter.profile.rpn.branch_layer):
             raise ModelError(
                 f"the RPN branches off before layer {rpn.branch_layer}, profile "
@@ -90,9 +91,26 @@ class ZoomPipeline:
 
     @threshold.setter
     def threshold(self, threshold: float) -> None:
-        if not 0 <= threshold <= 1:
+        given: object = threshold
+        if not isinstance(given, Real) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold!r}: give a number from 0 to 1")
         self._threshold: float = threshold
+
+    @property
+    def regions(self) -> RegionSettings:
+        """How a RoI map becomes boxes, and what the second stage reads."""
+        return self._regions
+
+    @regions.setter
+    def regions(self, regions: RegionSettings) -> None:
+        given: object = regions
+        if not isinstance(given, RegionSettings):
+            raise ValueError(
+                f"regions is a {type(regions).__name__}: give settings, as "
+                "regions.with_changes(max_regions=3) returns them"
+            )
+        self.adapter.check_regions(regions)
+        self._regions: RegionSettings = regions
 
     @classmethod
     def from_pretrained(
@@ -154,8 +172,13 @@ class ZoomPipeline:
             device_map: spreads the model over several devices instead.
             crop_tokens: as of ``from_pretrained``.
             withdraw_image: as of ``from_pretrained``.
+
+        Raises:
+            SdrpnError: as of ``from_pretrained``.
         """
         profile = checkpoint.config.profile
+        check_family(profile)
+        FAMILIES[profile.family].check_crop_tokens(crop_tokens)  # before a model is loaded for it
         if model not in (None, profile.name, profile.model_id):
             # The pinned commit is of the other repository.
             profile = profile.model_copy(update={"model_id": model, "revision": None})

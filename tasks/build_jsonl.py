@@ -110,6 +110,7 @@ def _build(
             "unasked; `records: {turns: all}` asks them too"
         )
     num_rows = rows.settle(settings.max_records, keep_repeats=source.selection.repeats)
+    _require_any(rows, skips, source)
     _require_usable(ref, rows.counts, lambda one: rows.examples[one.value], source, settings)
     return rows, num_rows, skips
 
@@ -162,15 +163,8 @@ def _require_usable(
     source: EvaluationSource,
     settings: RecordsConfig,
 ) -> None:
-    of = {status: counts.get(status.value, 0) for status in RecordStatus}
-    histogram = sorted(of.items(), key=lambda item: (-item[1], item[0].value))
-    told = ", ".join(f"{count} {status.value}" for status, count in histogram if count)
-    found = f"of all rows: {told or 'none'}"
-    if not of[RecordStatus.OK]:
-        raise NoUsableRecords(
-            f"source {source.name!r}: not one of its records can be asked "
-            f"({found}){_example(of, reason_of)}; check `records` and `images`"
-        )
+    of = _by_status(counts)
+    found = _histogram(of)
     num_failed = sum(of[status] for status in _FAILURES)
     num_asked = num_failed + of[RecordStatus.OK] + of[RecordStatus.DUPLICATE]
     if not num_failed:
@@ -192,6 +186,30 @@ def _require_usable(
     logger.warning(
         f"{problem}; each is a row with its reason: sdrpn artifacts show {ref} --rejected"
     )
+
+
+def _require_any(rows: RecordBuckets, skips: Mapping[str, int], source: EvaluationSource) -> None:
+    of = _by_status(rows.counts)
+    if of[RecordStatus.OK]:
+        return
+    left_out = " and ".join(f"{skips[why]} {why}" for why in sorted(skips) if why != LATER_TURN)
+    found, check = _histogram(of), "`records` and `images`"
+    if left_out:
+        found, check = f"{found}; left out by `selection`: {left_out}", f"`selection`, {check}"
+    raise NoUsableRecords(
+        f"source {source.name!r}: not one of its records can be asked "
+        f"({found}){_example(of, lambda one: rows.examples[one.value])}; check {check}"
+    )
+
+
+def _by_status(counts: Mapping[str, int]) -> dict[RecordStatus, int]:
+    return {status: counts.get(status.value, 0) for status in RecordStatus}
+
+
+def _histogram(of: Mapping[RecordStatus, int]) -> str:
+    most = sorted(of.items(), key=lambda item: (-item[1], item[0].value))
+    told = ", ".join(f"{count} {status.value}" for status, count in most if count)
+    return f"of all rows: {told or 'none'}"
 
 
 def _example(counts: Mapping[RecordStatus, int], reason_of: Callable[[RecordStatus], str]) -> str:

@@ -8,13 +8,15 @@ question. Nothing is written under a path that the data chose, so no archive or 
 outside the store.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from threading import Semaphore
 from typing import Any
 
 from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.settings_files import parse_lines
 from data_contracts.sources import BenchmarkSource, EvaluationSource, SceneSource
 from sdrpn_core.images import UnreadableImage, decode_image
 from sdrpn_core.threads import in_parallel, num_cores
@@ -33,6 +35,7 @@ from tasks.sources.downloaded_files import (
     row_in_place,
 )
 from tasks.sources.image_places import archive_addresses, keep_archive
+from tasks.sources.mix_boxes import MixBox, MixBoxes
 from tasks.sources.same_files import begin_note, with_same_files
 from tasks.sources.scene_files import write_scenes
 from tasks.sources.source_fetcher import Fetcher
@@ -40,6 +43,8 @@ from tasks.sources.survey import SurveyedSource, files_beside_images, survey
 from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, DamagedArchive
 from tasks.storage.errors import TooLarge
 from tasks.storage.scratch_folders import scratch_folder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,12 @@ def _fetch(run: StageRun, recipe: Recipe, get_mix: Callable[[], SurveyedSource])
     def located() -> dict[str, _Image]:
         return _locate(opened(), get_mix())
 
+    @cache
+    def boxes() -> MixBoxes:
+        file = get_mix().local.boxes
+        lines = [] if file is None else parse_lines(MixBox, file.path.read_bytes(), str(file.path))
+        return MixBoxes(lines, {name: name for name in get_mix().names})
+
     def make_shard(index: int) -> FrameShard:
         mix, writer = get_mix(), opened()
         if index == 0:
@@ -116,7 +127,9 @@ def _fetch(run: StageRun, recipe: Recipe, get_mix: Callable[[], SurveyedSource])
         there = [(name, images[name]) for name in names if name in images]
         cores = Semaphore(num_cores())  # more threads than these wait for disks and servers
         found = in_parallel(lambda item: _image_row(run, writer, cores, *item), there)
-        return FrameShard(file_table([row for row in found if row is not None]))
+        sizes = {name: one.size for (name, _), one in zip(there, found, strict=True) if one}
+        _warn_of_boxes_outside(boxes(), sizes)
+        return FrameShard(file_table([one.row for one in found if one is not None]))
 
     if not (run.force or run.only_looks or run.store.is_committed(recipe.ref)):
         begin_note(run.store, recipe.ref)
@@ -137,26 +150,49 @@ def _locate(writer: ArtifactWriter, mix: SurveyedSource) -> dict[str, _Image]:
     return found
 
 
+def _warn_of_boxes_outside(boxes: MixBoxes, sizes: Mapping[str, tuple[int, int] | None]) -> None:
+    """Say which true boxes show nothing of their image: evaluation, hours later, leaves them out.
+
+    Args:
+        boxes: of the source.
+        sizes: (width, height) of images by path; None of those that cannot be decoded.
+    """
+    known = {path: size for path, size in sizes.items() if size is not None}
+    if outside := boxes.outside(known):
+        first = outside[0]
+        width, height = known[str(first.path)]
+        logger.warning(
+            f"true boxes outside their images, which evaluation leaves out: {len(outside)}; the "
+            f"first: {list(first.box)} of {first.image}, which has {width} x {height} pixels"
+        )
+
+
+@dataclass(frozen=True)
+class _ImageRow:
+    """An image's row of the table of files, and what else was seen as it was decoded."""
+
+    row: dict[str, Any]
+    size: tuple[int, int] | None = None
+    """(width, height); None if it cannot be decoded."""
+
+
 def _image_row(
     run: StageRun, writer: ArtifactWriter, cores: Semaphore, name: str, image: _Image
-) -> dict[str, Any] | None:
+) -> _ImageRow | None:
     path = f"{IMAGES_FOLDER}{name}"
     try:
         data = read_source(image.uri, lambda: run.store.read_uri(image.uri, MAX_MEMBER_BYTES))
     except DamagedArchive as error:
-        return {**row_in_place(path, image.uri, b""), "problem": f"the archive member {error}"}
+        problem = f"the archive member {error}"
+        return _ImageRow({**row_in_place(path, image.uri, b""), "problem": problem})
     except Gone:
         return None  # deleted since it was listed; its questions will say that it is missing
     except (Forbidden, TooLarge) as error:
-        return {**row_in_place(path, image.uri, b""), "problem": str(error)}
+        return _ImageRow({**row_in_place(path, image.uri, b""), "problem": str(error)})
     row = row_in_place(path, image.uri, data) if image.stays else kept_row(writer, path, data)
     with cores:  # a photograph of 8K takes 200 MB as it is decoded
-        return {**row, "problem": _problem(data)}
-
-
-def _problem(data: bytes) -> str | None:
-    try:
-        decode_image(data)
-    except UnreadableImage as error:
-        return str(error)
-    return None
+        try:
+            size = decode_image(data).size
+        except UnreadableImage as error:
+            return _ImageRow({**row, "problem": str(error)})
+    return _ImageRow({**row, "problem": None}, size)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from functools import lru_cache
 from multiprocessing import current_process
 from pathlib import Path
@@ -12,14 +13,27 @@ from data_contracts.profiles import ModelProfile
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.models.base import ModelAdapter
-from sdrpn_core.models.devices import named_device, resolve_device
+from sdrpn_core.models.devices import (
+    DeviceMap,
+    check_device_map,
+    named_device,
+    resolve_device,
+)
 from sdrpn_core.models.families import FAMILIES, check_family
-from sdrpn_core.models.loading import known_config, load_adapter, model_source, pinned_profile
+from sdrpn_core.models.loading import (
+    known_config,
+    load_adapter,
+    model_source,
+    pinned_profile,
+    require_commit,
+)
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.rpn.copied_layers import check_copyable
 from tasks.loaded_model import loaded
 from tasks.storage.addresses import absolute_path
 from tasks.storage.storage import Storage
+
+log = logging.getLogger(__name__)
 
 _SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 _WEIGHTS = (".safetensors", ".bin")
@@ -114,11 +128,34 @@ def require_usable_settings(config: PipelineConfig) -> None:
     profile = profile_of(config.model)
     check_family(profile)
     known_config(profile)
+    _warn_of_idle_threshold(config, profile)
     family = FAMILIES[profile.family]
     family.check_regions(config.region_settings(profile))
     if config.evaluation is not None:
         family.check_crop_tokens(config.evaluation.crop_tokens)
         family.check_methods(config.evaluation.methods)
+
+
+def _warn_of_idle_threshold(config: PipelineConfig, profile: ModelProfile) -> None:
+    """Say that a run's own sink threshold changes nothing, where it does not."""
+    own = None if config.labels is None else config.labels.model_dump().get("sink_threshold")
+    has_rule = any(selection.sink is not None for selection in profile.heads.values())
+    if own is not None and profile.is_calibrated and not has_rule:
+        log.warning(
+            "labels.sink_threshold (%g) is without effect: profile %r names no sink rule",
+            own,
+            profile.name,
+        )
+
+
+def require_model(model: ModelConfig) -> None:
+    """Check that a model that is named by its commit is to be had; others are asked for as they are
+    pinned.
+
+    Raises:
+        ModelError: if it is not, or is one that the profile is not for.
+    """
+    require_commit(profile_of(model))
 
 
 def require_device(device: str) -> None:
@@ -132,6 +169,15 @@ def require_device(device: str) -> None:
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if device not in gpus and not (device == "cuda" and gpus):
         resolve_device(device)
+
+
+def require_device_map(device_map: DeviceMap) -> None:
+    """Check that a model can be spread over devices of this machine as a map says.
+
+    Raises:
+        ModelError: if it cannot.
+    """
+    check_device_map(device_map)
 
 
 def require_device_name(device: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_contracts.enums import ScoringMode
-from sdrpn_core.benchmarks.document import text_field
+from sdrpn_core.benchmarks.document import plain_field, text_field
 from sdrpn_core.benchmarks.scoring import score, scoring_mode
 from sdrpn_core.benchmarks.yes_no import given_answer, true_answer
 
@@ -147,9 +147,10 @@ def _hrbench(answers: Sequence[Answered], mode: ScoringMode) -> Figures:
 
 
 def _mean_over_cycles(answers: Sequence[Answered]) -> float:
-    cycles: dict[str, list[Answered]] = {}
+    cycles: dict[str | float | None, list[Answered]] = {}
     for answer in answers:
-        cycles.setdefault(text_field(answer.document, "cycle_category"), []).append(answer)
+        cycle = plain_field(answer.document, "cycle_category")
+        cycles.setdefault(cycle, []).append(answer)
     return sum(_mean(group) for group in cycles.values()) / len(cycles)
 
 

@@ -64,6 +64,18 @@ def texts_field(document: Mapping[str, Any], name: str) -> list[str]:
     return list(listed)
 
 
+def plain_field(document: Mapping[str, Any], name: str) -> str | float | None:
+    """A column that must hold one text or number, or nothing.
+
+    Raises:
+        UnusableDocument: if it holds something else.
+    """
+    value = document.get(name)
+    if value is not None and not isinstance(value, str | float | int):
+        raise UnusableDocument(_wrong(document, name, "one text or number"))
+    return value
+
+
 def _wrong(document: Mapping[str, Any], name: str, wanted: str) -> str:
     if name in document:
         held = reprlib.repr(document[name])

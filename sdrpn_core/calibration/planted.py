@@ -46,12 +46,20 @@ def planted_sink_scores(
         maps: of the model.
         choice: its grounding heads and label settings.
         settings: what to try.
+
+    Raises:
+        CalibrationError: if the images or the heads leave no room for them.
     """
     heads = {kind: head_set(selection.grounding) for kind, selection in choice.heads.items()}
     cells = sink_cells(maps, np.random.default_rng(0))
     grounding = {head for some in heads.values() for head in some}
-    sink_head = next(head for head in maps.heads if head not in grounding)
-    planted = plant_sinks(maps, cells, sink_head)
+    others = [head for head in maps.heads if head not in grounding]
+    if not others:
+        raise CalibrationError(
+            f"all {len(maps.heads)} heads of the model ground, and none is left to give planted "
+            "sinks away: lower max_heads, or set planted_sinks to false"
+        )
+    planted = plant_sinks(maps, cells, others[0])
     scores = search_sinks(LabelScorer(planted), heads, choice.labels, settings)
     return [
         PlantedSinkScore(**score.model_dump(), found=_found(planted, cells, score))

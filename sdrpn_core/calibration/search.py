@@ -33,7 +33,7 @@ from sdrpn_core.calibration.label_search import (
     search_unsupervised,
     unseen_quality,
 )
-from sdrpn_core.calibration.planted import planted_sink_scores
+from sdrpn_core.calibration.planted import PlantedSinkScore, planted_sink_scores
 from sdrpn_core.calibration.scoring import LabelScorer, score_heads
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.rpn.data import TrainingError
@@ -81,8 +81,8 @@ def calibrate(
         observer: told about progress.
 
     Raises:
-        CalibrationError: if answers are unusable or grids differ, or there are too many sets of
-            heads to try exhaustively.
+        CalibrationError: if answers are unusable or grids differ, there are too many sets of heads
+            to try exhaustively, or there is no room for planted sinks.
     """
     profile = adapter.profile
     num_heads = len(adapter.decoder.attention_layers) * profile.num_heads
@@ -94,10 +94,12 @@ def calibrate(
     boxes = search_labels(scorer, profile.labels, settings)
     unsupervised = search_unsupervised(maps, profile.labels, settings)
     chosen = (boxes if settings.method == BOXES else unsupervised).choice
+    # Before branch layers are trained: where there is no room for sinks, that work would be lost.
+    planted = planted_sink_scores(maps, boxes.choice, settings) if settings.planted_sinks else []
     branches = calibration.compare_branches(maps, chosen, earlier)
     if settings.exhaustive_heads:
         observer.report(f"all sets of up to {settings.exhaustive_heads} heads")
-    evidence = _evidence(scorer, chosen, boxes, unsupervised, branches, settings)
+    evidence = _evidence(scorer, chosen, boxes, unsupervised, planted, branches, settings)
     quality = evidence.overall_quality
     calibrated = profile.model_copy(
         update={
@@ -190,6 +192,7 @@ def _evidence(
     chosen: LabelChoice,
     boxes: LabelSearch,
     unsupervised: UnsupervisedSearch,
+    planted: Sequence[PlantedSinkScore],
     branches: Sequence[BranchScore],
     settings: CalibrationSettings,
 ) -> CalibrationEvidence:
@@ -208,11 +211,7 @@ def _evidence(
         selection=boxes.selection,
         unsupervised=unsupervised.scores,
         sinks=boxes.sinks,
-        planted_sinks=(
-            tuple(planted_sink_scores(maps, boxes.choice, settings))
-            if settings.planted_sinks
-            else ()
-        ),
+        planted_sinks=tuple(planted),
         thresholds=boxes.thresholds,
         denoising=tuple(score_denoising(maps, chosen.heads, chosen.labels, maps.unseen)),
         branches=tuple(branches),

@@ -6,20 +6,23 @@ answer; reading and decoding image files does not count. Each method first answe
 unmeasured. Answers depend on neither batch size nor order; times do, and are reported apart.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from PIL import Image
 
 from data_contracts.configs import EvaluationConfig
 from data_contracts.enums import Method
-from sdrpn_core.benchmarks import Document, score
+from sdrpn_core.benchmarks import Document, UnusableDocument, score
 from sdrpn_core.clock import synchronized_seconds
 from sdrpn_core.evaluation.methods import Answerer, MethodAnswer, check_true_box
 from sdrpn_core.evaluation.speed import BatchTime
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.pipeline import ZoomPipeline
+
+log = logging.getLogger(__name__)
 
 STAGE_VERSION = 7
 """Raise when the same model, documents and settings give other answers or scores."""
@@ -61,7 +64,8 @@ class Evaluator:
     ) -> list[dict[str, Any]]:
         """Answer documents with every method.
 
-        The oracle answers only the documents that have a true box.
+        The oracle answers only the documents that have a true box. One outside its image, of which
+        no figure could be made, counts as none, and is told.
 
         Args:
             documents: of any benchmarks; the score follows each one's ``benchmark``.
@@ -71,17 +75,13 @@ class Evaluator:
 
         Returns:
             Rows of ``prediction.v4``, by document, then method.
-
-        Raises:
-            UnusableDocument: if a true box lies outside its image: no figure could be made of it.
         """
         methods = self._settings.methods
         rows: list[dict[str, Any]] = []
         for start in range(0, len(documents), batch_size):
             batch = documents[start : start + batch_size]
             images = load_images([document.image_uri for document in batch])
-            for document, image in zip(batch, images, strict=True):
-                check_true_box(document, image.size)
+            batch = _with_boxes_inside(batch, images)
             first = self._num_batches % max(len(methods), 1)
             by_method: dict[Method, dict[int, dict[str, Any]]] = {}
             times: dict[Method, BatchTime] = {}
@@ -126,6 +126,23 @@ class Evaluator:
         count = NUM_WARM_UP_CPU if self.device.type == "cpu" else len(documents)
         self._answerer.answer(method, images[:count], documents[:count])
         self._is_warm.add(method)
+
+
+def _with_boxes_inside(
+    documents: Sequence[Document], images: Sequence[Image.Image]
+) -> list[Document]:
+    """The documents, without true boxes that lie outside their images."""
+    kept, outside = [], []
+    for document, image in zip(documents, images, strict=True):
+        try:
+            check_true_box(document, image.size)
+        except UnusableDocument as error:
+            outside.append(error)
+            document = replace(document, true_box=None)
+        kept.append(document)
+    if outside:
+        log.warning("true boxes left out: %d; the first: %s", len(outside), outside[0])
+    return kept
 
 
 def prediction_row(method: Method, document: Document, answer: MethodAnswer) -> dict[str, Any]:

@@ -299,7 +299,7 @@ def check_true_box(document: Document, image_size: tuple[int, int]) -> None:
         UnusableDocument: if it lies outside the image.
     """
     box = document.true_box
-    if box is not None and box.intersection(BoxXYXY.whole(image_size)).area <= 0:
+    if box is not None and not box.shows_part_of(image_size):
         raise UnusableDocument(
             f"{document.image_uri}: the true box {tuple(box)} of {document.question!r} is outside "
             f"the image, which has {image_size[0]} x {image_size[1]} pixels; mend the boxes"

@@ -6,9 +6,11 @@ threads or RPNs can share one model.
 Shape legend: N batch, L sequence, d hidden size, T tokens of an image, K deepstack layers.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from functools import cached_property
+from textwrap import shorten
 from typing import ClassVar, Self
 
 import numpy as np
@@ -34,9 +36,12 @@ from sdrpn_core.models.decoder_check import unknown_layers_explained
 from sdrpn_core.models.errors import ModelError, UnfitSetting
 from sdrpn_core.models.generation_settings import suppressed_tokens
 from sdrpn_core.models.images import PreparedImages
-from sdrpn_core.models.profile_checks import check_profile
+from sdrpn_core.models.profile_checks import check_profile, check_texts
 from sdrpn_core.models.prompts import ImageFeatures, Prompt, lay_out
 
+log = logging.getLogger(__name__)
+
+_SHOWN = 60
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 """As tokenizers made by SentencePiece name them."""
 _NO_MASKED_TOWER = (
@@ -81,6 +86,8 @@ class ModelAdapter(ABC):
         check_profile(
             profile, model.config.get_text_config(decoder=True), self.num_deepstack_layers
         )
+        check_texts(profile, tokenizer, self.image_token_id)
+        self._has_told_of_length = False
 
         with unknown_layers_explained(profile.model_id):
             self.decoder = Decoder(
@@ -332,6 +339,9 @@ class ModelAdapter(ABC):
         self._check_placeholders(ids, question, len(images))
         layout = lay_out(ids, self.image_token_id, images)
         grids = tuple(image.grid for image in images)
+        # On the host: stock code that counts positions asks for one number after another.
+        positions = self.position_ids(layout.ids, grids)
+        self._tell_of_length(int(positions.max()) + 1, question)
         embeds = self.decoder.embedding(layout.ids[layout.columns].to(self.device))
         deepstack = embeds.new_zeros(self.num_deepstack_layers, *embeds.shape)
         numbers = torch.zeros(len(embeds), dtype=torch.int32)
@@ -344,8 +354,7 @@ class ModelAdapter(ABC):
         return Prompt(
             embeds=embeds,
             deepstack=deepstack,
-            # On the host: stock code that counts positions asks for one number after another.
-            position_ids=self.position_ids(layout.ids, grids)[..., layout.columns].to(self.device),
+            position_ids=positions[..., layout.columns].to(self.device),
             image_numbers=numbers.to(self.device),
             image_starts=layout.starts,
             image_grids=grids,
@@ -388,6 +397,23 @@ class ModelAdapter(ABC):
         ids: list[int] = self.tokenizer(prompt).input_ids
         begin = self.tokenizer.bos_token_id
         return ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
+
+    def _tell_of_length(self, num_positions: int, question: str) -> None:
+        """Warn of a prompt that is longer than the model was made for, the first time; it is run
+        all the same, as stock ``generate`` does."""
+        config = self.model.config.get_text_config(decoder=True)
+        most = getattr(config, "max_position_embeddings", None)
+        if most is None or num_positions <= most or self._has_told_of_length:
+            return
+        self._has_told_of_length = True
+        log.warning(
+            "the prompt of %r takes %d positions, and %s was made for %d: what it makes of this "
+            "and other such questions may mean nothing",
+            shorten(question, _SHOWN),
+            num_positions,
+            self.profile.model_id,
+            most,
+        )
 
     def _check_placeholders(self, ids: Sequence[int], question: str, num_images: int) -> None:
         found = ids.count(self.image_token_id)

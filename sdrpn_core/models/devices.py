@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 import torch
+from transformers.utils import is_accelerate_available
 
 from data_contracts.configs import Precision
 from sdrpn_core.models.errors import ModelError, UnknownChoice
@@ -11,6 +12,7 @@ from sdrpn_core.models.errors import ModelError, UnknownChoice
 DeviceMap = str | Mapping[str, int | str]
 """Module -> device, or a rule for making such a map."""
 
+_RULES = ("auto", "balanced", "balanced_low_0", "sequential")
 _NOT_COMPUTED_ON = {"disk", "meta"}
 DTYPES: tuple[str, ...] = get_args(Precision)
 _CHOICE = f"{', '.join(DTYPES[:-1])} or {DTYPES[-1]}"
@@ -56,12 +58,19 @@ def _unusable(device: str, reason: str) -> str:
 
 
 def check_device_map(device_map: DeviceMap) -> None:
-    """Refuse a map by modules that names none, or a device that is not there.
+    """Refuse a map that nobody here can follow: of no module, or to a device that is not there.
 
     Raises:
-        ModelError: naming the first such device.
+        ModelError: naming the first such device, or the package that is missing.
     """
+    if not is_accelerate_available():
+        raise ModelError(
+            "device_map needs the package accelerate: run `pip install 'sdrpn[multi-gpu]'`, or "
+            "remove device_map from the runtime settings"
+        )
     if isinstance(device_map, str):
+        if device_map not in _RULES:  # one device for all modules
+            resolve_device(device_map)
         return
     if not device_map:
         raise ModelError("device_map is empty: map '' to a device for the whole model, or use auto")

@@ -5,13 +5,11 @@ import re
 from pathlib import Path
 
 from transformers import PreTrainedConfig
-from transformers.utils import is_accelerate_available
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.decoder_check import check_decoder, unknown_layers_explained
 from sdrpn_core.models.devices import DeviceMap, check_device_map, resolve_device, resolve_dtype
-from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.families import FAMILIES, check_family, check_model
 from sdrpn_core.models.generation_settings import left_out_settings
 from sdrpn_core.models.hub import explained, local_folder, quiet_transformers
@@ -57,11 +55,6 @@ def load_adapter(
             what to do.
     """
     check_family(profile)
-    if device_map is not None and not is_accelerate_available():
-        raise ModelError(
-            "device_map needs the package accelerate: run `pip install 'sdrpn[multi-gpu]'`, or "
-            "remove device_map from the runtime settings"
-        )
     if device_map is not None:
         check_device_map(device_map)
     precision = resolve_dtype(dtype)
@@ -100,6 +93,20 @@ def pinned_profile(profile: ModelProfile) -> ModelProfile:
         return profile
     with quiet_transformers(), explained(source, profile.revision):
         return _pinned(profile, source)
+
+
+def require_commit(profile: ModelProfile) -> None:
+    """Check that the model of a commit is to be had: pinning takes a commit at its word, as what is
+    made with it already needs no hub.
+
+    Raises:
+        ModelError: if it cannot be had or driven, or is one that the profile is not for.
+    """
+    if not is_commit(profile.revision) or known_config(profile) is not None:
+        return
+    source = model_source(profile.model_id)
+    with quiet_transformers(), explained(source, profile.revision):
+        _pinned(profile, source)
 
 
 def known_config(profile: ModelProfile) -> PreTrainedConfig | None:

@@ -1,6 +1,6 @@
 """Whether a profile fits the model that it is given for."""
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from data_contracts.profiles import ModelProfile, RpnShape
 from data_contracts.sink_rules import SinkDimensions
@@ -91,6 +91,29 @@ def check_shape(
             f"query and key to score with: set rpn.branch_layer and rpn.depth so that the last of "
             f"its layers is one of {_listed(having_heads)}"
         )
+
+
+def check_texts(
+    profile: ModelProfile, tokenizer: PreTrainedTokenizerBase, image_token_id: int
+) -> None:
+    """Refuse a profile whose own words hold the image placeholder: questions would be blamed.
+
+    Raises:
+        ModelError: naming the key.
+    """
+    instructions = profile.extraction_instructions.items()
+    texts = {
+        "prompt": profile.prompt.replace("{images}", " ").replace("{question}", " "),
+        "next_turn": profile.next_turn or "",
+        **{f"extraction_instructions.{kind}": one.instruction for kind, one in instructions},
+    }
+    for key, text in texts.items():
+        if image_token_id in tokenizer(text, add_special_tokens=False).input_ids:
+            raise ModelError(
+                f"profile {profile.name!r}: {key} holds the image placeholder, which only "
+                f"{{images}} stands for: take {tokenizer.convert_ids_to_tokens(image_token_id)!r} "
+                "out of it"
+            )
 
 
 def _listed(layers: tuple[int, ...]) -> str:

@@ -1,6 +1,7 @@
 """What the zoom refuses: calls that ask nothing sensible, and numbers that mean nothing."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from PIL import Image
@@ -32,7 +33,10 @@ def checked_images(
         ModelError: if a question contains the model's image placeholder.
         ValueError: saying what to give instead, and at which index.
     """
-    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+    numbers: dict[str, object] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    for name, number in numbers.items():
+        if not isinstance(number, Integral):
+            raise ValueError(f"{name} is {number!r}: give a whole number")
         if number < 1:
             raise ValueError(f"{name} is {number}: give at least 1")
     if isinstance(questions, str):

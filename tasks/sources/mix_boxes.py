@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ConfigDict, FiniteFloat, model_validator
 
 from data_contracts.base import Settings
+from sdrpn_core.geometry import BoxXYXY
 from sdrpn_core.records import image_path, question_id
 
 _Place = tuple[int, str | None]
@@ -95,6 +96,15 @@ class MixBoxes:
         ) and all(
             contents[path] == contents[paths[0]] for paths in self._paths.values() for path in paths
         )
+
+    def outside(self, sizes: Mapping[str, tuple[int, int]]) -> list[MixBox]:
+        """Boxes that show nothing of their image, of the images (by path) of known size."""
+        return [
+            box
+            for path, size in sizes.items()
+            for box in self._by_path.get(path, {}).values()
+            if not BoxXYXY(*box.box).shows_part_of(size)
+        ]
 
     def find(self, question: Mapping[str, Any]) -> MixBox | None:
         """The box of a question (a row of ``qa_record.v1``); None if it has none."""

@@ -6,7 +6,6 @@ from typing import get_args
 
 import pytest
 import yaml
-from pydantic import ValidationError
 
 from data_contracts.base import Settings
 from data_contracts.configs import EvaluationConfig, PipelineConfig, RuleName
@@ -23,6 +22,7 @@ from data_contracts.sources import (
     VisualCotSource,
 )
 from data_contracts.training import TrainingConfig
+from data_contracts.wrong_settings import WrongSetting
 from flows.cli_base import pipeline_config
 from flows.config_files import load_config
 from sdrpn_core.benchmarks.scoring import known_benchmarks
@@ -78,6 +78,8 @@ HELD_OUT = {"type": "scenes", "name": "held_out", "num_images": 4}
         ({"model": {"profile": 7}}, r"key 'model.profile.name': .*valid string"),
         ({"model": {"profile": {"name": "x"}}}, r"'model.profile.written_out.heads' is missing"),
         ({"calibration": {"num_scene": 9}}, r"key 'calibration.num_scene' is not known"),
+        # One resample printed an interval.
+        ({"evaluation": {"source": HELD_OUT, "num_bootstrap": 19}}, r"num_bootstrap': .* to 20"),
         # They were told of Python's dictionaries and tuples.
         ({"records": 5}, r"key 'records': a section with keys of its own is needed, not 5"),
         ({"training": {"loss": "bce"}}, r"'training.loss': a section .* is needed, not 'bce'"),
@@ -348,6 +350,15 @@ def test_labels_that_do_not_go_with_the_profile_are_refused():
         config.label_settings(load_profile("reference"))
 
 
+def test_regions_of_no_possible_size_are_refused():
+    """Every component was dropped, and nothing ever zoomed into."""
+    regions = {"min_component_cells": 9, "max_component_cells": 8}
+    config = PipelineConfig.model_validate(MINIMAL | {"regions": regions})
+    message = "regions over those of profile 'reference': min_component_cells must not exceed max_c"
+    with pytest.raises(ConfigError, match=message):
+        config.region_settings(load_profile("reference"))
+
+
 def test_training_settings_are_the_profiles_unless_the_config_changes_keys():
     """Every model that a configuration of a user's own named was trained by one recipe."""
     bare = PipelineConfig.model_validate(MINIMAL)
@@ -440,9 +451,17 @@ def test_changes_to_settings_are_checked() -> None:
     """``model_copy`` takes any key and any value, and the crop was nowhere."""
     regions = RegionSettings.preset("default")
     assert regions.with_changes(max_regions=3) == regions.model_copy(update={"max_regions": 3})
-    for changes in ({"margn": 3}, {"max_regions": -3}, {"margin_cells": "x"}):
-        with pytest.raises(ValidationError):
+    told = {
+        "key 'margn' is not known: remove it or mend its spelling; valid are blur_sig": {
+            "margn": 3
+        },
+        "key 'max_regions': Input should be greater than or equal to 1": {"max_regions": -3},
+        "key 'margin_cells': Input should be a valid number, ": {"margin_cells": "x"},
+    }
+    for message, changes in told.items():
+        with pytest.raises(WrongSetting, match=f"^{message}") as caught:
             regions.with_changes(**changes)
+        assert "\n" not in str(caught.value)
 
 
 def test_an_evaluation_takes_the_rpns_threshold_or_its_own() -> None:

@@ -21,12 +21,25 @@ from tests.config_samples import MINIMAL, write
     [
         ("name: [", "cannot be read as YAML"),
         ("- 1", r": a section .* not \[1\]$"),
-        ("", "not None$"),
+        ("", "key 'name' is missing: add it; key 'sources' is missing: add it, or give --data"),
     ],
 )
 def test_not_a_mapping(tmp_path: Path, text: str, message: str):
     with pytest.raises(ConfigError, match=message):
         PipelineConfig.load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["", "# store: s3://bucket\n"])
+def test_a_file_without_keys_leaves_all_as_it_is(tmp_path: Path, text: str):
+    """No key is needed, but with the last one commented out a section was."""
+    assert load_settings(RuntimeConfig, write(tmp_path, text)) == RuntimeConfig()
+
+
+@pytest.mark.parametrize("section", ["model", "records", "labels", "evaluation", "report"])
+def test_a_section_without_keys_is_left_out(tmp_path: Path, section: str):
+    """With its last key commented out, a section was of the wrong type."""
+    file = write(tmp_path, f"{yaml.safe_dump(MINIMAL)}{section}:\n")
+    assert PipelineConfig.load(file) == PipelineConfig.model_validate(MINIMAL)
 
 
 MINIMAL_TEXT = yaml.safe_dump(MINIMAL, sort_keys=False)

@@ -118,6 +118,20 @@ def test_errors_are_one_line_and_say_what_to_do(tmp_path: Path) -> None:
     result = sdrpn("import-labels", tmp_path / "good.pkl", *options, *onwards)
     assert result.exit_code == 1
     assert "profile 'qwen2-vl-7b' is uncalibrated" in result.output
+    regions = {"model": {"profile": "qwen2.5-vl-7b"}, "regions": {"mask_tower": True}}
+    wrong = {
+        "mask_tower is for families with one fixed grid": regions,
+        "background_ratio_threshold must not": {"labels": {"foreground_ratio_threshold": 0.01}},
+    }
+    config = tmp_path / "config.yaml"
+    for message, settings in wrong.items():
+        source = {"type": "scenes", "name": "unread", "num_images": 1}
+        config.write_text(yaml.safe_dump({"name": "mine", "sources": [source], **settings}))
+        onwards = ("--config", config, "--until", "train-rpn")
+        result = sdrpn("import-labels", tmp_path / "good.pkl", *options, *onwards)
+        assert result.exit_code == 2, result.output
+        assert message in result.output
+    assert not list((tmp_path / "store").glob("*/*/manifest.json")), "it was imported first"
     for until, message in (("train-rpn", "needs --config"), ("report", "choose from")):
         result = sdrpn("import-labels", tmp_path / "good.pkl", *options, "--until", until)
         assert result.exit_code == 2

@@ -136,9 +136,30 @@ def test_a_device_that_is_not_there_is_missed_before_anything_is_fetched(
     assert result.exit_code == 1
     assert "error: device 'cuda:7' cannot be used" in result.stderr
     assert {w for file in server.files.values() for w in file.requests} == {"bytes=0-0"}
+    spread = yaml.safe_load(runtime.read_text()) | {"device_map": {"": "cuda:7"}}
+    (tmp_path / "spread.yaml").write_text(yaml.safe_dump(spread))
+    result = sdrpn("stage", "merge-labels", *arguments[:2], "--runtime", tmp_path / "spread.yaml")
+    assert result.exit_code == 1
+    assert "error: device 'cuda:7' cannot be used" in result.stderr
     # A machine that only fetches, for others with GPUs, needs none.
     result = sdrpn("stage", "download", *arguments)
     assert "cannot be used" not in result.stderr
+
+
+def test_a_commit_that_cannot_be_had_is_missed_before_anything_is_fetched(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A branch was asked for, a commit taken at its word until the model was loaded."""
+    config, runtime = write_config(tmp_path, server), write_runtime(tmp_path)
+    plain = yaml.safe_load(config.read_text())
+    plain["model"]["revision"] = "e" * 40
+    config.write_text(yaml.safe_dump(plain))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    result = sdrpn("stage", "merge-labels", "--config", config, "--runtime", runtime)
+    assert result.exit_code == 1
+    assert "'llava-hf/llava-1.5-7b-hf' is not in the cache" in result.stderr
+    assert f"--revision {'e' * 40}` with a network first" in result.stderr
+    assert {w for file in server.files.values() for w in file.requests} == {"bytes=0-0"}
 
 
 def test_long_reasons_stood_in_the_column_of_sizes(server: FileServer, tmp_path: Path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_contracts.configs import RecordsConfig
-from data_contracts.sources import LlavaMixSource
+from data_contracts.sources import LlavaMixSource, Selection
 from tasks.artifacts.store import ArtifactStore
 from tasks.build_jsonl import NoUsableRecords, TooManyRejects, build_jsonl
 from tasks.download import download
@@ -95,6 +95,15 @@ def test_nothing_usable_says_why(file_store: ArtifactStore, tmp_path: Path):
     message = r"source 'dry': not one .*: 2 text_only, 1 no_question\); the first: .*; check"
     with pytest.raises(NoUsableRecords, match=message):
         build(file_store, source)
+
+
+def test_a_selection_that_leaves_nothing_over_is_named(file_store: ArtifactStore, tmp_path: Path):
+    """The records that it does not apply to were blamed, those that have no image."""
+    source = write_small_mix(tmp_path, num_images=3)
+    wrong = source.model_copy(update={"selection": Selection(folders=("gpa",))})
+    message = r"; left out by `selection`: \d+ other_folder\).*; check `selection`, `records` and"
+    with pytest.raises(NoUsableRecords, match=message):
+        build(file_store, wrong)
 
 
 def test_a_rerun_reads_no_more_than_one_reason(

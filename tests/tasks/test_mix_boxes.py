@@ -96,6 +96,20 @@ def made(
     return build_jsonl(run, files, source, RecordsConfig()), files
 
 
+def test_boxes_outside_their_images_are_told_when_these_are_fetched(
+    memory_store: ArtifactStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """They stopped the run at evaluation, after hours of training."""
+    beyond = [900, 1, 950, 9]
+    lines = [line("a.png", A), line("a.png", beyond), line("gqa/d.png", beyond)]
+    made(memory_store, tmp_path, lines)
+    told = [record.getMessage() for record in caplog.records if "true box" in record.message]
+    assert told == [
+        "true boxes outside their images, which evaluation leaves out: 1; the first: "
+        "[900.0, 1.0, 950.0, 9.0] of gqa/d.png, which has 48 x 32 pixels"
+    ]
+
+
 @pytest.mark.parametrize(
     ("lines", "expected", "as_written"),
     [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_contracts.configs import ModelConfig
+from data_contracts.configs import ModelConfig, PipelineConfig
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError
 from sdrpn_core.calibration.profile_file import profile_yaml
@@ -14,7 +14,9 @@ from tasks.models import (
     device_of_worker,
     model_identity,
     placement,
+    require_usable_settings,
 )
+from tests.config_samples import MINIMAL
 from tests.tiny_models import tiny_llava
 
 
@@ -72,6 +74,20 @@ def test_a_profile_may_be_written_out(tmp_path: Path) -> None:
     assert model_identity(written_out) == model_identity(by_path)
     assert ModelConfig.model_validate_json(written_out.model_dump_json()) == written_out
     assert len({written_out, ModelConfig(profile=profile), by_path}) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_told"),
+    [(None, False), ({"border_cells": 1}, False), ({"sink_threshold": 0.01}, True)],
+)
+def test_a_sink_threshold_without_a_sink_rule_is_told(
+    caplog: pytest.LogCaptureFixture, labels: dict[str, float] | None, is_told: bool
+) -> None:
+    """It changed the labels' address and not one label."""
+    plain = MINIMAL | {"model": {"profile": "reference"}, "labels": labels}
+    require_usable_settings(PipelineConfig.model_validate(plain))
+    told = "labels.sink_threshold (0.01) is without effect: profile 'reference' names no sink rule"
+    assert caplog.messages == ([told] if is_told else [])
 
 
 def test_weights_are_loaded_once_for_a_draft_and_its_calibrated_profile(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import Glm4vConfig, LlamaConfig, LlavaConfig, PreTrainedConfig
 from data_contracts.calibration import CalibrationSettings
 from data_contracts.enums import QuestionKind, RoiLabel
 from data_contracts.label_settings import LabelSettings
-from data_contracts.profiles import ModelProfile, plain_regions
+from data_contracts.profiles import HeadSelection, ModelProfile, plain_regions
 from data_contracts.settings_files import ConfigError
 from data_contracts.sink_rules import SinkDimensions
 from sdrpn_core.calibration.comparison import (
@@ -32,7 +32,7 @@ from sdrpn_core.calibration.unsupervised import elbow, massive_sinks, spatial_en
 from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.profiles import load_profile
 from sdrpn_core.pseudo_labels import make_pseudo_labels
-from tests.planted_attention import planted_maps, quiet_hidden_states
+from tests.planted_attention import SHAPE, planted_maps, quiet_hidden_states
 from tests.tiny_models import tiny_llava
 
 TEXTUAL, NATURAL = QuestionKind.TEXTUAL, QuestionKind.NATURAL
@@ -180,6 +180,19 @@ def test_every_sink_rule_removes_planted_sinks() -> None:
     assert {score.kind for score in scores if score.is_kept} == {TEXTUAL, NATURAL}
     combined = {score.rule.rule for score in scores if len(score.rule.terms) == 2}
     assert combined == {"any", "all"}
+
+
+def test_sinks_cannot_be_planted_where_every_head_grounds() -> None:
+    """It was a StopIteration, after the branch layers had been trained."""
+    maps = replace(planted_maps(), hidden=quiet_hidden_states(40))
+    choice = search_labels(LabelScorer(maps), LabelSettings(), SETTINGS).choice
+    layers, heads = SHAPE
+    all_heads = {layer: tuple(range(heads)) for layer in range(layers)}
+    every = {kind: HeadSelection(grounding=all_heads) for kind in choice.heads}
+    with pytest.raises(
+        CalibrationError, match=r"all \d+ heads .* lower max_heads, or set planted_s"
+    ):
+        planted_sink_scores(maps, replace(choice, heads=every), SETTINGS)
 
 
 def test_a_model_without_a_profile_takes_its_familys(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -369,17 +370,22 @@ def test_oracle_box_is_padded_and_stays_in_the_image() -> None:
         oracle_box(documents(without_box=0)[0], (60, 40), 0.1)
 
 
-def test_a_true_box_outside_its_image_is_refused_at_the_first_batch(
-    adapter: ModelAdapter, images: dict[str, Image.Image]
+def test_a_true_box_outside_its_image_counts_as_none_and_is_told(
+    adapter: ModelAdapter, images: dict[str, Image.Image], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All answers were made before the results failed; with the oracle's margin, there too."""
+    """All answers were made before the results failed, then the run stopped at the first such."""
     width, height = images["image-0"].size
     outside = BoxXYXY(width + 1.0, 4.0, width + 31.0, 14.0)
-    beside = [Document(**{**vars(documents()[0]), "true_box": outside})]
-    evaluator = Evaluator(adapter, settings(methods=(Method.BASE,)))
-    with pytest.raises(UnusableDocument, match=r"image-0: the true box .* is outside the image"):
-        evaluator.evaluate(beside, loader(images), batch_size=1)
-    with pytest.raises(UnusableDocument, match="outside"):
+    beside = [replace(documents()[0], true_box=outside), *documents()[1:2]]
+    none = [replace(documents()[0], true_box=None), *documents()[1:2]]
+    evaluator = Evaluator(adapter, settings(methods=(Method.BASE, Method.ORACLE)))
+    found = evaluator.evaluate(beside, loader(images), batch_size=2)
+    assert found == evaluator.evaluate(none, loader(images), batch_size=2)
+    assert [row["method"] for row in found] == ["base", "base", "oracle"]
+    told = [record.getMessage() for record in caplog.records if "true box" in record.message]
+    assert len(told) == 1
+    assert told[0].startswith("true boxes left out: 1; the first: image-0: the true box (")
+    with pytest.raises(UnusableDocument, match=r"the true box .* is outside the image, which has"):
         oracle_box(beside[0], (width, height), 0.1)
 
 

@@ -81,6 +81,8 @@ def test_a_budget_that_holds_no_cell_is_refused_before_anything_is_asked(
     least = zoom.regions.with_changes(crop_tokens=1)
     with pytest.raises(ModelError, match="crop_tokens is 1: give at least 2"):
         ZoomPipeline(adapter, zoom.rpn, threshold=zoom.threshold, regions=least)
+    with pytest.raises(ModelError, match="crop_tokens is 1: give at least 2"):
+        zoom.regions = least
     source = SceneSource(name="held-out", num_images=1, seed=0)
     with pytest.raises(ModelError, match="crop_tokens is 1: give at least 2"):
         Evaluator(adapter, EvaluationConfig(source=source, crop_tokens=1))

@@ -16,11 +16,11 @@ from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from data_contracts.enums import QuestionKind
-from data_contracts.profiles import ModelProfile, RpnShape
+from data_contracts.profiles import ExtractionInstruction, ModelProfile, RpnShape
 from sdrpn_core.extraction.generated_answers import Request, capture_attention
 from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.geometry import GridBox
-from sdrpn_core.models import loading
+from sdrpn_core.models import devices
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import DTYPES, dtype_name, resolve_dtype
 from sdrpn_core.models.dimensions import model_dimensions
@@ -140,6 +140,26 @@ def test_a_prompt_that_ends_with_its_image_is_refused_when_questions_are_extract
         capture_attention(adapter, [request], {}, max_new_tokens=1)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prompt", "<image>{images}{question}"),
+        ("next_turn", "<image>{question}"),
+        (
+            "extraction_instructions.natural",
+            {QuestionKind.NATURAL: ExtractionInstruction(replaces="x", instruction="<image> ?")},
+        ),
+    ],
+)
+def test_a_profile_whose_words_hold_the_image_is_refused_when_the_model_is_loaded(
+    profile: ModelProfile, key: str, value: object
+) -> None:
+    """Each question was said to hold it, after half of the work."""
+    worded = profile.model_copy(update={key.partition(".")[0]: value})
+    with pytest.raises(ModelError, match=rf"'tiny-llava': {key} holds .*: take '<image>' out"):
+        load_adapter(worded, device="cpu")
+
+
 def test_an_rpn_that_cannot_branch_off_is_not_planned_for(tmp_path: Path) -> None:
     """A run with a plan ended when the model was loaded, once all data was fetched."""
     deep = tiny_qwen3_vl(tmp_path)
@@ -204,7 +224,7 @@ def test_a_stock_model_with_holes_is_refused(profile: ModelProfile, tmp_path: Pa
 def test_a_device_map_needs_accelerate(
     profile: ModelProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "is_accelerate_available", lambda: False)
+    monkeypatch.setattr(devices, "is_accelerate_available", lambda: False)
     with pytest.raises(ModelError, match=r"accelerate: run `pip install 'sdrpn\[multi-gpu\]'`"):
         load_adapter(profile, device_map="auto")
 
@@ -311,6 +331,21 @@ def test_a_text_model_that_sees_images_whole_is_refused_where_they_are_not_shown
     other = with_text_model(profile, tmp_path, "gemma3_text", head_dim=12)
     with pytest.raises(ModelError, match=r"a llava model does not show them so"):
         load_adapter(other, device="cpu")
+
+
+def test_a_prompt_that_is_longer_than_the_model_was_made_for_is_told_once(
+    profile: ModelProfile, caplog: pytest.LogCaptureFixture
+):
+    """It was answered without a word."""
+    adapter = load_adapter(profile, device="cpu")
+    most = adapter.model.config.get_text_config().max_position_embeddings
+    (image,) = adapter.encode_images([Image.new("RGB", (40, 40))])
+    room = most - len(adapter.embed_prompt("", [image]).embeds)
+    for question in ("it " * room, "it " * (room + 1), "is " * (room + 1)):
+        adapter.embed_prompt(question.strip(), [image])
+    (told,) = [record.getMessage() for record in caplog.records if "positions" in record.message]
+    assert told.startswith("the prompt of 'it it it ")
+    assert f"takes {most + 1} positions, and {profile.model_id} was made for {most}: " in told
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "phi"])

@@ -404,13 +404,15 @@ def test_images_that_are_decoded_on_access(adapter: ModelAdapter, images: list[I
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "batch_size"])
-@pytest.mark.parametrize("number", [0, -1])
-def test_numbers_below_one_are_refused(
-    adapter: ModelAdapter, images: list[Image.Image], name: str, number: int
+@pytest.mark.parametrize(
+    ("number", "told"), [(0, "at least 1"), (-1, "at least 1"), (2.5, "a whole number")]
+)
+def test_numbers_below_one_and_fractions_are_refused(
+    adapter: ModelAdapter, images: list[Image.Image], name: str, number: float, told: str
 ):
     pipeline = random_pipeline(adapter)
     for ask in (pipeline.answer, pipeline.stream):
-        with pytest.raises(ValueError, match=f"{name} is {number}: give at least 1"):
+        with pytest.raises(ValueError, match=f"{name} is {number}: give {told}"):
             ask(images, QUESTIONS, **{name: number})  # type: ignore[operator]
 
 
@@ -483,12 +485,22 @@ def test_an_rpn_of_another_branch_is_refused(adapter: ModelAdapter):
         ZoomPipeline(adapter, rpn, threshold=0.5, regions=EVERY_REGION)
 
 
-@pytest.mark.parametrize("threshold", [1.5, -1, float("nan")])
+@pytest.mark.parametrize("threshold", [1.5, -1, float("nan"), "0.5"])
 def test_a_threshold_that_is_none_is_refused_when_it_is_set(adapter: ModelAdapter, threshold: Any):
     """It was taken, and failed in the middle of an answer or found nothing."""
     pipeline = random_pipeline(adapter)
     with pytest.raises(ValueError, match=r"threshold is .*: give a number from 0 to 1"):
         pipeline.threshold = threshold
+    pipeline.threshold = np.float32(0.5)
+
+
+def test_regions_that_are_no_settings_are_refused_when_they_are_set(adapter: ModelAdapter):
+    """A dictionary was taken, and failed in the middle of an answer."""
+    wrong: Any = {"max_regions": 3}
+    pipeline = random_pipeline(adapter)
+    with pytest.raises(ValueError, match=r"regions is a dict: give settings, as regions.with_chan"):
+        pipeline.regions = wrong
+    assert pipeline.regions == EVERY_REGION
 
 
 def test_nothing_to_answer(adapter: ModelAdapter):

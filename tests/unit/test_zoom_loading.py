@@ -70,3 +70,10 @@ def test_answering_costs_what_the_rpn_was_made_for_unless_told_otherwise(tmp_pat
     assert changed.regions == regions.with_changes(crop_tokens=9, withdraw_image=False)
     with pytest.raises(ModelError, match="at least 1"):
         ZoomPipeline.beside(own.adapter, checkpoint, crop_tokens=0)
+
+
+def test_too_few_tokens_for_a_crop_are_refused_before_a_model_is_loaded(
+    checkpoint: RpnCheckpoint,
+) -> None:
+    with pytest.raises(ModelError, match="crop_tokens is 0: give at least 1"):
+        ZoomPipeline.from_checkpoint(checkpoint, "not/there", device="cpu", crop_tokens=0)
