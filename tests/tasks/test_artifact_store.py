@@ -5,6 +5,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
+from uuid import uuid4
 
 import polars as pl
 import pytest
@@ -28,6 +30,7 @@ from tests.artifacts import (
     source_recipe,
     stage_run,
 )
+from tests.patience import PATIENCE_SECONDS
 
 
 def set_created_at(store: ArtifactStore, recipe: Recipe, created_at: str) -> None:
@@ -231,6 +234,40 @@ class TestVisibility:
         store.discard(ref)
         assert store.storage.read(f"{ref.prefix}0/shards/x") == b"a neighbour"
         assert keys_of(store, ref) == []
+
+
+class TestSideBySide:
+    def test_so_many_shards_are_made_at_once_and_no_more(self, memory_store: ArtifactStore) -> None:
+        seen: list[tuple[str, int, int]] = []
+        together, at_work, most = Barrier(3, timeout=PATIENCE_SECONDS), list[int](), 0
+
+        def make_shard(index: int) -> object:
+            nonlocal most
+            at_work.append(index)
+            together.wait()
+            most = max(most, len(at_work))
+            together.wait()
+            at_work.remove(index)
+            return make_source_shard(index)
+
+        run = stage_run(memory_store, on_progress=lambda *event: seen.append(event))
+        ref = run_stage(run, source_recipe(6), make_shard, num_at_once=3)
+        assert most == 3
+        assert seen == sorted(set(seen)), "never the same twice"
+        assert seen[-1] == ("download", 6, 6)
+        alone = ArtifactStore(f"memory://{uuid4().hex}")
+        run_stage(stage_run(alone), source_recipe(6), make_source_shard)
+        assert memory_store.manifest(ref).shards == alone.manifest(ref).shards
+
+    def test_one_that_fails_leaves_what_is_made(self, memory_store: ArtifactStore) -> None:
+        def make_shard(index: int) -> object:
+            if index == 1:
+                raise ZeroDivisionError
+            return make_source_shard(index)
+
+        with pytest.raises(ZeroDivisionError):
+            run_stage(stage_run(memory_store), source_recipe(2), make_shard, num_at_once=2)
+        assert memory_store.missing(source_recipe(2)) == [1]
 
 
 class TestResuming:
