@@ -10,9 +10,9 @@ Each process looks once where which row is, and keeps that on disk.
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import polars as pl
@@ -20,6 +20,7 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import ExtractionStatus
 from sdrpn_core.temporary_database import TemporaryDatabase
+from sdrpn_core.threads import MAX_THREADS, in_parallel
 from tasks.artifacts.admin import committed_artifacts
 from tasks.artifacts.errors import CorruptArtifact
 from tasks.artifacts.store import ArtifactStore
@@ -93,16 +94,40 @@ class _Earlier:
         """Rows of a shard; None if it cannot be read, or the artifact is gone with all of them."""
         if number in self._deleted:
             return None
-        made = self.manifests[number]
+        return self._told(number, self._read(number, columns, shard))
+
+    def all_frames(
+        self, number: int, columns: Sequence[str]
+    ) -> Iterator[tuple[int, pl.DataFrame | None]]:
+        """Every shard's index and what ``frame`` returns of it; some are read side by side."""
+        indexes = range(len(self.manifests[number].shards))
+        for start in range(0, len(indexes), MAX_THREADS):
+            if number in self._deleted:
+                return
+            part = indexes[start : start + MAX_THREADS]
+            found = in_parallel(partial(self._read, number, columns), part)
+            for index, rows in zip(part, found, strict=True):
+                yield index, self._told(number, rows)
+
+    def _read(
+        self, number: int, columns: Sequence[str] | None, shard: int
+    ) -> pl.DataFrame | CorruptArtifact:
         try:
-            return self.store.read_shard_frame(made, shard, columns)
+            return self.store.read_shard_frame(self.manifests[number], shard, columns)
         except CorruptArtifact as error:
-            what = error.what
+            return error
+
+    def _told(self, number: int, found: pl.DataFrame | CorruptArtifact) -> pl.DataFrame | None:
+        """Rows that were found; of damage a warning, and of an artifact that is gone only one."""
+        if isinstance(found, pl.DataFrame):
+            return found
+        if number not in self._deleted:
+            made, what = self.manifests[number], found.what
             if not self.store.is_committed(made.recipe.ref):
                 self._deleted.add(number)
                 what = f"{made.recipe.ref} was deleted meanwhile"
             log.warning("%s: its rows are made again", what)
-            return None
+        return None
 
 
 @lru_cache(maxsize=2)
@@ -113,14 +138,13 @@ def _earlier(search: _Search) -> _Earlier:
         if made.recipe.ref != search.ref and _makes_equal_rows(made.recipe, search.recipe)
     ]
     earlier = _Earlier(search.store, manifests)
-    for number, made in enumerate(manifests):
-        for shard in made.shards:
-            frame = earlier.frame(number, shard.index, _KEYS)
+    for number in range(len(manifests)):
+        for shard, frame in earlier.all_frames(number, _KEYS):
             if frame is None:
                 continue
             # An image that could not be read may be readable by now.
             read = frame.filter(pl.col("status") != ExtractionStatus.UNREADABLE_IMAGE.value)
-            rows = read.select("question_id", "kind", pl.lit(number), shard=pl.lit(shard.index))
+            rows = read.select("question_id", "kind", pl.lit(number), shard=pl.lit(shard))
             earlier.places.executemany(_ADD, rows.iter_rows())
     return earlier
 

@@ -47,7 +47,7 @@ from tasks.sources.evaluation_documents import (
     warn_of_unasked_boxes,
 )
 from tasks.sources.files import load_image
-from tasks.unanswered import require_answers, warn_of_unanswered
+from tasks.unanswered import num_unanswered, require_answers, warn_of_unanswered
 
 RESULTS_NAME, SPEED_NAME, DOCUMENTS_NAME = recipes.RESULTS_FILES
 
@@ -104,13 +104,14 @@ def num_left_out(store: ArtifactStore, records: ArtifactRef, source: EvaluationS
     """
     if isinstance(source, BenchmarkSource):  # its rows tell, and its rules say what an empty one is
         return 0
-    return require_answers(
+    require_answers(
         store,
         records,
         f"source {source.name!r}",
         "nothing says which answers are right",
         "leave the source out of the evaluation",
     )
+    return num_unanswered(store, records)
 
 
 def make_prediction_shard(

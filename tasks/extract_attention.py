@@ -6,11 +6,12 @@ Shards may be made by any number of processes; each loads the model once.
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 import polars as pl
 
-from data_contracts.artifact import ArtifactRef, Recipe
+from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.configs import ExtractionConfig, ModelConfig
 from data_contracts.enums import ExtractionStatus, QuestionKind, RecordStatus
 from data_contracts.errors import SdrpnError
@@ -118,10 +119,26 @@ def usable_questions(
     counts = [int(shard.statistics.get(name, 0)) for shard in manifest.shards]
     rows: list[Row] = []
     for shard, inside in overlapping(counts, shard_range(num_usable(manifest), num_shards, index)):
-        frame = store.read_shard_frame(manifest, shard)
-        usable = frame.filter(pl.col("status") == RecordStatus.OK.value)
+        usable = _usable_rows(_Shard(manifest.shards[shard].sha256, store, manifest, shard))
         rows += usable.slice(inside.start, len(inside)).to_dicts()
     return rows
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Questions by the digest of their bytes, wherever they are."""
+
+    sha256: str
+    store: ArtifactStore = field(compare=False)
+    manifest: Manifest = field(compare=False)
+    index: int = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _usable_rows(shard: _Shard) -> pl.DataFrame:
+    """Kept for the next share: a shard of many-turned conversations holds dozens of them."""
+    frame = shard.store.read_shard_frame(shard.manifest, shard.index)
+    return frame.filter(pl.col("status") == RecordStatus.OK.value)
 
 
 def usable_ids(store: ArtifactStore, records: ArtifactRef) -> list[str]:

@@ -164,7 +164,8 @@ class _Records:
 @lru_cache(maxsize=2)
 def _has_mixed(records: _Records) -> bool:
     database = TemporaryDatabase(_TABLES)
-    for questions in records.store.frames(records.ref, [*_NAMES, "question", "status"]):
+    manifest = records.store.manifest(records.ref)
+    for questions in records.store.all_frames(manifest, [*_NAMES, "question", "status"]):
         database.executemany(_ADD, _stored(questions, repeat("", questions.height)))
     _find_mixed(records, database)
     return database.execute("SELECT 1 FROM mixed").fetchone() is not None
@@ -174,7 +175,7 @@ def _has_mixed(records: _Records) -> bool:
 def _by_conversation(records: _Records) -> tuple[int, TemporaryDatabase]:
     """Number of usable questions; turns in the order of conversations, with where each starts."""
     database = TemporaryDatabase(_TABLES)
-    for questions in records.store.frames(records.ref):
+    for questions in records.store.all_frames(records.store.manifest(records.ref)):
         lines = questions.write_ndjson().split("\n")[:-1]
         database.executemany(_ADD, _stored(questions, lines))
     _find_mixed(records, database)

@@ -1,9 +1,7 @@
 """Stage ``make-labels``: attention maps become pseudo-labels, shard by shard."""
 
 import logging
-from collections import Counter
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,18 +9,18 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe
 from data_contracts.enums import ExtractionStatus, LabelStatus
 from data_contracts.label_settings import LabelSettings
-from data_contracts.registry import frame_of
-from sdrpn_core.pseudo_labels import PseudoLabels, make_pseudo_labels
+from sdrpn_core.pseudo_labels import make_pseudo_labels
 from tasks import recipes
 from tasks.artifacts.stage import FrameShard, StageRun, run_stage
 from tasks.shard_statistics import dataset_statistic, status_statistic
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-
 _MANY_OVERLONG = 0.05
 """Share of answers without an end that is worth a warning."""
+
+_SHARDS_AT_ONCE = 8
+"""Each waits for the store several times, and takes some MB meanwhile."""
 
 _CARRIED = (
     *("question_id", "dataset", "kind", "image_uri", "image_sha256", "question", "answers"),
@@ -32,6 +30,8 @@ _CARRIED = (
 # Samples are labelled together if nothing about their maps' shapes differs.
 _ALIKE = ("grid_height", "grid_width", "has_sink")
 _PLACEMENT = ("image_width", "image_height", "canvas_width", "canvas_height")
+_BOX = ("box_x0", "box_y0", "box_x1", "box_y1")
+_COUNTS = ("num_foreground", "num_background", "num_ignore")
 REASONS = {
     LabelStatus.OK: "",
     LabelStatus.NO_ATTENTION: "the attention map is zero or not finite",
@@ -53,18 +53,17 @@ def make_labels(run: StageRun, attention: ArtifactRef, settings: LabelSettings) 
             has_sink=pl.col("sink").is_not_null()
         )
         is_ok = pl.col("status") == ExtractionStatus.OK.value
-        rows = [_not_extracted(row) for row in frame.filter(~is_ok).iter_rows(named=True)]
-        for _, alike in frame.filter(is_ok).group_by(_ALIKE, maintain_order=True):
-            rows += _label(alike, settings)
-        counts: Counter[str] = Counter(status_statistic(row["status"]) for row in rows)
-        counts.update(dataset_statistic(row["dataset"]) for row in rows)
-        return FrameShard(frame_of(rows, recipe.schema_id), counts)
+        labelled = frame.filter(is_ok).group_by(_ALIKE, maintain_order=True)
+        parts = [_labelled(alike, settings) for _, alike in labelled]
+        rows = pl.concat([_not_extracted(frame.filter(~is_ok)), *parts])
+        return FrameShard(rows, _statistics(rows))
 
     def begin(recipe: Recipe) -> None:
         _warn_of_overlong_answers(manifest)
         run.on_start(recipe)
 
-    return run_stage(replace(run, on_start=begin), recipe, make_shard)
+    begun = replace(run, on_start=begin)
+    return run_stage(begun, recipe, make_shard, num_at_once=_SHARDS_AT_ONCE)
 
 
 def _warn_of_overlong_answers(attention: Manifest) -> None:
@@ -80,8 +79,17 @@ def _warn_of_overlong_answers(attention: Manifest) -> None:
         )
 
 
-def _label(frame: pl.DataFrame, settings: LabelSettings) -> list[Row]:
-    """Labels of samples on one grid."""
+def _statistics(rows: pl.DataFrame) -> dict[str, int]:
+    """How many rows of a shard have each status, and are of each dataset."""
+    return {
+        statistic(value): count
+        for name, statistic in (("status", status_statistic), ("dataset", dataset_statistic))
+        for value, count in rows[name].value_counts().iter_rows()
+    }
+
+
+def _labelled(frame: pl.DataFrame, settings: LabelSettings) -> pl.DataFrame:
+    """Rows of samples on one grid."""
     first = frame.row(0, named=True)
     shape = (frame.height, first["grid_height"], first["grid_width"])
     made = make_pseudo_labels(
@@ -90,36 +98,29 @@ def _label(frame: pl.DataFrame, settings: LabelSettings) -> list[Row]:
         settings,
         frame.select(_PLACEMENT).to_numpy(),
     )
-    return [_row(row, made, index) for index, row in enumerate(frame.iter_rows(named=True))]
+    boxes = pl.DataFrame(made.boxes, schema=_BOX)
+    return frame.select(
+        *_CARRIED,
+        pl.Series("labels", made.labels.reshape(frame.height, -1)).arr.to_list(),
+        *boxes.select(pl.when(pl.col("box_x0") >= 0).then(pl.col(_BOX))),
+        *(pl.Series(name, getattr(made, name)) for name in (*_COUNTS, "max_attention")),
+        pl.Series("status", [status.value for status in made.status]),
+        pl.Series("reason", [REASONS[status] for status in made.status]),
+    )
 
 
 def _maps(frame: pl.DataFrame, column: str, shape: tuple[int, int, int]) -> np.ndarray:
     return frame[column].explode(empty_as_null=False).to_numpy().reshape(shape)
 
 
-def _row(row: Row, made: PseudoLabels, index: int) -> Row:
-    status = made.status[index]
-    box = made.boxes[index].tolist() if made.boxes[index][0] >= 0 else [None] * 4
-    return {name: row[name] for name in _CARRIED} | {
-        "labels": made.labels[index].ravel().tolist(),
-        **dict(zip(("box_x0", "box_y0", "box_x1", "box_y1"), box, strict=True)),
-        "num_foreground": int(made.num_foreground[index]),
-        "num_background": int(made.num_background[index]),
-        "num_ignore": int(made.num_ignore[index]),
-        "max_attention": float(made.max_attention[index]),
-        "status": status.value,
-        "reason": REASONS[status],
-    }
-
-
-def _not_extracted(row: Row) -> Row:
-    return {name: row[name] for name in _CARRIED} | {
-        "labels": [],
-        **dict.fromkeys(("box_x0", "box_y0", "box_x1", "box_y1")),
-        "num_foreground": 0,
-        "num_background": 0,
-        "num_ignore": 0,
-        "max_attention": 0.0,
-        "status": LabelStatus.NOT_EXTRACTED.value,
-        "reason": f"{row['status']}: {row['reason']}",
-    }
+def _not_extracted(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows of samples without attention."""
+    return frame.select(
+        *_CARRIED,
+        pl.lit([], pl.List(pl.Int8)).alias("labels"),
+        *(pl.lit(None, pl.Int32).alias(name) for name in _BOX),
+        *(pl.lit(0, pl.Int32).alias(name) for name in _COUNTS),
+        max_attention=pl.lit(0.0, pl.Float32),
+        status=pl.lit(LabelStatus.NOT_EXTRACTED.value),
+        reason=pl.format("{}: {}", pl.col("status").cast(pl.String), "reason"),
+    )

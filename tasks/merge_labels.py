@@ -79,8 +79,8 @@ def _read(
     index = TemporaryDatabase(_TABLES)
     num_rows = 0
     for made in labels:
-        for shard in made.shards:
-            found = store.read_shard_frame(made, shard.index).with_columns(
+        for found in store.all_frames(made):
+            found = found.with_columns(
                 label_artifact=pl.lit(str(made.recipe.ref)),
                 number=pl.int_range(num_rows, num_rows + pl.len()),
             )

@@ -17,18 +17,20 @@ class NoAnswers(SdrpnError):
     """Not one question has an answer where answers are needed; the message says what for."""
 
 
+_IS_ASKED = pl.col("status") == RecordStatus.OK.value
+_HAS_ANSWER = pl.col("answers").list.len() > 0
+
+
 def num_unanswered(store: ArtifactStore, questions: ArtifactRef) -> int:
     """Questions that can be asked, and have no answer."""
-    is_asked = pl.col("status") == RecordStatus.OK.value
-    is_unanswered = is_asked & (pl.col("answers").list.len() == 0)
-    frames = store.frames(questions, ["status", "answers"])
-    return sum(frame.filter(is_unanswered).height for frame in frames)
+    frames = store.all_frames(store.manifest(questions), ["status", "answers"])
+    return sum(frame.filter(_IS_ASKED & ~_HAS_ANSWER).height for frame in frames)
 
 
 def require_answers(
     store: ArtifactStore, questions: ArtifactRef, name: str, consequence: str, remedy: str
-) -> int:
-    """Number of questions without an answer.
+) -> None:
+    """See to it that some question has an answer; no more is read than tells.
 
     Args:
         store: where they are.
@@ -40,13 +42,13 @@ def require_answers(
     Raises:
         NoAnswers: if all are.
     """
-    num_questions, without = num_usable(store.manifest(questions)), num_unanswered(store, questions)
-    if without == num_questions:
+    frames = store.frames(questions, ["status", "answers"])
+    if not any(frame.filter(_IS_ASKED & _HAS_ANSWER).height for frame in frames):
+        num_questions = num_usable(store.manifest(questions))
         raise NoAnswers(
             f"{name}: not one of its {num_questions} questions has a reference answer, so "
             f'{consequence}; give the answers as turns from "gpt", or {remedy}'
         )
-    return without
 
 
 def warn_of_unanswered(

@@ -33,10 +33,14 @@ class PromptBatch:
     token_ids: tuple[tuple[int, ...], ...] = ()
     """Tokens that each whole prompt holds; parts of prompts do not say."""
 
+    @property
+    def masks(self) -> ColumnMasks:
+        """What the columns see of each other; that some are padding is known without the device."""
+        return ColumnMasks(self.image_numbers, self.key_mask, is_full=not any(self.offsets))
+
     def as_input(self) -> DecoderInput:
         """Input of the first layer, with nothing before the prompts."""
-        masks = ColumnMasks(self.image_numbers, self.key_mask)
-        return DecoderInput(self.embeds, masks, self.position_ids, self.deepstack)
+        return DecoderInput(self.embeds, self.masks, self.position_ids, self.deepstack)
 
 
 def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:

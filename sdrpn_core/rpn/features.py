@@ -186,7 +186,7 @@ class FeatureBatch:
     image_numbers: Tensor
     """(N, L) as of each example."""
     labels: Tensor
-    """(N, C) int64; cells that pad a smaller grid are ignored."""
+    """(N, C) int64, on the host; cells that pad a smaller grid are ignored."""
 
     def logits(self, network: RegionProposalNetwork) -> Tensor:
         """(N, C) RoI logits. Padding needs no mask: no column sees text that follows it."""
@@ -207,7 +207,7 @@ def collate(
     device = features[0].hidden.device
     length = max(item.hidden.shape[0] for item in features)
     num_cells = max(item.image_columns.shape[0] for item in features)
-    labels = [torch.from_numpy(e.labels.astype("int64")).flatten().to(device) for e in examples]
+    labels = [torch.from_numpy(e.labels.astype("int64")).flatten() for e in examples]
     return FeatureBatch(
         hidden=torch.stack([_pad_right(item.hidden.T, length).T for item in features]),
         position_ids=torch.stack(

@@ -24,13 +24,13 @@ def roi_loss(
 
     Args:
         logits: (N, C) RoI logits.
-        labels: (N, C) of ``RoiLabel`` values.
+        labels: (N, C) of ``RoiLabel`` values; on the host, nothing waits for the logits' device.
         loss: which loss.
         num_valid_cells: divisor, for a part of a larger batch; None counts these labels.
     """
-    is_valid = valid_cells(labels)
+    places = valid_cells(labels).nonzero(as_tuple=True)
     # Selecting, not weighting with zero: what an ignored cell holds (even NaN) has no effect.
-    chosen, targets = logits[is_valid].float(), labels[is_valid].float()
+    chosen, targets = logits[places].float(), labels[places].float().to(logits.device)
     count = chosen.numel() if num_valid_cells is None else num_valid_cells
     return cell_losses(chosen, targets, loss).sum() / max(count, 1)
 

@@ -210,14 +210,15 @@ class _Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad()
         num_valid_cells = sum(example.num_valid_cells for example in batch)
-        loss = 0.0
+        losses = []
         for part, found in self.prefix.of_parts(self._parts(batch)):
             features = collate(found, part)
             with self._autocast():
                 logits = features.logits(self.network)
             part_loss = roi_loss(logits, features.labels, self.config.loss, num_valid_cells)
             part_loss.backward()  # type: ignore[no-untyped-call]
-            loss += float(part_loss.detach())
+            losses.append(part_loss.detach())
+        loss = sum(torch.stack(losses).tolist())  # a wait for each would hold up the part after it
         limit = self.config.max_grad_norm
         norm = float(
             torch.nn.utils.clip_grad_norm_(

@@ -168,12 +168,12 @@ def _run_below(
     adapter: ModelAdapter, batch: PromptBatch, before: tuple[CachedColumns, Tensor] | None
 ) -> CachedColumns:
     """Run layers 0 .. B-1 over columns that follow chosen rows of others, or nothing."""
-    key_mask, cache = batch.key_mask, adapter.decoder.new_cache()
+    key_mask, masks, cache = batch.key_mask, batch.masks, adapter.decoder.new_cache()
     if before is not None:
         earlier, rows = before
         key_mask = torch.cat([earlier.key_mask[rows], key_mask], dim=1)
+        masks = ColumnMasks(batch.image_numbers, key_mask)
         cache = fork(earlier.cache, rows)
-    masks = ColumnMasks(batch.image_numbers, key_mask)
     inputs = DecoderInput(batch.embeds, masks, batch.position_ids, batch.deepstack)
     below = range(adapter.profile.rpn.branch_layer)
     hidden = adapter.decoder.run(inputs, below, cache=cache)

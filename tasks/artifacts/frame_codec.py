@@ -92,7 +92,7 @@ def decode_frame(data: bytes, schema_id: str, columns: Sequence[str] | None = No
     if schema_id not in _JSONL_SCHEMAS:
         rows = pl.read_parquet(data, columns=wanted)
     elif data:
-        stored = {name: _as_stored(kind) for name, kind in contract.items()}
+        stored = {name: _as_stored(contract[name]) for name in wanted}
         rows = pl.read_ndjson(data, schema=stored)
     else:
         rows = empty_frame(schema_id)

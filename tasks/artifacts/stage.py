@@ -13,6 +13,7 @@ import polars as pl
 from data_contracts.artifact import ArtifactRef, Recipe, ShardEntry
 from data_contracts.errors import SdrpnError
 from data_contracts.runtime import RuntimeConfig
+from sdrpn_core.threads import in_parallel
 from tasks.artifacts.device_memory import device_memory_explained, tell_of_reduced_batches
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.outdated import is_of_other_answers, is_outdated, note_answers
@@ -86,15 +87,42 @@ class StageRun:
     what it has made since."""
 
 
-def run_stage(run: StageRun, recipe: Recipe, make_shard: MakeShard) -> ArtifactRef:
-    """Make an artifact unless it is committed; shards that have receipts are not made again."""
+def run_stage(
+    run: StageRun, recipe: Recipe, make_shard: MakeShard, *, num_at_once: int = 1
+) -> ArtifactRef:
+    """Make an artifact unless it is committed; shards that have receipts are not made again.
+
+    Args:
+        run: where and how.
+        recipe: what to make.
+        make_shard: makes a shard.
+        num_at_once: shards that threads make side by side, all of which are in memory; for those
+            that take less time to make than to read and store, and share nothing.
+    """
     missing = begin_stage(run, recipe)
     if missing is None:
         return recipe.ref
-    for position, index in enumerate(missing):
+    made: list[int] = []
+    num_told = 0
+
+    def make(index: int) -> None:
         run_shard(run, recipe, index, make_shard)
-        num_done = recipe.num_shards - len(missing) + position + 1
-        run.on_progress(recipe.stage.value, num_done, recipe.num_shards)
+        made.append(index)
+
+    def tell() -> None:
+        nonlocal num_told
+        if num_told < (num_made := len(made)):
+            num_told = num_made
+            num_done = recipe.num_shards - len(missing) + num_made
+            run.on_progress(recipe.stage.value, num_done, recipe.num_shards)
+
+    if num_at_once == 1:
+        for index in missing:
+            make(index)
+            tell()
+    else:
+        in_parallel(make, missing, num_at_once, tell)
+        tell()
     return finish_stage(run, recipe)
 
 
@@ -141,8 +169,8 @@ def _is_soundly_committed(store: ArtifactStore, ref: ArtifactRef) -> bool:
 
 
 def run_shard(run: StageRun, recipe: Recipe, index: int, make_shard: MakeShard) -> ShardEntry:
-    """Make and store one shard, or return the receipt it already has."""
-    writer = run.store.writer(recipe)
+    """Make and store one shard of a begun artifact, or return the receipt it already has."""
+    writer = run.store.writer(recipe, is_begun=True)
     if earlier := writer.receipt(index):
         return earlier
     with device_memory_explained(run.runtime):

@@ -19,6 +19,7 @@ back after writing and the stored one is what counts.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -30,7 +31,7 @@ from pydantic import BaseModel, ValidationError
 from data_contracts.artifact import ArtifactRef, Manifest, Recipe, ShardEntry
 from data_contracts.registry import empty_frame
 from data_contracts.runtime import RuntimeConfig
-from sdrpn_core.threads import in_parallel
+from sdrpn_core.threads import in_parallel, made_ahead
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.frame_codec import decode_frame, read_groups
 from tasks.artifacts.keys import (
@@ -50,6 +51,8 @@ from tasks.storage.scratch_folders import copied, scratch_folder
 from tasks.storage.storage import Storage
 
 D = TypeVar("D", bound=BaseModel)
+
+_BYTES_AT_ONCE = 1 << 24
 
 
 class ArtifactStore:
@@ -113,13 +116,13 @@ class ArtifactStore:
         except FileNotFoundError:
             raise self._not_committed(ref) from None
 
-    def writer(self, recipe: Recipe) -> ArtifactWriter:
-        """Start or resume an artifact.
+    def writer(self, recipe: Recipe, *, is_begun: bool = False) -> ArtifactWriter:
+        """Start or resume an artifact; ``is_begun`` spares looking at the recipe in its place.
 
         Raises:
             RecipeMismatch: if its address holds another recipe.
         """
-        return ArtifactWriter(self, recipe)
+        return ArtifactWriter(self, recipe, is_begun=is_begun)
 
     def receipt(self, ref: ArtifactRef, index: int) -> ShardEntry | None:
         """Receipt of a finished shard, or None if it is still to be made.
@@ -149,6 +152,17 @@ class ArtifactStore:
     ) -> Iterator[pl.DataFrame]:
         """The same rows shard by shard, one in memory at a time."""
         yield from self._shard_frames(self.manifest(ref), columns)
+
+    def all_frames(
+        self, manifest: Manifest, columns: Sequence[str] | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """The same for whoever takes all: the bytes of a few shards are read side by side, while
+        those before them are worked on."""
+        read = partial(self._read_entry, manifest.recipe.ref)
+        with closing(made_ahead(partial(in_parallel, read), _parts(manifest.shards))) as parts:
+            for part in parts:
+                while part:  # as few in memory as can be
+                    yield decode_frame(part.pop(0), manifest.recipe.schema_id, columns)
 
     def row_groups(self, ref: ArtifactRef, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """The same rows some at a time, however many a shard has; not for JSON Lines."""
@@ -279,6 +293,18 @@ class ArtifactStore:
             raise self.corrupt(ref, shard.key, problem)
         if sha256 != shard.sha256:
             raise self.corrupt(ref, shard.key, "does not have the digest it was committed with")
+
+
+def _parts(shards: Sequence[ShardEntry]) -> Iterator[list[ShardEntry]]:
+    """Shards that are read at once, in order."""
+    part: list[ShardEntry] = []
+    for shard in shards:
+        if part and sum(one.num_bytes for one in (*part, shard)) > _BYTES_AT_ONCE:
+            yield part
+            part = []
+        part.append(shard)
+    if part:
+        yield part
 
 
 def _encoded(document: BaseModel) -> bytes:

@@ -42,12 +42,19 @@ _NEW = timedelta(hours=1)
 class ArtifactWriter:
     """Writes one artifact, shard by shard, from any number of processes."""
 
-    def __init__(self, store: "ArtifactStore", recipe: Recipe) -> None:
+    def __init__(self, store: "ArtifactStore", recipe: Recipe, *, is_begun: bool = False) -> None:
+        """Begin the artifact, or go on with it.
+
+        Args:
+            store: where it is.
+            recipe: what it is made by.
+            is_begun: its recipe is known to be in place, and is not looked at again.
+        """
         self.recipe = recipe
         self.ref = recipe.ref
         self._store = store
         self._storage = store.storage
-        self.is_resumed = not self._claim()
+        self.is_resumed = is_begun or not self._claim()
         """Whether somebody began the artifact before."""
 
     def _claim(self) -> bool:
@@ -106,8 +113,6 @@ class ArtifactWriter:
 
         They stay in the order they come in, and no primary key may occur in two parts.
         """
-        if earlier := self.receipt(index):
-            return earlier
         with scratch_folder() as folder:
             path = folder / "shard"
             num_rows = write_frames(path, frames, self.recipe.schema_id)
@@ -204,8 +209,6 @@ class ArtifactWriter:
     ) -> ShardEntry:
         if not 0 <= index < self.recipe.num_shards:
             raise ValueError(f"shard {index} of {self.recipe.num_shards} does not exist")
-        if earlier := self.receipt(index):
-            return earlier
         entry = ShardEntry(
             index=index,
             key=key,

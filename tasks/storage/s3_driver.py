@@ -1,4 +1,4 @@
-"""fsspec's S3 driver, sparing: the original asks for an object's size before it reads it whole."""
+"""fsspec's S3 driver, sparing: it asks nothing that its callers do not want to know."""
 
 from contextlib import suppress
 from typing import Any
@@ -9,8 +9,9 @@ from s3fs.core import S3_RETRYABLE_ERRORS, S3FileSystem
 class SparingS3FileSystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     """Objects on S3.
 
-    What is read whole is mostly small: images, receipts, shards. One request brings it. Where an
-    object turns out to be large, or is cut off, the original reads it, in parts side by side.
+    What is read whole is mostly small: images, receipts, shards. One request brings it, where the
+    original asks for its size first. Where an object turns out to be large, or is cut off, the
+    original reads it, in parts side by side. One request also tells that an object is not there.
     """
 
     async def _cat_file(
@@ -35,3 +36,25 @@ class SparingS3FileSystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no ty
                 body.close()
         data: bytes = await super()._cat_file(path, version_id, start, end, **options)
         return data
+
+    async def _info(
+        self,
+        path: str,
+        bucket: str | None = None,
+        key: str | None = None,
+        refresh: bool = False,
+        version_id: str | None = None,
+    ) -> dict[str, Any]:
+        bucket, key, version = self.split_path(path)
+        if not key or (version_id or version) is not None:
+            info: dict[str, Any] = await super()._info(path, bucket, key, refresh, version_id)
+            return info
+        # Of what is not there, the original asks whether it is a folder. Nothing here is one.
+        found = await self._call_s3("head_object", self.kwargs, Bucket=bucket, Key=key)
+        return {
+            "name": f"{bucket}/{key}",
+            "type": "file",
+            "size": found["ContentLength"],
+            "ETag": found.get("ETag", ""),
+            "LastModified": found.get("LastModified", ""),
+        }

@@ -78,7 +78,9 @@ class TestFailingWrites:
                 check_promises(store, store.writer(recipe))
             run_stage(stage_run(store), recipe, make_source_shard)
             assert store.manifest(recipe.ref).shards == undisturbed(2)
-        assert fail_at > 8, "the recipe, two shards, two receipts, the manifest, and looking again"
+        assert fail_at == 8, (
+            "the recipe, begun and gone on with, two shards, two receipts, the manifest"
+        )
 
     def test_every_write_may_fail_in_a_row(self, memory_store: ArtifactStore) -> None:
         """Each attempt gets one write further."""

@@ -1,6 +1,7 @@
 """Labels from the data set's own answers, from ``sdrpn run`` down to a conversation's turns."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from tasks.build_jsonl import build_jsonl
 from tasks.download import download
 from tasks.extract_attention import attention_recipe
 from tasks.given_responses import conversations
-from tasks.unanswered import NoAnswers, warn_of_unanswered
-from tests.artifacts import stage_run
+from tasks.unanswered import NoAnswers, require_answers, warn_of_unanswered
+from tests.artifacts import shard_reads, stage_run
 from tests.mixes import mix_record, write_image
 from tests.pipelines import write_tiny_pipeline
 from tests.tiny_models import tiny_llava
@@ -260,6 +261,13 @@ def test_answers_that_are_not_there_are_told(
     )
     with pytest.raises(NoAnswers, match=told):
         attention_recipe(run, questions, plain.model, plain.extraction)
+
+
+def test_one_answer_is_enough_to_know(config: Path, made: Any, reads: Counter[str]):
+    """All questions were read, and read again for what is to be known of all."""
+    store, refs = made
+    require_answers(store, refs["build-jsonl"], "talks", "", "")
+    assert shard_reads(store, refs["build-jsonl"], reads) == [1, 0]
 
 
 def test_questions_without_an_answer_are_counted(

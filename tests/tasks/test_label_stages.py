@@ -25,6 +25,7 @@ from flows.wiring import Pipeline
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.pseudo_labels import make_pseudo_labels
 from tasks.artifacts.admin import committed_artifacts, list_artifacts
+from tasks.artifacts.frame_codec import decode_frame
 from tasks.artifacts.keys import manifest_key
 from tasks.artifacts.stage import FrameShard, run_stage
 from tasks.artifacts.store import ArtifactStore
@@ -114,12 +115,16 @@ def test_labels_are_those_of_the_attention(tiny, file_store: ArtifactStore):
     assert sum(v for k, v in statistics.items() if k.startswith("status.")) == labels.height
 
 
-def test_questions_are_found_across_record_shards(tiny, file_store: ArtifactStore):
+def test_questions_are_found_across_record_shards(
+    tiny, file_store: ArtifactStore, reads: Counter[str]
+):
+    """A shard of questions was read again for every share of them."""
     _, config = tiny
     made = pipeline(config, file_store)
     ref = made.questions(config.sources[0])
     assert len(file_store.manifest(ref).shards) > 1
-    shares = [usable_questions(file_store, ref, 4, index) for index in range(4)]
+    shares = [usable_questions(file_store, ref, 9, index) for index in range(9)]
+    assert max(shard_reads(file_store, ref, reads)) == 1
     found = [row["question_id"] for share in shares for row in share]
     usable = file_store.read_frame(ref).filter(pl.col("status") == "ok")
     assert found == usable["question_id"].to_list()
@@ -305,17 +310,16 @@ def test_merging_holds_one_shard_at_a_time(
     assert len(file_store.manifest(made.labels(source)).shards) == 3
     alive: list[weakref.ref] = []
     most_alive = 0
-    whole = ArtifactStore.read_shard_frame
 
-    def watch(store, made, index, columns=None):
+    def watch(data, schema_id, columns=None):
         nonlocal most_alive
-        frame = whole(store, made, index, columns)
-        if columns is None and made.recipe.stage is Stage.MAKE_LABELS:
+        frame = decode_frame(data, schema_id, columns)
+        if columns is None and schema_id == SchemaId.PSEUDO_LABEL:
             alive.append(weakref.ref(frame))
             most_alive = max(most_alive, sum(one() is not None for one in alive))
         return frame
 
-    monkeypatch.setattr(ArtifactStore, "read_shard_frame", watch)
+    monkeypatch.setattr("tasks.artifacts.store.decode_frame", watch)
     merged = rows(file_store, made.label_set())
     assert len(alive) == 3
     assert most_alive == 1

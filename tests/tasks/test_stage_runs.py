@@ -1,6 +1,8 @@
 """The stage runner, on every kind of store: what is made, made again, or found."""
 
 from dataclasses import replace
+from threading import Barrier
+from uuid import uuid4
 
 import pytest
 from polars.testing import assert_frame_equal
@@ -19,6 +21,7 @@ from tests.artifacts import (
     source_recipe,
     stage_run,
 )
+from tests.patience import PATIENCE_SECONDS
 
 
 def set_created_at(store: ArtifactStore, recipe: Recipe, created_at: str) -> None:
@@ -80,6 +83,40 @@ def test_progress_counts_what_was_there(memory_store: ArtifactStore) -> None:
     run_stage(run, source_recipe(), make_source_shard)
     run_stage(run, source_recipe(), make_source_shard)
     assert seen == [("download", done, 3) for done in (1, 2, 3, 3)]
+
+
+def test_so_many_shards_are_made_at_once_and_no_more(memory_store: ArtifactStore) -> None:
+    seen: list[tuple[str, int, int]] = []
+    together, at_work, most = Barrier(3, timeout=PATIENCE_SECONDS), list[int](), 0
+
+    def make_shard(index: int) -> object:
+        nonlocal most
+        at_work.append(index)
+        together.wait()
+        most = max(most, len(at_work))
+        together.wait()
+        at_work.remove(index)
+        return make_source_shard(index)
+
+    run = stage_run(memory_store, on_progress=lambda *event: seen.append(event))
+    ref = run_stage(run, source_recipe(6), make_shard, num_at_once=3)
+    assert most == 3
+    assert seen == sorted(set(seen)), "never the same twice"
+    assert seen[-1] == ("download", 6, 6)
+    alone = ArtifactStore(f"memory://{uuid4().hex}")
+    run_stage(stage_run(alone), source_recipe(6), make_source_shard)
+    assert memory_store.manifest(ref).shards == alone.manifest(ref).shards
+
+
+def test_one_that_fails_leaves_what_is_made(memory_store: ArtifactStore) -> None:
+    def make_shard(index: int) -> object:
+        if index == 1:
+            raise ZeroDivisionError
+        return make_source_shard(index)
+
+    with pytest.raises(ZeroDivisionError):
+        run_stage(stage_run(memory_store), source_recipe(2), make_shard, num_at_once=2)
+    assert memory_store.missing(source_recipe(2)) == [1]
 
 
 def test_a_rerun_gives_the_same_bytes(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -90,28 +91,52 @@ def silent_server(num_unanswered: int) -> Iterator[Any]:
         server.shutdown()
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every request that S3 gets, by name."""
+    names: list[str] = []
+    call = AioBaseClient._make_api_call
+
+    async def watch(client: AioBaseClient, operation: str, given: Any) -> Any:
+        names.append(operation)
+        return await call(client, operation, given)
+
+    monkeypatch.setattr(AioBaseClient, "_make_api_call", watch)
+    return names
+
+
 class TestWhatIsAskedOfS3:
+    def test_a_shard_takes_eight_requests(self, s3_store: ArtifactStore, asked: list[str]) -> None:
+        """There were twelve, nine of them one after another: each also looked at the recipe, twice
+        whether the shard had its receipt already, and whether its receipt was a folder."""
+
+        def counts(num_shards: int) -> Counter[str]:
+            asked.clear()
+            run_stage(stage_run(s3_store), source_recipe(num_shards), make_source_shard)
+            return Counter(asked)
+
+        assert counts(4) - counts(3) == {"GetObject": 4, "PutObject": 2, "HeadObject": 2}
+
     @pytest.mark.parametrize("is_cut_off", [False, True])
     def test_an_object_is_read_with_one_request(
-        self, s3_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool
+        self,
+        s3_store: ArtifactStore,
+        asked: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+        is_cut_off: bool,
     ) -> None:
         """The driver asked for the size of each first: twice as many requests for images."""
         storage = s3_store.storage
         storage.put("k", bytes(100))
         storage.put("empty", b"")
-        read, asked = StreamingBody.read, list[str]()
-        call = AioBaseClient._make_api_call
-
-        async def watch(client: AioBaseClient, operation: str, given: Any) -> Any:
-            asked.append(operation)
-            return await call(client, operation, given)
+        read = StreamingBody.read
+        asked.clear()
 
         async def cut_off(body: StreamingBody, *given: Any, **named: Any) -> bytes:
             if asked == ["GetObject"]:
                 raise ClientPayloadError("the connection ended early")
             return await read(body, *given, **named)
 
-        monkeypatch.setattr(AioBaseClient, "_make_api_call", watch)
         if is_cut_off:
             monkeypatch.setattr(StreamingBody, "read", cut_off)
         assert storage.read("k") == storage.read_uri(storage.uri("k")) == bytes(100)

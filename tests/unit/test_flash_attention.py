@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_flash_attention_utils import (
     _flash_attention_forward,
     _pad_input,
@@ -24,6 +23,7 @@ from sdrpn_core.attention.patterns import CAUSAL
 from sdrpn_core.models.loading import load_adapter
 from tests.flash_kernels import dense, packed
 from tests.tiny_models import tiny_llava
+from tests.waits import Waits
 from tests.zoom_checks import random_images, random_pipeline
 
 KERNELS = [FLASH, TORCH_FLASH]
@@ -146,21 +146,6 @@ def test_layers_of_a_padded_pass_wait_for_the_device_once(
     assert torch.equal(first, second)
     assert kernels_called == ["packed", "packed"]
     assert waits.names == []
-
-
-class Waits(TorchDispatchMode):
-    """Notes operations whose result a GPU is waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if (name := function.overloadpacket.__name__) in ("nonzero", "_local_scalar_dense"):
-            self.names.append(name)
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

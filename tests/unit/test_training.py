@@ -22,10 +22,11 @@ from sdrpn_core.rpn.checkpoint_files import CARD, CONFIG, METRICS, WEIGHTS
 from sdrpn_core.rpn.data import TrainingError, TrainingExample, split_examples
 from sdrpn_core.rpn.features import FrozenPrefix
 from sdrpn_core.rpn.resume import PARAMETERS
-from sdrpn_core.rpn.training import learning_rate, train_rpn
+from sdrpn_core.rpn.training import _Trainer, learning_rate, train_rpn
 from tests.patience import PATIENCE_SECONDS
 from tests.rpn_scenes import bright_patch_examples, curve, loader
 from tests.tiny_models import tiny_llava
+from tests.waits import Waits
 
 QUICK = TrainingConfig(
     num_epochs=3, batch_size=8, learning_rate=1e-3, validation_ratio=0.25, checkpoint_every=2
@@ -185,6 +186,29 @@ def test_micro_batches_give_the_same_loss_as_whole_batches(
     for size in (1, 3):
         cut = train(adapter, dataset, config, micro_batch_size=size)
         np.testing.assert_allclose(curve(cut.metrics), curve(whole.metrics), rtol=1e-4)
+
+
+def test_parts_of_a_batch_are_not_waited_for(
+    adapter: ModelAdapter, dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU stood still after each part, until the host had its loss, and in each, until it knew
+    which cells count."""
+    found: list[list[str]] = []
+    optimize = _Trainer._optimize
+
+    def watch(trainer: _Trainer, batch: Any) -> Any:
+        with Waits() as waits:
+            entry = optimize(trainer, batch)
+        # Which cells count is found on the host, which nobody waits for.
+        found.append([name for name in waits.names if name != "nonzero"])
+        return entry
+
+    monkeypatch.setattr(_Trainer, "_optimize", watch)
+    config = QUICK.model_copy(update={"num_epochs": 1})
+    for size in (2, 8):
+        train(adapter, dataset, config, micro_batch_size=size)
+    num_steps = len(found) // 2
+    assert found[:num_steps] == found[num_steps:]
 
 
 def test_examples_without_labels_change_nothing(adapter: ModelAdapter, dataset: Any) -> None:
