@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,10 @@ _JSONL_SCHEMAS = {SchemaId.QA_RECORD}
 """Texts and whole numbers only: of other numbers there are several ways to write the same one."""
 _ROWS_PER_GROUP = 1024
 _PARQUET = {"version": "2.6", "compression": "zstd", "compression_level": 3}
+
+# Shards are made side by side. Polars loads numpy when it first meets an array, and if several
+# threads are the first at once, it fails for some of them: so it meets one here.
+pl.Series(np.empty(0))
 
 
 def extension(schema_id: str) -> str:

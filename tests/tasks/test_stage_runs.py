@@ -1,5 +1,7 @@
 """The stage runner, on every kind of store: what is made, made again, or found."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from threading import Barrier
 from uuid import uuid4
@@ -22,6 +24,25 @@ from tests.artifacts import (
     stage_run,
 )
 from tests.patience import PATIENCE_SECONDS
+
+_FIRST_ARRAY = """
+import sys
+
+import polars as pl
+from polars import _dependencies
+
+assert "numpy" not in sys.modules
+import tasks.artifacts.stage
+import numpy as np
+
+
+def load(name):
+    raise AssertionError(f"polars loads {name} only now")
+
+
+_dependencies.import_module = load
+pl.Series(np.zeros(1))
+"""
 
 
 def set_created_at(store: ArtifactStore, recipe: Recipe, created_at: str) -> None:
@@ -106,6 +127,11 @@ def test_so_many_shards_are_made_at_once_and_no_more(memory_store: ArtifactStore
     alone = ArtifactStore(f"memory://{uuid4().hex}")
     run_stage(stage_run(alone), source_recipe(6), make_source_shard)
     assert memory_store.manifest(ref).shards == alone.manifest(ref).shards
+
+
+def test_shards_made_side_by_side_are_not_the_first_to_show_polars_an_array() -> None:
+    """Where several were, one of them now and then failed with a TypeError."""
+    subprocess.run([sys.executable, "-c", _FIRST_ARRAY], check=True)
 
 
 def test_one_that_fails_leaves_what_is_made(memory_store: ArtifactStore) -> None:
