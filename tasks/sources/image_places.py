@@ -20,6 +20,7 @@ from tasks.sources.local_sources import require_archive
 from tasks.sources.record_stream import SourceError
 from tasks.sources.source_fetcher import Fetcher, file_on_disk
 from tasks.storage.addresses import folder_and_name
+from tasks.storage.byte_ranges import MAX_MEMBER_BYTES
 from tasks.storage.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -274,7 +275,7 @@ class Folder:
 def _described(storage: Storage, names: Collection[str]) -> dict[str, list[Any]]:
     """Size and version of those files that exist, by name."""
     keys = {storage.key_of(name): name for name in names}
-    described = storage.describe(keys) if keys else {}
+    described = storage.describe(keys, MAX_MEMBER_BYTES) if keys else {}
     return {keys[key]: [facts.num_bytes, facts.version] for key, facts in described.items()}
 
 

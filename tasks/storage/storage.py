@@ -13,6 +13,7 @@ import secrets
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +21,7 @@ from data_contracts.errors import SdrpnError, one_line
 from sdrpn_core.threads import in_parallel
 from tasks.storage import local_disk
 from tasks.storage.addresses import absolute_root, checked_key, quoted
-from tasks.storage.byte_ranges import MAX_MEMBER_BYTES, ByteRange, member_bytes, split_address
+from tasks.storage.byte_ranges import ByteRange, member_bytes, split_address
 from tasks.storage.digests import digest
 from tasks.storage.drivers import HTTP, FileSystem, connect, is_local
 from tasks.storage.errors import (
@@ -117,14 +118,15 @@ class Storage:
         """Absolute address of a key."""
         return f"{self.root.rstrip('/')}/{key}"
 
-    def read(self, key: str) -> bytes:
-        """Whole object.
+    def read(self, key: str, max_bytes: int | None = None) -> bytes:
+        """Whole object; of ``max_bytes`` see ``read_uri``.
 
         Raises:
             FileNotFoundError: if there is none.
+            TooLarge: if it has more than ``max_bytes``.
         """
         with self._at(key) as (filesystem, path):
-            return bytes(filesystem.cat_file(path))
+            return _read_whole(filesystem, path, max_bytes)
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, or None if there is none."""
@@ -234,10 +236,15 @@ class Storage:
             found = found_below(filesystem, path, "", depth if is_local(filesystem) else None)
         return [stored for stored in found if stored.key.count("/") < depth]
 
-    def describe(self, keys: Collection[str]) -> dict[str, StoredObject]:
+    def describe(
+        self, keys: Collection[str], max_bytes: int | None = None
+    ) -> dict[str, StoredObject]:
         """Those of these objects that exist; on object stores by one listing of the root.
 
         What has no version, as on some HTTP servers, is read: its digest is its version.
+
+        Raises:
+            StoreError: if more than ``max_bytes`` would have to be read of one.
         """
         found: Mapping[str, Mapping[str, Any] | None]
         with self._at_root() as (filesystem, root):
@@ -251,17 +258,18 @@ class Storage:
                 found = {key: listed.get(f"{root}/{checked_key(key)}") for key in keys}
         known = {key: described(key, info) for key, info in found.items() if info is not None}
         unknown = [stored for stored in known.values() if not stored.version]
-        for stored, again in zip(unknown, in_parallel(self._digested, unknown), strict=True):
+        digested = in_parallel(partial(self._digested, max_bytes), unknown)
+        for stored, again in zip(unknown, digested, strict=True):
             if again is None:
                 del known[stored.key]
             else:
                 known[stored.key] = again
         return known
 
-    def _digested(self, stored: StoredObject) -> StoredObject | None:
+    def _digested(self, max_bytes: int | None, stored: StoredObject) -> StoredObject | None:
         """The same with its digest for a version; None if it is gone."""
         try:
-            data = self.read_uri(self.uri(stored.key), MAX_MEMBER_BYTES)
+            data = self.read(stored.key, max_bytes)
         except FileNotFoundError:
             return None
         except TooLarge as error:
@@ -320,14 +328,13 @@ class Storage:
 
     def _read_part(self, uri: str, part: ByteRange | None, max_bytes: int | None) -> bytes:
         if "://" not in uri and not os.path.isabs(uri):
-            return self.read(uri) if part is None else self.read_range(uri, part.start, part.stop)
+            if part is None:
+                return self.read(uri, max_bytes)
+            return self.read_range(uri, part.start, part.stop)
         filesystem, path = connect(uri, self._options_at(uri))
         if part is not None:
             return _read_range(filesystem, path, part.start, part.stop)
-        if is_local(filesystem):
-            _require_file(path, max_bytes)
-        limit = {"max_bytes": max_bytes} if scheme_of(uri) in HTTP else {}
-        return bytes(filesystem.cat_file(path, **limit))
+        return _read_whole(filesystem, path, max_bytes)
 
     def check_writable(self) -> None:
         """Write, read and remove a small object.
@@ -345,6 +352,13 @@ class Storage:
             raise
         except OSError as error:
             raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
+
+
+def _read_whole(filesystem: FileSystem, path: str, max_bytes: int | None) -> bytes:
+    if is_local(filesystem):
+        _require_file(path, max_bytes)
+    limit = {"max_bytes": max_bytes} if scheme_of(path) in HTTP else {}
+    return bytes(filesystem.cat_file(path, **limit))
 
 
 def _require_file(path: str, max_bytes: int | None) -> None:

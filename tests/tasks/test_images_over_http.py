@@ -290,9 +290,7 @@ def test_a_server_that_drips_counts_as_silent(server: FileServer, tmp_path: Path
     assert len(served.requests) == 2
 
 
-def test_no_more_is_read_of_an_image_than_any_image_has(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_no_more_is_read_of_an_image_than_any_image_has(server: FileServer, tmp_path: Path):
     """A server could send until no memory was left."""
     served = server.add("/images/a.bmp", picture(tmp_path, 0), has_length=False)
     storage = Storage(f"{server.root}/images")
@@ -301,9 +299,21 @@ def test_no_more_is_read_of_an_image_than_any_image_has(
     with pytest.raises(TooLarge, match="which no image has"):
         storage.read_uri(uri, len(served.data) - 1)
     served.has_etag = False
-    monkeypatch.setattr("tasks.storage.storage.MAX_MEMBER_BYTES", 10)
     with pytest.raises(StoreError, match=r"images/a\.bmp: has more than .*; take it out"):
-        storage.describe(["a.bmp"])
+        storage.describe(["a.bmp"], len(served.data) - 1)
+    assert storage.describe(["a.bmp"])["a.bmp"].num_bytes == len(served.data)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_that_fails_as_versions_are_looked_up_is_named(server: FileServer, tmp_path: Path):
+    """What had to be read for its version failed without saying whose, or what to check."""
+
+    def sends_no_bodies(number: int, wanted: str) -> Answer:
+        return Answer(503 if number else None)
+
+    server.add("/images/a.bmp", picture(tmp_path, 0), has_etag=False, behave=sends_no_bodies)
+    with pytest.raises(StoreUnreachable, match=r"/images: cannot be reached \(503"):
+        Storage(f"{server.root}/images").describe(["a.bmp"])
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
