@@ -43,5 +43,5 @@ def warn_of_trained_images(
 def _images(store: ArtifactStore, questions: ArtifactRef) -> Iterator[set[str]]:
     """Digests of the images that are asked about, shard by shard."""
     is_asked = pl.col("status") == RecordStatus.OK.value
-    for frame in store.frames(questions, ["status", "image_sha256"]):
+    for frame in store.all_frames(store.manifest(questions), ["status", "image_sha256"]):
         yield set(frame.filter(is_asked)["image_sha256"])
