@@ -57,4 +57,5 @@ class SparingS3FileSystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no ty
             "size": found["ContentLength"],
             "ETag": found.get("ETag", ""),
             "LastModified": found.get("LastModified", ""),
+            "VersionId": found.get("VersionId"),
         }

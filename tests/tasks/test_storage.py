@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import gcsfs
 import numpy as np
@@ -153,6 +154,23 @@ class TestWhatIsAskedOfS3:
         s3_store.storage.put("k", data)
         monkeypatch.setattr(S3FileSystem, "default_block_size", 300)
         assert s3_store.storage.read("k") == data
+
+    def test_a_version_is_read_to_its_end(self, s3_server: ObjectServer) -> None:
+        """Where a bucket keeps versions, what is replaced meanwhile has not expired."""
+        root = f"s3://{uuid4().hex}"
+        options = {"version_aware": True, "default_block_size": 1000, "default_cache_type": "none"}
+        storage = Storage(root, {**s3_server.options, **options})
+        bucket = {"Bucket": root.removeprefix("s3://")}
+        driver = S3FileSystem(**s3_server.options)
+        driver.call_s3("create_bucket", **bucket)
+        keeping = {"Status": "Enabled"}
+        driver.call_s3("put_bucket_versioning", **bucket, VersioningConfiguration=keeping)
+        storage.put("k", b"first")
+        with storage.reader("k") as file:
+            assert file.read(2) == b"fi"
+            storage.put("k", b"other")
+            assert file.read() == b"rst"
+        assert storage.read("k") == b"other"
 
 
 class TestSilentS3:
