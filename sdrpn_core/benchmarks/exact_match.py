@@ -8,11 +8,11 @@ from typing import Any
 from data_contracts.enums import ScoringMode
 
 _UNIT = "%\N{DEGREE SIGN}"
-_NO_RANGE = rf"""(?<![\w{_UNIT}])(?<![\w{_UNIT}]["')\]])"""
-_MEANINGFUL = re.compile(rf"{_NO_RANGE}-(?=\.?\d)|(?<=\w)[%#]")
+_NO_WORD_BEFORE = rf"""(?<![\w{_UNIT}])(?<![\w{_UNIT}]["')\]])"""
+_MEANINGFUL = re.compile(rf"{_NO_WORD_BEFORE}-(?=\.?\d)|(?<=\w)[%#]")
 """A minus sign, not the hyphen of "3-5" or "50%-60%"; "%" and "#" as in "5%" and "C#", not "#1"."""
 _SPACED_SIGN = re.compile(r"(?<=\d)\s+(?=%)|(?<=[^\W\d])\s+(?=#(?!\s*\w))")
-_BARE_POINT = re.compile(r"""(?<![\w.%"')\]])\.(?=\d)""")
+_BARE_POINT = re.compile(rf"{_NO_WORD_BEFORE}(?<!\.)\.(?=\d)")
 """Of a number without a whole part, not of "No.5" or "a).5"."""
 _MINUS = re.compile(r"\N{MINUS SIGN}|\N{EN DASH}(?=\.?\d)")
 
