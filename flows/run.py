@@ -50,7 +50,7 @@ def run_pipeline(
     if announce_downloads(pipeline.sources(until), execution, on_downloads) and needs_model(until):
         # Hours of downloads would delay it.
         execution.require_device()
-        require_model(config.model)
+        execution.ask(Stage.DOWNLOAD, "model", require_model, config.model)
     promotion = None
     if gate is not None:
         pipeline.make(Stage.MERGE_LABELS)  # not the set alone: settings are checked first

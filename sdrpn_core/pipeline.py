@@ -300,13 +300,17 @@ class ZoomPipeline:
 
     def zoom(self, roi_map: NDArray[np.float32], image: ImageFeatures) -> Zoom:
         """Where one RoI map says to look, and whether it is worth it."""
-        return decide_zoom(
-            roi_map,
-            self.threshold,
-            self.regions,
-            image.letterbox,
-            self.adapter.pixels_seen(image),
-        )
+        return self._zoom(roi_map, self.threshold, self.regions, image)
+
+    def _zoom(
+        self,
+        roi_map: NDArray[np.float32],
+        threshold: float,
+        regions: RegionSettings,
+        image: ImageFeatures,
+    ) -> Zoom:
+        seen = self.adapter.pixels_seen(image)
+        return decide_zoom(roi_map, threshold, regions, image.letterbox, seen)
 
     def _answer(
         self,
@@ -353,13 +357,14 @@ class ZoomPipeline:
         questions: Sequence[str],
         clock: PhaseClock,
     ) -> StartedBatch:
+        threshold, regions = self.threshold, self.regions  # others may set new ones meanwhile
         own = [questions[index] for index in indices]
         first = first_stage(self.adapter, self.rpn, [item.features for item in encoded], own)
         are_finite = [bool(logits.isfinite().all()) for logits in first.roi_logits]
         require_finite("RoI map", are_finite, self.adapter.dtype, indices, questions)
         roi_maps = tuple(self.score_calibration.probability(m).numpy() for m in first.roi_logits)
         zooms = tuple(
-            self.zoom(roi_map, item.features)
+            self._zoom(roi_map, threshold, regions, item.features)
             for roi_map, item in zip(roi_maps, encoded, strict=True)
         )
         clock.lap("propose")
@@ -367,11 +372,11 @@ class ZoomPipeline:
             self.adapter,
             [item.image for item in encoded],
             [zoom.regions for zoom in zooms],
-            self.regions,
+            regions,
         )
         clock.lap("encode_crops")
         start = second_stage_prefill(
-            self.adapter, first, crops, withdraw_image=self.regions.withdraw_image
+            self.adapter, first, crops, withdraw_image=regions.withdraw_image
         )
         require_finite("answer", start.rows_finite(), self.adapter.dtype, indices, questions)
         clock.lap("prefill")

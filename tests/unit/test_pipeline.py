@@ -503,5 +503,23 @@ def test_regions_that_are_no_settings_are_refused_when_they_are_set(adapter: Mod
     assert pipeline.regions == EVERY_REGION
 
 
+def test_a_batch_keeps_the_settings_that_it_began_with(
+    adapter: ModelAdapter, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+):
+    """Boxes of the old settings were cut and read by what another thread had set meanwhile."""
+    pipeline = random_pipeline(adapter)
+    expected = pipeline.answer(images, QUESTIONS, max_new_tokens=MAX_NEW_TOKENS)
+
+    def meanwhile(*arguments: Any, **named: Any) -> FirstStage:
+        found = first_stage(*arguments, **named)
+        pipeline.threshold = 1.0
+        pipeline.regions = EVERY_REGION.with_changes(crop_tokens=4, withdraw_image=True)
+        return found
+
+    monkeypatch.setattr("sdrpn_core.pipeline.first_stage", meanwhile)
+    assert same(pipeline.answer(images, QUESTIONS, max_new_tokens=MAX_NEW_TOKENS), expected)
+    assert not same(pipeline.answer(images, QUESTIONS, max_new_tokens=MAX_NEW_TOKENS), expected)
+
+
 def test_nothing_to_answer(adapter: ModelAdapter):
     assert random_pipeline(adapter).answer([], []) == []
