@@ -199,7 +199,8 @@ def scenes(
         from tasks.sources.scene_files import write_scenes
 
     source = SceneSource(name="scenes", num_images=num_images, seed=seed, print_scale=print_scale)
-    written = write_scenes(folder, source)
+    with interruptible(f"{folder} is not whole; delete it before you write it again"):
+        written = write_scenes(folder, source)
     say(f"{counted(num_images, 'image')} in {written.images}")
     data = ("--data", str(written.records), "--images", str(written.images))
     store = ("--store", f"{folder.name}_artifacts")

@@ -16,6 +16,8 @@ from sdrpn_core.geometry import BoxXYXY, Letterbox
 from sdrpn_core.regions import Region
 
 RGB = tuple[int, int, int]
+Stroke = tuple[float, float, float, float]
+"""From (x, y) to (x, y)."""
 
 TRUE_BOX_COLOUR: RGB = (0, 200, 83)
 CROP_COLOUR: RGB = (255, 64, 129)
@@ -130,9 +132,9 @@ def draw_boxes(
         sides = [(x0, y0, x1, y0), (x1, y0, x1, y1), (x1, y1, x0, y1), (x0, y1, x0, y0)]
         strokes = [dash for side in sides for dash in _strokes(side, 4 * thickness, dashed)]
         for stroke in strokes:
-            draw.line(stroke, fill=_RIM_COLOUR, width=thickness + 2)
+            draw.rectangle(_bar(stroke, thickness + 2), fill=_RIM_COLOUR)
         for stroke in strokes:
-            draw.line(stroke, fill=colour, width=thickness)
+            draw.rectangle(_bar(stroke, thickness), fill=colour)
     return drawn
 
 
@@ -180,9 +182,14 @@ def _pixels(
     return slice(y0, y1), slice(x0, x1)
 
 
-def _strokes(
-    line: tuple[int, int, int, int], length: int, dashed: bool
-) -> list[tuple[float, float, float, float]]:
+def _bar(stroke: Stroke, width: int) -> Stroke:
+    """What a thick stroke covers; its ends are as far beyond it as its sides, to close corners."""
+    x0, y0, x1, y1 = stroke
+    before, behind = (width - 1) // 2, width // 2
+    return min(x0, x1) - before, min(y0, y1) - before, max(x0, x1) + behind, max(y0, y1) + behind
+
+
+def _strokes(line: tuple[int, int, int, int], length: int, dashed: bool) -> list[Stroke]:
     """The line; if dashed, every other piece of it, starting with the first."""
     x0, y0, x1, y1 = line
     if not dashed:

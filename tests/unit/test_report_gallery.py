@@ -159,6 +159,19 @@ def test_boxes_are_outlined_where_they_are_and_the_picture_is_kept() -> None:
     assert (drawn[18:22, 28:32] == 255).all()
 
 
+def test_corners_of_a_thick_outline_are_whole() -> None:
+    """The rim was open there, and ends of the coloured lines stuck out of it."""
+    box = BoxXYXY(300.0, 300.0, 900.0, 900.0)
+    drawn = np.asarray(draw_boxes(white(1400, 1400), [box], (1400, 1400), (255, 0, 0)))
+    ys, xs = np.nonzero((drawn != 255).any(axis=2))  # the rim is around all of it
+    assert (drawn[ys.min(), xs.min() : xs.max() + 1] == 20).all()
+    assert (drawn[ys.max(), xs.min() : xs.max() + 1] == 20).all()
+    assert (drawn[ys.min() : ys.max() + 1, [xs.min(), xs.max()]] == 20).all()
+    inside = drawn[ys.min() + 1 : ys.max(), xs.min() + 1 : xs.max()]
+    assert (inside[:2] == (255, 0, 0)).all()
+    assert (inside[:, -2:] == (255, 0, 0)).all()
+
+
 def test_crop_picture_is_cut_from_a_smaller_copy_at_the_right_place() -> None:
     source = white(400, 200)
     source.paste((255, 0, 0), (100, 50, 200, 150))
