@@ -109,7 +109,13 @@ class PlantedZoom(ZoomPipeline):
     shown_ratio = 0.4
     """Share of its box's cells that a region fills, on average, before the margin."""
 
-    def zoom(self, roi_map: NDArray[np.float32], image: ImageFeatures) -> Zoom:
+    def zoom(
+        self,
+        roi_map: NDArray[np.float32],
+        image: ImageFeatures,
+        threshold: float,
+        regions: RegionSettings,
+    ) -> Zoom:
         """A slanting band in a box of a third of the grid's sides, near the map's peak.
 
         Regions fill half as much of it, as much or half as much again as the average, by turns of
@@ -122,13 +128,13 @@ class PlantedZoom(ZoomPipeline):
         y, x = np.clip(peak - (height // 2, width // 2), first, last - (height, width))
         cells = GridBox(int(x), int(y), int(x + width), int(y + height))
         share = self.shown_ratio * (0.5, 1.0, 1.5)[int(peak.sum()) % 3]
-        is_masked = self.regions.mask_threshold_ratio is not None
+        is_masked = regions.mask_threshold_ratio is not None
         region = Region.of_cells(
             cells,
             _band(int(height), int(width), share) if is_masked else None,
             image.letterbox,
             image.grid,
-            self.regions.margin_cells,
+            regions.margin_cells,
         )
         return Zoom((region,), ZoomDecision.ZOOMED)
 

@@ -298,17 +298,21 @@ class ZoomPipeline:
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
 
-    def zoom(self, roi_map: NDArray[np.float32], image: ImageFeatures) -> Zoom:
-        """Where one RoI map says to look, and whether it is worth it."""
-        return self._zoom(roi_map, self.threshold, self.regions, image)
-
-    def _zoom(
+    def zoom(
         self,
         roi_map: NDArray[np.float32],
+        image: ImageFeatures,
         threshold: float,
         regions: RegionSettings,
-        image: ImageFeatures,
     ) -> Zoom:
+        """Where one RoI map says to look, and whether it is worth it.
+
+        Args:
+            roi_map: (h, w) probabilities.
+            image: that it is of.
+            threshold: the pipeline's, as the map's batch began.
+            regions: the same of its settings.
+        """
         seen = self.adapter.pixels_seen(image)
         return decide_zoom(roi_map, threshold, regions, image.letterbox, seen)
 
@@ -364,7 +368,7 @@ class ZoomPipeline:
         require_finite("RoI map", are_finite, self.adapter.dtype, indices, questions)
         roi_maps = tuple(self.score_calibration.probability(m).numpy() for m in first.roi_logits)
         zooms = tuple(
-            self._zoom(roi_map, threshold, regions, item.features)
+            self.zoom(roi_map, item.features, threshold, regions)
             for roi_map, item in zip(roi_maps, encoded, strict=True)
         )
         clock.lap("propose")

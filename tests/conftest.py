@@ -58,9 +58,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     found: Counter[str] = Counter()
     read, reader = Storage.read, Storage.reader
 
-    def watch_read(storage: Storage, key: str) -> bytes:
+    def watch_read(storage: Storage, key: str, max_bytes: int | None = None) -> bytes:
         found[key] += 1
-        return read(storage, key)
+        return read(storage, key, max_bytes)
 
     def watch_reader(storage: Storage, key: str) -> AbstractContextManager[BinaryIO]:
         found[key] += 1

@@ -208,6 +208,9 @@ def test_anywhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: Callable[..., None]
 ):
     monkeypatch.setattr("tasks.sources.scene_files.write_scenes", interrupted)
-    result = CliRunner().invoke(app, ["scenes", str(tmp_path / "demo")])
+    demo = tmp_path / "demo"
+    result = CliRunner().invoke(app, ["scenes", str(demo)])
     assert result.exit_code == 130
-    assert result.stderr.splitlines() == ["interrupted"]
+    assert result.stderr.splitlines() == [
+        f"interrupted: {demo} is not whole; delete it before you write it again"
+    ]
