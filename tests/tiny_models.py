@@ -15,6 +15,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    SiglipVisionConfig,
 )
 
 from data_contracts.enums import QuestionKind
@@ -85,6 +86,19 @@ def tiny_clip(side: int) -> CLIPVisionConfig:
         image_size=side,
         patch_size=8,
         projection_dim=32,
+    )
+
+
+def tiny_siglip(side: int, patch_side: int = 8) -> SiglipVisionConfig:
+    """Vision tower of families that look through SigLIP."""
+    return SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=side,
+        patch_size=patch_side,
+        vision_use_head=False,
     )
 
 

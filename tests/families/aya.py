@@ -8,12 +8,12 @@ from transformers import (
     AyaVisionConfig,
     AyaVisionForConditionalGeneration,
     Cohere2Config,
-    SiglipVisionConfig,
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from data_contracts.profiles import ImageSettings, ModelProfile
 from sdrpn_core.models.aya_vision import AyaVisionAdapter
+from tests.tiny_models import tiny_siglip
 from tests.tiny_qwen import (
     NUM_LAYERS,
     decoder_sizes,
@@ -50,15 +50,7 @@ _LAYERS = {
 def tiny_aya_vision(directory: Path) -> ModelProfile:
     """Write it, and return its profile."""
     torch.manual_seed(0)
-    tower = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=SIDE,
-        patch_size=4,
-        vision_use_head=False,
-    )
+    tower = tiny_siglip(SIDE, patch_side=4)
     config = AyaVisionConfig(
         vision_config=tower,
         text_config=Cohere2Config(**decoder_sizes(SPECIAL), **_LAYERS),

@@ -10,7 +10,6 @@ from transformers import (
     DeepseekVLHybridConfig,
     DeepseekVLHybridForConditionalGeneration,
     SamVisionConfig,
-    SiglipVisionConfig,
 )
 from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import (
     DeepseekVLImageProcessorPil,
@@ -26,6 +25,7 @@ from tests.tiny_models import (
     llama_profile,
     save_model,
     tiny_llama,
+    tiny_siglip,
     tiny_tokenizer,
 )
 
@@ -38,7 +38,7 @@ def tiny_deepseek_vl(directory: Path, *, seed: int = 0) -> ModelProfile:
     """Write a tiny random model of the 1.3B's class and return its profile."""
     torch.manual_seed(seed)
     config = DeepseekVLConfig(
-        text_config=tiny_llama(NUM_HEADS), vision_config=_siglip(), **_common()
+        text_config=tiny_llama(NUM_HEADS), vision_config=tiny_siglip(LOW_SIDE), **_common()
     )
     DeepseekVLImageProcessorPil(
         image_mean=HALF, image_std=HALF, size={"height": LOW_SIDE, "width": LOW_SIDE}
@@ -63,7 +63,7 @@ def tiny_deepseek_vl_hybrid(directory: Path, *, seed: int = 0) -> ModelProfile:
     )
     config = DeepseekVLHybridConfig(
         text_config=tiny_llama(NUM_HEADS),
-        vision_config=_siglip(),
+        vision_config=tiny_siglip(LOW_SIDE),
         high_res_vision_config=sam,
         **_common(),
     )
@@ -83,18 +83,6 @@ def tiny_deepseek_vl_hybrid(directory: Path, *, seed: int = 0) -> ModelProfile:
 
 def _common() -> dict[str, Any]:
     return {"image_token_id": SPECIAL.index("<image>"), "tie_word_embeddings": False}
-
-
-def _siglip() -> SiglipVisionConfig:
-    return SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=LOW_SIDE,
-        patch_size=8,
-        vision_use_head=False,
-    )
 
 
 def _save(model: Any, directory: Path, family: str) -> ModelProfile:

@@ -11,7 +11,6 @@ from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     Qwen2Config,
-    SiglipVisionConfig,
 )
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
@@ -20,6 +19,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from data_contracts.profiles import ImageSettings, ModelProfile
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
+from tests.tiny_models import tiny_siglip
 from tests.tiny_qwen import decoder_sizes, qwen_profile, qwen_tokenizer, save_answering
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
@@ -31,15 +31,7 @@ NUM_CELLS = 25
 def tiny_llava_onevision(directory: Path) -> ModelProfile:
     """Write it, and return its profile."""
     torch.manual_seed(0)
-    tower = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=SIDE,
-        patch_size=8,
-        vision_use_head=False,
-    )
+    tower = tiny_siglip(SIDE)
     config = LlavaOnevisionConfig(
         vision_config=tower,
         text_config=Qwen2Config(**decoder_sizes(SPECIAL)),
