@@ -81,7 +81,8 @@ RpnOption = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="Model: a hub id or a folder.", show_default="the one the RPN was trained on"
+        help="Model: a hub id, a folder, or the name of a packaged profile.",
+        show_default="the one the RPN was trained on",
     ),
 ]
 DeviceOption = Annotated[

@@ -235,7 +235,7 @@ def _predict_one(
             "boxes": rounded_boxes(answer),
             "used_crop": answer.used_crop,
             "decision": answer.decision.value,
-            "seconds": answer.seconds,
+            "seconds": {phase: round(spent, 4) for phase, spent in answer.seconds.items()},
         }
         out.print_json(json.dumps(plain))
     else:

@@ -26,6 +26,7 @@ from sdrpn_core.models.devices import DeviceMap, answering_dtype, resolve_device
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.families import FAMILIES, check_family
 from sdrpn_core.models.loading import load_adapter
+from sdrpn_core.models.profiles import named_model
 from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.rpn.checkpoint import RpnCheckpoint
 from sdrpn_core.rpn.network import RegionProposalNetwork
@@ -128,7 +129,7 @@ class ZoomPipeline:
 
         Args:
             model: hub id or directory of the stock model, or the name of the profile that the RPN
-                was trained with; None takes what it was trained on.
+                was trained with, or of a packaged one; None takes what it was trained on.
             rpn: directory of an RPN checkpoint.
             device: torch device, or ``auto``.
             dtype: name of a torch dtype; None takes the RPN's own on a GPU, float32 on a CPU.
@@ -179,9 +180,9 @@ class ZoomPipeline:
         profile = checkpoint.config.profile
         check_family(profile)
         FAMILIES[profile.family].check_crop_tokens(crop_tokens)  # before a model is loaded for it
-        if model not in (None, profile.name, profile.model_id):
+        if model not in (None, profile.name) and (meant := named_model(model)) != profile.model_id:
             # The pinned commit is of the other repository.
-            profile = profile.model_copy(update={"model_id": model, "revision": None})
+            profile = profile.model_copy(update={"model_id": meant, "revision": None})
         if dtype is None:
             place = resolve_device(device if device_map is None else "auto")
             dtype = answering_dtype(checkpoint.config.dtype, place)

@@ -101,7 +101,7 @@ class CalibrationModel:
     """Which model to calibrate, and how to run it."""
 
     model_id: str
-    """Hub id, directory or ``reference``."""
+    """Hub id, directory, or the name of a packaged profile."""
     name: str | None = None
     prompt: str | None = None
     revision: str | None = None
@@ -131,7 +131,7 @@ def calibrate_model(
         examples,
         settings,
         batch_size=model.batch_size,
-        source=_source(model.model_id, settings),
+        source=_source(draft.model_id, settings),
         observer=CalibrationObserver(report=say),
     )
     for name, data in _files(result).items():

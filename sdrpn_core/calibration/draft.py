@@ -18,7 +18,7 @@ from sdrpn_core.decoding.recurrent_layers import attention_layers
 from sdrpn_core.models.families import FAMILIES, not_driven
 from sdrpn_core.models.hub import explained, quiet_transformers
 from sdrpn_core.models.loading import model_source
-from sdrpn_core.models.profiles import load_profile, packaged_profiles
+from sdrpn_core.models.profiles import load_profile, named_model, packaged_profiles
 from sdrpn_core.models.stock_model import stock_config
 
 
@@ -32,7 +32,7 @@ def draft_profile(
     """Profile that is enough to load a model and to calibrate it; it has no heads.
 
     Args:
-        model_id: hub id, directory or ``reference``.
+        model_id: hub id, directory, or the name of a packaged profile.
         name: name of the profile; the last part of the id unless given.
         prompt: with ``{images}`` and ``{question}``; that of its profile or family unless given.
         revision: of the hub repository.
@@ -43,6 +43,7 @@ def draft_profile(
         CalibrationError: if no adapter drives its family.
         ConfigError: if no profile can have this name or prompt.
     """
+    model_id = named_model(model_id)
     source = model_source(model_id)
     with quiet_transformers(), explained(source, revision):
         config = stock_config(source, revision)

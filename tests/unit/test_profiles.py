@@ -19,7 +19,7 @@ from data_contracts.profiles import (
 from sdrpn_core.calibration.profile_file import profile_yaml
 from sdrpn_core.evaluation.vicrop import most_grounding_layer
 from sdrpn_core.models.families import FAMILIES
-from sdrpn_core.models.profiles import load_profile, packaged_profiles
+from sdrpn_core.models.profiles import load_profile, named_model, packaged_profiles
 from tasks.extract_attention import attention_recipe
 
 NAMES = packaged_profiles()
@@ -235,3 +235,15 @@ def test_heads_outside_the_model_are_refused() -> None:
     plain = load_profile("qwen2.5-vl-3b").model_dump(mode="json")
     with pytest.raises(ValidationError, match="outside the model's 36 layers x 16 heads"):
         ModelProfile.model_validate(plain | {"heads": {"natural": {"grounding": {"22": [16]}}}})
+
+
+def test_the_name_of_a_packaged_profile_names_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``predict --model llava-1.5-7b`` asked the hub for a repository of that name."""
+    monkeypatch.chdir(tmp_path)
+    assert named_model("llava-1.5-7b") == "llava-hf/llava-1.5-7b-hf"
+    assert named_model("reference") == "reference"
+    assert named_model("my/llava-1.5-7b") == "my/llava-1.5-7b"
+    (tmp_path / "llava-1.5-7b").mkdir()
+    assert named_model("llava-1.5-7b") == "llava-1.5-7b"

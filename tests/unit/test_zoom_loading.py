@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 
@@ -52,6 +53,15 @@ def test_a_pinned_commit_is_of_its_own_model_only(
     for model, revision in ((trained_beside, COMMIT), (None, COMMIT), (str(copy), None)):
         pipeline = ZoomPipeline.from_checkpoint(checkpoint, model, device="cpu")
         assert pipeline.adapter.profile.revision == revision, model
+
+
+def test_a_model_may_be_given_by_its_profiles_name(
+    checkpoint: RpnCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub has no repository of that name."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="llava-hf/llava-1.5-13b-hf"):
+        ZoomPipeline.from_checkpoint(checkpoint, "llava-1.5-13b", device="cpu")
 
 
 def test_an_rpn_from_elsewhere_says_so(checkpoint: RpnCheckpoint) -> None:

@@ -30,3 +30,12 @@ def packaged_profiles() -> list[str]:
     """Names of the profiles that come with the package, sorted."""
     files = (item.name for item in resources.files(__name__).iterdir())
     return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+
+
+def named_model(name_or_id: str) -> str:
+    """Hub id or directory of a model that is given by the name of its packaged profile, or itself.
+
+    A folder of that name in the working directory is meant first.
+    """
+    is_name = name_or_id in packaged_profiles() and not Path(name_or_id).is_dir()
+    return load_profile(name_or_id).model_id if is_name else name_or_id
