@@ -120,12 +120,12 @@ class _Header(tarfile.TarInfo):
     """Header of a tar that must go on to its end block; ``tarfile`` ends at any damaged one."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
-            return super().frombuf(buf, encoding, errors)
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
         except tarfile.HeaderError as error:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                raise  # the end block
             raise tarfile.ReadError(f"{error}; the end of the archive is missing") from error
 
 

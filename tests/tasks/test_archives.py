@@ -280,6 +280,17 @@ def test_headers_without_sense_are_damage(read: Callable[[bytes], object], data:
         read(gzip.compress(data) if read is gunzipped else data)
 
 
+@pytest.mark.parametrize("read", [gunzipped, lambda data: list(members(io.BytesIO(data), "a"))])
+def test_members_behind_a_damaged_extended_header_are_not_lost(read: Callable[[bytes], object]):
+    """The archive seemed to end there, whole."""
+    extended = special("headers", tarfile.XHDTYPE)
+    extended.size = len(length_of_zero := b"0 path=b.jpg\n")
+    damaged = extended.tobuf() + length_of_zero.ljust(tarfile.BLOCKSIZE, b"\0")
+    data = special("folder", tarfile.DIRTYPE).tobuf() + damaged + tarred()
+    with pytest.raises(UnsafeArchive, match=r"is damaged .*invalid header.*; get it again$"):
+        read(gzip.compress(data) if read is gunzipped else data)
+
+
 def test_thousands_of_little_files_beside_a_picture_are_no_bomb():
     """Their headers pack a hundred to one."""
     files = {f"{number}.txt": b"1" for number in range(3000)} | {
