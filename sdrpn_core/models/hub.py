@@ -38,8 +38,9 @@ from sdrpn_core.models.errors import ModelError
 from sdrpn_core.transport_errors import is_transport_error
 
 _BROKEN_WEIGHTS = (SafetensorError, EOFError)
-_BAD_SETTINGS = (StrictDataclassError, LookupError, TypeError, AttributeError)
-"""How transformers says that a value in a configuration is missing, unknown or of another type."""
+_BAD_SETTINGS = (StrictDataclassError, LookupError, TypeError, AttributeError, RecursionError)
+"""How transformers says that a value in a configuration is missing, unknown, of another type, or
+nested without end."""
 _EXPECTED = (OSError, ValueError, ImportError, *_BROKEN_WEIGHTS, *_BAD_SETTINGS)
 """What a model that cannot be had raises, beside broken connections."""
 _TORN = ("PytorchStreamReader", "unexpected EOF", "Weights only load failed")

@@ -72,6 +72,10 @@ def spoil_config(model: Path) -> None:
     (model / "config.json").write_text("{nope")
 
 
+def nest_config(model: Path) -> None:
+    (model / "config.json").write_text("[" * 100_000 + "]" * 100_000)
+
+
 def spoil_tokenizer(model: Path) -> None:
     (model / "tokenizer.json").write_text("{nope")
 
@@ -94,6 +98,7 @@ def change_family(model: Path) -> None:
         (drop_a_weight, ("1 of its weights are missing", QUERY, "incomplete")),
         (cut_a_weight, ("1 of its weights are mismatched", QUERY)),
         (spoil_config, ("configuration file that is not JSON", "copy the directory anew")),
+        (nest_config, ("has settings that transformers cannot use", "mend its JSON files")),
         (spoil_tokenizer, ("configuration file that is not JSON",)),
         (remove_processor, ("image processor",)),
         (change_family, ("is for models of family 'llava'", "'deepseek_vl'", "its own profile")),
