@@ -12,6 +12,7 @@ from typing import Any
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 _FORBIDDEN = "forbidden"
 """Version of a file that may not be read."""
+_NUM_TRIES = 3
 
 
 def publish(path: Path, data: bytes, *, replace: bool) -> None:
@@ -20,6 +21,14 @@ def publish(path: Path, data: bytes, *, replace: bool) -> None:
     Raises:
         FileExistsError: if the name is taken, unless that file is to be replaced.
     """
+    for _ in range(_NUM_TRIES - 1):
+        # Another run of the same stage, which is ahead, may be deleting the folder.
+        with contextlib.suppress(FileNotFoundError):
+            return _publish(path, data, replace)
+    return _publish(path, data, replace)
+
+
+def _publish(path: Path, data: bytes, replace: bool) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

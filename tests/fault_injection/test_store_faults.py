@@ -10,19 +10,23 @@ import itertools
 import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from data_contracts.artifact import ShardEntry
+from tasks.artifacts.checkpoints import load_latest_checkpoint, save_checkpoint
 from tasks.artifacts.errors import ArtifactNotFound, CorruptArtifact
 from tasks.artifacts.stage import FileShard, FrameShard, run_stage
 from tasks.artifacts.store import ArtifactStore
 from tasks.artifacts.writer import ArtifactWriter
 from tasks.fetching.transient import is_transient
 from tasks.storage.errors import StoreError
+from tasks.storage.storage import Storage
 from tests.artifacts import files_recipe, make_source_shard, source_recipe, stage_run
 from tests.fault_injection.faults import (
     Fault,
@@ -276,3 +280,18 @@ def test_a_shard_that_fails_leaves_the_others(store: ArtifactStore) -> None:
     assert store.writer(source_recipe(3)).missing() == [1, 2]
     run_small(store, 3)
     assert store.manifest(source_recipe(3).ref).shards == undisturbed(3)
+
+
+def test_a_training_that_is_behind_another_one_saves_all_the_same(tmp_path: Path):
+    """The one ahead deletes older checkpoints, and half-written files with them."""
+
+    def train() -> None:
+        storage = Storage(str(tmp_path))
+        for step in range(1, 100):
+            save_checkpoint(storage, "train-rpn/1", step, {"weights": bytes(3000), "state": b"{}"})
+
+    with ThreadPoolExecutor(2) as pool:
+        for training in [pool.submit(train) for _ in range(2)]:
+            training.result()
+    found = load_latest_checkpoint(Storage(str(tmp_path)), "train-rpn/1")
+    assert found == (99, {"weights": bytes(3000), "state": b"{}"})

@@ -60,7 +60,7 @@ def test_a_model_may_be_given_by_its_profiles_name(
 ) -> None:
     """The hub has no repository of that name."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="llava-hf/llava-1.5-13b-hf"):
+    with pytest.raises(ModelError, match=r"llava-hf/llava-1\.5-13b-hf"):
         ZoomPipeline.from_checkpoint(checkpoint, "llava-1.5-13b", device="cpu")
 
 
