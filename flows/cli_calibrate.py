@@ -31,7 +31,10 @@ StudyOption = Annotated[
 
 
 def calibrate(
-    model: Annotated[str, typer.Option(help="Hub id, folder, or the name of a packaged profile.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Option(help="Hub id, folder, or the name of a packaged profile.", show_default=False),
+    ],
     folder: Annotated[
         Path,
         typer.Option(
