@@ -26,7 +26,7 @@ from sdrpn_core.calibration.examples import CalibrationError
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.models.not_driven import REASONS
+from sdrpn_core.models.not_driven import REASONS, TEXT_MODELS
 from sdrpn_core.models.stock_model import stock_config
 from sdrpn_core.rpn.copied_layers import check_copyable
 from sdrpn_core.rpn.network import RegionProposalNetwork
@@ -194,8 +194,8 @@ def test_a_family_without_an_adapter_is_not_sent_to_a_profile(
     """It said to choose the model's own profile, which there cannot be."""
     shutil.copytree(profile.model_id, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "vipllava"}))
-    told = r"is of family 'vipllava', which no adapter drives; known are .*: choose a model of"
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "video_llava"}))
+    told = r"is of family 'video_llava', which no adapter drives; known are .*: choose a model of"
     with pytest.raises(ModelError, match=told):
         load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
 
@@ -216,6 +216,21 @@ def test_a_family_that_cannot_be_driven_is_told_why_before_weights_are_fetched(
         ModelError, match=re.escape(f"unknown family '{family}' ({REASONS[family]}")
     ):
         load_adapter(named, device="cpu")
+
+
+@pytest.mark.parametrize("kind", sorted(TEXT_MODELS))
+def test_a_text_model_that_cannot_be_driven_is_told_before_weights_are_fetched(
+    profile: ModelProfile, kind: str, tmp_path: Path
+) -> None:
+    """It was told once all weights were loaded: Mistral Small 4's take 240 GB."""
+    sizes = {"num_hidden_layers": profile.num_layers, "num_attention_heads": profile.num_heads}
+    config = {"model_type": "llava", "text_config": {"model_type": kind, **sizes}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    told = re.escape(f"its text model ({kind}) cannot be driven ({TEXT_MODELS[kind]}): use a")
+    with pytest.raises(ModelError, match=told):
+        load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
+    with pytest.raises(ModelError, match=told):
+        draft_profile(str(tmp_path))
 
 
 def test_no_family_is_both_driven_and_not() -> None:
