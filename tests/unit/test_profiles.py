@@ -34,6 +34,7 @@ UNCALIBRATED = [
     "glm-4.1v-9b",
     "glm-4.5v",
     "glm-4.6v-flash",
+    "granite-vision-3.3-2b",
     "internvl3-8b",
     "internvl3.5-8b",
     "janus-pro-7b",
@@ -83,7 +84,13 @@ LATER = {
     "gemma-4-12b": ((27, {29: (0, 1)}, None), ({17: (0, 15), 29: (3, 15)}, None)),
 }
 """B, natural heads and sinks, textual heads and sinks: of Q-Zoom and Vision-RL2."""
-ASKED_OTHERWISE = {"glm-4.1v-9b", "llava-1.5-7b", "llava-1.5-13b", "llava-v1.6-vicuna-7b"}
+ASKED_OTHERWISE = {
+    "glm-4.1v-9b",
+    "granite-vision-3.3-2b",
+    "llava-1.5-7b",
+    "llava-1.5-13b",
+    "llava-v1.6-vicuna-7b",
+}
 """Than models of their families whose prompt nobody gives."""
 
 
