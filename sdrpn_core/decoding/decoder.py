@@ -218,6 +218,9 @@ class Decoder:
     def next_token_logits(self, hidden: Tensor) -> Tensor:
         """(N, d) decoder output of one column -> (N, vocabulary) logits, barred tokens at -inf."""
         logits: Tensor = self.model.get_output_embeddings()(self.norm(hidden)).float()
+        scale = getattr(self.model, "logit_scale", None)  # Cohere's
+        if scale is not None:
+            logits = logits * scale
         cap = getattr(self._text_config, "final_logit_softcapping", None)
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)

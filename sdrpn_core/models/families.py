@@ -4,6 +4,7 @@ from transformers import PreTrainedConfig
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.aya_vision import AyaVisionAdapter
+from sdrpn_core.models.cohere_compass import CohereCompassAdapter
 from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
 from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
 from sdrpn_core.models.dynamic import DynamicAdapter
@@ -19,6 +20,7 @@ from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.llava_next import LlavaNextAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
 from sdrpn_core.models.minicpmv import MiniCpmVAdapter
+from sdrpn_core.models.minicpmv4_7 import MiniCpmV47Adapter
 from sdrpn_core.models.mistral3 import Mistral3Adapter
 from sdrpn_core.models.not_driven import REASONS, TEXT_MODELS
 from sdrpn_core.models.profile_checks import check_profile
@@ -32,6 +34,8 @@ from sdrpn_core.models.square import SquareAdapter
 
 FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "aya_vision": AyaVisionAdapter,
+    "cohere_compass": CohereCompassAdapter,
+    "cosmos3_omni": Qwen3VlAdapter,
     "deepseek_vl": DeepseekVlAdapter,
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
     "gemma3": Gemma3Adapter,
@@ -46,6 +50,7 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "llava_next": LlavaNextAdapter,
     "llava_onevision": LlavaOnevisionAdapter,
     "minicpmv4_6": MiniCpmVAdapter,
+    "minicpmv4_7": MiniCpmV47Adapter,
     "mistral3": Mistral3Adapter,
     "qwen2_vl": Qwen2_5VlAdapter,
     "qwen2_5_vl": Qwen2_5VlAdapter,

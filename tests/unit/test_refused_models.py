@@ -92,6 +92,17 @@ def odd_pickle(model: Path) -> None:
     whole.unlink()
 
 
+COMPASS = {
+    "layer_types": ["full_attention" if layer == 3 else "sliding_attention" for layer in range(6)],
+    "rope_parameters": {
+        "sliding_attention": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [2, 2, 2],
+        },
+        "full_attention": None,
+    },
+}
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 200\n"
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4}
 
@@ -194,8 +205,8 @@ def test_a_family_without_an_adapter_is_not_sent_to_a_profile(
     """It said to choose the model's own profile, which there cannot be."""
     shutil.copytree(profile.model_id, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "video_llava"}))
-    told = r"is of family 'video_llava', which no adapter drives; known are .*: choose a model of"
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "vipllava"}))
+    told = r"is of family 'vipllava', which no adapter drives; known are .*: choose a model of"
     with pytest.raises(ModelError, match=told):
         load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
 
@@ -275,17 +286,22 @@ def test_a_model_that_no_rpn_can_be_copied_from_is_refused_before_extraction(
 
 
 @pytest.mark.parametrize(
-    ("kind", "turns_heads"),
+    ("kind", "settings", "turns_heads"),
     [
-        ("smollm3", lambda attention: bool(attention.use_rope)),
-        ("cohere2", lambda attention: attention.sliding_window is not None),
+        ("smollm3", {}, lambda attention: bool(attention.use_rope)),
+        ("cohere2", {}, lambda attention: attention.sliding_window is not None),
+        ("cohere_compass_text", COMPASS, lambda attention: attention.sliding_window is not None),
     ],
 )
 def test_layers_that_turn_nothing_score_without_rotary(
-    profile: ModelProfile, tmp_path: Path, kind: str, turns_heads: Callable[[Any], bool]
+    profile: ModelProfile,
+    tmp_path: Path,
+    kind: str,
+    settings: dict[str, Any],
+    turns_heads: Callable[[Any], bool],
 ) -> None:
     """Every fourth layer of theirs has no rotary embedding; its copy turned all the same."""
-    adapter = load_adapter(with_text_model(profile, tmp_path, kind), device="cpu")
+    adapter = load_adapter(with_text_model(profile, tmp_path, kind, **settings), device="cpu")
     turning = [turns_heads(layer.self_attn) for layer in adapter.decoder.layers]
     assert set(turning) == {True, False}
     for last, turns in enumerate(turning):
