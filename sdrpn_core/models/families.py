@@ -52,6 +52,7 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "minicpmv4_6": MiniCpmVAdapter,
     "minicpmv4_7": MiniCpmV47Adapter,
     "mistral3": Mistral3Adapter,
+    "qianfan_ocr": InternVlAdapter,
     "qwen2_vl": Qwen2_5VlAdapter,
     "qwen2_5_vl": Qwen2_5VlAdapter,
     "qwen3_vl": Qwen3VlAdapter,

@@ -378,6 +378,7 @@ def test_training_settings_are_the_profiles_unless_the_config_changes_keys():
             "ministral",
             "mistral",
             "north",
+            "qianfan",
             "qwen",
         )
         rate, size = (1e-4, 128) if name.startswith(as_qwen) else (5e-5, 512)

@@ -26,7 +26,7 @@ from tests.families.compass import tiny_cohere_compass
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, gemma_masks
 from tests.families.glm import glm_images, tiny_glm4v, tiny_glm4v_moe
-from tests.families.internvl import tiny_internvl
+from tests.families.internvl import tiny_internvl, tiny_qianfan_ocr
 from tests.families.janus import tiny_janus
 from tests.families.llavanext import llava_next_encoder, llava_next_images, tiny_llava_next
 from tests.families.minicpm import (
@@ -318,6 +318,9 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     ),
     "mistral3": FamilyModel(
         tiny_mistral3, mistral_images, mistral_grids, square_cell_pixels, image_ids=mistral_ids
+    ),
+    "qianfan_ocr": FamilyModel(
+        tiny_qianfan_ocr, internvl_images, internvl_grids, square_cell_pixels
     ),
     "qwen2_vl": FamilyModel(
         tiny_qwen2_vl, qwen_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"

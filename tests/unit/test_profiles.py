@@ -48,6 +48,7 @@ UNCALIBRATED = [
     "ministral-3-8b",
     "mistral-small-3.1-24b",
     "north-micro-vision",
+    "qianfan-ocr",
     "qwen2-vl-7b",
     "qwen3-vl-30b-a3b",
     "qwen3.5-35b-a3b",
