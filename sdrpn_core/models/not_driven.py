@@ -34,6 +34,7 @@ REASONS = {
     "gemma3n": "layers take numbers of their own for every token, or keys of layers below",
     "git": _NORM_BEHIND,
     "glm5_next": _STREAMS,
+    "granite4_vision": "image features are added far up its decoder, here behind the first layers",
     "hunyuan_vl": "its layers turn queries and keys before they norm them, an RPN after",
     "hy_v4_vl": _STREAMS,
     "idefics": _CROSS_ATTENTION,
