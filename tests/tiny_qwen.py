@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
+    Cosmos3OmniConfig,
+    Cosmos3OmniForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -68,7 +70,7 @@ def _rotary(sections: list[int], *, interleaved: bool) -> dict[str, Any]:
     return plain | {"mrope_interleaved": True} if interleaved else plain
 
 
-_TOWER_3 = {
+TOWER_3 = {
     "depth": 3,
     "hidden_size": 32,
     "num_heads": 2,
@@ -77,14 +79,14 @@ _TOWER_3 = {
     "patch_size": PATCH,
     "num_position_embeddings": 64,
 }
-_PROCESSOR_3 = {
+PROCESSOR_3 = {
     "image_processor_type": "Qwen2VLImageProcessorFast",
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
     "size": {"shortest_edge": 64, "longest_edge": 4096},
 }
 """Of Qwen3-VL and Qwen3.5 alike."""
-_DEEPSTACK = {"deepstack_visual_indexes": [0, 1]}
+DEEPSTACK = {"deepstack_visual_indexes": [0, 1]}
 _TEXT_3 = {"rope_parameters": _rotary([4, 2, 2], interleaved=True), "head_dim": 16}
 TEXT_3_5 = {
     "rope_parameters": _rotary([2, 1, 1], interleaved=True) | {"partial_rotary_factor": 0.5},
@@ -135,17 +137,25 @@ def tiny_qwen2_5_vl(directory: Path) -> ModelProfile:
 def tiny_qwen3_vl(directory: Path) -> ModelProfile:
     """Two deepstack layers, query and key norms, interleaved axes, head size of its own."""
     torch.manual_seed(0)
-    config = Qwen3VLConfig(**_sizes(_TEXT_3, _TOWER_3 | _DEEPSTACK))
-    _save(Qwen3VLForConditionalGeneration(config), directory, _PROCESSOR_3)
+    config = Qwen3VLConfig(**_sizes(_TEXT_3, TOWER_3 | DEEPSTACK))
+    _save(Qwen3VLForConditionalGeneration(config), directory, PROCESSOR_3)
     return qwen_profile("qwen3_vl", directory, Qwen3VlAdapter.defaults.prompt)
+
+
+def tiny_cosmos3_omni(directory: Path) -> ModelProfile:
+    """As Qwen3-VL."""
+    torch.manual_seed(0)
+    config = Cosmos3OmniConfig(**_sizes(_TEXT_3, TOWER_3 | DEEPSTACK))
+    _save(Cosmos3OmniForConditionalGeneration(config), directory, PROCESSOR_3)
+    return qwen_profile("cosmos3_omni", directory, Qwen3VlAdapter.defaults.prompt)
 
 
 def tiny_qwen3_vl_moe(directory: Path) -> ModelProfile:
     """Experts in all layers but one, which is among those that the RPN copies."""
     torch.manual_seed(4)
     text = _TEXT_3 | _EXPERTS | {"mlp_only_layers": [3]}
-    config = Qwen3VLMoeConfig(**_sizes(text, _TOWER_3 | _DEEPSTACK))
-    _save(Qwen3VLMoeForConditionalGeneration(config), directory, _PROCESSOR_3)
+    config = Qwen3VLMoeConfig(**_sizes(text, TOWER_3 | DEEPSTACK))
+    _save(Qwen3VLMoeForConditionalGeneration(config), directory, PROCESSOR_3)
     return qwen_profile("qwen3_vl_moe", directory, Qwen3VlMoeAdapter.defaults.prompt)
 
 
@@ -154,7 +164,7 @@ def tiny_qwen3_5(directory: Path) -> ModelProfile:
     torch.manual_seed(0)
     tokenizer = byte_pair_tokenizer()
     text = TEXT_3_5 | {"vocab_size": len(tokenizer)}
-    model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**_sizes(text, _TOWER_3)))
+    model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**_sizes(text, TOWER_3)))
     return _saved_qwen3_5("qwen3_5", model, directory, tokenizer)
 
 
@@ -164,7 +174,7 @@ def tiny_qwen3_5_moe(directory: Path) -> ModelProfile:
     tokenizer = byte_pair_tokenizer()
     text = TEXT_3_5 | _EXPERTS | {"vocab_size": len(tokenizer)}
     text |= {"shared_expert_intermediate_size": 24}
-    model = Qwen3_5MoeForConditionalGeneration(Qwen3_5MoeConfig(**_sizes(text, _TOWER_3)))
+    model = Qwen3_5MoeForConditionalGeneration(Qwen3_5MoeConfig(**_sizes(text, TOWER_3)))
     return _saved_qwen3_5("qwen3_5_moe", model, directory, tokenizer)
 
 
@@ -172,7 +182,7 @@ def _saved_qwen3_5(
     family: str, model: PreTrainedModel, directory: Path, tokenizer: Qwen3_5Tokenizer
 ) -> ModelProfile:
     lengthen_states(model)
-    _save(model, directory, _PROCESSOR_3, tokenizer)
+    _save(model, directory, PROCESSOR_3, tokenizer)
     return with_mixed_layers(qwen_profile(family, directory, Qwen3_5Adapter.defaults.prompt))
 
 
@@ -195,7 +205,7 @@ def with_mixed_layers(profile: ModelProfile) -> ModelProfile:
 
 
 def qwen_tokenizer(
-    special: Sequence[str] = SPECIAL, end: str = "<|im_end|>"
+    special: Sequence[str] = SPECIAL, end: str = "<|im_end|>", pad: str = "<|endoftext|>"
 ) -> PreTrainedTokenizerFast:
     """Word-level tokenizer with Qwen's markers; it has no token to begin a text with."""
     vocabulary = {word: index for index, word in enumerate([*special, "<unk>", *WORDS])}
@@ -204,7 +214,7 @@ def qwen_tokenizer(
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=end,
-        pad_token="<|endoftext|>",
+        pad_token=pad,
         unk_token="<unk>",
         additional_special_tokens=list(special),
     )

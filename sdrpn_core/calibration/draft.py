@@ -15,7 +15,7 @@ from data_contracts.settings_files import parse_settings
 from sdrpn_core.calibration.branch import nearest
 from sdrpn_core.calibration.examples import CalibrationError
 from sdrpn_core.decoding.recurrent_layers import attention_layers
-from sdrpn_core.models.families import FAMILIES, not_driven
+from sdrpn_core.models.families import FAMILIES, check_parts, not_driven
 from sdrpn_core.models.hub import explained, quiet_transformers
 from sdrpn_core.models.loading import model_source
 from sdrpn_core.models.profiles import load_profile, named_model, packaged_profiles
@@ -50,7 +50,7 @@ def draft_profile(
     family = str(config.model_type)
     if family not in FAMILIES:
         raise CalibrationError(not_driven(model_id, family))
-    FAMILIES[family].check_config(config, model_id)
+    check_parts(config, model_id)
     text = config.get_text_config(decoder=True)
     known = _packaged(model_id, (family, text.num_hidden_layers, text.num_attention_heads))
     if known is not None:

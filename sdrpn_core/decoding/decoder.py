@@ -42,7 +42,7 @@ class DecoderInput:
     """Columns that go through some layers together."""
 
     hidden: Tensor
-    """(N, L, d) input of the first of these layers."""
+    """(N, L, d) input of the first of these layers; that of layer 0 are embeddings."""
     masks: Masks
     position_ids: Tensor
     """(..., N, L)"""
@@ -78,6 +78,8 @@ class Decoder:
         # On the device from the start: a step on fixed buffers must wait for nothing.
         self._barred = torch.tensor(sorted(set(barred_tokens)), device=self.device)
         self._text_config = model.config.get_text_config(decoder=True)
+        self._multiplier: float | None = getattr(self._text_config, "embedding_multiplier", None)
+        """Of what enters layer 0, of words and images alike, in Granite."""
         known = {index for index, layer in enumerate(self.layers) if not is_recurrent(layer)}
         if unknown := sorted(known ^ set(self.attention_layers)):
             raise ValueError(f"what layer {unknown[0]} keeps of earlier columns is not known")
@@ -180,6 +182,8 @@ class Decoder:
             (N, L, d) output of the last of the layers, before the final norm, on ``device``.
         """
         hidden, masks, deepstack = inputs.hidden, inputs.masks, inputs.deepstack
+        if self._multiplier is not None and layers.start == 0:
+            hidden = hidden * self._multiplier
         extra: dict[str, Any] = {} if recorder is None else {"recorder": recorder}
         if keys := self._flash_keys(masks, kernel or self.attention_kernel):
             extra["flash_keys"] = keys
@@ -214,6 +218,9 @@ class Decoder:
     def next_token_logits(self, hidden: Tensor) -> Tensor:
         """(N, d) decoder output of one column -> (N, vocabulary) logits, barred tokens at -inf."""
         logits: Tensor = self.model.get_output_embeddings()(self.norm(hidden)).float()
+        scale = getattr(self.model, "logit_scale", None)  # Cohere's
+        if scale is not None:
+            logits = logits * scale
         cap = getattr(self._text_config, "final_logit_softcapping", None)
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)

@@ -20,7 +20,7 @@ Rotation = tuple[Tensor, Tensor]
 
 
 class Rotations:
-    """Rotary embeddings of some positions, made once; Gemma's differ between kinds of layers."""
+    """Rotary embeddings of some positions, made once; in some families kinds of layers differ."""
 
     def __init__(self, rotary_emb: Any, hidden: Tensor, position_ids: Tensor) -> None:
         """Prepare.
@@ -33,15 +33,34 @@ class Rotations:
         self._rotary_emb = rotary_emb
         self._like = hidden.new_empty(0)
         self._position_ids = position_ids
-        self._made: dict[str | None, Rotation] = {}
+        self._made: dict[str | None, Rotation | None] = {}
 
-    def of(self, attention: Any) -> Rotation:
-        """Those of a stock attention module, or of what was copied from one."""
-        kind = attention.layer_type if hasattr(self._rotary_emb, "layer_types") else None
+    def of(self, attention: Any) -> Rotation | None:
+        """Those of a stock attention module, or of what was copied from one.
+
+        None for a kind of layers that turn nothing and want none.
+        """
+        kind = layer_kind(attention) if hasattr(self._rotary_emb, "layer_types") else None
         if kind not in self._made:
-            kinds = () if kind is None else (kind,)
-            self._made[kind] = self._rotary_emb(self._like, self._position_ids, *kinds)
+            self._made[kind] = self._made_for(kind)
         return self._made[kind]
+
+    def _made_for(self, kind: str | None) -> Rotation | None:
+        if kind is not None and kind not in self._rotary_emb.rope_type:
+            return None
+        kinds = () if kind is None else (kind,)
+        rotation: Rotation = self._rotary_emb(self._like, self._position_ids, *kinds)
+        return rotation
+
+
+def layer_kind(attention: Any) -> str | None:
+    """The kind of layer that an attention module is of, or was copied from; None where all are
+    alike."""
+    if hasattr(attention, "layer_type"):
+        kind: str | None = attention.layer_type
+        return kind
+    kinds = getattr(attention.config, "layer_types", None)
+    return None if kinds is None else str(kinds[attention.layer_idx])
 
 
 @dataclass(frozen=True)

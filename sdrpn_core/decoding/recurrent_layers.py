@@ -51,7 +51,11 @@ class TokenColumns:
         self._tokens = tokens
 
     def run(
-        self, layer: Any, hidden: Tensor, cache: Cache | None, rotation: tuple[Tensor, Tensor]
+        self,
+        layer: Any,
+        hidden: Tensor,
+        cache: Cache | None,
+        rotation: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """Run a recurrent layer over the columns that hold tokens.
 
@@ -107,7 +111,7 @@ def _run(
     hidden: Tensor,
     tokens: Tensor | None,
     cache: Cache | None,
-    rotation: tuple[Tensor, Tensor],
+    rotation: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     output: Tensor = layer(
         hidden,

@@ -51,8 +51,8 @@ _NO_MASKED_TOWER = (
 _OF_GRADIENTS = frozenset({Method.VICROP_PURE_GRAD, Method.VICROP_PURE_GRAD_HIGH})
 _NO_GRADIENTS = (
     "vicrop_pure_grad and vicrop_pure_grad_high are for families whose vision tower takes plain "
-    "pixels (LLaVA, LLaVA-NeXT, LLaVA-OneVision, InternVL, Gemma 3, SmolVLM, Aya Vision): leave "
-    "these methods out"
+    "pixels (LLaVA, LLaVA-NeXT, LLaVA-OneVision, InternVL, Qianfan-OCR, Gemma 3, SmolVLM, Aya "
+    "Vision): leave these methods out"
 )
 
 

@@ -4,6 +4,7 @@ from transformers import PreTrainedConfig
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.aya_vision import AyaVisionAdapter
+from sdrpn_core.models.cohere_compass import CohereCompassAdapter
 from sdrpn_core.models.deepseek_vl import DeepseekVlAdapter
 from sdrpn_core.models.deepseek_vl_hybrid import DeepseekVlHybridAdapter
 from sdrpn_core.models.dynamic import DynamicAdapter
@@ -19,8 +20,9 @@ from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.llava_next import LlavaNextAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
 from sdrpn_core.models.minicpmv import MiniCpmVAdapter
+from sdrpn_core.models.minicpmv4_7 import MiniCpmV47Adapter
 from sdrpn_core.models.mistral3 import Mistral3Adapter
-from sdrpn_core.models.not_driven import REASONS
+from sdrpn_core.models.not_driven import REASONS, TEXT_MODELS
 from sdrpn_core.models.profile_checks import check_profile
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
@@ -32,6 +34,8 @@ from sdrpn_core.models.square import SquareAdapter
 
 FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "aya_vision": AyaVisionAdapter,
+    "cohere_compass": CohereCompassAdapter,
+    "cosmos3_omni": Qwen3VlAdapter,
     "deepseek_vl": DeepseekVlAdapter,
     "deepseek_vl_hybrid": DeepseekVlHybridAdapter,
     "gemma3": Gemma3Adapter,
@@ -46,7 +50,9 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "llava_next": LlavaNextAdapter,
     "llava_onevision": LlavaOnevisionAdapter,
     "minicpmv4_6": MiniCpmVAdapter,
+    "minicpmv4_7": MiniCpmV47Adapter,
     "mistral3": Mistral3Adapter,
+    "qianfan_ocr": InternVlAdapter,
     "qwen2_vl": Qwen2_5VlAdapter,
     "qwen2_5_vl": Qwen2_5VlAdapter,
     "qwen3_vl": Qwen3VlAdapter,
@@ -89,10 +95,28 @@ def check_model(profile: ModelProfile, config: PreTrainedConfig, source: str) ->
             f"profile {profile.name!r} is for models of family {profile.family!r}, {source!r} is "
             f"of family {config.model_type!r}: choose its own profile"
         )
-    family = FAMILIES[profile.family]
-    num_deepstack_layers = family.count_deepstack_layers(config)
+    check_parts(config, source)
+    num_deepstack_layers = FAMILIES[profile.family].count_deepstack_layers(config)
     check_profile(profile, config.get_text_config(decoder=True), num_deepstack_layers)
-    family.check_config(config, source)
+
+
+def check_parts(config: PreTrainedConfig, source: str) -> None:
+    """Refuse a model of a known family with parts that cannot be driven.
+
+    Args:
+        config: the model's own.
+        source: hub id or directory.
+
+    Raises:
+        ModelError: saying why.
+    """
+    kind = config.get_text_config(decoder=True).model_type
+    if kind in TEXT_MODELS:
+        raise ModelError(
+            f"model {source!r}: its text model ({kind}) cannot be driven ({TEXT_MODELS[kind]}): "
+            "use a model with another text model"
+        )
+    FAMILIES[config.model_type].check_config(config, source)
 
 
 def not_driven(model_id: str, family: str) -> str:

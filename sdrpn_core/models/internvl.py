@@ -1,4 +1,4 @@
-"""InternVL3 and 3.5: InternViT tower, one square tile an image, four patches a token."""
+"""InternVL3, 3.5, Qianfan-OCR: InternViT tower, one square tile an image, four patches a token."""
 
 from data_contracts.profiles import FamilyDefaults
 from data_contracts.training import QWEN_TRAINING
@@ -6,7 +6,7 @@ from sdrpn_core.models.stretched import StretchedAdapter
 
 
 class InternVlAdapter(StretchedAdapter):
-    """Adapter of ``InternVLForConditionalGeneration``."""
+    """Of ``InternVLForConditionalGeneration`` and ``QianfanOCRForConditionalGeneration``."""
 
     # The decoder is Qwen's, so its RPN is made and trained as Qwen2.5-VL's.
     defaults = FamilyDefaults(

@@ -1,7 +1,8 @@
-"""LLaVA-NeXT (LLaVA-1.6): CLIP tower, one square tile an image, fixed grid, a newline behind it.
+"""LLaVA-NeXT (LLaVA-1.6), Granite Vision: one square tile an image, fixed grid, a newline behind.
 
-Its stock processor shows an image as one tile, stretched to a square, and then as up to four more
-that are cut out of it. Here the first is all there is: what the others are for, a crop does.
+The tower is CLIP's, Granite Vision's SigLIP's. The stock processor shows an image as one tile,
+stretched to a square, and then as more that are cut out of it. Here the first is all there is: what
+the others are for, a crop does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from sdrpn_core.models.stretched import StretchedAdapter
 class LlavaNextAdapter(NewlineAdapter, StretchedAdapter):
     """Adapter of ``LlavaNextForConditionalGeneration``."""
 
-    # The decoder is Llama's or Mistral's, so its RPN is made and trained as LLaVA's.
+    # The decoder is Llama's, Mistral's or Granite's, so its RPN is made and trained as LLaVA's.
     defaults = FamilyDefaults(prompt="[INST] {images}\n{question} [/INST]")
     masks_tower = True
 

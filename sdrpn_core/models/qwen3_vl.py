@@ -1,7 +1,9 @@
-"""Qwen3-VL family: as Qwen2.5-VL, with deepstack features and normed query and key heads.
+"""Qwen3-VL and Cosmos 3: as Qwen2.5-VL, with deepstack features and normed query and key heads.
 
 The tower gives features of several depths: the last enter as tokens, the others are added at the
 image's columns after the first decoder layers. The branch of the RPN must come after those layers.
+
+Of Cosmos 3, transformers loads what reasons, which is a Qwen3-VL, and leaves out what makes videos.
 """
 
 from typing import Any
@@ -14,7 +16,7 @@ from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 
 
 class Qwen3VlAdapter(Qwen2_5VlAdapter):
-    """Adapter of ``Qwen3VLForConditionalGeneration``."""
+    """Of ``Qwen3VLForConditionalGeneration`` and ``Cosmos3OmniForConditionalGeneration``."""
 
     # The chat template writes no system message of its own.
     defaults = Qwen2_5VlAdapter.defaults.model_copy(

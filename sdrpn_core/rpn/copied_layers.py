@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.models.cohere2.modeling_cohere2 import Cohere2Attention
 
 from data_contracts.profiles import RpnShape
+from sdrpn_core.decoding.layer_pass import layer_kind
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.profile_checks import check_shape
@@ -92,7 +93,7 @@ def scoring_attention(stack: Sequence[nn.Module], shape: RpnShape) -> Any:
     return attention
 
 
-def rotary_of(attention: object) -> Rotary | None:
+def rotary_of(attention: Any) -> Rotary | None:
     """The family's own function, which knows how its heads are laid out: in halves or in pairs.
 
     None for a layer that turns nothing, as every fourth does in some families.
@@ -114,10 +115,14 @@ def rotary_of(attention: object) -> Rotary | None:
     return partial(_turned_of_pair, rotary) if takes_pairs else rotary
 
 
-def _turns_heads(attention: object) -> bool:
-    """Whether a layer turns its heads: Cohere's do where they see a window, others say so."""
+def _turns_heads(attention: Any) -> bool:
+    """Whether a layer turns its heads: Cohere's do where they see a window, others say so, or have
+    no angles for a kind of layers."""
     if isinstance(attention, Cohere2Attention):
         return attention.sliding_window is not None
+    angles = getattr(attention.config, "rope_parameters", None) or {}
+    if angles.get(layer_kind(attention), True) is None:
+        return False
     return bool(getattr(attention, "use_rope", True))
 
 

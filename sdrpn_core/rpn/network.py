@@ -19,7 +19,7 @@ from transformers import Cache
 
 from data_contracts.profiles import RpnShape
 from sdrpn_core.attention.masks import Masks
-from sdrpn_core.decoding.layer_pass import LayerPass, Rotation, Rotations
+from sdrpn_core.decoding.layer_pass import LayerPass, Rotation, Rotations, layer_kind
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.rpn.copied_layers import (
     Rotary,
@@ -193,9 +193,11 @@ class RegionProposalNetwork(nn.Module):
         states = _take_columns(encoded, columns)
         if self.scoring.rotary is None:
             return states, None
+        rotation = Rotations(self.rotary_emb, encoded, position_ids).of(self.scoring)
+        assert rotation is not None  # as of every layer that turns heads
         cos, sin = (
             _take_columns(part.to(encoded.device).expand(len(encoded), -1, -1), columns)
-            for part in Rotations(self.rotary_emb, encoded, position_ids).of(self.scoring)
+            for part in rotation
         )
         return states, (cos, sin)
 
@@ -219,7 +221,7 @@ class ScoringHead(nn.Module):
         self.k_norm = _head_norm(attention, "k_norm")
         self.head_dim = int(attention.head_dim)
         self.scaling = float(attention.scaling)
-        self.layer_type: str | None = getattr(attention, "layer_type", None)
+        self.layer_type = layer_kind(attention)
         self.rotary = rotary
 
     def query(self, states: Tensor, rotation: Rotation | None) -> Tensor:

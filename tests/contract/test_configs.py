@@ -369,6 +369,7 @@ def test_training_settings_are_the_profiles_unless_the_config_changes_keys():
     for name, recipe in recipes.items():
         as_qwen = (
             "aya",
+            "cosmos",
             "gemma",
             "glm",
             "internvl",
@@ -376,6 +377,8 @@ def test_training_settings_are_the_profiles_unless_the_config_changes_keys():
             "minicpm",
             "ministral",
             "mistral",
+            "north",
+            "qianfan",
             "qwen",
         )
         rate, size = (1e-4, 128) if name.startswith(as_qwen) else (5e-5, 512)

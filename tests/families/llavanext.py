@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+from transformers import GraniteConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
@@ -28,19 +28,25 @@ TILES = [[SIDE * h, SIDE * w] for h, w in ((1, 2), (2, 1), (2, 2))]
 """Sizes that the stock processor cuts tiles from, beside the one that shows the whole image."""
 NO_TILES = [[0, 0]]
 """The same in a configuration with which the stock class takes the whole image alone."""
+_MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.7,
+}
 
 
 def tiny_llava_next(directory: Path, **changes: Any) -> ModelProfile:
-    """Write it, and return its profile.
+    """Write it, and return its profile: as Granite Vision, which multiplies embeddings and more.
 
     Args:
         directory: to write to.
         changes: of its configuration.
     """
     torch.manual_seed(0)
+    text = tiny_llama(2).to_diff_dict() | {"model_type": "granite"}
     settings: dict[str, Any] = {
         "vision_config": tiny_clip(SIDE),
-        "text_config": tiny_llama(2),
+        "text_config": GraniteConfig(**text, **_MULTIPLIERS),
         "image_token_index": SPECIAL.index("<image>"),
         "vision_feature_layer": -1,
         "image_seq_length": 25,

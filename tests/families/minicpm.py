@@ -1,5 +1,5 @@
-"""A tiny random MiniCPM-V 4.6, laid out on disk as the hub lays it, and how the stock class is
-fed."""
+"""Tiny random MiniCPM-V 4.6 and 4.7, laid out on disk as the hub lays them, and how the stock class
+is fed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,9 @@ from torch.nn import functional
 from transformers import (
     MiniCPMV4_6Config,
     MiniCPMV4_6ForConditionalGeneration,
+    MiniCPMV4_7Config,
+    MiniCPMV4_7ForConditionalGeneration,
+    PreTrainedModel,
     Qwen3_5TextConfig,
 )
 from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import (
@@ -62,9 +65,25 @@ _FEW = {"slice_mode": False, "downsample_mode": "4x"}
 def tiny_minicpmv4_6(directory: Path) -> ModelProfile:
     """Write it, and return its profile."""
     torch.manual_seed(0)
-    config = MiniCPMV4_6Config(
-        text_config=Qwen3_5TextConfig(**decoder_sizes(SPECIAL) | TEXT_3_5),
-        vision_config={
+    model = MiniCPMV4_6ForConditionalGeneration(MiniCPMV4_6Config(**_settings()))
+    return _write("minicpmv4_6", model, directory)
+
+
+def tiny_minicpmv4_7(directory: Path) -> ModelProfile:
+    """Its cells are numbered on two axes, between the markers of its images."""
+    torch.manual_seed(0)
+    markers = {
+        "image_start_id": SPECIAL.index("<image>"),
+        "image_end_id": SPECIAL.index("</image>"),
+    }
+    model = MiniCPMV4_7ForConditionalGeneration(MiniCPMV4_7Config(**_settings(), **markers))
+    return _write("minicpmv4_7", model, directory)
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "text_config": Qwen3_5TextConfig(**decoder_sizes(SPECIAL) | TEXT_3_5),
+        "vision_config": {
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_hidden_layers": 2,
@@ -72,11 +91,13 @@ def tiny_minicpmv4_6(directory: Path) -> ModelProfile:
             "image_size": 8 * PATCH,
             "patch_size": PATCH,
         },
-        insert_layer_id=0,
-        image_token_id=SPECIAL.index("<|image_pad|>"),
-        video_token_id=SPECIAL.index("<|video_pad|>"),
-    )
-    model = MiniCPMV4_6ForConditionalGeneration(config)
+        "insert_layer_id": 0,
+        "image_token_id": SPECIAL.index("<|image_pad|>"),
+        "video_token_id": SPECIAL.index("<|video_pad|>"),
+    }
+
+
+def _write(family: str, model: PreTrainedModel, directory: Path) -> ModelProfile:
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:
             # Real biases and norm weights are not zeros and ones.
@@ -90,7 +111,7 @@ def tiny_minicpmv4_6(directory: Path) -> ModelProfile:
         patch_size=PATCH, scale_resolution=SIDE * CELL, image_mean=[0.5] * 3, image_std=[0.5] * 3
     ).save_pretrained(directory)
     prompt = MiniCpmVAdapter.defaults.prompt
-    return with_mixed_layers(qwen_profile("minicpmv4_6", directory, prompt, IMAGES))
+    return with_mixed_layers(qwen_profile(family, directory, prompt, IMAGES))
 
 
 def minicpmv_images(

@@ -22,10 +22,11 @@ from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.square import SquareAdapter
 from tests.families.aya import tiny_aya_vision
+from tests.families.compass import tiny_cohere_compass
 from tests.families.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid
 from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, gemma_masks
 from tests.families.glm import glm_images, tiny_glm4v, tiny_glm4v_moe
-from tests.families.internvl import tiny_internvl
+from tests.families.internvl import tiny_internvl, tiny_qianfan_ocr
 from tests.families.janus import tiny_janus
 from tests.families.llavanext import llava_next_encoder, llava_next_images, tiny_llava_next
 from tests.families.minicpm import (
@@ -33,6 +34,7 @@ from tests.families.minicpm import (
     minicpmv_grids,
     minicpmv_images,
     tiny_minicpmv4_6,
+    tiny_minicpmv4_7,
 )
 from tests.families.mistral import mistral_grids, mistral_ids, mistral_images, tiny_mistral3
 from tests.families.newline import newline_cells, newline_ids
@@ -42,6 +44,7 @@ from tests.families.squares import padded_to_square
 from tests.tiny_gemma import MERGED, tiny_gemma3, tiny_gemma4, tiny_gemma4_unified
 from tests.tiny_models import tiny_llava
 from tests.tiny_qwen import (
+    tiny_cosmos3_omni,
     tiny_qwen2_5_vl,
     tiny_qwen2_vl,
     tiny_qwen3_5,
@@ -238,6 +241,20 @@ def deepseek_images(
 
 FAMILY_MODELS: dict[str, FamilyModel] = {
     "aya_vision": FamilyModel(tiny_aya_vision, internvl_images, llava_grids, square_cell_pixels),
+    "cohere_compass": FamilyModel(
+        tiny_cohere_compass,
+        qwen_images,
+        qwen_grids,
+        qwen_cell_pixels,
+        image_marks="mm_token_type_ids",
+    ),
+    "cosmos3_omni": FamilyModel(
+        tiny_cosmos3_omni,
+        qwen_images,
+        qwen_grids,
+        qwen_cell_pixels,
+        image_marks="mm_token_type_ids",
+    ),
     "deepseek_vl": FamilyModel(tiny_deepseek_vl, deepseek_images, llava_grids, square_cell_pixels),
     "deepseek_vl_hybrid": FamilyModel(
         tiny_deepseek_vl_hybrid, deepseek_images, llava_grids, square_cell_pixels
@@ -291,8 +308,19 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "minicpmv4_6": FamilyModel(
         tiny_minicpmv4_6, minicpmv_images, minicpmv_grids, minicpmv_cell_pixels, rounding=30.0
     ),
+    "minicpmv4_7": FamilyModel(
+        tiny_minicpmv4_7,
+        minicpmv_images,
+        minicpmv_grids,
+        minicpmv_cell_pixels,
+        image_marks="mm_token_type_ids",
+        rounding=30.0,
+    ),
     "mistral3": FamilyModel(
         tiny_mistral3, mistral_images, mistral_grids, square_cell_pixels, image_ids=mistral_ids
+    ),
+    "qianfan_ocr": FamilyModel(
+        tiny_qianfan_ocr, internvl_images, internvl_grids, square_cell_pixels
     ),
     "qwen2_vl": FamilyModel(
         tiny_qwen2_vl, qwen_images, qwen_grids, qwen_cell_pixels, image_marks="mm_token_type_ids"

@@ -322,9 +322,9 @@ def test_prompts_start_at_an_embedding_in_memory(profile: ModelProfile) -> None:
 def test_a_text_model_that_does_more_than_run_its_layers_is_refused(
     profile: ModelProfile, tmp_path: Path
 ):
-    """Granite multiplies embeddings first: its labels and answers were silently wrong."""
-    other = with_text_model(profile, tmp_path, "granite", embedding_multiplier=12.0)
-    told = r"text model \(GraniteModel\) does more than run its layers"
+    """NanoChat norms embeddings first: its labels and answers would be silently wrong."""
+    other = with_text_model(profile, tmp_path, "nanochat")
+    told = r"text model \(NanoChatModel\) does more than run its layers"
     with pytest.raises(ModelError, match=told):
         load_adapter(other, device="cpu")
 

@@ -26,7 +26,7 @@ from sdrpn_core.calibration.examples import CalibrationError
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.families import FAMILIES
 from sdrpn_core.models.loading import load_adapter
-from sdrpn_core.models.not_driven import REASONS
+from sdrpn_core.models.not_driven import REASONS, TEXT_MODELS
 from sdrpn_core.models.stock_model import stock_config
 from sdrpn_core.rpn.copied_layers import check_copyable
 from sdrpn_core.rpn.network import RegionProposalNetwork
@@ -92,6 +92,17 @@ def odd_pickle(model: Path) -> None:
     whole.unlink()
 
 
+COMPASS = {
+    "layer_types": ["full_attention" if layer == 3 else "sliding_attention" for layer in range(6)],
+    "rope_parameters": {
+        "sliding_attention": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [2, 2, 2],
+        },
+        "full_attention": None,
+    },
+}
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 200\n"
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4}
 
@@ -218,6 +229,21 @@ def test_a_family_that_cannot_be_driven_is_told_why_before_weights_are_fetched(
         load_adapter(named, device="cpu")
 
 
+@pytest.mark.parametrize("kind", sorted(TEXT_MODELS))
+def test_a_text_model_that_cannot_be_driven_is_told_before_weights_are_fetched(
+    profile: ModelProfile, kind: str, tmp_path: Path
+) -> None:
+    """It was told once all weights were loaded: Mistral Small 4's take 240 GB."""
+    sizes = {"num_hidden_layers": profile.num_layers, "num_attention_heads": profile.num_heads}
+    config = {"model_type": "llava", "text_config": {"model_type": kind, **sizes}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    told = re.escape(f"its text model ({kind}) cannot be driven ({TEXT_MODELS[kind]}): use a")
+    with pytest.raises(ModelError, match=told):
+        load_adapter(profile.model_copy(update={"model_id": str(tmp_path)}), device="cpu")
+    with pytest.raises(ModelError, match=told):
+        draft_profile(str(tmp_path))
+
+
 def test_no_family_is_both_driven_and_not() -> None:
     assert not FAMILIES.keys() & REASONS.keys()
 
@@ -260,17 +286,22 @@ def test_a_model_that_no_rpn_can_be_copied_from_is_refused_before_extraction(
 
 
 @pytest.mark.parametrize(
-    ("kind", "turns_heads"),
+    ("kind", "settings", "turns_heads"),
     [
-        ("smollm3", lambda attention: bool(attention.use_rope)),
-        ("cohere2", lambda attention: attention.sliding_window is not None),
+        ("smollm3", {}, lambda attention: bool(attention.use_rope)),
+        ("cohere2", {}, lambda attention: attention.sliding_window is not None),
+        ("cohere_compass_text", COMPASS, lambda attention: attention.sliding_window is not None),
     ],
 )
 def test_layers_that_turn_nothing_score_without_rotary(
-    profile: ModelProfile, tmp_path: Path, kind: str, turns_heads: Callable[[Any], bool]
+    profile: ModelProfile,
+    tmp_path: Path,
+    kind: str,
+    settings: dict[str, Any],
+    turns_heads: Callable[[Any], bool],
 ) -> None:
     """Every fourth layer of theirs has no rotary embedding; its copy turned all the same."""
-    adapter = load_adapter(with_text_model(profile, tmp_path, kind), device="cpu")
+    adapter = load_adapter(with_text_model(profile, tmp_path, kind, **settings), device="cpu")
     turning = [turns_heads(layer.self_attn) for layer in adapter.decoder.layers]
     assert set(turning) == {True, False}
     for last, turns in enumerate(turning):
