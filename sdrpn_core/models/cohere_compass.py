@@ -23,7 +23,10 @@ class CohereCompassAdapter(Qwen3VlAdapter):
     @staticmethod
     def usual_text_config(num_layers: int, num_heads: int, hidden_size: int) -> PreTrainedConfig:
         """What is left out here is as in North Micro Vision: two heads share keys."""
+        window, full = "sliding_attention", "full_attention"
         return CohereCompassTextConfig(
+            layer_types=[full if layer % 4 == 3 else window for layer in range(num_layers)],
+            rope_parameters={window: {"rope_type": "default", "rope_theta": 1e4}, full: None},
             hidden_size=hidden_size,
             intermediate_size=3 * hidden_size,
             num_hidden_layers=num_layers,
