@@ -21,7 +21,7 @@ from transformers import (
 from data_contracts.profiles import DynamicGrid, ImageSettings, ModelProfile, SquareGrid
 from sdrpn_core.models.gemma import AnyGemma4Adapter
 from sdrpn_core.models.gemma3 import Gemma3Adapter
-from tests.tiny_models import WORDS
+from tests.tiny_models import WORDS, perturb_constants
 from tests.tiny_qwen import decoder_sizes, qwen_profile
 
 SPECIAL = [
@@ -197,11 +197,7 @@ def tiny_gemma3(directory: Path) -> ModelProfile:
 
 def _save(model: PreTrainedModel, directory: Path, special: list[str]) -> None:
     """Write weights and tokenizer."""
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name or "_ln" in name:
-            # Around one, but in models that add one to them.
-            mean = parameter.mean().item() if name.endswith("weight") else 0.0
-            nn.init.normal_(parameter, mean=mean, std=0.2)
+    perturb_constants(model)
     end = 4
     model.get_output_embeddings().weight.data[end] *= 2  # answers of different lengths
     model.generation_config.eos_token_id = [1, end]

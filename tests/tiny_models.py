@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     CLIPImageProcessorPil,
@@ -74,6 +75,20 @@ def tiny_llava(
         size={"height": side, "width": side}, crop_size={"height": side, "width": side}
     ).save_pretrained(directory)
     return llama_profile("llava", directory)
+
+
+def perturb_constants(model: nn.Module, *also: str) -> None:
+    """Real biases and norm weights are not zeros and ones, or nothing tells whether they are used.
+
+    Args:
+        model: as it is initialised.
+        also: ends of the names of other parameters that are zeros.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith(("bias", *also)) or "norm" in name or "_ln" in name:
+            # Around one, but in models that add one to them.
+            mean = parameter.mean().item() if name.endswith("weight") else 0.0
+            nn.init.normal_(parameter, mean=mean, std=0.2)
 
 
 def tiny_clip(side: int) -> CLIPVisionConfig:

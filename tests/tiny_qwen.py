@@ -44,7 +44,7 @@ from sdrpn_core.models.qwen2_5_vl import Qwen2_5VlAdapter
 from sdrpn_core.models.qwen3_5 import Qwen3_5Adapter
 from sdrpn_core.models.qwen3_vl import Qwen3VlAdapter
 from sdrpn_core.models.qwen3_vl_moe import Qwen3VlMoeAdapter
-from tests.tiny_models import WORDS
+from tests.tiny_models import WORDS, perturb_constants
 
 SPECIAL = [
     "<|endoftext|>",
@@ -265,12 +265,7 @@ def _save(
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
     """Write weights, tokenizer and the processor file in the form that the hub has it."""
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:
-            # Real biases and norm weights are not zeros and ones.
-            # Around one, but in models that add one to them.
-            mean = parameter.mean().item() if name.endswith("weight") else float("norm" in name)
-            nn.init.normal_(parameter, mean=mean, std=0.2)
+    perturb_constants(model)
     save_answering(model, tokenizer or qwen_tokenizer(), directory, "<|im_end|>", "<|endoftext|>")
     cut = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2}
     (directory / "preprocessor_config.json").write_text(json.dumps(processor | cut))

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import (
     AyaVisionConfig,
     AyaVisionForConditionalGeneration,
@@ -13,7 +12,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from data_contracts.profiles import ImageSettings, ModelProfile
 from sdrpn_core.models.aya_vision import AyaVisionAdapter
-from tests.tiny_models import tiny_siglip
+from tests.tiny_models import perturb_constants, tiny_siglip
 from tests.tiny_qwen import (
     NUM_LAYERS,
     decoder_sizes,
@@ -59,10 +58,7 @@ def tiny_aya_vision(directory: Path) -> ModelProfile:
         tie_word_embeddings=False,
     )
     model = AyaVisionForConditionalGeneration(config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:
-            # Real biases and norm weights are not zeros and ones.
-            nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+    perturb_constants(model)
     save_answering(
         model, qwen_tokenizer(SPECIAL, "<|END_OF_TURN_TOKEN|>"), directory, "<|END_OF_TURN_TOKEN|>"
     )

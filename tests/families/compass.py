@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import CohereCompassConfig, CohereCompassForConditionalGeneration
 
 from data_contracts.profiles import ModelProfile
 from sdrpn_core.models.cohere_compass import CohereCompassAdapter
+from tests.tiny_models import perturb_constants
 from tests.tiny_qwen import (
     DEEPSTACK,
     PATCH,
@@ -57,10 +57,7 @@ def tiny_cohere_compass(directory: Path) -> ModelProfile:
         vision_end_token_id=SPECIAL.index("<|VISION_END|>"),
     )
     model = CohereCompassForConditionalGeneration(config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:
-            # Real biases and norm weights are not zeros and ones.
-            nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+    perturb_constants(model)
     tokenizer = qwen_tokenizer(SPECIAL, end="<|END_OF_TURN_TOKEN|>", pad="<PAD>")
     save_answering(model, tokenizer, directory, "<|END_OF_TURN_TOKEN|>")
     cut = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2}

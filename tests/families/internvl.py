@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
@@ -23,6 +22,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from data_contracts.profiles import ImageSettings, ModelProfile
 from sdrpn_core.models.internvl import InternVlAdapter
+from tests.tiny_models import perturb_constants
 from tests.tiny_qwen import decoder_sizes, qwen_profile, qwen_tokenizer, save_answering
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"]
@@ -81,10 +81,7 @@ def _settings(tower: PreTrainedConfig, decoder: PreTrainedConfig) -> dict[str, A
 
 
 def _save(family: str, model: PreTrainedModel, directory: Path) -> ModelProfile:
-    for name, parameter in model.named_parameters():
-        if name.endswith(("bias", "cls_token", "position_embeddings")) or "norm" in name:
-            # Zeros and ones at initialisation, and nothing would tell whether they are used.
-            nn.init.normal_(parameter, mean=float(name.endswith("norm.weight")), std=0.2)
+    perturb_constants(model, "cls_token", "position_embeddings")
     save_answering(model, qwen_tokenizer(SPECIAL), directory, "<|im_end|>")
     GotOcr2ImageProcessorPil(
         size={"height": SIDE, "width": SIDE},

@@ -4,12 +4,18 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
-from torch import nn
 from transformers import JanusConfig, JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 from data_contracts.profiles import ModelProfile
-from tests.tiny_models import SPECIAL, llama_profile, save_model, tiny_llama, tiny_tokenizer
+from tests.tiny_models import (
+    SPECIAL,
+    llama_profile,
+    perturb_constants,
+    save_model,
+    tiny_llama,
+    tiny_tokenizer,
+)
 
 SIDE = 40
 """Of the canvas in pixels; patches of 8 give a 5x5 grid."""
@@ -47,10 +53,7 @@ def tiny_janus(directory: Path) -> ModelProfile:
         tie_word_embeddings=False,
     )
     model = JanusForConditionalGeneration(config)
-    for name, parameter in model.named_parameters():
-        if "vision_model" in name and (name.endswith("bias") or "norm" in name):
-            # Real biases and norm weights are not zeros and ones.
-            nn.init.normal_(parameter, mean=float(name.endswith("norm.weight")), std=0.2)
+    perturb_constants(model.model.vision_model)
     save_model(model, directory)
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([AddedToken(marker, special=True) for marker in MARKERS])

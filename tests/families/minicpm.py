@@ -26,6 +26,7 @@ from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.minicpmv import MiniCpmVAdapter
 from tests.families.squares import mean_squares
+from tests.tiny_models import perturb_constants
 from tests.tiny_qwen import (
     TEXT_3_5,
     decoder_sizes,
@@ -98,12 +99,9 @@ def _settings() -> dict[str, Any]:
 
 
 def _write(family: str, model: PreTrainedModel, directory: Path) -> ModelProfile:
+    perturb_constants(model)
     for name, parameter in model.named_parameters():
-        if name.endswith("bias") or "norm" in name:
-            # Real biases and norm weights are not zeros and ones.
-            mean = parameter.mean().item() if name.endswith("weight") else 0.0
-            nn.init.normal_(parameter, mean=mean, std=0.2)
-        elif name.startswith("model.merger"):
+        if name.startswith("model.merger") and parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.15)
     lengthen_states(model)
     save_answering(model, qwen_tokenizer(SPECIAL), directory, "<|im_end|>", "<|endoftext|>")
