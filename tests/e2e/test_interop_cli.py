@@ -79,6 +79,8 @@ def test_a_checkpoint_of_the_authors(tmp_path: Path) -> None:
     options = ("--rpn", tmp_path / "rpn", "--store", tmp_path / "store")
     answer = sdrpn("predict", tmp_path / "picture.png", "what is it ?", *options, "--json")
     assert answer.exit_code == 0, answer.output
+    seconds = json.loads(answer.stdout)["seconds"]
+    assert seconds == {phase: round(spent, 4) for phase, spent in seconds.items()} != {}
 
 
 class Malicious:
