@@ -149,7 +149,7 @@ def _write(
 ) -> ModelProfile:
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:
-            # As ``perturb_constants``, but the tower's norms are small: its rounding grows with them.
+            # As ``perturb_constants``, but with small norms in the tower: rounding grows with them.
             nn.init.normal_(parameter, mean=float(name.endswith("norm.weight")), std=0.2)
     save_answering(model, glm_tokenizer(), directory, "<|user|>", "<|endoftext|>")
     cut = {"patch_size": PATCH, "temporal_patch_size": FRAMES, "merge_size": CELL // PATCH}
