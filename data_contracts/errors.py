@@ -28,3 +28,21 @@ def root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error)
+
+
+def broken_package(error: BaseException) -> SdrpnError:
+    """What to say where an installed package cannot be imported.
+
+    Args:
+        error: as its import raised it. Nearly always it is torchvision's, which transformers loads
+            wherever it is.
+    """
+    cause = root_cause(error)
+    remedy = "install it anew, or remove it if 'pip show sdrpn' does not name it"
+    if "torchvision" in cause:
+        remedy = (
+            "torchvision and torch do not fit: install both anew from one index "
+            "(pip install --upgrade torch torchvision), or remove torchvision, which is not "
+            "needed here (pip uninstall torchvision)"
+        )
+    return SdrpnError(f"an installed package cannot be loaded: {cause}; {remedy}")

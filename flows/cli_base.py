@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from data_contracts.addresses import concealed
 from data_contracts.configs import PipelineConfig
-from data_contracts.errors import SdrpnError, one_line
+from data_contracts.errors import SdrpnError, broken_package, one_line
 from data_contracts.runtime import RuntimeConfig
 from data_contracts.settings_files import ConfigError, load_settings, parse_settings
 from data_contracts.sources import LlavaMixSource
@@ -133,9 +133,16 @@ class PrintableFormatter(logging.Formatter):
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Say that a command imports what it needs, which takes seconds."""
-    with err.status("loading"), uncollected():
-        yield
+    """Say that a command imports what it needs, which takes seconds.
+
+    Raises:
+        SdrpnError: if that cannot be imported.
+    """
+    try:
+        with err.status("loading"), uncollected():
+            yield
+    except (ImportError, OSError, RuntimeError) as error:
+        raise broken_package(error) from error
 
 
 class OneLineErrors(TyperGroup):

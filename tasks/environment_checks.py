@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
 
-from data_contracts.errors import SdrpnError
+from data_contracts.errors import SdrpnError, broken_package
 from data_contracts.runtime import RuntimeConfig
 from tasks.artifacts.store import ArtifactStore
 from tasks.fetching.addresses import downloads_folder, free_bytes
@@ -52,12 +52,16 @@ def _python() -> Check:
 
 
 def _packages() -> Check:
-    """Whether what this project was installed for is there, in the versions that it asks for."""
+    """Whether what the project asks for is there, in those versions, and can be loaded."""
     found = ", ".join(f"{name} {_installed(name) or 'missing'}" for name in _SHOWN)
     wrong = [f"{needed.name}{needed.specifier}" for needed in _needed() if not _is_met(needed)]
     if wrong:
         remedy = f"pip install {' '.join(repr(text) for text in wrong)}"
         return Check("packages", "error", found, remedy)
+    try:
+        import sdrpn_core.pipeline  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        return Check("packages", "error", found, str(broken_package(error)))
     return Check("packages", "ok", found)
 
 

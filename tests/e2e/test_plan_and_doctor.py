@@ -1,6 +1,9 @@
 """``sdrpn run --dry-run`` and ``sdrpn doctor``: say everything, change nothing."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -345,6 +348,48 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(server: FileServer, tmp_pa
     assert checks["hub"]["state"] == "warning"  # the server has no such data set
     assert "HF_ENDPOINT" in checks["hub"]["remedy"]
     assert not any((tmp_path / "store").glob("*"))
+
+
+@pytest.fixture
+def unfitting_torchvision(tmp_path: Path) -> dict[str, str]:
+    """Environment with one that was made for another torch: its operators are not there."""
+    package = tmp_path / "packages" / "torchvision"
+    described = tmp_path / "packages" / "torchvision-0.28.0.dist-info"
+    for folder in (package, described):
+        folder.mkdir(parents=True)
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0")
+    (package / "__init__.py").write_text(
+        "import torch\ntorch.library.register_fake('torchvision::nms')(lambda *given: None)\n"
+    )
+    root = Path(environment_checks.__file__).parents[1]
+    paths = os.pathsep.join((str(package.parent), str(root)))
+    return dict(os.environ, PYTHONPATH=paths, HF_HUB_OFFLINE="1", COLUMNS="220")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("doctor",), "error: packages: an installed package cannot be loaded: "),
+        (("predict", "photo.png", "What?"), "error: an installed package cannot be loaded: "),
+    ],
+)
+def test_a_torchvision_that_does_not_fit_torch_is_no_traceback(
+    arguments: tuple[str, ...], said: str, unfitting_torchvision: dict[str, str], tmp_path: Path
+):
+    """transformers loads it wherever it is; `doctor` called such a machine ready."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    ended = subprocess.run(
+        [sys.executable, "-m", "flows", *arguments, "--store", str(tmp_path / "store")],
+        env=unfitting_torchvision,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = ended.stdout + ended.stderr
+    assert ended.returncode == 1, lines
+    assert f"{said}operator torchvision::nms does not exist; torchvision and torch" in lines
+    assert "Traceback" not in lines
 
 
 def test_doctor_asks_for_what_the_project_does(
