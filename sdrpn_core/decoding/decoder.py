@@ -27,6 +27,7 @@ from sdrpn_core.attention.kernels import (
 from sdrpn_core.attention.masks import Masks
 from sdrpn_core.attention.patterns import CAUSAL, AttentionPattern, patterns_of
 from sdrpn_core.decoding.layer_pass import LayerPass, Rotations
+from sdrpn_core.decoding.part_names import final_norm
 from sdrpn_core.decoding.recurrent_layers import attention_layers, is_recurrent
 
 
@@ -107,7 +108,7 @@ class Decoder:
     @property
     def norm(self) -> nn.Module:
         """The stock norm behind the last layer."""
-        norm: nn.Module = self.text_model.norm
+        norm: nn.Module = final_norm(self.text_model)
         return norm
 
     @property

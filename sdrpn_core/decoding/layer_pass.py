@@ -13,7 +13,8 @@ from transformers import Cache
 from sdrpn_core.attention.masks import Masks
 from sdrpn_core.attention.patterns import pattern_of
 from sdrpn_core.decoding.layer_arguments import cache_arguments
-from sdrpn_core.decoding.recurrent_layers import TokenColumns, is_recurrent
+from sdrpn_core.decoding.part_names import state_mixer
+from sdrpn_core.decoding.recurrent_layers import TokenColumns
 
 Rotation = tuple[Tensor, Tensor]
 """(..., L, D) cosine and sine of rotary positions."""
@@ -79,8 +80,8 @@ class LayerPass:
 
     def through(self, layer: Any, hidden: Tensor) -> Tensor:
         """(N, L, d) input of a stock layer -> its output."""
-        if is_recurrent(layer):
-            rotation = self.rotations.of(layer.linear_attn)
+        if (mixer := state_mixer(layer)) is not None:
+            rotation = self.rotations.of(mixer)
             return self._columns.run(layer, hidden, self.cache, rotation)
         output: Tensor = layer(
             hidden,

@@ -1,8 +1,9 @@
 """Decoder layers that hand a state from column to column, where others attend to all earlier ones.
 
-Qwen3.5's gated delta nets are such: a short convolution, then a matrix that every column decays and
-adds to. There is no mask by which they could pass over a column between two others. So what holds
-no token is left out before they run, each set of rows that leave out the same columns by itself.
+LFM's short convolutions are such, and Qwen3.5's gated delta nets: a short convolution, then a
+matrix that every column decays and adds to. There is no mask by which they could pass over a column
+between two others. So what holds no token is left out before they run, each set of rows that leave
+out the same columns by itself.
 
 Shape legend: N rows, L columns, d hidden size.
 """
@@ -12,12 +13,15 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig
 from transformers.cache_utils import LinearAttentionLayer
 
 from sdrpn_core.decoding.layer_arguments import cache_arguments
+from sdrpn_core.decoding.part_names import state_mixer
 
+_HEADLESS = {"linear_attention", "conv"}
+"""Kinds of layers that hand on a state, as configurations name them."""
 _STATES = ("conv_states", "recurrent_states")
 _NOTES = (
     "is_conv_states_initialized",
@@ -28,15 +32,15 @@ _NOTES = (
 """What a layer's cache keeps by number of the state, in dictionaries that it changes in place."""
 
 
-def is_recurrent(layer: object) -> bool:
+def is_recurrent(layer: nn.Module) -> bool:
     """Whether a decoder layer hands on a state, and has no attention heads."""
-    return hasattr(layer, "linear_attn")
+    return state_mixer(layer) is not None
 
 
 def attention_layers(config: PreTrainedConfig) -> tuple[int, ...]:
     """Indices of a text model's layers that have attention heads."""
     kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
-    return tuple(index for index, kind in enumerate(kinds) if kind != "linear_attention")
+    return tuple(index for index, kind in enumerate(kinds) if kind not in _HEADLESS)
 
 
 class TokenColumns:
@@ -68,7 +72,7 @@ class TokenColumns:
         Returns:
             (N, L, d); anything finite where a column holds no token.
         """
-        index = layer.linear_attn.layer_idx
+        index = state_mixer(layer).layer_idx
         is_first = cache is None or not any(cache.layers[index].has_previous_state.values())
         if self._is_whole or (is_first and self._is_left_padded):
             # No token is passed over: columns of zeros leave a state of zeros as it is.

@@ -16,6 +16,7 @@ from sdrpn_core.models.glm4v import Glm4vAdapter
 from sdrpn_core.models.glm4v_moe import Glm4vMoeAdapter
 from sdrpn_core.models.internvl import InternVlAdapter
 from sdrpn_core.models.janus import JanusAdapter
+from sdrpn_core.models.lfm2_vl import Lfm2VlAdapter
 from sdrpn_core.models.llava import LlavaAdapter
 from sdrpn_core.models.llava_next import LlavaNextAdapter
 from sdrpn_core.models.llava_onevision import LlavaOnevisionAdapter
@@ -46,6 +47,7 @@ FAMILIES: dict[str, type[SquareAdapter] | type[DynamicAdapter]] = {
     "idefics3": SmolVlmAdapter,
     "internvl": InternVlAdapter,
     "janus": JanusAdapter,
+    "lfm2_vl": Lfm2VlAdapter,
     "llava": LlavaAdapter,
     "llava_next": LlavaNextAdapter,
     "llava_onevision": LlavaOnevisionAdapter,

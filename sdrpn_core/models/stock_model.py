@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from sdrpn_core.models.devices import DeviceMap
@@ -31,8 +32,8 @@ from sdrpn_core.models.hub import local_folder
 
 _RELATIVES: dict[str, type[BaseImageProcessor]] = {
     "gemma4_unified": Gemma4ImageProcessorPil,  # patches before they are merged
+    "lfm2_vl": Siglip2ImageProcessorPil,  # an image that has its size already
 }
-
 
 _TOKENIZER_SETTINGS: dict[str, dict[str, Any]] = {
     # The tokenizer of the repository's tokenizer.json, with the split of words that Mistral's own

@@ -12,6 +12,7 @@ from transformers.models.cohere2.modeling_cohere2 import Cohere2Attention
 
 from data_contracts.profiles import RpnShape
 from sdrpn_core.decoding.layer_pass import layer_kind
+from sdrpn_core.decoding.part_names import HEAD_NORMS, input_norm
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.profile_checks import check_shape
@@ -22,7 +23,6 @@ Rotary: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _PLAIN = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Precisions that say all of a weight: one of eight bits has its scale elsewhere."""
-_HEAD_NORMS = {"q_norm", "k_norm"}
 
 
 def check_copyable(adapter: ModelAdapter, shape: RpnShape) -> None:
@@ -82,7 +82,10 @@ def scoring_attention(stack: Sequence[nn.Module], shape: RpnShape) -> Any:
     attention: Any = getattr(layer, "self_attn", None)
     parts = (layer,) if attention is None else (layer, attention)
     names = {name for part in parts for name, _ in part.named_children()}
-    if missing := {"input_layernorm", "q_proj", "k_proj"} - names:
+    missing = {"q_proj", "k_proj"} - names
+    if input_norm(layer) is None:
+        missing.add("input_layernorm")
+    if missing:
         raise ModelError(
             f"{type(layer).__name__} has no {' and no '.join(sorted(missing))}: the RPN scores "
             "with a layer's input norm, query and key, so this family cannot be used yet"
@@ -140,7 +143,7 @@ def _check_norms(attention: nn.Module) -> None:
         if "norm" in name and name.startswith(("q", "k"))
     }
     kind = type(attention).__name__
-    if unknown := norms.keys() - _HEAD_NORMS:
+    if unknown := norms.keys() - {name for names in HEAD_NORMS.values() for name in names}:
         raise ModelError(
             f"{kind} has a {min(unknown)}, which the RPN's scores would leave out: this family "
             "cannot be used yet"

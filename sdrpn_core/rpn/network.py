@@ -20,6 +20,7 @@ from transformers import Cache
 from data_contracts.profiles import RpnShape
 from sdrpn_core.attention.masks import Masks
 from sdrpn_core.decoding.layer_pass import LayerPass, Rotation, Rotations, layer_kind
+from sdrpn_core.decoding.part_names import final_norm, head_norm, input_norm
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.rpn.copied_layers import (
     Rotary,
@@ -72,8 +73,8 @@ class RegionProposalNetwork(nn.Module):
         attention = scoring_attention(stack, shape)
         scoring = ScoringHead(
             attention,
-            input_norm=deepcopy(stack[last].input_layernorm),
-            final_norm=deepcopy(text_model.norm) if shape.final_norm else None,
+            input_norm=deepcopy(input_norm(stack[last])),
+            final_norm=deepcopy(final_norm(text_model)) if shape.final_norm else None,
             rotary=rotary_of(attention) if shape.rotary_scores else None,
         )
         # A model spread over several devices may keep its final norm on another one.
@@ -217,8 +218,8 @@ class ScoringHead(nn.Module):
         self.input_norm = input_norm
         self.q_proj = _query_projection(attention)
         self.k_proj: nn.Linear = deepcopy(attention.k_proj)
-        self.q_norm = _head_norm(attention, "q_norm")
-        self.k_norm = _head_norm(attention, "k_norm")
+        self.q_norm = deepcopy(head_norm(attention, "q"))
+        self.k_norm = deepcopy(head_norm(attention, "k"))
         self.head_dim = int(attention.head_dim)
         self.scaling = float(attention.scaling)
         self.layer_type = layer_kind(attention)
@@ -288,8 +289,3 @@ def _query_projection(attention: Any) -> nn.Linear:
         by_head = value.view(-1, 2, attention.head_dim, *value.shape[1:])
         setattr(projection, name, nn.Parameter(by_head[:, 0].flatten(0, 1).clone()))
     return projection
-
-
-def _head_norm(attention: Any, name: str) -> nn.Module | None:
-    """Copy of a per-head query or key norm, for the families that have one."""
-    return deepcopy(dict(attention.named_children()).get(name))

@@ -373,6 +373,7 @@ def test_training_settings_are_the_profiles_unless_the_config_changes_keys():
             "gemma",
             "glm",
             "internvl",
+            "lfm",
             "llava-onevision",
             "minicpm",
             "ministral",

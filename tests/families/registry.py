@@ -28,6 +28,7 @@ from tests.families.gemma import gemma_cell_pixels, gemma_grids, gemma_images, g
 from tests.families.glm import glm_images, tiny_glm4v, tiny_glm4v_moe
 from tests.families.internvl import tiny_internvl, tiny_qianfan_ocr
 from tests.families.janus import tiny_janus
+from tests.families.lfm import lfm_cell_pixels, lfm_grids, lfm_images, tiny_lfm2_vl
 from tests.families.llavanext import llava_next_encoder, llava_next_images, tiny_llava_next
 from tests.families.minicpm import (
     minicpmv_cell_pixels,
@@ -287,6 +288,7 @@ FAMILY_MODELS: dict[str, FamilyModel] = {
     "idefics3": FamilyModel(tiny_idefics3, smolvlm_images, smolvlm_grids, smolvlm_cell_pixels),
     "internvl": FamilyModel(tiny_internvl, internvl_images, internvl_grids, square_cell_pixels),
     "janus": FamilyModel(tiny_janus, deepseek_images, llava_grids, square_cell_pixels),
+    "lfm2_vl": FamilyModel(tiny_lfm2_vl, lfm_images, lfm_grids, lfm_cell_pixels),
     "llava": FamilyModel(tiny_llava, llava_images, llava_grids, square_cell_pixels),
     "llava_next": FamilyModel(
         tiny_llava_next,

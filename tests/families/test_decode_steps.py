@@ -9,6 +9,7 @@ from transformers.cache_utils import LinearAttentionLayer
 
 from sdrpn_core.decoding.fixed_step import FixedStep, StepShape, can_be_fixed
 from sdrpn_core.decoding.growing_step import GrowingStep
+from sdrpn_core.decoding.recurrent_layers import states_of
 from sdrpn_core.decoding.state import Decoding, Step
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.zoom.first_stage import first_stage
@@ -113,7 +114,8 @@ def test_an_earlier_answer_in_the_buffers_is_not_seen(
     with torch.inference_mode():
         for layer in broken.cache.layers:
             if isinstance(layer, LinearAttentionLayer):
-                layer.recurrent_states[0].fill_(float("inf"))
+                for state in states_of(layer):
+                    state.fill_(float("inf"))
             else:
                 layer.values[..., -1, :] = float("inf")
     step.load(broken)

@@ -39,6 +39,7 @@ UNCALIBRATED = [
     "internvl3-8b",
     "internvl3.5-8b",
     "janus-pro-7b",
+    "lfm2.5-vl-1.6b",
     "llava-onevision-0.5b",
     "llava-onevision-7b",
     "llava-v1.6-mistral-7b",
@@ -161,7 +162,7 @@ def test_regions_are_not_part_of_what_a_model_is() -> None:
     assert cheap.identity() == profile.identity()
 
 
-ENLARGING = ("cosmos", "gemma-4", "glm", "minicpm", "ministral", "mistral", "north", "qwen")
+ENLARGING = ("cosmos", "gemma-4", "glm", "lfm", "minicpm", "ministral", "mistral", "north", "qwen")
 
 
 def test_only_models_that_enlarge_small_pictures_zoom_into_those_they_saw_every_pixel_of() -> None:

@@ -27,6 +27,7 @@ from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.loading import load_adapter
 from sdrpn_core.rpn.network import RegionProposalNetwork
 from sdrpn_core.rpn.size import num_rpn_parameters
+from tests.families.lfm import tiny_lfm2_vl
 from tests.tiny_models import tiny_llava
 from tests.tiny_qwen import tiny_qwen3_5
 
@@ -37,9 +38,11 @@ TOKENS = torch.tensor(
 LATER = torch.tensor([[1, 1, 0], [0, 1, 0], [1, 1, 1], [1, 1, 0]])
 
 
-@pytest.fixture(scope="module")
-def profile(tmp_path_factory: pytest.TempPathFactory) -> ModelProfile:
-    return tiny_qwen3_5(tmp_path_factory.mktemp("qwen3_5"))
+@pytest.fixture(scope="module", params=[tiny_qwen3_5, tiny_lfm2_vl])
+def profile(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ModelProfile:
+    return request.param(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +50,22 @@ def adapter(profile: ModelProfile) -> ModelAdapter:
     return load_adapter(profile, device="cpu")
 
 
-def inputs(hidden: Tensor, tokens: Tensor | None = None) -> DecoderInput:
+def inputs(adapter: ModelAdapter, hidden: Tensor, tokens: Tensor | None = None) -> DecoderInput:
     """For recurrent layers alone: they look at no positions."""
-    positions = torch.zeros(3, *hidden.shape[:2], dtype=torch.long)
-    return DecoderInput(hidden, ColumnMasks(positions[0], tokens), positions)
+    positions = torch.zeros(hidden.shape[:2], dtype=torch.long)
+    places = adapter.decoder.text_positions(positions)
+    return DecoderInput(hidden, ColumnMasks(positions, tokens), places)
 
 
 def states(layer: LinearAttentionLayer) -> list[Tensor]:
-    return [layer.conv_states[0], layer.recurrent_states[0]]
+    """Gated delta nets have two, short convolutions one."""
+    both = (layer.conv_states[0], layer.recurrent_states[0])
+    return [state for state in both if state is not None]
 
 
 @torch.inference_mode()
 def run(adapter: ModelAdapter, hidden: Tensor, tokens: Tensor | None, cache: Cache) -> Tensor:
-    return adapter.decoder.run(inputs(hidden, tokens), range(2, 4), cache=cache)
+    return adapter.decoder.run(inputs(adapter, hidden, tokens), range(2, 4), cache=cache)
 
 
 def test_which_layers_have_heads(adapter: ModelAdapter) -> None:
@@ -143,7 +149,7 @@ def test_an_rpn_that_ends_in_a_layer_without_heads_is_refused(
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        (RpnShape(branch_layer=2, depth=2), "Qwen3_5DecoderLayer has no k_proj and no q_proj"),
+        (RpnShape(branch_layer=2, depth=2), "DecoderLayer has no k_proj and no q_proj"),
         (RpnShape(branch_layer=6, depth=2), "copies layers 6 to 7, the model has 7"),
     ],
 )
@@ -216,7 +222,8 @@ def test_no_draft_where_no_rpn_can_end_in_a_layer_with_heads(tmp_path: Path) -> 
         draft_profile(str(tmp_path))
 
 
-def test_an_rpn_takes_queries_without_their_gates(adapter: ModelAdapter) -> None:
+def test_an_rpn_takes_queries_without_their_gates(tmp_path: Path) -> None:
+    adapter = load_adapter(tiny_qwen3_5(tmp_path), device="cpu")
     network = RegionProposalNetwork.from_adapter(adapter, RpnShape(branch_layer=2, depth=3))
     stock = adapter.decoder.layers[4].self_attn
     by_head = stock.q_proj.weight.view(4, 2, 16, 48)
