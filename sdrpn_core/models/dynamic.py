@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from PIL import Image
+from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_contracts.profiles import DynamicGrid, GridRule, ModelProfile, SquareGrid
@@ -54,6 +55,11 @@ class DynamicAdapter(ModelAdapter):
             self._check_side(rule)
 
     @abstractmethod
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
+        """What the tower gets of canvases of as many pixels as the cells of these grids have."""
+
     def draw(
         self,
         images: Sequence[Image.Image],
@@ -61,16 +67,10 @@ class DynamicAdapter(ModelAdapter):
         grids: Sequence[GridShape],
     ) -> PreparedImages:
         """Draw canvases that these grids divide evenly, and prepare them."""
-
-    def canvases(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> list[Image.Image]:
-        """Canvases of as many pixels as the cells of these grids have."""
         sizes = [(grid.width * self.cell_side, grid.height * self.cell_side) for grid in grids]
-        return paste_all(letterboxes, images, self.fill, sizes, self.resample)
+        canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
+        inputs = self.canvas_inputs(canvases, grids)
+        return PreparedImages(tuple(letterboxes), tuple(grids), inputs)
 
     def letterbox(self, image_size: tuple[int, int], *, for_labels: bool = False) -> Letterbox:
         """Centred on a square of the longer side, or the image itself on a dynamic grid."""

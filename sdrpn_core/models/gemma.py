@@ -27,11 +27,10 @@ from data_contracts.profiles import (
     SquareGrid,
 )
 from data_contracts.training import QWEN_TRAINING
-from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.dynamic import DynamicAdapter
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.threads import in_threads
 
 GRIDS = ImageSettings(
@@ -111,18 +110,13 @@ class AnyGemma4Adapter(DynamicAdapter):
         """One image token, between the markers that the stock processor writes."""
         return marked_image_token(self)
 
-    def draw(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> PreparedImages:
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
         """Rescaled by the stock processor, and cut up with the place of each piece."""
-        canvases = self.canvases(images, letterboxes, grids)
         cut = in_threads(lambda item: self._cut(*item), zip(canvases, grids, strict=True))
         pixels, places = zip(*cut, strict=True)
-        inputs = {"pixel_values": torch.cat(pixels), "image_position_ids": torch.cat(places)}
-        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
+        return {"pixel_values": torch.cat(pixels), "image_position_ids": torch.cat(places)}
 
     def _cut(self, canvas: Image.Image, grid: GridShape) -> tuple[Tensor, Tensor]:
         """What the model takes of a canvas: from the patches into which its processor cuts it."""

@@ -73,16 +73,11 @@ class MiniCpmVAdapter(DynamicAdapter):
             f"<image_id>{number}</image_id><image>{token}</image>\n" for number in range(num_images)
         )
 
-    def draw(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> PreparedImages:
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
         """Rescaled, normalised and cut into patches by the stock processor, at their final size."""
-        canvases = self.canvases(images, letterboxes, grids)
-        inputs = {"patches": torch.cat(list(in_threads(self._patches, canvases)))}
-        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
+        return {"patches": torch.cat(in_threads(self._patches, canvases))}
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
@@ -94,12 +89,7 @@ class MiniCpmVAdapter(DynamicAdapter):
             downsample_mode=MODE,
             return_dict=True,
         )
-        return [
-            ImageFeatures(tokens=tokens, grid=grid, letterbox=letterbox)
-            for tokens, grid, letterbox in zip(
-                output.pooler_output, prepared.grids, prepared.letterboxes, strict=True
-            )
-        ]
+        return prepared.encoded(output.pooler_output)
 
     def _grid_within(
         self, letterbox: Letterbox, rule: GridRule, max_tokens: float = math.inf

@@ -68,16 +68,11 @@ class Mistral3Adapter(DynamicAdapter):
         """On grids rounded up as the stock processor does, which may exceed the rule's bounds."""
         return self.draw(images, letterboxes, [self._grid_around(box, rule) for box in letterboxes])
 
-    def draw(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> PreparedImages:
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
         """Rescaled and normalised by the stock processor, at their final size."""
-        canvases = self.canvases(images, letterboxes, grids)
-        inputs = {"pixel_values": torch.cat(list(in_threads(self._pixels, canvases)))}
-        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
+        return {"pixel_values": torch.cat(in_threads(self._pixels, canvases))}
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:

@@ -7,7 +7,7 @@ square grid of fixed size; answering may follow the image's shape. Positions hav
 height, width), which are exactly the stock model's for any number of images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -85,17 +85,18 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         }
         sizes = [(box.canvas_width, box.canvas_height) for box in letterboxes]
         canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
-        return self._cut(canvases, letterboxes, do_resize=True, size=bounds)
+        inputs = processed(self.image_processor, canvases, self.dtype, do_resize=True, size=bounds)
+        grids = (
+            GridShape(height // self.merge_size, width // self.merge_size)
+            for _, height, width in inputs["image_grid_thw"].tolist()
+        )
+        return PreparedImages(tuple(letterboxes), tuple(grids), inputs)
 
-    def draw(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> PreparedImages:
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
         """At their final size: the processor's rounding may miss a grid by a cell."""
-        canvases = self.canvases(images, letterboxes, grids)
-        return self._cut(canvases, letterboxes, do_resize=False)
+        return processed(self.image_processor, canvases, self.dtype, do_resize=False)
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
@@ -105,13 +106,7 @@ class Qwen2_5VlAdapter(DynamicAdapter):
             image_grid_thw=prepared.inputs["image_grid_thw"].to(self.device),
             return_dict=True,
         )
-        deepstack = self._deepstack(output, len(prepared.grids))
-        return [
-            ImageFeatures(tokens=tokens, grid=grid, letterbox=letterbox, deepstack=levels)
-            for tokens, grid, letterbox, levels in zip(
-                output.pooler_output, prepared.grids, prepared.letterboxes, deepstack, strict=True
-            )
-        ]
+        return prepared.encoded(output.pooler_output, self._deepstack(output))
 
     def position_ids(self, input_ids: Tensor, grids: Sequence[GridShape]) -> Tensor:
         """(3, L) time, height and width positions, as the stock model counts them.
@@ -136,18 +131,7 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         """(N, L) -> (3, N, L): text advances on all axes together."""
         return positions.expand(3, -1, -1)
 
-    def _cut(
-        self, canvases: Sequence[Image.Image], letterboxes: Sequence[Letterbox], **resize: Any
-    ) -> PreparedImages:
-        """Let the stock processor cut canvases up."""
-        inputs = processed(self.image_processor, canvases, self.dtype, **resize)
-        grids = (
-            GridShape(height // self.merge_size, width // self.merge_size)
-            for _, height, width in inputs["image_grid_thw"].tolist()
-        )
-        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
-
-    def _deepstack(self, output: Any, num_images: int) -> list[tuple[Tensor, ...]]:
+    def _deepstack(self, output: Any) -> Iterable[tuple[Tensor, ...]] | None:
         """Features that early decoder layers add, per image: none in this family."""
         del output
-        return [()] * num_images
+        return None
