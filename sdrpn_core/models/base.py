@@ -105,6 +105,15 @@ class ModelAdapter(ABC):
                 f"{profile.family} model does not show them so: use a model with another text model"
             )
         self.step_pool = StepPool(self.decoder)
+        self.set_up()
+
+    @abstractmethod
+    def set_up(self) -> None:
+        """Take from the model, its profile and its image processor what the family needs of them.
+
+        Raises:
+            ModelError: if they do not fit each other.
+        """
 
     def with_profile(self, profile: ModelProfile) -> Self:
         """The same loaded model under another profile, for example once it is calibrated.

@@ -10,9 +10,8 @@ from typing import ClassVar
 
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_contracts.profiles import DynamicGrid, GridRule, ModelProfile, SquareGrid
+from data_contracts.profiles import DynamicGrid, GridRule, SquareGrid
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
@@ -34,23 +33,18 @@ class DynamicAdapter(ModelAdapter):
     max_side: float = math.inf
     """Most cells of a row or a column that the tower takes."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        super().__init__(model, tokenizer, profile, image_processor)
-        if profile.images.labels is None or profile.images.answers is None:
+    def set_up(self) -> None:
+        """The rules of the grids; ``cell_side`` is known before."""
+        images = self.profile.images
+        if images.labels is None or images.answers is None:
             raise ModelError(
-                f"profile {profile.name!r} gives no grid rule: set images.labels and "
-                f"images.answers, {profile.family} models take grids of any size"
+                f"profile {self.profile.name!r} gives no grid rule: set images.labels and "
+                f"images.answers, {self.profile.family} models take grids of any size"
             )
-        self.label_grid: GridRule = profile.images.labels
-        self.answer_grid: GridRule = profile.images.answers
+        self.label_grid: GridRule = images.labels
+        self.answer_grid: GridRule = images.answers
         self.input_side = self._side(self.answer_grid) * self.cell_side
-        self.fill = profile.images.fill or mean_colour(image_processor)
+        self.fill = images.fill or mean_colour(self.image_processor)
         for rule in (self.label_grid, self.answer_grid):
             self._check_side(rule)
 

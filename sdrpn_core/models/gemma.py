@@ -12,20 +12,9 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    BaseImageProcessor,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig
 
-from data_contracts.profiles import (
-    DynamicGrid,
-    FamilyDefaults,
-    ImageSettings,
-    ModelProfile,
-    SquareGrid,
-)
+from data_contracts.profiles import DynamicGrid, FamilyDefaults, ImageSettings, SquareGrid
 from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
@@ -66,20 +55,16 @@ class AnyGemma4Adapter(DynamicAdapter):
         width_per_head=240,
     )
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        self.check_config(model.config, profile.model_id)
-        vision = model.config.vision_config
+    def set_up(self) -> None:
+        """Patches and how many are averaged."""
+        self.check_config(self.model.config, self.profile.model_id)
+        vision = self.model.config.vision_config
         self.patch_side = int(vision.patch_size)
         self.patches_a_side = int(vision.pooling_kernel_size)
         self.cell_side = self.patch_side * self.patches_a_side
-        super().__init__(model, tokenizer, profile, image_processor)
-        found = (int(image_processor.patch_size), int(image_processor.pooling_kernel_size))
+        super().set_up()
+        processor = self.image_processor
+        found = (int(processor.patch_size), int(processor.pooling_kernel_size))
         self.check_cells(found, (self.patch_side, self.patches_a_side))
 
     @classmethod

@@ -12,15 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_contracts.profiles import (
-    DynamicGrid,
-    FamilyDefaults,
-    ImageSettings,
-    ModelProfile,
-    SquareGrid,
-)
+from data_contracts.profiles import DynamicGrid, FamilyDefaults, ImageSettings, SquareGrid
 from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
@@ -48,17 +41,12 @@ class Mistral3Adapter(DynamicAdapter):
     )
     breaks_a_row = 1
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        vision = model.config.vision_config
-        self.cell_side = int(vision.patch_size) * int(model.config.spatial_merge_size)
+    def set_up(self) -> None:
+        """Sides, and the tokens that break rows."""
+        vision = self.model.config.vision_config
+        self.cell_side = int(vision.patch_size) * int(self.model.config.spatial_merge_size)
         self.max_side = int(vision.image_size) // self.cell_side
-        super().__init__(model, tokenizer, profile, image_processor)
+        super().set_up()
         self.break_id = self._known("[IMG_BREAK]")
         self.end_id = self._known("[IMG_END]")
 

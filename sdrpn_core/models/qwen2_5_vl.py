@@ -13,15 +13,8 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_contracts.profiles import (
-    DynamicGrid,
-    FamilyDefaults,
-    ImageSettings,
-    ModelProfile,
-    SquareGrid,
-)
+from data_contracts.profiles import DynamicGrid, FamilyDefaults, ImageSettings, SquareGrid
 from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
@@ -51,19 +44,14 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         training=QWEN_TRAINING,
     )
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        vision = model.config.vision_config
+    def set_up(self) -> None:
+        """Patches and how many are merged; the tower attends to its windows jointly."""
+        vision = self.model.config.vision_config
         self.merge_size = int(vision.spatial_merge_size)
         self.cell_side = int(vision.patch_size) * self.merge_size
-        super().__init__(model, tokenizer, profile, image_processor)
-        use_joint_windows(model.model.visual)
-        found = (int(image_processor.patch_size), int(image_processor.merge_size))
+        super().set_up()
+        use_joint_windows(self.model.model.visual)
+        found = (int(self.image_processor.patch_size), int(self.image_processor.merge_size))
         self.check_cells(found, (int(vision.patch_size), self.merge_size))
 
     @property
