@@ -43,6 +43,7 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         rotary_scores=True,
         training=QWEN_TRAINING,
     )
+    image_text = "<|vision_start|><|image_pad|><|vision_end|>"
 
     def set_up(self) -> None:
         """Patches and how many are merged; the tower attends to its windows jointly."""
@@ -58,10 +59,6 @@ class Qwen2_5VlAdapter(DynamicAdapter):
     def pixels_a_cell(self) -> int:
         """What the stock processor counts for a cell where it bounds an image's size."""
         return self.cell_side**2
-
-    def image_placeholder(self) -> str:
-        """One image token, between the markers that the chat template writes."""
-        return "<|vision_start|><|image_pad|><|vision_end|>"
 
     def prepare_free(
         self, images: Sequence[Image.Image], letterboxes: Sequence[Letterbox], rule: DynamicGrid

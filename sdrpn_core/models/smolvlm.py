@@ -20,6 +20,7 @@ class SmolVlmAdapter(StretchedAdapter):
         num_cells=81,
     )
     one_tile = {"do_image_splitting": False, "do_pad": False}
+    image_text = "<fake_token_around_image><global-img>{token}<fake_token_around_image>"
 
     def set_up(self) -> None:
         """Tiles must be as large as the tower takes them."""
@@ -31,12 +32,6 @@ class SmolVlmAdapter(StretchedAdapter):
                 f"vision tower is made for {self.input_side}: use a model that sees tiles at the "
                 "tower's size, such as SmolVLM"
             )
-
-    def image_placeholder(self) -> str:
-        """One image token, between the markers that the stock processor writes for a tile that
-        shows the whole image."""
-        marker = "<fake_token_around_image>"
-        return f"{marker}<global-img>{super().image_placeholder()}{marker}"
 
     def canvas_inputs(self, canvases: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Rescaled and normalised; the stock processor gives the images of one prompt an axis."""
