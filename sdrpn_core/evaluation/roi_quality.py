@@ -200,16 +200,7 @@ def _disjoint(boxes: Sequence[BoxXYXY]) -> list[BoxXYXY]:
     xs = sorted({x for box in solid for x in (box.x0, box.x1)})
     ys = sorted({y for box in solid for y in (box.y0, box.y1)})
     tiles = (BoxXYXY(x0, y0, x1, y1) for (y0, y1), (x0, x1) in product(pairwise(ys), pairwise(xs)))
-    return [tile for tile in tiles if any(_contains(box, tile) for box in solid)]
-
-
-def _contains(outer: BoxXYXY, inner: BoxXYXY) -> bool:
-    return (
-        outer.x0 <= inner.x0
-        and outer.y0 <= inner.y0
-        and inner.x1 <= outer.x1
-        and inner.y1 <= outer.y1
-    )
+    return [tile for tile in tiles if any(box.intersection(tile) == tile for box in solid)]
 
 
 def _ratio(part: float, whole: float) -> float:
