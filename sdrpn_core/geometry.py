@@ -160,15 +160,7 @@ class Letterbox:
         Args:
             image_size: (width, height) in pixels.
         """
-        width, height = image_size
-        return cls(
-            image_width=width,
-            image_height=height,
-            pad_left=0,
-            pad_top=0,
-            canvas_width=width,
-            canvas_height=height,
-        )
+        return cls.centred(image_size, image_size)
 
     @classmethod
     def limited(cls, image_size: tuple[int, int], max_ratio: float) -> "Letterbox":

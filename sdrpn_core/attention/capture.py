@@ -10,6 +10,7 @@ C image cells.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,14 @@ class AttentionRecorder:
     """Layer -> (N, h, C) weighted sum of rows so far."""
     total_weight_N: Tensor | None = None
     _head_indices: dict[int, Tensor] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def of_last_row(
+        cls, heads: Mapping[int, tuple[int, ...] | None], columns_NC: Tensor, num_rows: int
+    ) -> Self:
+        """One that reads the last of ``num_rows`` queries of every sample."""
+        rows_NQ = torch.full_like(columns_NC[:, :1], num_rows - 1)
+        return cls(heads, columns_NC, rows_NQ, torch.ones_like(rows_NQ, dtype=torch.float32))
 
     def aim(self, rows_NQ: Tensor, weights_NQ: Tensor) -> None:
         """Choose the queries of the next forward pass."""

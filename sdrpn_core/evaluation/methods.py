@@ -33,7 +33,7 @@ from sdrpn_core.evaluation.baselines import (
     raw_attention_regions,
     vicrop_box,
 )
-from sdrpn_core.evaluation.vicrop import importance_maps, most_grounding_layer
+from sdrpn_core.evaluation.vicrop import Pictures, importance_maps, most_grounding_layer
 from sdrpn_core.extraction.generated_answers import ExtractedAttention, Request, extract_attention
 from sdrpn_core.generation.greedy import answer_plain
 from sdrpn_core.geometry import BoxXYXY, GridShape, Letterbox
@@ -234,9 +234,9 @@ class Answerer:
     ) -> list[_Proposal]:
         questions = [document.question for document in documents]
         layers = [most_grounding_layer(self.adapter.profile, d.kind) for d in documents]
-        found = importance_maps(self.adapter, method, images, features, questions, layers)
+        shown = Pictures(images, features, questions, layers)
         proposals = []
-        for scores, letterbox in found:
+        for scores, letterbox in importance_maps(self.adapter, method, shown):
             box = vicrop_box(scores, letterbox, self.adapter.input_side)
             regions = () if box is None else (Region(box),)
             proposals.append(_Proposal(regions, scores.astype(np.float32), letterbox=letterbox))

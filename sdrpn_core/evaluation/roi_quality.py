@@ -10,7 +10,7 @@ they weight each cell by the share of it that the boxes cover.
 Ratios with an empty denominator are NaN; summaries leave them out and count them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
@@ -151,21 +151,6 @@ class BoxQuality:
     """Share of the true boxes' area inside the proposed ones."""
     iou: float
     """Intersection over union of the two areas."""
-    num_boxes: int
-
-
-@dataclass(frozen=True)
-class BoxSummary:
-    """Box quality of many documents; a document without a proposal has coverage and IoU 0."""
-
-    num_documents: int
-    num_without_boxes: int
-    mean_coverage: float
-    box_recall_50: float
-    """Share of documents whose true area is covered to at least 50 %."""
-    box_recall_90: float
-    """Share of documents whose true area is covered to at least 90 %."""
-    mean_iou: float
 
 
 def box_quality(
@@ -192,23 +177,6 @@ def box_quality(
     return BoxQuality(
         coverage=overlap / true_area,
         iou=overlap / (true_area + found_area - overlap),
-        num_boxes=len(proposed),
-    )
-
-
-def summarize_boxes(qualities: Iterable[BoxQuality]) -> BoxSummary:
-    """Averages over documents (macro); NaN where there is nothing to average."""
-    documents = list(qualities)
-    coverages = np.array([document.coverage for document in documents])
-    # Areas of sub-pixel pieces add up to within rounding of the whole.
-    covered = coverages + 1e-9
-    return BoxSummary(
-        num_documents=len(documents),
-        num_without_boxes=sum(document.num_boxes == 0 for document in documents),
-        mean_coverage=_mean(coverages),
-        box_recall_50=_mean(covered >= 0.5),
-        box_recall_90=_mean(covered >= 0.9),
-        mean_iou=_mean(np.array([document.iou for document in documents])),
     )
 
 
@@ -232,21 +200,8 @@ def _disjoint(boxes: Sequence[BoxXYXY]) -> list[BoxXYXY]:
     xs = sorted({x for box in solid for x in (box.x0, box.x1)})
     ys = sorted({y for box in solid for y in (box.y0, box.y1)})
     tiles = (BoxXYXY(x0, y0, x1, y1) for (y0, y1), (x0, x1) in product(pairwise(ys), pairwise(xs)))
-    return [tile for tile in tiles if any(_contains(box, tile) for box in solid)]
-
-
-def _contains(outer: BoxXYXY, inner: BoxXYXY) -> bool:
-    return (
-        outer.x0 <= inner.x0
-        and outer.y0 <= inner.y0
-        and inner.x1 <= outer.x1
-        and inner.y1 <= outer.y1
-    )
+    return [tile for tile in tiles if any(box.intersection(tile) == tile for box in solid)]
 
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else NAN
-
-
-def _mean(values: NDArray[np.generic]) -> float:
-    return float(values.mean(dtype=np.float64)) if values.size else NAN

@@ -54,6 +54,7 @@ class Pictures:
     """Images as they are looked at, one question each."""
 
     images: Sequence[Image.Image]
+    """Upright RGB."""
     features: Sequence[ImageFeatures]
     questions: Sequence[str]
     layers: Sequence[int]
@@ -61,33 +62,20 @@ class Pictures:
 
 
 def importance_maps(
-    adapter: ModelAdapter,
-    method: Method,
-    images: Sequence[Image.Image],
-    features: Sequence[ImageFeatures],
-    questions: Sequence[str],
-    layers: Sequence[int],
+    adapter: ModelAdapter, method: Method, shown: Pictures
 ) -> list[tuple[FloatMap, Letterbox]]:
-    """One map per image, not negative, and how it lies over the image.
-
-    Args:
-        adapter: the model.
-        method: one of ViCrop's.
-        images: upright RGB.
-        features: of the images.
-        questions: one per image.
-        layers: layer whose attention is read, per question.
+    """One map per image, not negative, and how it lies over the image; ``method`` is ViCrop's.
 
     Raises:
         ModelError: if the family gives no gradients of pixels and the method needs them.
     """
     make, is_of_tiles = _VARIANTS[method]
     if not is_of_tiles:
-        maps = make(adapter, Pictures(images, features, questions, layers))
-        return [(found, image.letterbox) for found, image in zip(maps, features, strict=True)]
+        maps = make(adapter, shown)
+        return [(found, seen.letterbox) for found, seen in zip(maps, shown.features, strict=True)]
     return [
         (_map_of_tiles(adapter, make, image, question, layer), Letterbox.identity(image.size))
-        for image, question, layer in zip(images, questions, layers, strict=True)
+        for image, question, layer in zip(shown.images, shown.questions, shown.layers, strict=True)
     ]
 
 

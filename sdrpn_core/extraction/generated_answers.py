@@ -18,7 +18,7 @@ from data_contracts.sink_rules import Heads, HiddenSignal, SinkHiddenNorm
 from sdrpn_core.attention.capture import AttentionRecorder
 from sdrpn_core.attention.sinks import HiddenRecorder, relative_norm, sink_map
 from sdrpn_core.generation.greedy import Response, greedy_decode, prefill
-from sdrpn_core.generation.prompt_batch import image_columns, pad_left
+from sdrpn_core.generation.prompt_batch import embedded, image_columns, pad_left
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
@@ -52,12 +52,12 @@ class ExtractedAttention:
     reason: str
     response: str
     num_response_tokens: int
-    grounding: Tensor | None
-    sink: Tensor | None
-    prompt_attention: Tensor | None
     grid: GridShape
     letterbox: Letterbox
     kernel: str
+    grounding: Tensor | None = None
+    sink: Tensor | None = None
+    prompt_attention: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,11 @@ def capture_attention(
     prompts = extraction_prompts(adapter, requests, images)
     batch = pad_left(prompts)
     columns = image_columns(prompts, batch.offsets)
-    last_row = torch.full((len(prompts), 1), batch.embeds.shape[1] - 1, device=columns.device)
-    weights = torch.ones(last_row.shape, device=columns.device)
-    at_prompt = AttentionRecorder(heads, columns, last_row, weights)
+    at_prompt = AttentionRecorder.of_last_row(heads, columns, batch.embeds.shape[1])
     at_tokens = HiddenRecorder(hidden, columns)
     start = prefill(adapter, batch, at_prompt, at_tokens)
     are_finite = start.rows_finite()
-    at_response = AttentionRecorder(heads, columns, last_row, weights)
+    at_response = AttentionRecorder.of_last_row(heads, columns, 1)
     responses = greedy_decode(adapter, start, max_new_tokens, at_response)
     return CapturedBatch(
         responses=responses,
@@ -190,10 +188,7 @@ def extraction_prompts(
 ) -> list[Prompt]:
     """Questions as extraction puts them to the model, one image each."""
     ask = adapter.profile.extraction_question
-    return [
-        adapter.embed_prompt(ask(request.question, request.kind), [image])
-        for request, image in zip(requests, images, strict=True)
-    ]
+    return embedded(adapter, [ask(one.question, one.kind) for one in requests], images)
 
 
 def union_of_heads(profile: ModelProfile, kinds: set[QuestionKind]) -> CapturedHeads:
@@ -278,9 +273,6 @@ def without_maps(
         reason=reason,
         response=answer,
         num_response_tokens=len(adapter.text_tokens(answer)),
-        grounding=None,
-        sink=None,
-        prompt_attention=None,
         grid=image.grid,
         letterbox=image.letterbox,
         kernel=adapter.decoder.kernel,

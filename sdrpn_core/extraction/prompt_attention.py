@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdrpn_core.attention.capture import AttentionRecorder
-from sdrpn_core.generation.prompt_batch import image_columns, pad_left
+from sdrpn_core.generation.prompt_batch import embedded, image_columns, pad_left
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.prompts import ImageFeatures, Prompt
 
@@ -40,7 +40,7 @@ def prompt_attention(
     Returns:
         One (h, w) map per question.
     """
-    prompts = _embed(adapter, questions, features)
+    prompts = embedded(adapter, questions, features)
     recorder = _record(AttentionRecorder, adapter, prompts, layers, max(layers) + 1)[0]
     maps = {layer: rows.mean(dim=1) for layer, rows in recorder.mean().items()}
     return _as_maps([maps[layer][row] for row, layer in enumerate(layers)], features)
@@ -62,7 +62,7 @@ def attention_gradient(
 
     Args and returns as of ``prompt_attention``; the model runs to its end.
     """
-    prompts = _embed(adapter, questions, features)
+    prompts = embedded(adapter, questions, features)
     recorder, hidden = _record(
         GradientRecorder, adapter, prompts, layers, adapter.profile.num_layers
     )
@@ -146,15 +146,6 @@ class GradientRecorder(AttentionRecorder):
         return found
 
 
-def _embed(
-    adapter: ModelAdapter, questions: Sequence[str], features: Sequence[ImageFeatures]
-) -> list[Prompt]:
-    return [
-        adapter.embed_prompt(question, [image])
-        for question, image in zip(questions, features, strict=True)
-    ]
-
-
 def _record(
     kind: type[R],
     adapter: ModelAdapter,
@@ -165,10 +156,7 @@ def _record(
     """Run the first layers with a recorder on the last row; returns it and the hidden states."""
     batch = pad_left(prompts)
     columns = image_columns(prompts, batch.offsets)
-    length = batch.embeds.shape[1]
-    last_row = torch.full((len(prompts), 1), length - 1, device=columns.device)
-    ones = torch.ones(last_row.shape, device=columns.device)
-    recorder = kind(dict.fromkeys(layers), columns, last_row, ones)
+    recorder = kind.of_last_row(dict.fromkeys(layers), columns, batch.embeds.shape[1])
     hidden = adapter.decoder.run(batch.as_input(), range(num_layers), recorder=recorder)
     return recorder, hidden
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.decoder import DecoderInput
-from sdrpn_core.models.prompts import Prompt
+from sdrpn_core.models.base import ModelAdapter
+from sdrpn_core.models.prompts import ImageFeatures, Prompt
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class PromptBatch:
     def as_input(self) -> DecoderInput:
         """Input of the first layer, with nothing before the prompts."""
         return DecoderInput(self.embeds, self.masks, self.position_ids, self.deepstack)
+
+
+def embedded(
+    adapter: ModelAdapter, questions: Sequence[str], images: Sequence[ImageFeatures]
+) -> list[Prompt]:
+    """Prompts of one question about one image each."""
+    pairs = zip(questions, images, strict=True)
+    return [adapter.embed_prompt(question, [image]) for question, image in pairs]
 
 
 def pad_left(prompts: Sequence[Prompt]) -> PromptBatch:

@@ -22,8 +22,4 @@ class AyaVisionAdapter(StretchedAdapter):
         num_cells=169,
     )
     one_tile = {"crop_to_patches": False}
-
-    def image_placeholder(self) -> str:
-        """One image token, between the markers that the stock processor writes for a tile that
-        shows the whole image."""
-        return f"<|START_OF_IMG|>TILE_GLOBAL{super().image_placeholder()}<|END_OF_IMG|>"
+    image_text = "<|START_OF_IMG|>TILE_GLOBAL{token}<|END_OF_IMG|>"  # of a tile that shows all

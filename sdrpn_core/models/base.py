@@ -67,6 +67,9 @@ class ModelAdapter(ABC):
     """Its vision tower takes plain pixels, which ``encode_with_gradient`` needs."""
     shows_images_whole: ClassVar[bool] = False
     """The multimodal model lets the tokens of an image see each other where its text model may."""
+    image_text: ClassVar[str] = "{token}"
+    """Stands for one image in a prompt: its token, between the markers that the stock processor or
+    the chat template writes."""
     input_side: int
     """Side in pixels of the square that the model sees of one image (ViCrop's base crop)."""
 
@@ -105,6 +108,15 @@ class ModelAdapter(ABC):
                 f"{profile.family} model does not show them so: use a model with another text model"
             )
         self.step_pool = StepPool(self.decoder)
+        self.set_up()
+
+    @abstractmethod
+    def set_up(self) -> None:
+        """Take from the model, its profile and its image processor what the family needs of them.
+
+        Raises:
+            ModelError: if they do not fit each other.
+        """
 
     def with_profile(self, profile: ModelProfile) -> Self:
         """The same loaded model under another profile, for example once it is calibrated.
@@ -299,8 +311,9 @@ class ModelAdapter(ABC):
         return self.input_side, self.input_side
 
     def image_placeholder(self) -> str:
-        """Prompt text that stands for one image: its token, between markers in some families."""
-        return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
+        """Prompt text that stands for one image."""
+        token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        return self.image_text.format(token=token)
 
     def image_placeholders(self, num_images: int) -> str:
         """Prompt text that stands for so many. Families that number images override this."""

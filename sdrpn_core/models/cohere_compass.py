@@ -19,6 +19,7 @@ class CohereCompassAdapter(Qwen3VlAdapter):
             )
         }
     )
+    image_text = "<|VISION_START|><|IMAGE_PAD|><|VISION_END|>"
 
     @staticmethod
     def usual_text_config(num_layers: int, num_heads: int, hidden_size: int) -> PreTrainedConfig:
@@ -33,7 +34,3 @@ class CohereCompassAdapter(Qwen3VlAdapter):
             num_attention_heads=num_heads,
             num_key_value_heads=num_heads // 2,
         )
-
-    def image_placeholder(self) -> str:
-        """One image token, between the markers that the stock processor writes."""
-        return "<|VISION_START|><|IMAGE_PAD|><|VISION_END|>"

@@ -62,12 +62,8 @@ def check_decoder(decoder: Decoder, model_id: str) -> None:
 def _recorder(decoder: Decoder) -> AttentionRecorder:
     """One that reads what the last column pays to all, in every layer."""
     columns = torch.arange(NUM_COLUMNS, device=decoder.device)[None]
-    return AttentionRecorder(
-        heads=dict.fromkeys(decoder.attention_layers),
-        columns_NC=columns,
-        rows_NQ=columns[:, -1:],
-        weights_NQ=torch.ones(1, 1, device=decoder.device),
-    )
+    heads = dict.fromkeys(decoder.attention_layers)
+    return AttentionRecorder.of_last_row(heads, columns, NUM_COLUMNS)
 
 
 def _both_ways(decoder: Decoder, recorder: AttentionRecorder) -> tuple[torch.Tensor, torch.Tensor]:

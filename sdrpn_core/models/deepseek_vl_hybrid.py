@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_contracts.profiles import FamilyDefaults, ModelProfile
+from data_contracts.profiles import FamilyDefaults
 from sdrpn_core.models.deepseek_vl import DEEPSEEK_PROMPT
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.images import processed
@@ -27,24 +26,20 @@ class DeepseekVlHybridAdapter(SquareAdapter):
 
     defaults = FamilyDefaults(prompt=DEEPSEEK_PROMPT)
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        super().__init__(model, tokenizer, profile, image_processor)
-        wanted = (self.input_side, int(model.config.high_res_vision_config.image_size))
-        found = (image_processor.size["height"], image_processor.high_res_size["height"])
+    def set_up(self) -> None:
+        """As of one tower, and the sides of the two."""
+        super().set_up()
+        wanted = (self.input_side, int(self.model.config.high_res_vision_config.image_size))
+        processor = self.image_processor
+        found = (processor.size["height"], processor.high_res_size["height"])
         if found != wanted:
             raise ModelError(
-                f"profile {profile.name!r}: the image processor makes canvases of {found[0]} and "
-                f"{found[1]} pixels, the towers take {wanted[0]} and {wanted[1]}: "
+                f"profile {self.profile.name!r}: the image processor makes canvases of {found[0]} "
+                f"and {found[1]} pixels, the towers take {wanted[0]} and {wanted[1]}: "
                 "use the preprocessor_config.json that belongs to the model"
             )
         self.low_side, self.input_side = wanted
-        self.resample = Image.Resampling(image_processor.high_res_resample)
+        self.resample = Image.Resampling(processor.high_res_resample)
 
     def default_fill(self) -> tuple[int, int, int]:
         """The colour that the image processor pads with before either tower's resizing."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from PIL import Image
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
 
-from data_contracts.profiles import DynamicGrid, GridRule, ModelProfile, SquareGrid
+from data_contracts.profiles import DynamicGrid, GridRule, SquareGrid
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
@@ -33,27 +33,27 @@ class DynamicAdapter(ModelAdapter):
     max_side: float = math.inf
     """Most cells of a row or a column that the tower takes."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        super().__init__(model, tokenizer, profile, image_processor)
-        if profile.images.labels is None or profile.images.answers is None:
+    def set_up(self) -> None:
+        """The rules of the grids; ``cell_side`` is known before."""
+        images = self.profile.images
+        if images.labels is None or images.answers is None:
             raise ModelError(
-                f"profile {profile.name!r} gives no grid rule: set images.labels and "
-                f"images.answers, {profile.family} models take grids of any size"
+                f"profile {self.profile.name!r} gives no grid rule: set images.labels and "
+                f"images.answers, {self.profile.family} models take grids of any size"
             )
-        self.label_grid: GridRule = profile.images.labels
-        self.answer_grid: GridRule = profile.images.answers
+        self.label_grid: GridRule = images.labels
+        self.answer_grid: GridRule = images.answers
         self.input_side = self._side(self.answer_grid) * self.cell_side
-        self.fill = profile.images.fill or mean_colour(image_processor)
+        self.fill = images.fill or mean_colour(self.image_processor)
         for rule in (self.label_grid, self.answer_grid):
             self._check_side(rule)
 
     @abstractmethod
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
+        """What the tower gets of canvases of as many pixels as the cells of these grids have."""
+
     def draw(
         self,
         images: Sequence[Image.Image],
@@ -61,16 +61,10 @@ class DynamicAdapter(ModelAdapter):
         grids: Sequence[GridShape],
     ) -> PreparedImages:
         """Draw canvases that these grids divide evenly, and prepare them."""
-
-    def canvases(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> list[Image.Image]:
-        """Canvases of as many pixels as the cells of these grids have."""
         sizes = [(grid.width * self.cell_side, grid.height * self.cell_side) for grid in grids]
-        return paste_all(letterboxes, images, self.fill, sizes, self.resample)
+        canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
+        inputs = self.canvas_inputs(canvases, grids)
+        return PreparedImages(tuple(letterboxes), tuple(grids), inputs)
 
     def letterbox(self, image_size: tuple[int, int], *, for_labels: bool = False) -> Letterbox:
         """Centred on a square of the longer side, or the image itself on a dynamic grid."""

@@ -12,26 +12,14 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    BaseImageProcessor,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig
 
-from data_contracts.profiles import (
-    DynamicGrid,
-    FamilyDefaults,
-    ImageSettings,
-    ModelProfile,
-    SquareGrid,
-)
+from data_contracts.profiles import DynamicGrid, FamilyDefaults, ImageSettings, SquareGrid
 from data_contracts.training import QWEN_TRAINING
-from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.dynamic import DynamicAdapter
 from sdrpn_core.models.errors import ModelError
-from sdrpn_core.models.images import PreparedImages
 from sdrpn_core.threads import in_threads
 
 GRIDS = ImageSettings(
@@ -67,20 +55,16 @@ class AnyGemma4Adapter(DynamicAdapter):
         width_per_head=240,
     )
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        self.check_config(model.config, profile.model_id)
-        vision = model.config.vision_config
+    def set_up(self) -> None:
+        """Patches and how many are averaged."""
+        self.check_config(self.model.config, self.profile.model_id)
+        vision = self.model.config.vision_config
         self.patch_side = int(vision.patch_size)
         self.patches_a_side = int(vision.pooling_kernel_size)
         self.cell_side = self.patch_side * self.patches_a_side
-        super().__init__(model, tokenizer, profile, image_processor)
-        found = (int(image_processor.patch_size), int(image_processor.pooling_kernel_size))
+        super().set_up()
+        processor = self.image_processor
+        found = (int(processor.patch_size), int(processor.pooling_kernel_size))
         self.check_cells(found, (self.patch_side, self.patches_a_side))
 
     @classmethod
@@ -111,18 +95,13 @@ class AnyGemma4Adapter(DynamicAdapter):
         """One image token, between the markers that the stock processor writes."""
         return marked_image_token(self)
 
-    def draw(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> PreparedImages:
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
         """Rescaled by the stock processor, and cut up with the place of each piece."""
-        canvases = self.canvases(images, letterboxes, grids)
         cut = in_threads(lambda item: self._cut(*item), zip(canvases, grids, strict=True))
         pixels, places = zip(*cut, strict=True)
-        inputs = {"pixel_values": torch.cat(pixels), "image_position_ids": torch.cat(places)}
-        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
+        return {"pixel_values": torch.cat(pixels), "image_position_ids": torch.cat(places)}
 
     def _cut(self, canvas: Image.Image, grid: GridShape) -> tuple[Tensor, Tensor]:
         """What the model takes of a canvas: from the patches into which its processor cuts it."""

@@ -35,12 +35,7 @@ class Gemma4Adapter(AnyGemma4Adapter):
             image_position_ids=padded.to(self.device),
             return_dict=True,
         )
-        return [
-            ImageFeatures(tokens=tokens, grid=grid, letterbox=letterbox)
-            for tokens, grid, letterbox in zip(
-                output.pooler_output, prepared.grids, prepared.letterboxes, strict=True
-            )
-        ]
+        return prepared.encoded(output.pooler_output)
 
     def of_patches(self, pixels: Tensor, places: Tensor, grid: GridShape) -> tuple[Tensor, Tensor]:
         """All patches, in single precision: the tower scales them before it rounds them."""

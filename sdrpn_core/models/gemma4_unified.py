@@ -24,13 +24,7 @@ class Gemma4UnifiedAdapter(AnyGemma4Adapter):
             return_dict=True,
         )
         (tokens,) = output.pooler_output
-        counts = [grid.num_cells for grid in prepared.grids]
-        return [
-            ImageFeatures(tokens=own, grid=grid, letterbox=letterbox)
-            for own, grid, letterbox in zip(
-                tokens.split(counts), prepared.grids, prepared.letterboxes, strict=True
-            )
-        ]
+        return prepared.encoded(tokens.split([grid.num_cells for grid in prepared.grids]))
 
     def of_patches(self, pixels: Tensor, places: Tensor, grid: GridShape) -> tuple[Tensor, Tensor]:
         """(C, pixels) of the cells, and (C, 2) their places."""

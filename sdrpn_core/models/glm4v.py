@@ -33,6 +33,7 @@ class Glm4vAdapter(Qwen2_5VlAdapter):
             ),
         }
     )
+    image_text = "<|begin_of_image|><|image|><|end_of_image|>"
 
     @staticmethod
     def usual_text_config(num_layers: int, num_heads: int, hidden_size: int) -> PreTrainedConfig:
@@ -47,10 +48,6 @@ class Glm4vAdapter(Qwen2_5VlAdapter):
     def pixels_a_cell(self) -> int:
         """An image counts as often as a patch has frames, as if it were a video of itself."""
         return super().pixels_a_cell * int(self.image_processor.temporal_patch_size)
-
-    def image_placeholder(self) -> str:
-        """One image token, between the markers that the chat template writes."""
-        return "<|begin_of_image|><|image|><|end_of_image|>"
 
     def decode_tokens(self, tokens: Sequence[int]) -> str:
         """Text of generated tokens, without what marks the answer in it."""

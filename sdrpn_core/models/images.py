@@ -1,6 +1,6 @@
 """What adapters of several families do to images before their vision tower sees them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import BaseImageProcessor
 
 from sdrpn_core.geometry import GridShape, Letterbox
+from sdrpn_core.models.prompts import ImageFeatures
 from sdrpn_core.threads import in_threads
 
 
@@ -34,6 +35,14 @@ class PreparedImages:
                 name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs
             },
         )
+
+    def encoded(
+        self, tokens: Iterable[Tensor], deepstack: Iterable[tuple[Tensor, ...]] | None = None
+    ) -> list[ImageFeatures]:
+        """The images as the decoder sees them, of the (C, d) tokens and the levels of each."""
+        levels = [()] * len(self.grids) if deepstack is None else deepstack
+        parts = zip(tokens, self.grids, self.letterboxes, levels, strict=True)
+        return [ImageFeatures(*part) for part in parts]
 
 
 def mean_colour(image_processor: BaseImageProcessor) -> tuple[int, int, int]:

@@ -17,8 +17,4 @@ class InternVlAdapter(StretchedAdapter):
         num_cells=256,
     )
     one_tile = {"crop_to_patches": False}
-
-    def image_placeholder(self) -> str:
-        """One image token, between the markers and before the line break that the chat template
-        and the stock processor write."""
-        return f"<img>{super().image_placeholder()}</img>\n"
+    image_text = "<img>{token}</img>\n"

@@ -13,7 +13,4 @@ class JanusAdapter(DeepseekVlAdapter):
     # As processor and chat template of the hub's models put it.
     defaults = FamilyDefaults(prompt=SYSTEM + "<|User|>: {images}\n{question}\n\n<|Assistant|>:")
     masks_tower = False  # its tower is of a class of its own
-
-    def image_placeholder(self) -> str:
-        """One image token, between the markers that the stock processor writes."""
-        return f"<begin_of_image>{super().image_placeholder()}<end_of_image>"
+    image_text = "<begin_of_image>{token}<end_of_image>"

@@ -12,21 +12,9 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    BaseImageProcessor,
-    Lfm2Config,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import Lfm2Config, PreTrainedConfig
 
-from data_contracts.profiles import (
-    DynamicGrid,
-    FamilyDefaults,
-    ImageSettings,
-    ModelProfile,
-    SquareGrid,
-)
+from data_contracts.profiles import DynamicGrid, FamilyDefaults, ImageSettings, SquareGrid
 from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
@@ -51,6 +39,7 @@ class Lfm2VlAdapter(DynamicAdapter):
         training=QWEN_TRAINING,
         width_per_head=64,
     )
+    image_text = "<|image_start|>{token}<|image_end|>"
 
     @staticmethod
     def usual_text_config(num_layers: int, num_heads: int, hidden_size: int) -> PreTrainedConfig:
@@ -72,25 +61,17 @@ class Lfm2VlAdapter(DynamicAdapter):
                 "would change answers: use a model without, as those of Liquid AI are"
             )
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        self.patch_side = int(model.config.vision_config.patch_size)
-        self.merged = int(model.config.downsample_factor)
+    def set_up(self) -> None:
+        """Patches and how many are merged."""
+        config, processor = self.model.config, self.image_processor
+        self.patch_side = int(config.vision_config.patch_size)
+        self.merged = int(config.downsample_factor)
         self.cell_side = self.patch_side * self.merged
-        super().__init__(model, tokenizer, profile, image_processor)
+        super().set_up()
         # Of LFM's own processor, by whose file another one was made.
-        patch_side = getattr(image_processor, "encoder_patch_size", self.patch_side)
-        merged = getattr(image_processor, "downsample_factor", self.merged)
+        patch_side = getattr(processor, "encoder_patch_size", self.patch_side)
+        merged = getattr(processor, "downsample_factor", self.merged)
         self.check_cells((int(patch_side), int(merged)), (self.patch_side, self.merged))
-
-    def image_placeholder(self) -> str:
-        """One image token, between the markers that the stock processor writes."""
-        return f"<|image_start|>{super().image_placeholder()}<|image_end|>"
 
     def prepare_free(
         self, images: Sequence[Image.Image], letterboxes: Sequence[Letterbox], rule: DynamicGrid
@@ -98,16 +79,11 @@ class Lfm2VlAdapter(DynamicAdapter):
         """On grids rounded as by the stock processor, which may exceed the rule's bounds."""
         return self.draw(images, letterboxes, [self._rounded(box, rule) for box in letterboxes])
 
-    def draw(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> PreparedImages:
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
         """Rescaled, normalised and cut into patches by a stock processor, at their final size."""
-        canvases = self.canvases(images, letterboxes, grids)
-        inputs = {"patches": torch.cat(list(in_threads(self._patches, canvases)))}
-        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
+        return {"patches": torch.cat(in_threads(self._patches, canvases))}
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
@@ -121,12 +97,7 @@ class Lfm2VlAdapter(DynamicAdapter):
             pixel_attention_mask=is_patch.int().to(self.device),
             return_dict=True,
         )
-        return [
-            ImageFeatures(tokens=tokens, grid=grid, letterbox=letterbox)
-            for tokens, grid, letterbox in zip(
-                output.pooler_output, prepared.grids, prepared.letterboxes, strict=True
-            )
-        ]
+        return prepared.encoded(output.pooler_output)
 
     def _rounded(self, letterbox: Letterbox, rule: DynamicGrid) -> GridShape:
         """The nearest cells of the image as it is, if these are neither too many nor too few."""

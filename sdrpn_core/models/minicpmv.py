@@ -12,16 +12,8 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_contracts.profiles import (
-    DynamicGrid,
-    FamilyDefaults,
-    GridRule,
-    ImageSettings,
-    ModelProfile,
-    SquareGrid,
-)
+from data_contracts.profiles import DynamicGrid, FamilyDefaults, GridRule, ImageSettings, SquareGrid
 from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
@@ -53,18 +45,14 @@ class MiniCpmVAdapter(DynamicAdapter):
         training=QWEN_TRAINING,
     )
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        self.patch_side = int(model.config.vision_config.patch_size)
+    def set_up(self) -> None:
+        """Patches and how many are merged."""
+        config = self.model.config
+        self.patch_side = int(config.vision_config.patch_size)
         self.cell_side = self.patch_side * MERGED
-        super().__init__(model, tokenizer, profile, image_processor)
-        merged = int(model.config.merge_kernel_size[0]) ** int(model.config.merger_times)
-        self.check_cells((int(image_processor.patch_size), MERGED), (self.patch_side, merged))
+        super().set_up()
+        merged = int(config.merge_kernel_size[0]) ** int(config.merger_times)
+        self.check_cells((int(self.image_processor.patch_size), MERGED), (self.patch_side, merged))
 
     def image_placeholders(self, num_images: int) -> str:
         """Each with its number, between the markers of the stock processor; a line each."""
@@ -73,16 +61,11 @@ class MiniCpmVAdapter(DynamicAdapter):
             f"<image_id>{number}</image_id><image>{token}</image>\n" for number in range(num_images)
         )
 
-    def draw(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> PreparedImages:
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
         """Rescaled, normalised and cut into patches by the stock processor, at their final size."""
-        canvases = self.canvases(images, letterboxes, grids)
-        inputs = {"patches": torch.cat(list(in_threads(self._patches, canvases)))}
-        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
+        return {"patches": torch.cat(in_threads(self._patches, canvases))}
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
@@ -94,12 +77,7 @@ class MiniCpmVAdapter(DynamicAdapter):
             downsample_mode=MODE,
             return_dict=True,
         )
-        return [
-            ImageFeatures(tokens=tokens, grid=grid, letterbox=letterbox)
-            for tokens, grid, letterbox in zip(
-                output.pooler_output, prepared.grids, prepared.letterboxes, strict=True
-            )
-        ]
+        return prepared.encoded(output.pooler_output)
 
     def _grid_within(
         self, letterbox: Letterbox, rule: GridRule, max_tokens: float = math.inf

@@ -12,15 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_contracts.profiles import (
-    DynamicGrid,
-    FamilyDefaults,
-    ImageSettings,
-    ModelProfile,
-    SquareGrid,
-)
+from data_contracts.profiles import DynamicGrid, FamilyDefaults, ImageSettings, SquareGrid
 from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
@@ -48,17 +41,12 @@ class Mistral3Adapter(DynamicAdapter):
     )
     breaks_a_row = 1
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        vision = model.config.vision_config
-        self.cell_side = int(vision.patch_size) * int(model.config.spatial_merge_size)
+    def set_up(self) -> None:
+        """Sides, and the tokens that break rows."""
+        vision = self.model.config.vision_config
+        self.cell_side = int(vision.patch_size) * int(self.model.config.spatial_merge_size)
         self.max_side = int(vision.image_size) // self.cell_side
-        super().__init__(model, tokenizer, profile, image_processor)
+        super().set_up()
         self.break_id = self._known("[IMG_BREAK]")
         self.end_id = self._known("[IMG_END]")
 
@@ -68,16 +56,11 @@ class Mistral3Adapter(DynamicAdapter):
         """On grids rounded up as the stock processor does, which may exceed the rule's bounds."""
         return self.draw(images, letterboxes, [self._grid_around(box, rule) for box in letterboxes])
 
-    def draw(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> PreparedImages:
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
         """Rescaled and normalised by the stock processor, at their final size."""
-        canvases = self.canvases(images, letterboxes, grids)
-        inputs = {"pixel_values": torch.cat(list(in_threads(self._pixels, canvases)))}
-        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
+        return {"pixel_values": torch.cat(in_threads(self._pixels, canvases))}
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:

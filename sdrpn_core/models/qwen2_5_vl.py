@@ -7,21 +7,14 @@ square grid of fixed size; answering may follow the image's shape. Positions hav
 height, width), which are exactly the stock model's for any number of images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_contracts.profiles import (
-    DynamicGrid,
-    FamilyDefaults,
-    ImageSettings,
-    ModelProfile,
-    SquareGrid,
-)
+from data_contracts.profiles import DynamicGrid, FamilyDefaults, ImageSettings, SquareGrid
 from data_contracts.training import QWEN_TRAINING
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.dynamic import DynamicAdapter
@@ -50,30 +43,22 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         rotary_scores=True,
         training=QWEN_TRAINING,
     )
+    image_text = "<|vision_start|><|image_pad|><|vision_end|>"
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        vision = model.config.vision_config
+    def set_up(self) -> None:
+        """Patches and how many are merged; the tower attends to its windows jointly."""
+        vision = self.model.config.vision_config
         self.merge_size = int(vision.spatial_merge_size)
         self.cell_side = int(vision.patch_size) * self.merge_size
-        super().__init__(model, tokenizer, profile, image_processor)
-        use_joint_windows(model.model.visual)
-        found = (int(image_processor.patch_size), int(image_processor.merge_size))
+        super().set_up()
+        use_joint_windows(self.model.model.visual)
+        found = (int(self.image_processor.patch_size), int(self.image_processor.merge_size))
         self.check_cells(found, (int(vision.patch_size), self.merge_size))
 
     @property
     def pixels_a_cell(self) -> int:
         """What the stock processor counts for a cell where it bounds an image's size."""
         return self.cell_side**2
-
-    def image_placeholder(self) -> str:
-        """One image token, between the markers that the chat template writes."""
-        return "<|vision_start|><|image_pad|><|vision_end|>"
 
     def prepare_free(
         self, images: Sequence[Image.Image], letterboxes: Sequence[Letterbox], rule: DynamicGrid
@@ -85,17 +70,18 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         }
         sizes = [(box.canvas_width, box.canvas_height) for box in letterboxes]
         canvases = paste_all(letterboxes, images, self.fill, sizes, self.resample)
-        return self._cut(canvases, letterboxes, do_resize=True, size=bounds)
+        inputs = processed(self.image_processor, canvases, self.dtype, do_resize=True, size=bounds)
+        grids = (
+            GridShape(height // self.merge_size, width // self.merge_size)
+            for _, height, width in inputs["image_grid_thw"].tolist()
+        )
+        return PreparedImages(tuple(letterboxes), tuple(grids), inputs)
 
-    def draw(
-        self,
-        images: Sequence[Image.Image],
-        letterboxes: Sequence[Letterbox],
-        grids: Sequence[GridShape],
-    ) -> PreparedImages:
+    def canvas_inputs(
+        self, canvases: Sequence[Image.Image], grids: Sequence[GridShape]
+    ) -> dict[str, Tensor]:
         """At their final size: the processor's rounding may miss a grid by a cell."""
-        canvases = self.canvases(images, letterboxes, grids)
-        return self._cut(canvases, letterboxes, do_resize=False)
+        return processed(self.image_processor, canvases, self.dtype, do_resize=False)
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: PreparedImages) -> list[ImageFeatures]:
@@ -105,13 +91,7 @@ class Qwen2_5VlAdapter(DynamicAdapter):
             image_grid_thw=prepared.inputs["image_grid_thw"].to(self.device),
             return_dict=True,
         )
-        deepstack = self._deepstack(output, len(prepared.grids))
-        return [
-            ImageFeatures(tokens=tokens, grid=grid, letterbox=letterbox, deepstack=levels)
-            for tokens, grid, letterbox, levels in zip(
-                output.pooler_output, prepared.grids, prepared.letterboxes, deepstack, strict=True
-            )
-        ]
+        return prepared.encoded(output.pooler_output, self._deepstack(output))
 
     def position_ids(self, input_ids: Tensor, grids: Sequence[GridShape]) -> Tensor:
         """(3, L) time, height and width positions, as the stock model counts them.
@@ -136,18 +116,7 @@ class Qwen2_5VlAdapter(DynamicAdapter):
         """(N, L) -> (3, N, L): text advances on all axes together."""
         return positions.expand(3, -1, -1)
 
-    def _cut(
-        self, canvases: Sequence[Image.Image], letterboxes: Sequence[Letterbox], **resize: Any
-    ) -> PreparedImages:
-        """Let the stock processor cut canvases up."""
-        inputs = processed(self.image_processor, canvases, self.dtype, **resize)
-        grids = (
-            GridShape(height // self.merge_size, width // self.merge_size)
-            for _, height, width in inputs["image_grid_thw"].tolist()
-        )
-        return PreparedImages(letterboxes=tuple(letterboxes), grids=tuple(grids), inputs=inputs)
-
-    def _deepstack(self, output: Any, num_images: int) -> list[tuple[Tensor, ...]]:
+    def _deepstack(self, output: Any) -> Iterable[tuple[Tensor, ...]] | None:
         """Features that early decoder layers add, per image: none in this family."""
         del output
-        return [()] * num_images
+        return None

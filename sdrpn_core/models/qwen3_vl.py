@@ -6,6 +6,7 @@ image's columns after the first decoder layers. The branch of the RPN must come 
 Of Cosmos 3, transformers loads what reasons, which is a Qwen3-VL, and leaves out what makes videos.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Qwen3VlAdapter(Qwen2_5VlAdapter):
         """One decoder layer for every tower layer that is tapped."""
         return len(config.vision_config.deepstack_visual_indexes)
 
-    def _deepstack(self, output: Any, num_images: int) -> list[tuple[Tensor, ...]]:
+    def _deepstack(self, output: Any) -> Iterable[tuple[Tensor, ...]] | None:
         """One (C, d) tensor per tapped tower layer, for each image."""
         cells = [len(tokens) for tokens in output.pooler_output]
         # Up to transformers 5.17 a level is one tensor of all images' cells, later one per image.
@@ -38,4 +39,4 @@ class Qwen3VlAdapter(Qwen2_5VlAdapter):
             torch.split(level, cells) if isinstance(level, Tensor) else level
             for level in output.deepstack_features
         ]
-        return [tuple(level[image] for level in levels) for image in range(num_images)]
+        return zip(*levels, strict=True) if levels else None

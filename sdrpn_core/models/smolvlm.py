@@ -4,9 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from data_contracts.profiles import FamilyDefaults, ModelProfile
+from data_contracts.profiles import FamilyDefaults
 from sdrpn_core.models.errors import ModelError
 from sdrpn_core.models.stretched import StretchedAdapter
 
@@ -21,28 +20,18 @@ class SmolVlmAdapter(StretchedAdapter):
         num_cells=81,
     )
     one_tile = {"do_image_splitting": False, "do_pad": False}
+    image_text = "<fake_token_around_image><global-img>{token}<fake_token_around_image>"
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        super().__init__(model, tokenizer, profile, image_processor)
-        tile = int(image_processor.max_image_size["longest_edge"])
+    def set_up(self) -> None:
+        """Tiles must be as large as the tower takes them."""
+        super().set_up()
+        tile = int(self.image_processor.max_image_size["longest_edge"])
         if tile != self.input_side:
             raise ModelError(
-                f"{profile.model_id}: its image processor cuts tiles of {tile} pixels, its vision "
-                f"tower is made for {self.input_side}: use a model that sees tiles at the tower's "
-                "size, such as SmolVLM"
+                f"{self.profile.model_id}: its image processor cuts tiles of {tile} pixels, its "
+                f"vision tower is made for {self.input_side}: use a model that sees tiles at the "
+                "tower's size, such as SmolVLM"
             )
-
-    def image_placeholder(self) -> str:
-        """One image token, between the markers that the stock processor writes for a tile that
-        shows the whole image."""
-        marker = "<fake_token_around_image>"
-        return f"{marker}<global-img>{super().image_placeholder()}{marker}"
 
     def canvas_inputs(self, canvases: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Rescaled and normalised; the stock processor gives the images of one prompt an axis."""

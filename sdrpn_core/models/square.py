@@ -13,14 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    BaseImageProcessor,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig
 
-from data_contracts.profiles import ModelProfile
 from sdrpn_core.geometry import GridShape, Letterbox
 from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.errors import ModelError
@@ -35,23 +29,17 @@ _TOWERS_OF_ROWS = {"pixtral"}
 class SquareAdapter(ModelAdapter):
     """A family that sees each image as one square of fixed size, on a grid of fixed size."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        profile: ModelProfile,
-        image_processor: BaseImageProcessor,
-    ) -> None:
-        super().__init__(model, tokenizer, profile, image_processor)
-        self.input_side, self.grid = square_canvas(model.config)
-        self.unseen_side = self.input_side % _side(model.config.vision_config.patch_size)
+    def set_up(self) -> None:
+        """The one canvas and its grid."""
+        self.input_side, self.grid = square_canvas(self.model.config)
+        self.unseen_side = self.input_side % _side(self.model.config.vision_config.patch_size)
         """Pixels at the right and at the bottom that make no whole patch: nothing is drawn there,
         as the tower drops them (6 of 384 where patches have 14)."""
-        self.fill = profile.images.fill or self.default_fill()
-        if profile.images.labels or profile.images.answers:
+        self.fill = self.profile.images.fill or self.default_fill()
+        if self.profile.images.labels or self.profile.images.answers:
             raise ModelError(
-                f"profile {profile.name!r} sets a grid rule, but {profile.family} has one fixed "
-                "grid: remove images.labels and images.answers"
+                f"profile {self.profile.name!r} sets a grid rule, but {self.profile.family} has "
+                "one fixed grid: remove images.labels and images.answers"
             )
 
     @abstractmethod

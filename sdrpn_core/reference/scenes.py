@@ -227,18 +227,9 @@ def _free_box(
         y0 = float(np.floor(rng.uniform(0, size[1] - wanted[1])))
         box = BoxXYXY(x0, y0, x0 + wanted[0], y0 + wanted[1])
         padded = BoxXYXY(x0 - gap, y0 - gap, box.x1 + gap, box.y1 + gap)
-        if all(_is_apart(padded, other) for other in taken):
+        if all(padded.intersection(other).area == 0 for other in taken):
             return box
     return None
-
-
-def _is_apart(first: BoxXYXY, second: BoxXYXY) -> bool:
-    return (
-        first.x1 <= second.x0
-        or second.x1 <= first.x0
-        or first.y1 <= second.y0
-        or second.y1 <= first.y0
-    )
 
 
 def _turn(target: SceneObject, index: int, rng: np.random.Generator) -> Turn:

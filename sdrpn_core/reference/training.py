@@ -21,6 +21,14 @@ from sdrpn_core.reference.training_joint import train_joint
 from sdrpn_core.reference.training_tower import train_tower
 from sdrpn_core.reference.training_windows import train_windows
 
+_USUAL = {
+    "windows": (2000, 160, 2e-3),
+    "tower": (7000, 48, 1e-3),
+    "decoder": (1100, 64, 2e-3),
+    "joint": (2000, 32, 7e-4),
+}
+"""Steps, batch size and peak learning rate of the stages."""
+
 
 def main() -> None:
     """Run one stage."""
@@ -31,51 +39,29 @@ def main() -> None:
     if arguments.stage == "export":
         print(export_model(out, arguments.weights, seed))
         return
-    if arguments.stage == "windows":
-        train_windows(
-            out,
-            seed=seed,
-            num_steps=arguments.steps or 2000,
-            batch_size=arguments.batch_size or 160,
-            peak_rate=arguments.rate or 2e-3,
-        )
-    elif arguments.stage == "tower":
-        train_tower(
-            arguments.cache,
-            out,
-            seed=seed,
-            num_steps=arguments.steps or 7000,
-            batch_size=arguments.batch_size or 48,
-            peak_rate=arguments.rate or 1e-3,
-            page_share=0.34,
-        )
-    elif arguments.stage == "decoder":
-        train_decoder(
-            out,
-            seed=seed,
-            num_steps=arguments.steps or 1100,
-            batch_size=arguments.batch_size or 64,
-            peak_rate=arguments.rate or 2e-3,
-        )
-    else:
-        train_joint(
-            arguments.cache,
-            out,
-            seed=seed,
-            num_steps=arguments.steps or 2000,
-            batch_size=arguments.batch_size or 32,
-            peak_rate=arguments.rate or 7e-4,
-            cells_shown=arguments.cells_shown,
-        )
+    num_steps, batch_size, peak_rate = _USUAL[arguments.stage]
+    settings = {
+        "seed": seed,
+        "num_steps": arguments.steps or num_steps,
+        "batch_size": arguments.batch_size or batch_size,
+        "peak_rate": arguments.rate or peak_rate,
+    }
+    match arguments.stage:
+        case "windows":
+            train_windows(out, **settings)
+        case "tower":
+            train_tower(arguments.cache, out, page_share=0.34, **settings)
+        case "decoder":
+            train_decoder(out, **settings)
+        case "joint":
+            train_joint(arguments.cache, out, cells_shown=arguments.cells_shown, **settings)
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--stage", choices=("windows", "tower", "decoder", "joint", "export"), required=True
-    )
+    parser.add_argument("--stage", choices=(*_USUAL, "export"), required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=None)

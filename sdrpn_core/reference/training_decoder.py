@@ -7,7 +7,6 @@ else (then the code is not scored). Only the echoing answer is scored.
 """
 
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -244,7 +243,7 @@ def train_decoder(
         decoder.load_state_dict(torch.load(out / "decoder.pt", weights_only=True))
     trained = [p for p in decoder.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.01)
-    log, started = TrainingLog(out / "training_log.jsonl", "decoder"), time.monotonic()
+    log = TrainingLog(out / "training_log.jsonl", "decoder")
     for step in range(num_steps):
         decay = 0.5 * (1 + math.cos(math.pi * step / num_steps))
         for group in optimizer.param_groups:
@@ -256,6 +255,6 @@ def train_decoder(
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        log.add(step, loss=loss.item(), seconds=time.monotonic() - started, **accuracies)
+        log.add(step, loss=loss.item(), **accuracies)
         if step % 200 == 199 or step == num_steps - 1:
             torch.save(decoder.state_dict(), out / "decoder.pt")

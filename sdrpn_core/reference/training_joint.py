@@ -7,7 +7,6 @@ of the cells is shown to the decoder, at true positions; the last part of the ru
 """
 
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -149,7 +148,7 @@ def train_joint(
     model.get_input_embeddings().weight.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.02)
-    log, started = TrainingLog(out / "training_log.jsonl", "joint"), time.monotonic()
+    log = TrainingLog(out / "training_log.jsonl", "joint")
     for step in range(num_steps):
         decay = 0.5 * (1 + math.cos(math.pi * step / num_steps))
         for group in optimizer.param_groups:
@@ -163,7 +162,7 @@ def train_joint(
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         figures |= {"loss": loss.item(), "dense_loss": dense_loss.item()}
-        log.add(step, seconds=time.monotonic() - started, **figures)
+        log.add(step, **figures)
         if step % 100 == 99 or step == num_steps - 1:
             torch.save(model.state_dict(), out / "joint.pt")
 

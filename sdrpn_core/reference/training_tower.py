@@ -6,7 +6,6 @@ plus cross entropy within each attribute group.
 """
 
 import math
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -166,7 +165,7 @@ def train_tower(
         parts.load_state_dict(torch.load(out / "tower.pt", weights_only=True))
     optimizer = torch.optim.AdamW(parts.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
     pool = PagePool(1000, rng)
-    log, started = TrainingLog(out / "training_log.jsonl", "tower"), time.monotonic()
+    log = TrainingLog(out / "training_log.jsonl", "tower")
     for step in range(num_steps):
         rate = peak_rate * min(1.0, (step + 1) / 100) * (0.03 + 0.97 * _cosine(step, num_steps))
         for group in optimizer.param_groups:
@@ -183,7 +182,7 @@ def train_tower(
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
-        log.add(step, loss=loss.item(), seconds=time.monotonic() - started, **accuracies)
+        log.add(step, loss=loss.item(), **accuracies)
         if step % 200 == 199 or step == num_steps - 1:
             torch.save(parts.state_dict(), out / "tower.pt")
 

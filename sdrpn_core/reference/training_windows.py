@@ -5,7 +5,6 @@ away; the tower goes on to stage ``tower``.
 """
 
 import math
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +35,7 @@ def train_windows(
     initialise_for_windows(tower)
     trained = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.02)
-    log, started = TrainingLog(out / "training_log.jsonl", "windows"), time.monotonic()
+    log = TrainingLog(out / "training_log.jsonl", "windows")
     parts = torch.nn.ModuleList([tower, model.model.multi_modal_projector])
     for step in range(num_steps):
         decay = 0.5 * (1 + math.cos(math.pi * step / num_steps))
@@ -50,7 +49,7 @@ def train_windows(
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        log.add(step, loss=loss.item(), seconds=time.monotonic() - started, **figures)
+        log.add(step, loss=loss.item(), **figures)
         if step % 200 == 199 or step == num_steps - 1:
             torch.save(parts.state_dict(), out / "tower.pt")
 

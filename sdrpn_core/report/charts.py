@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from markupsafe import Markup
+
 WIDTH, HEIGHT = 440, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 42
 _BAR_VALUE_WIDTH, _BAR_HEIGHT = 76, 30
@@ -57,7 +59,7 @@ def line_chart(
     y_label: str,
     y_range: tuple[float, float] | None = None,
     marker: tuple[float, str] | None = None,
-) -> str:
+) -> Markup:
     """Draw lines over a common x axis.
 
     Args:
@@ -73,7 +75,7 @@ def line_chart(
     """
     shown = [line for line in series if line.points]
     if not shown:
-        return ""
+        return Markup()
     xs = [x for line in shown for x, _ in line.points]
     ys = [y for line in shown for _, y in line.points]
     axes = _Axes(_padded(min(xs), max(xs)), y_range or _padded(0.0, max(ys)))
@@ -86,7 +88,7 @@ def line_chart(
     return _svg(WIDTH, HEIGHT, title, "".join(parts))
 
 
-def point_chart(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> str:
+def point_chart(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> Markup:
     """Draw points with their names beside them, both axes from 0.
 
     Args:
@@ -99,7 +101,7 @@ def point_chart(points: Sequence[Point], *, title: str, x_label: str, y_label: s
         An ``<svg>`` element, or an empty text without points.
     """
     if not points:
-        return ""
+        return Markup()
     axes = _Axes(
         _padded(0.0, 1.1 * max(point.x for point in points)),
         _padded(0.0, 1.1 * max(point.y for point in points)),
@@ -119,7 +121,7 @@ def point_chart(points: Sequence[Point], *, title: str, x_label: str, y_label: s
     return _svg(WIDTH, HEIGHT, title, "".join(parts))
 
 
-def bar_chart(bars: Sequence[Bar], *, title: str, maximum: float | None = None) -> str:
+def bar_chart(bars: Sequence[Bar], *, title: str, maximum: float | None = None) -> Markup:
     """Draw horizontal bars, values written at their right.
 
     Args:
@@ -131,7 +133,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str, maximum: float | None = None) 
         An ``<svg>`` element, or an empty text if there are no bars.
     """
     if not bars:
-        return ""
+        return Markup()
     full = maximum or max(max(bar.value, bar.high or 0.0) for bar in bars) or 1.0
     left = round(_CHARACTER_WIDTH * max(len(bar.label) for bar in bars)) + 8
     room = WIDTH - left - _BAR_VALUE_WIDTH
@@ -260,8 +262,9 @@ def _bar_row(bar: Bar, left: int, top: int, length: Callable[[float], float]) ->
     return "".join(parts)
 
 
-def _svg(width: int, height: int, title: str, body: str) -> str:
-    return (
+def _svg(width: int, height: int, title: str, body: str) -> Markup:
+    """For a page as it is: every text that a chart is given is escaped in it."""
+    return Markup(
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(title)}"><title>{escape(title)}</title>{body}</svg>'
     )

@@ -1,6 +1,6 @@
 """A comparison as Markdown, LaTeX and one HTML page with its plots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
@@ -50,8 +50,8 @@ def to_html(comparison: Comparison) -> str:
         "comparison.html.j2",
         caption=caption(comparison),
         tables=[table_rows(comparison), sweep_rows(comparison)],
-        speed_charts=_markup(speed_accuracy_charts(comparison)),
-        threshold_charts=_markup(threshold_charts(comparison)),
+        speed_charts=speed_accuracy_charts(comparison),
+        threshold_charts=threshold_charts(comparison),
         own_threshold=comparison.own_threshold,
         ours=METHOD_NAMES[Method.SDRPN],
     )
@@ -70,7 +70,7 @@ def caption(comparison: Comparison) -> str:
     )
 
 
-def speed_accuracy_charts(comparison: Comparison) -> dict[str, str]:
+def speed_accuracy_charts(comparison: Comparison) -> dict[str, Markup]:
     """Benchmark -> plot with a point per way of answering that was timed."""
     return {
         name: point_chart(
@@ -92,7 +92,7 @@ def speed_accuracy_charts(comparison: Comparison) -> dict[str, str]:
     }
 
 
-def threshold_charts(comparison: Comparison) -> dict[str, str]:
+def threshold_charts(comparison: Comparison) -> dict[str, Markup]:
     """Benchmark -> plot of accuracy, recall and share of crops over the region threshold."""
     charts = {}
     for name in dict.fromkeys(point.benchmark for point in comparison.sweep):
@@ -113,11 +113,6 @@ def threshold_charts(comparison: Comparison) -> dict[str, str]:
             marker=(comparison.own_threshold, f"in the table: {comparison.own_threshold:g}"),
         )
     return charts
-
-
-def _markup(charts: Mapping[str, str]) -> dict[str, Markup]:
-    # Charts escape every text they are given.
-    return {name: Markup(chart) for name, chart in charts.items() if chart}
 
 
 def _by_benchmark(comparison: Comparison) -> dict[str, list[ComparisonRow]]:

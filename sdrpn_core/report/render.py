@@ -182,16 +182,14 @@ def _result_charts(results: Results, ours: Method) -> dict[str, Markup]:
     ]
     steps = [step for step in results.labels if step.touch_precision is not None]
     return {
-        "accuracy": _markup(
-            bar_chart(accuracy, title=f"Accuracy on {results.benchmark} by method", maximum=1.0)
+        "accuracy": bar_chart(
+            accuracy, title=f"Accuracy on {results.benchmark} by method", maximum=1.0
         ),
-        "speed": _markup(bar_chart(speed, title="Speed relative to the base model")),
-        "labels": _markup(
-            bar_chart(
-                [_step_bar(step, is_last=step is steps[-1]) for step in steps],
-                title="Touch precision of the labels after each denoising step",
-                maximum=1.0,
-            )
+        "speed": bar_chart(speed, title="Speed relative to the base model"),
+        "labels": bar_chart(
+            [_step_bar(step, is_last=step is steps[-1]) for step in steps],
+            title="Touch precision of the labels after each denoising step",
+            maximum=1.0,
         ),
     }
 
@@ -227,17 +225,13 @@ def _training_charts(log: Sequence[Mapping[str, Any]]) -> dict[str, Markup]:
         if all(name in entry for entry in validations)
     ]
     return {
-        "loss": _markup(
-            line_chart(loss, title="Loss by training step", x_label="step", y_label="loss")
-        ),
-        "quality": _markup(
-            line_chart(
-                quality,
-                title="Agreement with held-out pseudo-labels by training step",
-                x_label="step",
-                y_label="at probability 0.5",
-                y_range=(0.0, 1.0),
-            )
+        "loss": line_chart(loss, title="Loss by training step", x_label="step", y_label="loss"),
+        "quality": line_chart(
+            quality,
+            title="Agreement with held-out pseudo-labels by training step",
+            x_label="step",
+            y_label="at probability 0.5",
+            y_range=(0.0, 1.0),
         ),
     }
 
@@ -250,15 +244,13 @@ def _sweep_chart(data: ReportData) -> Markup:
         Series(name, [(point.threshold, getattr(point, name)) for point in sweep])
         for name in ("f1", "precision", "recall")
     ]
-    return _markup(
-        line_chart(
-            series,
-            title="F1, precision and recall of cells by region threshold",
-            x_label="region threshold",
-            y_label="on held-out labels",
-            y_range=(0.0, 1.0),
-            marker=(data.rpn.threshold, f"chosen: {data.rpn.threshold:g}"),
-        )
+    return line_chart(
+        series,
+        title="F1, precision and recall of cells by region threshold",
+        x_label="region threshold",
+        y_label="on held-out labels",
+        y_range=(0.0, 1.0),
+        marker=(data.rpn.threshold, f"chosen: {data.rpn.threshold:g}"),
     )
 
 
@@ -275,8 +267,3 @@ def _groups(examples: Sequence[Example]) -> list[tuple[str, list[ShownExample]]]
 
 def _shown(example: Example, heading: str) -> ShownExample:
     return ShownExample(example, pictures_of(example), heading)
-
-
-def _markup(svg: str) -> Markup:
-    # Charts escape every text they are given.
-    return Markup(svg)

@@ -10,11 +10,13 @@ Shape legend: N batch, L sequence, d hidden size, C image cells.
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from data_contracts.enums import RoiLabel
 from sdrpn_core.attention.masks import ColumnMasks
@@ -205,21 +207,18 @@ def collate(
 ) -> FeatureBatch:
     """Stack features and labels."""
     device = features[0].hidden.device
-    length = max(item.hidden.shape[0] for item in features)
-    num_cells = max(item.image_columns.shape[0] for item in features)
+    joined = partial(pad_sequence, batch_first=True)
+    lengths = [len(item.hidden) for item in features]
+    positions = [
+        functional.pad(item.position_ids, (0, max(lengths) - length))
+        for item, length in zip(features, lengths, strict=True)
+    ]
     labels = [torch.from_numpy(e.labels.astype("int64")).flatten() for e in examples]
     return FeatureBatch(
-        hidden=torch.stack([_pad_right(item.hidden.T, length).T for item in features]),
-        position_ids=torch.stack(
-            [_pad_right(item.position_ids, length) for item in features], dim=-2
-        ),
-        query_columns=torch.tensor([item.hidden.shape[0] - 1 for item in features], device=device),
-        image_numbers=torch.stack([_pad_right(item.image_numbers, length) for item in features]),
-        image_columns=torch.stack([_pad_right(item.image_columns, num_cells) for item in features]),
-        labels=torch.stack([_pad_right(item, num_cells, int(RoiLabel.IGNORE)) for item in labels]),
+        hidden=joined([item.hidden for item in features]),
+        position_ids=torch.stack(positions, dim=-2),
+        query_columns=torch.tensor(lengths, device=device) - 1,
+        image_numbers=joined([item.image_numbers for item in features]),
+        image_columns=joined([item.image_columns for item in features]),
+        labels=joined(labels, padding_value=int(RoiLabel.IGNORE)),
     )
-
-
-def _pad_right(values: Tensor, length: int, fill: int = 0) -> Tensor:
-    """``fill`` after ``values`` along the last axis, up to ``length``."""
-    return functional.pad(values, (0, length - values.shape[-1]), value=fill)

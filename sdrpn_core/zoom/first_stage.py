@@ -23,7 +23,7 @@ from torch import Tensor
 from sdrpn_core.attention.masks import ColumnMasks
 from sdrpn_core.decoding.cache_rows import first_columns, fork
 from sdrpn_core.decoding.decoder import DecoderInput
-from sdrpn_core.generation.prompt_batch import PromptBatch, image_columns, pad_left
+from sdrpn_core.generation.prompt_batch import PromptBatch, embedded, image_columns, pad_left
 from sdrpn_core.generation.repetition import tokens_of_prompts
 from sdrpn_core.geometry import GridShape
 from sdrpn_core.models.base import ModelAdapter
@@ -65,10 +65,7 @@ def first_stage(
         features: one per question; the same object for questions about the same image.
         questions: question texts.
     """
-    prompts = [
-        adapter.embed_prompt(question, [image])
-        for question, image in zip(questions, features, strict=True)
-    ]
+    prompts = embedded(adapter, questions, features)
     owners = _prefix_owners(prompts, features)
     distinct = sorted(set(owners))
     rows = torch.tensor([distinct.index(owner) for owner in owners], device=adapter.device)

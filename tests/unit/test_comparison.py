@@ -183,4 +183,8 @@ def test_every_timed_method_is_a_named_point_of_the_speed_plot(comparison: Compa
         )
     ]
     assert abs(heights[0] - heights[1]) >= 12, "names do not cover each other"
+    assert to_html(comparison.model_copy(update={"sweep": ()})).count("<figure>") == len(charts)
+    rows = [row.model_copy(update={"throughput": None}) for row in comparison.rows]
+    untimed = comparison.model_copy(update={"sweep": (), "rows": tuple(rows)})
+    assert "<figure>" not in to_html(untimed)
     assert chart in to_html(comparison)

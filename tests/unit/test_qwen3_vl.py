@@ -20,7 +20,7 @@ def test_deepstack_features_of_all_images_together_are_told_apart(tmp_path: Path
     apart = [level.split([2, 3]) for level in joint]
     for levels in (joint, apart):
         output = SimpleNamespace(pooler_output=tokens, deepstack_features=levels)
-        first, second = adapter._deepstack(output, 2)
+        first, second = adapter._deepstack(output) or ()
         for depth, level in enumerate(joint):
             assert torch.equal(first[depth], level[:2])
             assert torch.equal(second[depth], level[2:])

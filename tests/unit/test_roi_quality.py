@@ -1,16 +1,17 @@
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdrpn_core.evaluation.results import roi_quality_of
 from sdrpn_core.evaluation.roi_quality import (
     EMPTY_MASK_QUALITY,
     box_quality,
     mask_quality,
     points_inside,
-    summarize_boxes,
     true_cells,
     true_coverage,
 )
@@ -168,7 +169,6 @@ def test_box_quality_equals_counting_pixels(proposed, true_boxes):
     quality = box_quality(proposed, true_boxes, IMAGE)
     assert quality.coverage == pytest.approx((found & wanted).sum() / wanted.sum())
     assert quality.iou == pytest.approx((found & wanted).sum() / (found | wanted).sum())
-    assert quality.num_boxes == len(proposed)
 
 
 def test_true_boxes_without_area_are_refused():
@@ -177,21 +177,23 @@ def test_true_boxes_without_area_are_refused():
 
 
 def test_summary_of_a_worked_example():
-    true = [BoxXYXY(0, 0, 10, 10)]
+    true = BoxXYXY(0, 0, 10, 10)
     proposals = [
         [BoxXYXY(0, 0, 10, 9)],  # covers exactly 90 %
         [BoxXYXY(0, 0, 10, 5)],  # exactly 50 %
         [BoxXYXY(50, 50, 60, 60)],
         [],
     ]
-    summary = summarize_boxes(box_quality(boxes, true, IMAGE) for boxes in proposals)
-    assert (summary.num_documents, summary.num_without_boxes) == (4, 1)
+    row = {**asdict(FLAT), "true_box": true, "roi_map": None}
+    rows = [{**row, "boxes": boxes} for boxes in proposals]
+    summary = roi_quality_of([*rows, {**row, "true_box": None, "boxes": []}])
+    assert summary is not None
+    assert (summary.num_documents, summary.no_crop_ratio) == (4, 0.25)
     assert summary.mean_coverage == pytest.approx((0.9 + 0.5) / 4)
-    assert (summary.box_recall_50, summary.box_recall_90) == (0.5, 0.25)
+    assert (summary.box_recall, summary.box_recall_90) == (0.5, 0.25)
     assert summary.mean_iou == pytest.approx((0.9 + 0.5) / 4)
+    assert summary.pointing_accuracy is None
 
 
-def test_summary_of_nothing_is_not_a_number():
-    summary = summarize_boxes([])
-    assert summary.num_documents == 0
-    assert math.isnan(summary.mean_coverage)
+def test_rows_without_true_boxes_have_no_summary():
+    assert roi_quality_of([{"true_box": None}]) is None

@@ -13,6 +13,7 @@ from PIL import Image
 from data_contracts.enums import Method
 from sdrpn_core.evaluation.vicrop import (
     TILE_HEIGHT,
+    Pictures,
     block_mean,
     detail_mask,
     importance_maps,
@@ -104,7 +105,7 @@ def test_gradients_leave_nothing_on_the_model(adapter: ModelAdapter):
 def test_every_variant_maps_the_whole_image(adapter: ModelAdapter, method: Method):
     images = [noise(90, 30), noise(40, 60)]
     features = adapter.encode_images(images)
-    found = importance_maps(adapter, method, images, features, QUESTIONS, LAYERS)
+    found = importance_maps(adapter, method, Pictures(images, features, QUESTIONS, LAYERS))
     for image, (scores, letterbox) in zip(images, found, strict=True):
         assert letterbox.image_size == image.size
         assert np.isfinite(scores).all()
@@ -122,7 +123,8 @@ def test_pixels_that_the_tower_drops_are_in_no_cell(tmp_path: Path):
     images = [noise(90, 30), noise(40, 60)]
     features = adapter.encode_images(images)
     assert adapter.pixels_seen(features[0]) == (40, 40)
-    found = importance_maps(adapter, Method.VICROP_PURE_GRAD, images, features, QUESTIONS, LAYERS)
+    shown = Pictures(images, features, QUESTIONS, LAYERS)
+    found = importance_maps(adapter, Method.VICROP_PURE_GRAD, shown)
     for (scores, letterbox), image in zip(found, features, strict=True):
         assert scores.shape == image.grid == (5, 5)
         assert scores.max() > 0
@@ -147,11 +149,12 @@ def test_a_tiles_map_is_that_of_the_tile_alone(
         return encode(images)
 
     monkeypatch.setattr(adapter, "encode_images", watched)
-    [(joined, _)] = importance_maps(adapter, high, [image], features, QUESTIONS[:1], [2])
+    [(joined, _)] = importance_maps(adapter, high, Pictures([image], features, QUESTIONS[:1], [2]))
     assert sizes == [4, 2]
     for number in (1, 4):
         tile = image.crop((30 * number, 0, 30 * number + 30, 30)).resize((side, side))
-        [(alone, _)] = importance_maps(adapter, plain, [tile], encode([tile]), QUESTIONS[:1], [2])
+        shown = Pictures([tile], encode([tile]), QUESTIONS[:1], [2])
+        [(alone, _)] = importance_maps(adapter, plain, shown)
         width = alone.shape[1]
         found = joined[:, number * width : (number + 1) * width]
         np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-8)
@@ -160,12 +163,12 @@ def test_a_tiles_map_is_that_of_the_tile_alone(
 def test_families_without_plain_pixels_say_which_methods_to_leave_out(tmp_path: Path):
     qwen = load_adapter(tiny_qwen2_5_vl(tmp_path), device="cpu")
     image = noise(60, 40)
-    features = qwen.encode_images([image])
+    shown = Pictures([image], qwen.encode_images([image]), QUESTIONS[:1], [2])
     for method in (Method.VICROP_GRAD, Method.VICROP_HIGH):
-        [(scores, _)] = importance_maps(qwen, method, [image], features, QUESTIONS[:1], [2])
+        [(scores, _)] = importance_maps(qwen, method, shown)
         assert scores.max() > 0
     with pytest.raises(ModelError, match=r"^vicrop_pure_grad and .*: leave these methods out"):
-        importance_maps(qwen, Method.VICROP_PURE_GRAD, [image], features, QUESTIONS[:1], [2])
+        importance_maps(qwen, Method.VICROP_PURE_GRAD, shown)
 
 
 @given(st.integers(1, 9000), st.integers(1, 9000))
