@@ -27,6 +27,8 @@ _SETTINGS = {"hf": "HF_ENDPOINT and HF_TOKEN"}
 _DENIED = (401, 403)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a local disk that only its user can end."""
+UNWRITABLE = (*DISK_FULL, errno.EROFS, errno.EFBIG)
+"""The same, and those of a disk that would not take a file of any size, or of this one."""
 _SILENT = ("ReadTimeoutError", "ConnectTimeoutError")
 _BROKEN_OFF = ("ServerDisconnectedError", "ClientPayloadError")
 
@@ -126,6 +128,12 @@ def explain(error: Exception, root: str) -> str:
         return (
             f"the disk is read-only ({detail}); mount it for writing and run again, what is "
             "finished is kept; or choose a folder on another"
+        )
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return (
+            f"a file is larger than is allowed there ({detail}); raise the limit (ulimit -f), or "
+            "take a disk whose file system holds large files, and run again, what is finished is "
+            "kept"
         )
     if scheme == "file" and isinstance(error, PermissionError) and _is_closed(error.filename):
         return f"{error.filename} may not be read; give it read permission (chmod +r)"

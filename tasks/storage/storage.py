@@ -25,7 +25,7 @@ from tasks.storage.byte_ranges import ByteRange, member_bytes, split_address
 from tasks.storage.digests import digest
 from tasks.storage.drivers import HTTP, FileSystem, connect, is_local
 from tasks.storage.errors import (
-    DISK_FULL,
+    UNWRITABLE,
     StoreError,
     StoreUnreachable,
     TooLarge,
@@ -86,7 +86,7 @@ class Storage:
         except ConnectionError as error:
             raise StoreUnreachable(f"{self.root}: {explain(error, self.root)}") from error
         except OSError as error:
-            if error.errno in (*DISK_FULL, errno.EROFS):
+            if error.errno in UNWRITABLE:
                 raise StoreError(f"{self.root}: {explain(error, self.root)}") from error
             raise  # transient, or plain facts such as FileNotFoundError
         except SdrpnError:

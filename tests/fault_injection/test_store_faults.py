@@ -129,6 +129,7 @@ class TestFailingWrites:
         ("number", "told"),
         [
             (errno.ENOSPC, "the disk is full .*No space.*; make room and run again"),
+            (errno.EFBIG, r"larger than is allowed there .*; raise the limit \(ulimit -f\), or"),
             (errno.EROFS, "read-only .*; mount it for writing and run again, what is finished"),
         ],
     )

@@ -97,6 +97,7 @@ def test_what_may_go_away(error: Exception):
         caused(DownloadError("cannot be written"), full_disk()),
         caused(NotRewritten("cannot be unpacked"), full_disk()),
         of_system(errno.EDQUOT),
+        of_system(errno.EFBIG),
         of_system(errno.EROFS),
         of_system(errno.ELOOP),
         of_system(errno.ENAMETOOLONG),
