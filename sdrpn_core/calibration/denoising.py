@@ -6,10 +6,10 @@ from data_contracts.base import Settings
 from data_contracts.enums import QuestionKind
 from data_contracts.label_settings import LabelSettings
 from data_contracts.profiles import HeadSelection
-from sdrpn_core.attention.sinks import sink_map
-from sdrpn_core.calibration.examples import AttentionMaps
-from sdrpn_core.calibration.scoring import Mask
+from sdrpn_core.calibration.scoring import LabelScorer, Mask, head_set
 from sdrpn_core.pseudo_labels import denoising_steps
+
+_MEASURED = {"centre_precision", "recall", "false_background"}
 
 
 class StepScore(Settings):
@@ -27,7 +27,7 @@ class StepScore(Settings):
 
 
 def score_denoising(
-    maps: AttentionMaps,
+    scorer: LabelScorer,
     heads: Mapping[QuestionKind, HeadSelection],
     labels: LabelSettings,
     chosen: Mask,
@@ -35,23 +35,10 @@ def score_denoising(
     """Score each step for each kind over the chosen questions, (N,)."""
     scores = []
     for kind, selection in heads.items():
-        rows = chosen & maps.of_kind(kind)
-        inside = maps.inside[rows]
-        num_inside = max(int(inside.sum()), 1)
-        sink = None if selection.sink is None else sink_map(selection.sink, maps)[rows]
-        sizes = None if maps.image_sizes is None else maps.image_sizes[rows]
-        grounding = maps.mean_of_heads(selection.grounding)[rows]
-        for step in denoising_steps(grounding, sink, labels, sizes):
-            hits, misses = (
-                int((cells & inside).sum()) for cells in (step.foreground, step.background)
-            )
-            scores.append(
-                StepScore(
-                    kind=kind,
-                    step=step.name,
-                    centre_precision=hits / max(int(step.foreground.sum()), 1),
-                    recall=hits / num_inside,
-                    false_background=misses / num_inside,
-                )
-            )
+        rows = chosen & scorer.maps.of_kind(kind)
+        inputs = scorer.inputs(head_set(selection.grounding), labels, selection.sink)
+        for step in denoising_steps(*inputs):
+            quality = scorer.count(step.foreground, step.background).quality(rows)
+            figures = quality.model_dump(include=_MEASURED)
+            scores.append(StepScore(kind=kind, step=step.name, **figures))
     return scores

@@ -111,24 +111,26 @@ class LabelScorer:
         """Counts for the mean map of these heads before rejection; all else is background."""
         key = (heads, "" if sink is None else sink.model_dump_json(), settings)
         if key not in self._known:
-            foreground = foreground_cells(*self._inputs(heads, settings, sink))
-            self._known[key] = self._count(foreground, ~foreground)
+            foreground = foreground_cells(*self.inputs(heads, settings, sink))
+            self._known[key] = self.count(foreground, ~foreground)
         return self._known[key]
 
     def labels(
         self, heads: HeadSet, settings: LabelSettings, sink: SinkRule | None = None
     ) -> LabelCounts:
         """Counts for the labels that would be trained on."""
-        labels = make_pseudo_labels(*self._inputs(heads, settings, sink)).labels
-        return self._count(labels == RoiLabel.FOREGROUND, labels == RoiLabel.BACKGROUND)
+        labels = make_pseudo_labels(*self.inputs(heads, settings, sink)).labels
+        return self.count(labels == RoiLabel.FOREGROUND, labels == RoiLabel.BACKGROUND)
 
-    def _inputs(
+    def inputs(
         self, heads: HeadSet, settings: LabelSettings, sink: SinkRule | None
     ) -> tuple[Tensor, Tensor | None, LabelSettings, NDArray[np.int64] | None]:
+        """What label making is given of the mean map of these heads."""
         signal = None if sink is None else sink_map(sink, self.maps)
         return mean_map(self.maps, heads), signal, settings, self.maps.image_sizes
 
-    def _count(self, foreground: Mask, background: Mask) -> LabelCounts:
+    def count(self, foreground: Mask, background: Mask) -> LabelCounts:
+        """Counts for the cells (N, h, w) of some labels."""
         inside = self.maps.inside
         overlapping = inside | self.maps.overlapping
         cells = (

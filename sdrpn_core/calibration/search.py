@@ -213,7 +213,7 @@ def _evidence(
         sinks=boxes.sinks,
         planted_sinks=tuple(planted),
         thresholds=boxes.thresholds,
-        denoising=tuple(score_denoising(maps, chosen.heads, chosen.labels, maps.unseen)),
+        denoising=tuple(score_denoising(scorer, chosen.heads, chosen.labels, maps.unseen)),
         branches=tuple(branches),
         methods=tuple(compare_methods(scorer, choices, settings)),
         quality=by_kind,

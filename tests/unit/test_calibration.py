@@ -141,7 +141,8 @@ def test_planted_sink_is_found_and_removed() -> None:
     assert search.choice.labels.sink_threshold == 1.0
     for labels in search.choice.training_labels(maps):
         assert all(labels[cell] != RoiLabel.FOREGROUND for cell in cells)
-    steps = score_denoising(maps, search.choice.heads, search.choice.labels, maps.unseen)
+    scorer = LabelScorer(maps)
+    steps = score_denoising(scorer, search.choice.heads, search.choice.labels, maps.unseen)
     precision = {(s.kind, s.step): s.centre_precision for s in steps}
     assert precision[TEXTUAL, "sinks"] > precision[TEXTUAL, "padding"] + 0.1
 
