@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -173,6 +174,24 @@ def test_a_missing_image_is_explained(folder: Path) -> None:
     result = sdrpn("predict", folder / "no.png", "what is it ?", "--store", folder / "store")
     assert result.exit_code == 2
     assert "no such image" in result.output
+
+
+def test_an_image_whose_server_is_down_is_not_a_wrong_argument(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said to be no image file, with the status of a command that must be mended."""
+    monkeypatch.setattr("tasks.storage.http_driver._WAITS", (0.0, 0.0))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    image = f"http://127.0.0.1:{port}/a.png"  # refused, as nobody listens any more
+    result = sdrpn("predict", image, "what is it ?", "--store", folder / "store")
+    assert result.exit_code == 1, result.output
+    assert f"{image}: cannot be reached" in result.output
+    (folder / "asked.jsonl").write_text(json.dumps({"image": image, "question": "what is it ?"}))
+    many = ("--output", folder / "unreached.jsonl", "--store", folder / "store")
+    result = sdrpn("predict", folder / "asked.jsonl", *many)
+    assert result.exit_code == 3, result.output
+    assert "cannot be reached" in (folder / "unreached.jsonl").read_text()
 
 
 def test_a_pattern_of_images_is_answered_into_a_file(folder: Path) -> None:
