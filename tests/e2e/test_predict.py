@@ -177,7 +177,7 @@ def test_a_missing_image_is_explained(folder: Path) -> None:
 
 
 def test_an_image_whose_server_is_down_is_not_a_wrong_argument(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It was said to be no image file, with the status of a command that must be mended."""
     monkeypatch.setattr("tasks.storage.http_driver._WAITS", (0.0, 0.0))
@@ -187,6 +187,7 @@ def test_an_image_whose_server_is_down_is_not_a_wrong_argument(
     result = sdrpn("predict", image, "what is it ?", "--store", folder / "store")
     assert result.exit_code == 1, result.output
     assert f"{image}: cannot be reached" in result.output
+    assert "asking a last time in" in caplog.text
     (folder / "asked.jsonl").write_text(json.dumps({"image": image, "question": "what is it ?"}))
     many = ("--output", folder / "unreached.jsonl", "--store", folder / "store")
     result = sdrpn("predict", folder / "asked.jsonl", *many)
