@@ -177,6 +177,7 @@ def test_heads_may_be_looked_at_before_any_are_known(picture: Path, tmp_path: Pa
         (("--heads", "1:"), "give LAYER or LAYER:HEAD,HEAD"),
         (("--heads", "-1"), "give LAYER or LAYER:HEAD,HEAD"),
         (("--profile", "none"), "no profile 'none'"),
+        (("--profile", "."), "sdrpn calibrate --model . --out FOLDER"),
         (("--dtype", "float8"), "dtype"),
         (("--overlay", "scene.png"), "is the image itself"),
         (("--overlay", "view.xyz"), "no picture can be written"),
