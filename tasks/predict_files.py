@@ -25,6 +25,10 @@ def read_image(store: ArtifactStore, path: str) -> Image.Image:
         ConfigError: if there is no such image, it cannot be had, or it is none.
         StoreUnreachable: if where it lies does not answer, so that it may be had another time.
     """
+    if not path:  # as a path, it would be the working directory
+        raise ConfigError(
+            "the IMAGE is empty: give one; perhaps a variable of the shell is not set"
+        )
     try:
         return decode_image(store.read_uri(absolute_uri(path), MAX_MEMBER_BYTES))
     except FileNotFoundError:

@@ -151,6 +151,7 @@ def test_damaged_rpn_does_not_hide_the_newest_sound_one(
         (("*.png", "it", "--output", "a.jsonl", "--overlay", "."), "is the folder of images"),
         (("none.jsonl", "--output", "a.jsonl", "--overlay", "new"), "no such file"),
         (("none.png", "it"), "no such image"),
+        (("", "it"), "the IMAGE is empty: give one"),
         (("/dev/null", "it"), "/dev/null: cannot be read as an image file (is a device or a pipe"),
     ],
 )
