@@ -11,8 +11,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from data_contracts.base import Settings
 from data_contracts.enums import QuestionKind
-from data_contracts.errors import SdrpnError
 from data_contracts.label_settings import LabelSettings, RegionSettings
+from data_contracts.settings_files import ConfigError
 from data_contracts.sink_rules import (
     OWN_THRESHOLDS,
     Heads,
@@ -28,7 +28,7 @@ from data_contracts.sink_rules import (
 from data_contracts.training import TrainingConfig
 
 
-class UncalibratedProfile(SdrpnError):
+class UncalibratedProfile(ConfigError):
     """A profile does not say which heads ground a kind of question."""
 
 

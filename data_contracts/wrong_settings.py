@@ -47,7 +47,7 @@ _ELSEWHERE = {
 
 def _describe(problem: dict[str, Any]) -> str:
     # What has brackets is no key but a form of value that was tried.
-    parts = [part for part in map(str, problem["loc"]) if "[" not in part]
+    parts = [_cut(part) for part in map(str, problem["loc"]) if "[" not in part]
     if not parts:
         return _reason(problem)
     key = ".".join(parts)
@@ -91,6 +91,11 @@ class _Brief(reprlib.Repr):
         return repr(concealed(x)[:_SHOWN])
 
 
+def _cut(text: str) -> str:
+    """A long text's beginning."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 def _follows(problem: dict[str, Any], others: list[dict[str, Any]]) -> bool:
     """Whether a list is too short only because items of it are wrong."""
     place = problem["loc"]
@@ -103,4 +108,6 @@ def _reason(problem: dict[str, Any]) -> str:
     needed = _NEEDED.get(problem["type"])
     if needed is not None:
         return f"{needed}, not {shorten(_Brief().repr(problem['input']), _SHOWN)}"
-    return str(problem["msg"]).removeprefix("Value error, ")
+    said = str(problem["msg"]).removeprefix("Value error, ")
+    given = problem.get("ctx", {}).get("tag", problem["input"])
+    return said.replace(given, _cut(given)) if isinstance(given, str) and given else said

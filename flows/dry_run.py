@@ -69,10 +69,10 @@ class LookingExecution(Execution):
         Raises:
             UnknownChoice: if none has such a device.
         """
-        if self.runtime.device_map is None and self.runtime.device not in ALWAYS_THERE:
-            from tasks.models import require_device_name
+        if self.runtime.device_map is not None or self.runtime.device not in ALWAYS_THERE:
+            from tasks.models import require_device_names
 
-            require_device_name(self.runtime.device)
+            require_device_names(self.runtime)
 
     def _whole(
         self, stage: Stage, label: str, function: Whole, inputs: Sequence[Any]

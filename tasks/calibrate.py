@@ -123,6 +123,8 @@ def calibrate_model(
     draft = found_anywhere(
         draft_profile(model.model_id, name=model.name, prompt=model.prompt, revision=model.revision)
     )
+    if model.prompt is None:  # chat templates differ within a family, and a foreign one costs hours
+        say(f"asked as {draft.prompt!r}; if its chat template is another, give --prompt")
     examples = list(scene_examples(settings))
     _make(folder)
     adapter = load_adapter(draft, device=model.device, dtype=model.dtype)

@@ -16,6 +16,7 @@ from sdrpn_core.models.base import ModelAdapter
 from sdrpn_core.models.devices import (
     DeviceMap,
     check_device_map,
+    check_device_map_names,
     named_device,
     resolve_device,
 )
@@ -180,13 +181,16 @@ def require_device_map(device_map: DeviceMap) -> None:
     check_device_map(device_map)
 
 
-def require_device_name(device: str) -> None:
-    """Check that some machine may have a device.
+def require_device_names(runtime: RuntimeConfig) -> None:
+    """Check that some machine may have the devices that settings name.
 
     Raises:
         UnknownChoice: if none has.
     """
-    named_device(device)
+    if runtime.device_map is not None:
+        check_device_map_names(runtime.device_map)
+    else:
+        named_device(runtime.device)
 
 
 def _load(profile: ModelProfile, dtype: str, runtime: RuntimeConfig) -> ModelAdapter:

@@ -15,6 +15,7 @@ from tasks.asked_questions import Asked
 from tasks.fetching.addresses import local_file
 from tasks.storage.addresses import absolute_uri, folder_and_name
 from tasks.storage.byte_ranges import MAX_MEMBER_BYTES
+from tasks.storage.errors import StoreUnreachable
 
 
 def read_image(store: ArtifactStore, path: str) -> Image.Image:
@@ -22,11 +23,20 @@ def read_image(store: ArtifactStore, path: str) -> Image.Image:
 
     Raises:
         ConfigError: if there is no such image, it cannot be had, or it is none.
+        StoreUnreachable: if where it lies does not answer, so that it may be had another time.
     """
+    if not path:  # as a path, it would be the working directory
+        raise ConfigError(
+            "the IMAGE is empty: give one; perhaps a variable of the shell is not set"
+        )
     try:
         return decode_image(store.read_uri(absolute_uri(path), MAX_MEMBER_BYTES))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such image; check the path") from None
+    except ConnectionError as error:
+        raise StoreUnreachable(
+            f"{path}: cannot be reached ({error}); check the network and run again"
+        ) from error
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{path}: cannot be read as an image file ({reason})") from None

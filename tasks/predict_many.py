@@ -30,6 +30,7 @@ from tasks.predict import overlay_bytes, rounded_boxes
 from tasks.predict_files import read_image
 from tasks.storage.addresses import absolute_uri, kept_address
 from tasks.storage.digests import digest
+from tasks.storage.errors import StoreUnreachable
 from tasks.storage.storage import Storage
 
 ROWS_PER_PART = 32
@@ -190,7 +191,7 @@ def _opened(images: ArtifactStore, path: str) -> Image.Image | str:
     """The image, or why it cannot be read."""
     try:
         return read_image(images, path)
-    except ConfigError as error:
+    except (ConfigError, StoreUnreachable) as error:
         return str(error)
 
 

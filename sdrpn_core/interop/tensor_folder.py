@@ -1,5 +1,7 @@
 """Tensors of a safetensors checkpoint folder, read one by one."""
 
+import errno
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from data_contracts.errors import SdrpnError
 from data_contracts.json_lines import json_value
+from sdrpn_core.device_memory import is_out_of_memory
 from sdrpn_core.source_paths import stays_below
 
 INDEX = "model.safetensors.index.json"
@@ -117,10 +120,21 @@ class TensorFolder:
     @contextmanager
     def _explained(self, file: str) -> Iterator[None]:
         """What cannot be read of a file of tensors, or is not in it, as what to do about it."""
+        path = self.path / Path(file).name
         try:
             yield
-        except (SafetensorError, RuntimeError, TypeError, OSError) as error:  # torch's of types too
-            path = self.path / Path(file).name
+        except (
+            SafetensorError,
+            RuntimeError,  # torch's
+            TypeError,  # of types that torch lacks
+            OSError,
+            MemoryError,
+        ) as error:
+            if _is_full_memory(error):
+                raise ForeignCheckpointError(
+                    f"{path}: there is not enough memory to read it ({error}); free some, or use a "
+                    "machine with more"
+                ) from None
             raise ForeignCheckpointError(f"{path}: damaged ({error}); download it again") from None
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -136,3 +150,9 @@ class TensorFolder:
         if not isinstance(content, dict):
             raise ForeignCheckpointError(f"{path}: is not a JSON object; download it again")
         return content
+
+
+def _is_full_memory(error: BaseException) -> bool:
+    """Of a file that is mapped into memory, torch says so in the system's words only."""
+    is_refused_by_system = os.strerror(errno.ENOMEM) in str(error)
+    return isinstance(error, MemoryError) or is_refused_by_system or is_out_of_memory(error)

@@ -68,15 +68,34 @@ def check_device_map(device_map: DeviceMap) -> None:
             "device_map needs the package accelerate: run `pip install 'sdrpn[multi-gpu]'`, or "
             "remove device_map from the runtime settings"
         )
-    if isinstance(device_map, str):
-        if device_map not in _RULES:  # one device for all modules
-            resolve_device(device_map)
-        return
+    for device in _devices_of(device_map):
+        resolve_device(device)
+
+
+def check_device_map_names(device_map: DeviceMap) -> None:
+    """Refuse a map that no machine can follow.
+
+    Raises:
+        UnknownChoice: if it is of no module, or naming what is no device.
+    """
+    for device in _devices_of(device_map):
+        named_device(device)
+
+
+def _devices_of(device_map: DeviceMap) -> list[str]:
+    """Devices that a map names, but those where nothing is computed.
+
+    Raises:
+        UnknownChoice: if it is empty.
+    """
+    if isinstance(device_map, str):  # a rule, or one device for all modules
+        return [] if device_map in _RULES else [device_map]
     if not device_map:
-        raise ModelError("device_map is empty: map '' to a device for the whole model, or use auto")
-    for device in dict.fromkeys(map(str, device_map.values())):
-        if device not in _NOT_COMPUTED_ON:
-            resolve_device(f"cuda:{device}" if device.isdecimal() else device)
+        raise UnknownChoice(
+            "device_map is empty: map '' to a device for the whole model, or use auto"
+        )
+    devices = dict.fromkeys(map(str, device_map.values()))
+    return [f"cuda:{d}" if d.isdecimal() else d for d in devices if d not in _NOT_COMPUTED_ON]
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:

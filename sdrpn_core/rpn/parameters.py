@@ -30,6 +30,8 @@ def weights_problem(tensor: Tensor) -> str | None:
     is not finite makes every score one.
     """
     name = dtype_name(tensor.dtype)
+    if name == "float64":  # a network in NumPy's precision; nothing is lost but size
+        return "holds float64: save it as float32 (tensor.float()) first"
     if name not in DTYPES:
         return f"holds {name}, and weights are {', '.join(DTYPES[:-1])} or {DTYPES[-1]}"
     return None if tensor.isfinite().all() else "holds values that are not finite"

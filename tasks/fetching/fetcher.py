@@ -65,7 +65,7 @@ def describe(file: RemoteFile, open_remote: OpenRemote, settings: DownloadSettin
     problems: list[str] = []
     hiccup: Hiccup | None = None
     for uri in (file.uri, *file.mirrors):
-        pace = Pace(settings)
+        pace = Pace(settings, uri)
         try:
             return pace.patiently(lambda uri=uri: open_remote(uri).describe())  # type: ignore[misc]
         except (Unavailable, Hiccup) as error:
@@ -154,7 +154,7 @@ class _Fetch:
         failure: Exception = Unavailable("")
         num_wrong = 0
         for _ in range(_MAX_RESTARTS):
-            pace = Pace(self._settings)
+            pace = Pace(self._settings, self._uri)
             remote, info = self._open(open_remote, pace)
             if known := still_same(self._file, self._path, info):
                 return known
@@ -196,7 +196,7 @@ class _Fetch:
             except RangesIgnored:
                 shown = concealed(self._uri)
                 logger.info("%s: the server ignores ranges; one connection it is", shown)
-        return self._fetch_whole(remote, info, Pace(self._settings))
+        return self._fetch_whole(remote, info, Pace(self._settings, self._uri))
 
     def _fetch_parts(self, remote: Remote, info: RemoteInfo, pace: Pace) -> FetchedFile:
         assert info.num_bytes is not None
@@ -305,7 +305,7 @@ class _Fetch:
         """Digest of the bytes that came, once they are known to be the right ones."""
         sha256 = digest_file(partial)
         if info.sha256 is None:
-            again = Pace(self._settings).patiently(remote.describe)
+            again = Pace(self._settings, self._uri).patiently(remote.describe)
             if (again.num_bytes, again.version) != (info.num_bytes, info.version):
                 raise FileChanged
         elif sha256 != info.sha256:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from data_contracts.addresses import concealed
 from data_contracts.runtime import DownloadSettings
 from tasks.fetching.remote import Hiccup, RemoteInfo
 
@@ -15,8 +16,9 @@ logger = logging.getLogger(__name__)
 class Pace:
     """Waiting between attempts; a pause that a server asks for holds for every connection."""
 
-    def __init__(self, settings: DownloadSettings) -> None:
+    def __init__(self, settings: DownloadSettings, uri: str) -> None:
         self._settings = settings
+        self._shown = concealed(uri)
         self._not_before = 0.0
         self.stopped = threading.Event()
 
@@ -44,7 +46,9 @@ class Pace:
         own = min(settings.first_wait * 2 ** (num_failures - 1), 60.0) * jitter
         wait = max(own, error.retry_after or 0.0)
         self._not_before = max(self._not_before, time.monotonic() + wait)
-        logger.info("%s; again in %.1f s", error, wait)
+        # One hiccup is nothing to worry about; a server that is down lets a user wait long.
+        level = logging.INFO if num_failures == 1 else logging.WARNING
+        logger.log(level, "%s: %s; again in %.1f s", self._shown, error, wait)
         self.hold()
 
     def hold(self) -> None:

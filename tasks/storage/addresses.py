@@ -8,6 +8,8 @@ from data_contracts.addresses import REMEDY, holds_credentials
 from sdrpn_core.source_paths import is_unicode
 from tasks.storage.errors import BadAddress, StoreError, scheme_of
 
+_WITH_BUCKETS = ("s3", "gs")
+
 
 def absolute_uri(path: str) -> str:
     """A path that means the same in every working directory; URIs stay as they are."""
@@ -52,13 +54,16 @@ def absolute_root(root: str) -> str:
     """The root such that it means the same in every process, whatever its working directory.
 
     Raises:
-        BadAddress: if it is empty, a URI without its slashes, or one with a password.
+        BadAddress: if it is empty, a URI without its slashes or bucket, or one with a password.
     """
     if holds_credentials(root):
         raise BadAddress(f"{root}: the address {REMEDY}")
     if re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+:(?!//)", root):
         raise BadAddress(f"{root}: looks like a URI but lacks '://'; write it as scheme://path")
-    if scheme_of(root) != "file":
+    scheme = scheme_of(root)
+    if scheme in _WITH_BUCKETS and not root.partition("://")[2].strip("/"):
+        raise BadAddress(f"{root}: names no bucket; write it as {scheme}://bucket/prefix")
+    if scheme != "file":
         return root
     path = root.partition("://")[2] if "://" in root else root
     if not path:

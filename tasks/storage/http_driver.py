@@ -1,17 +1,20 @@
 """fsspec's HTTP driver, more patient: the original asks once, and all failures are "not found"."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
 
+from data_contracts.errors import one_line
 from sdrpn_core.transport_errors import may_pass, retry_after
 from tasks.storage.errors import TooLarge
 from tasks.storage.trickles import Flow, Trickle
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 _WAITS = (0.5, 2.0, 5.0)
 """Seconds before asking again."""
@@ -87,7 +90,10 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
             if wait is None or num_silent > 1:
                 raise ConnectionError(str(hiccup) or type(hiccup).__name__) from hiccup
             asked_for = retry_after(getattr(hiccup, "headers", None) or {}) or 0.0
-            await asyncio.sleep(max(wait, min(asked_for, _MAX_WAIT)))
+            pause = max(wait, min(asked_for, _MAX_WAIT))
+            if wait == _WAITS[-1]:
+                logger.warning("%s; asking a last time in %.1f s", one_line(hiccup), pause)
+            await asyncio.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
 
 

@@ -117,6 +117,22 @@ def test_a_value_is_shown_by_its_beginning(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (RuntimeConfig, {"y" * 3000: 1}),
+        (PipelineConfig, MINIMAL | {"sources": [{"type": "y" * 3000}]}),
+    ],
+)
+def test_a_long_key_or_type_is_shown_by_its_beginning(
+    kind: type[Settings], changes: dict[str, object]
+):
+    """What is pasted into a wrong place was repeated whole, and hid the remedy."""
+    with pytest.raises(ConfigError, match=r"y{60}\.\.\.") as caught:
+        parse_settings(kind, changes, "config")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
     ("changes", "key"),
     [
         ({"records": "https://user:secret@host/a.json"}, "records"),

@@ -162,7 +162,7 @@ def test_a_layer_alone_stands_for_the_mean_of_its_heads(picture: Path) -> None:
 def test_heads_may_be_looked_at_before_any_are_known(picture: Path, tmp_path: Path) -> None:
     unknown = write_profile(tmp_path / "unknown.yaml", load_profile("reference"), heads={})
     refused = sdrpn("attention", picture, QUESTION, "--profile", unknown)
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "sdrpn calibrate" in refused.output
     assert "--heads" in refused.output
     assert shown(picture, QUESTION, "--profile", unknown, "--heads", "1")["heads"]
@@ -177,6 +177,7 @@ def test_heads_may_be_looked_at_before_any_are_known(picture: Path, tmp_path: Pa
         (("--heads", "1:"), "give LAYER or LAYER:HEAD,HEAD"),
         (("--heads", "-1"), "give LAYER or LAYER:HEAD,HEAD"),
         (("--profile", "none"), "no profile 'none'"),
+        (("--profile", "."), "sdrpn calibrate --model . --out FOLDER"),
         (("--dtype", "float8"), "dtype"),
         (("--overlay", "scene.png"), "is the image itself"),
         (("--overlay", "view.xyz"), "no picture can be written"),

@@ -64,6 +64,8 @@ def test_a_model_without_a_profile_gets_one_that_loads(
     assert profile.is_calibrated
     # A stage said so; this command ended as if random heads were fine.
     assert "before you trust labels made so" in caplog.text
+    # The family's prompt was taken without a word, though it may be foreign to these weights.
+    assert f"asked as {profile.prompt!r}; if its chat template is another" in result.output
     assert set(profile.heads) == set(QuestionKind)
     assert f"by {'true boxes' if method == 'boxes' else 'attention alone'}" in profile.source
     load_adapter(profile, device="cpu")

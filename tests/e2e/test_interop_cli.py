@@ -118,7 +118,7 @@ def test_errors_are_one_line_and_say_what_to_do(tmp_path: Path) -> None:
     # It was trained at the layer that a profile names before anybody has looked for a good one.
     onwards = ("--config", "qwen2-vl-7b", "--until", "train-rpn")
     result = sdrpn("import-labels", tmp_path / "good.pkl", *options, *onwards)
-    assert result.exit_code == 1
+    assert result.exit_code == 2, "another profile is to be given"
     assert "profile 'qwen2-vl-7b' is uncalibrated" in result.output
     regions = {"model": {"profile": "qwen2.5-vl-7b"}, "regions": {"mask_tower": True}}
     wrong = {

@@ -59,6 +59,8 @@ def test_an_empty_value_was_an_error_of_something_else(
         (("run", "--data", "s4://b/mix.json", "--images", "images"), "Protocol not known: s4"),
         (("stage", "merge-labels", "--device", "gpu"), "device 'gpu' cannot be used"),
         (("run", "--dry-run", "--device", "gpu"), "device 'gpu' cannot be used"),
+        (("run", "--dry-run", "--runtime", "no_map.yaml"), "device_map is empty"),
+        (("run", "--dry-run", "--runtime", "odd_map.yaml"), "device 'gpu:0' cannot be used"),
         (("run", "--dry-run", "--data", "s4://b/m.json", "--images", "images"), "not known: s4"),
         (("predict", "images/a.png", "it", "--dtype", "bf16"), "dtype 'bf16' is not known"),
     ],
@@ -69,6 +71,8 @@ def test_what_no_machine_has_was_taken_for_what_fails_at_work(
     """The exit status was that of a server which is silent for a while: 1."""
     write_image(tmp_path / "images/a.png")
     (tmp_path / "mix.json").write_text(json.dumps([mix_record("a", "a.png")]))
+    (tmp_path / "no_map.yaml").write_text("device_map: {}")
+    (tmp_path / "odd_map.yaml").write_text("device_map: {model: 0, lm_head: 'gpu:0'}")
     monkeypatch.chdir(tmp_path)
     own = () if "--data" in arguments or "predict" in arguments else DATA
     result = sdrpn(*arguments, *own)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -150,6 +151,7 @@ def test_damaged_rpn_does_not_hide_the_newest_sound_one(
         (("*.png", "it", "--output", "a.jsonl", "--overlay", "."), "is the folder of images"),
         (("none.jsonl", "--output", "a.jsonl", "--overlay", "new"), "no such file"),
         (("none.png", "it"), "no such image"),
+        (("", "it"), "the IMAGE is empty: give one"),
         (("/dev/null", "it"), "/dev/null: cannot be read as an image file (is a device or a pipe"),
     ],
 )
@@ -173,6 +175,25 @@ def test_a_missing_image_is_explained(folder: Path) -> None:
     result = sdrpn("predict", folder / "no.png", "what is it ?", "--store", folder / "store")
     assert result.exit_code == 2
     assert "no such image" in result.output
+
+
+def test_an_image_whose_server_is_down_is_not_a_wrong_argument(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was said to be no image file, with the status of a command that must be mended."""
+    monkeypatch.setattr("tasks.storage.http_driver._WAITS", (0.0, 0.0))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    image = f"http://127.0.0.1:{port}/a.png"  # refused, as nobody listens any more
+    result = sdrpn("predict", image, "what is it ?", "--store", folder / "store")
+    assert result.exit_code == 1, result.output
+    assert f"{image}: cannot be reached" in result.output
+    assert "asking a last time in" in caplog.text
+    (folder / "asked.jsonl").write_text(json.dumps({"image": image, "question": "what is it ?"}))
+    many = ("--output", folder / "unreached.jsonl", "--store", folder / "store")
+    result = sdrpn("predict", folder / "asked.jsonl", *many)
+    assert result.exit_code == 3, result.output
+    assert "cannot be reached" in (folder / "unreached.jsonl").read_text()
 
 
 def test_a_pattern_of_images_is_answered_into_a_file(folder: Path) -> None:

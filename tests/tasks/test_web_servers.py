@@ -3,6 +3,7 @@
 And who gets which password.
 """
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -83,10 +84,16 @@ def test_pause_longer_than_our_patience_is_an_error(server: FileServer, tmp_path
         get(tmp_path, at(server, "/a.zip"))
 
 
-def test_server_that_stays_busy_is_given_up(server: FileServer, tmp_path: Path):
+def test_server_that_stays_busy_is_given_up(
+    server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     server.add("/a.zip", DATA, behave=lambda number, wanted: Answer(status=503))
     with pytest.raises(DownloadError, match=r"answers 503 .*\(3 attempts\)"):
         get(tmp_path, at(server, "/a.zip"))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    told = [line for line in warnings if "; again in " in line]
+    assert len(told) == 1, "nothing told a server that is down from a slow one"
+    assert re.match(r"http://.*/a\.zip: .*answers 503 ", told[0])
 
 
 @pytest.mark.parametrize("status", [204, 300, 304])

@@ -1,6 +1,8 @@
 """The RPN of published full models: found, checked, and the same network as was put in."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +293,7 @@ NO_WEIGHTS = [
     (torch.ones(48, 48, dtype=torch.bool), "holds bool"),
     (FLOAT8, "holds float8_e4m3fn"),
     (torch.ones(48, 48, dtype=torch.complex64), "holds complex64"),
-    (torch.ones(48, 48, dtype=torch.float64), "holds float64"),
+    (torch.ones(48, 48, dtype=torch.float64), r"holds float64: save it as float32 "),
     (not_finite(torch.bfloat16, torch.nan), "holds values that are not finite"),
     (not_finite(torch.float32, -torch.inf), "holds values that are not finite"),
 ]
@@ -373,3 +375,36 @@ def test_published_qwen_networks_are_asked_as_they_were_trained(tmp_path: Path) 
     found = read(folder, profile).config.profile
     assert found.prompt.index("{images}") < found.prompt.index("{question}")
     assert read(folder, profile, profile=profile).config.profile.prompt == profile.prompt
+
+
+READ_WITH_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from sdrpn_core.interop.tensor_folder import ForeignCheckpointError, TensorFolder
+
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    TensorFolder(Path(sys.argv[1])).read(["a"])
+except ForeignCheckpointError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no figure of mapped memory")
+@pytest.mark.parametrize("times", [0.5, 1.25], ids=["to open it", "to read it"])
+def test_a_file_that_memory_does_not_hold_is_not_called_damaged(
+    times: float, tmp_path: Path
+) -> None:
+    """Whoever followed the advice downloaded gigabytes again, to no avail."""
+    size = 1 << 30
+    layout = {"a": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
+    header = json.dumps(layout).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)  # sparse
+    command = [sys.executable, "-c", READ_WITH_LITTLE_MEMORY, str(tmp_path), str(int(size * times))]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "model.safetensors: there is not enough memory to read it" in told

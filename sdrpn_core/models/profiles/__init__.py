@@ -20,6 +20,12 @@ def load_profile(name_or_path: str) -> ModelProfile:
             return load_settings(ModelProfile, path)
     if Path(name_or_path).is_file():
         return load_settings(ModelProfile, name_or_path)
+    if Path(name_or_path).is_dir():
+        raise ConfigError(
+            f"model.profile: {name_or_path} is a folder; give the profile's file. If it is a "
+            f"model's, `sdrpn calibrate --model {name_or_path} --out FOLDER` writes one, "
+            "FOLDER/profile.yaml"
+        )
     raise ConfigError(
         f"model.profile: no profile {name_or_path!r}; packaged are "
         f"{', '.join(packaged_profiles())}, or give the path of a profile file"
