@@ -1,6 +1,7 @@
 """Files that ``sdrpn predict`` reads and writes: what can be refused before a model is loaded."""
 
 import io
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def picture_bytes(picture: Image.Image, suffix: str) -> bytes:
     """
     try:
         return _encoded(picture, suffix)
-    except (OSError, OverflowError, ValueError):
+    except (OSError, OverflowError, ValueError, struct.error):  # the last: a GIF by Pillow 12
         raise ConfigError(
             f"{picture.width} x {picture.height} pixels are too many for a picture in {suffix}: "
             "name a .png"

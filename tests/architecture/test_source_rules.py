@@ -2,10 +2,12 @@
 
 import ast
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from tests.architecture.source_tree import CHECKOUT, Source, product, sources
+from tests.architecture.source_tree import CHECKOUT, LAYERS, Source, product, sources
 
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 80
@@ -153,8 +155,17 @@ def test_numerics_use_no_global_random_numbers():
     assert found == []
 
 
-def test_every_config_is_packaged():
-    """`configs/*.yaml` must reach users who install a wheel."""
-    pyproject = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
-    assert '"configs*"' in pyproject
-    assert '"*.yaml"' in pyproject
+def test_every_file_beside_the_sources_is_packaged():
+    """Configurations, weights and templates must reach users who install a wheel."""
+    tool = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    patterns = ["*.py", *tool["setuptools"]["package-data"]["*"]]
+    folders = [name.rstrip("*") for name in tool["setuptools"]["packages"]["find"]["include"]]
+    files = {
+        path.relative_to(CHECKOUT).as_posix()
+        for folder in folders
+        for path in (CHECKOUT / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert {f"{folder}/py.typed" for folder in LAYERS} <= files
+    missing = [name for name in files if not any(Path(name).match(pattern) for pattern in patterns)]
+    assert missing == []

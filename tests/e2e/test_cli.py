@@ -380,6 +380,18 @@ def test_scenes_go_into_a_folder_of_their_own(tmp_path: Path):
     assert sdrpn("scenes", tmp_path / "empty", "--num-images", 1).exit_code == 0
 
 
+def test_scenes_without_photographs_leave_no_half_written_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Not every scene has a photograph: some were written before one was missing."""
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    refused = sdrpn("scenes", tmp_path / "demo", "--num-images", 16)
+    assert refused.exit_code == 1
+    assert refused.stderr == "error: scenes need scikit-image: pip install 'sdrpn[scenes]'\n"
+    monkeypatch.undo()
+    assert sdrpn("scenes", tmp_path / "demo", "--num-images", 1).exit_code == 0
+
+
 def test_a_prefect_server_that_is_down_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """142 lines of a traceback ended with the address."""
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")

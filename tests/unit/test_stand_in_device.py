@@ -59,6 +59,7 @@ def test_it_refuses_what_a_gpu_refuses() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a suite of its own, whose tests have the usual limit each
 def test_everything_runs_on_another_device_as_on_the_cpu() -> None:
     """Code for the GPU went untested wherever there is none."""
     done = run("-m", "pytest", "-q", "-p", "tests.stand_in_device", "tests/gpu")
