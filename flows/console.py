@@ -32,6 +32,10 @@ _MIB = 1 << 20
 _GIB = 1 << 30
 _WIDE = 1000
 """Characters; no table of ours is wider."""
+_LEGIBLE = 12
+"""Characters that a column of texts has at least."""
+_BORDER = 3
+"""Characters between two columns."""
 
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -247,24 +251,43 @@ def size_text(num_bytes: int) -> str:
 
 
 def print_table(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
-    """Print rows under their keys; figures are right-aligned and never cut, texts may wrap."""
+    """Print rows under their keys; figures are right-aligned and never cut, texts may wrap.
+
+    Where that would leave texts a few letters a line, rows come one below the other.
+    """
     if not rows:
         return
     table = Table(title=title, title_justify="left", title_style="bold")
+    least = 1
     for name in rows[0]:
         is_figure = all(_is_figure(str(row[name])) for row in rows)
+        width = max(len(str(row[name])) for row in rows)
+        heading = max(map(len, name.split()))
+        least += max(heading, width if is_figure else min(width, _LEGIBLE)) + _BORDER
         table.add_column(
             name,
             justify="right" if is_figure else "left",
             no_wrap=is_figure,
-            min_width=max(len(str(row[name])) for row in rows) if is_figure else None,
+            min_width=width if is_figure else None,
             overflow="fold",
         )
+    if console.is_terminal and console.width < least:
+        _print_rows(console, title, rows)
+        return
     for row in rows:
         table.add_row(*(Text(printable(str(value))) for value in row.values()))
     if not console.is_terminal:  # a file or a pipe is as wide as the table
         console = Console(file=console.file, width=_WIDE)
     console.print(table)
+
+
+def _print_rows(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    """Each key and value on a line of its own; the terminal wraps what is longer."""
+    say(title, console, style="bold")
+    for row in rows:
+        for name, value in row.items():
+            say(f"{name}: {value}", console)
+        say("", console)
 
 
 def _is_figure(text: str) -> bool:

@@ -212,6 +212,18 @@ def test_a_cell_of_a_table_is_text():
     assert "no image 'a[/]b[b].png' :x: " in text(console)
 
 
+def test_a_narrow_terminal_shows_ids_whole():
+    """They were folded to three letters a line beside columns of figures."""
+    row = {"artifact": "download/fb932017a54e7ad15726", "state": "committed", "bytes": "1,234,567"}
+    shown = {}
+    for width in (40, 37):
+        console = Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True)
+        print_table(console, "Artifacts", [row])
+        shown[width] = console.file.getvalue()
+    assert f"artifact: {row['artifact']}\nstate: committed\nbytes: 1,234,567\n" in shown[37]
+    assert "committed \N{BOX DRAWINGS LIGHT VERTICAL} 1,234,567" in shown[40]
+
+
 def test_what_others_wrote_gives_a_terminal_no_orders():
     """Names of files, questions and answers could set its title, clear it and hide lines."""
     console, orders = log(), "a\x1b]0;title\x07\x1b[2J\x9b8m\rb\u202ec"
