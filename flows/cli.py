@@ -62,11 +62,24 @@ app.add_typer(artifacts, name="artifacts")
 app.add_typer(labels, name="labels")
 
 
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        from tasks.artifacts.provenance import code_version
+
+        say(f"sdrpn {code_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
     debug: Annotated[bool, typer.Option(help="Show log messages and tracebacks.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_tell_version),
+    ] = False,
 ) -> None:
     """Options of every command."""
+    del version  # told before
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")  # paths in another encoding, as they are
     to_terminal = logging.StreamHandler()

@@ -52,6 +52,13 @@ def digests(store: ArtifactStore, stages: tuple[Stage, ...]) -> dict[ArtifactRef
     return {ref: [shard.sha256 for shard in store.manifest(ref).shards] for ref in refs}
 
 
+def test_the_version_is_the_one_that_artifacts_are_made_by(first: FirstRun):
+    ref = next(item.ref for item in list_artifacts(first.store, Stage.REPORT))
+    told = sdrpn("--version")
+    assert told.exit_code == 0
+    assert told.stdout == f"sdrpn {first.store.manifest(ref).provenance.code_version}\n"
+
+
 def test_run_ends_with_a_results_table_and_a_report(first: FirstRun):
     assert first.result.exit_code == 0, first.result.output
     for method in DEFAULT_METHODS:
